@@ -1,0 +1,3 @@
+"""Following a full node: subscription, mirroring, indexing, import. Imports: `rpc` (client), `chain`,
+`blockstore`; never `follower`.
+"""

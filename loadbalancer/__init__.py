@@ -1,0 +1,2 @@
+"""HAProxy and nginx configuration, agent checks, the fleet registry. Imports: `blockstore`.
+"""
