@@ -1,0 +1,54 @@
+"""The index rows of one tipset: what the bridge writes when it applies one, and an import in its final pass.
+
+Rows depend on headers and message CIDs alone, so writing them twice changes nothing, and rows of a fork
+that lost stay: a reader chooses among them by the ancestry of the head that it has pinned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from blockstore.cid import Cid
+from blockstore.store import MESSAGES, Batch
+from chain.index import TipsetRow, index_rows
+from chain.tipset import Tipset
+
+#: One block's message CIDs as its message-meta lists them: (BLS messages, secp256k1 and delegated ones).
+BlockMessages = tuple[Sequence[Cid], Sequence[Cid]]
+
+
+def message_key(height: int, tipset_cid: bytes) -> bytes:
+    """The row key of one inclusion in the partition of a message CID: height (8 bytes, big endian), tipset."""
+    return height.to_bytes(8, "big") + tipset_cid
+
+
+def included(messages: Sequence[BlockMessages]) -> Iterable[Cid]:
+    """Every message CID of a tipset once, in block order, BLS before the signed ones."""
+    seen: set[Cid] = set()
+    for bls, signed in messages:
+        for cid in (*bls, *signed):
+            if cid not in seen:
+                seen.add(cid)
+                yield cid
+
+
+def index_tipset(
+    batch: Batch,
+    tipset: Tipset,
+    parent: TipsetRow | None,
+    messages: Sequence[BlockMessages] | None,
+    held: int,
+) -> TipsetRow:
+    """Add the rows of `tipset` to `batch`: TIPSETS, HEIGHTS, POST of its parents, MESSAGES; its own row.
+
+    `parent` is the row of the parent tipset where it is known (None at the bottom of what is held);
+    `messages` what each block lists, in block order, or None where the messages are not held (no MESSAGES
+    rows then); `held` the flags of `chain.index` that say what of the tipset is stored. The caller writes
+    the batch after everything that `held` promises is durable.
+    """
+    row = index_rows(batch, tipset, parent, held)
+    if messages is not None:
+        key = message_key(tipset.height, tipset.key.cid)
+        for cid in included(messages):
+            batch.put(MESSAGES, bytes(cid), key, b"")
+    return row
