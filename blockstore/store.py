@@ -55,7 +55,7 @@ META: Final = table("meta", "One row a setting of the store: schema version, net
 HEAD_LOG: Final = table("head_log", "One row a whole head change, by sequence number (8 bytes, big endian).")
 TIPSETS: Final = table("tipsets", "By tipset-key CID: height, parent, what is held, skip pointers.")
 HEIGHTS: Final = table("heights", "By epoch: the keys of all tipsets seen at it, reverted ones too.")
-POST: Final = table("post_state", "By tipset-key CID: state and receipts root after it, from a child's header.")
+POST: Final = table("post_state", "By tipset-key CID: state and receipts root after it, by a child's header.")
 MESSAGES: Final = table("messages", "By message CID: the tipsets that include it.")
 COVERAGE: Final = table("coverage", "By index name: the epoch ranges it covers.")
 RECORDED: Final = table("recorded", "Answers that only the node knows, by tipset-key CID and question.")
@@ -160,7 +160,7 @@ class Store(Protocol):
         reverse: bool = False,
         limit: int = 1000,
     ) -> list[tuple[bytes, bytes]]:
-        """(key, value) of one partition with start <= key < end, in order (or in reverse), at most `limit`."""
+        """(key, value) of one partition, start <= key < end, in order (or in reverse), at most `limit`."""
 
     async def write(self, batch: Batch) -> None:
         """Apply a batch of row writes; durable on return."""
