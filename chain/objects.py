@@ -26,7 +26,7 @@ class ObjectReader(Protocol):
         """The object's bytes. Errors: Missing."""
 
     async def get_many(self, cids: Sequence[bytes]) -> list[bytes]:
-        """The objects in the order asked for: one store round trip. Errors: Missing, for the first that is."""
+        """The objects in the order asked for: one round trip. Errors: Missing (the first that is)."""
 
 
 class Objects:
