@@ -1,0 +1,38 @@
+# make run    a bridge and a follower at http://127.0.0.1:1234/rpc/v1 (FULLNODE_API_INFO names the node)
+# make test   the tests            make check   lint, types, import direction
+# make bench  the benchmarks       make test-long   the tests that take minutes
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: run test test-long check bench clean help
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	@touch $(READY)
+
+run: $(READY)
+	$(BIN)/follower up
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not long"
+
+test-long: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/python -m benches
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
