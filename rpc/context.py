@@ -1,0 +1,88 @@
+"""One request's view: its pinned head, its services, whom it comes from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from blockstore.store import Store
+from chain.index import ChainIndex
+from chain.network import NetworkRecord
+from chain.objects import Objects
+from chain.tipset import Tipset, TipsetKey
+from rpc.services import Head, NodeClient, Services
+
+if TYPE_CHECKING:
+    from rpc.websocket import Connection
+
+#: what a caller without a token may do
+DEFAULT_PERMISSIONS: Final = frozenset({"read"})
+ALL_PERMISSIONS: Final = frozenset({"read", "write", "sign", "admin"})
+
+
+class Context:
+    """One per HTTP request (a whole batch shares it) or WebSocket call.
+
+    The head is pinned at first use, and stays: whatever a request asks of "the head", it asks of one tipset.
+    `version` is 0, 1 or 2: the API path that was called; `connection` the WebSocket session or None.
+    """
+
+    __slots__ = ("connection", "method", "permissions", "pinned", "services", "version")
+
+    def __init__(
+        self,
+        services: Services,
+        *,
+        version: int = 1,
+        connection: Connection | None = None,
+        permissions: frozenset[str] = DEFAULT_PERMISSIONS,
+    ) -> None:
+        self.services = services
+        self.version = version
+        self.connection = connection
+        self.permissions = permissions
+        #: the method's name as it was called
+        self.method = ""
+        self.pinned: Head | None = None
+
+    @property
+    def store(self) -> Store:
+        """The blockstore."""
+        return self.services.store
+
+    @property
+    def index(self) -> ChainIndex:
+        """Tipsets by key and epoch."""
+        return self.services.index
+
+    @property
+    def objects(self) -> Objects:
+        """Objects by CID, cached."""
+        return self.services.objects
+
+    @property
+    def network(self) -> NetworkRecord:
+        """The network that the store belongs to."""
+        return self.services.network
+
+    @property
+    def node(self) -> NodeClient | None:
+        """The full node behind, where there is one."""
+        return self.services.node
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """What this kind of process adds to the services."""
+        return self.services.extra
+
+    async def head(self) -> Head:
+        """The head of this request, pinned at first use. Errors: NotHeld, StoreError."""
+        pinned = self.pinned
+        if pinned is None:
+            pinned = self.pinned = await self.services.head_source.current()
+        return pinned
+
+    async def tipset(self, key: TipsetKey) -> Tipset:
+        """The tipset with this key; the request's head for the empty key. Errors: Missing, BadObject."""
+        if not key:
+            return (await self.head()).tipset
+        return await self.services.index.tipset(key)

@@ -1,0 +1,178 @@
+"""Everything the wire can answer that is not a result, and the one mapping from inner errors to it.
+
+    RpcError                    code, message, data: what a client sees
+    ├── ParseError              -32700  not JSON, or a parameter of the wrong type (as go-jsonrpc has it)
+    ├── InvalidRequest          -32600  nothing to answer: empty body, empty or oversized batch
+    ├── MethodNotFound          -32601
+    ├── InvalidParams           -32602  wrong number of parameters
+    ├── InternalError           -32603  a fault of this server: the text never tells which
+    ├── NotServed               -32004  a method of the node that this server does not answer yet
+    ├── LimitExceeded           -32005  a range or a rate beyond what is allowed (EIP-1474)
+    ├── Unavailable             -32002  the store or the node behind it does not answer now (EIP-1474)
+    ├── OutOfGas                     2
+    ├── ExecutionReverted            3  `data`: the revert bytes, hex
+    ├── F3Disabled                   4
+    ├── F3NotReady                  10
+    └── MethodError                  1  any other error that a method returns
+
+`protocol` tells errors that go-jsonrpc itself makes (HTTP status 400 or 500) from those that a method
+returns (HTTP status 200). Sources: go-jsonrpc `handler.go`, `server.go`; Lotus `api/api_errors.go`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, ClassVar, Final
+
+from blockstore.errors import BadCid, Fenced, Missing, StoreError, StoreFull, StoreUnavailable, Unfinished
+from chain.errors import ChainError
+
+log = logging.getLogger("follower.rpc")
+
+PARSE_ERROR: Final = -32700
+INVALID_REQUEST: Final = -32600
+METHOD_NOT_FOUND: Final = -32601
+INVALID_PARAMS: Final = -32602
+INTERNAL_ERROR: Final = -32603
+NOT_SERVED: Final = -32004
+LIMIT_EXCEEDED: Final = -32005
+UNAVAILABLE: Final = -32002
+
+
+class RpcError(Exception):
+    """An answer with `error`. `data` is left out of the answer where it is None."""
+
+    code: int = 1
+    #: made by the wire itself (HTTP 400/500), not returned by a method (HTTP 200)
+    protocol: ClassVar[bool] = False
+
+    def __init__(self, message: str, data: Any = None, *, code: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.data = data
+        if code is not None:
+            self.code = code
+
+
+class MethodError(RpcError):
+    """Any error that a method returns and that has no code of its own."""
+
+
+class ParseError(RpcError):
+    """Not JSON, or JSON of the wrong type."""
+
+    code = PARSE_ERROR
+    protocol = True
+
+    def __init__(self, message: str = "Parse error", data: Any = None) -> None:
+        super().__init__(message, data)
+
+
+class InvalidRequest(RpcError):
+    """Nothing that could be answered."""
+
+    code = INVALID_REQUEST
+    protocol = True
+
+    def __init__(self, message: str = "Invalid request", data: Any = None) -> None:
+        super().__init__(message, data)
+
+
+class MethodNotFound(RpcError):
+    """No such method under this path."""
+
+    code = METHOD_NOT_FOUND
+    protocol = True
+
+
+class InvalidParams(RpcError):
+    """The wrong number of parameters."""
+
+    code = INVALID_PARAMS
+    protocol = True
+
+
+class InternalError(RpcError):
+    """A fault of this server."""
+
+    code = INTERNAL_ERROR
+    protocol = True
+
+    def __init__(self, message: str = "internal error", data: Any = None) -> None:
+        super().__init__(message, data)
+
+
+class NotServed(RpcError):
+    """A method that the node has and this server does not answer yet."""
+
+    code = NOT_SERVED
+
+    def __init__(self, method: str) -> None:
+        super().__init__(f"method '{method}' is known, but not served yet by this follower")
+
+
+class LimitExceeded(RpcError):
+    """More than is allowed: a range, a size, a number of things at once."""
+
+    code = LIMIT_EXCEEDED
+
+
+class Unavailable(RpcError):
+    """What is behind this server does not answer now: ask again later."""
+
+    code = UNAVAILABLE
+
+
+class OutOfGas(RpcError):
+    """A message ran out of gas."""
+
+    code = 2
+
+
+class ExecutionReverted(RpcError):
+    """A contract reverted; `data` is the revert bytes as 0x-hex."""
+
+    code = 3
+
+
+class F3Disabled(RpcError):
+    """The network or the node runs no F3."""
+
+    code = 4
+
+
+class F3NotReady(RpcError):
+    """F3 is still starting."""
+
+    code = 10
+
+
+def wire_error(error: BaseException, method: str = "") -> RpcError:
+    """What a client sees of an error raised by a method. An unknown one is logged and not shown."""
+    if isinstance(error, RpcError):
+        return error
+    if isinstance(error, ChainError):
+        return MethodError(str(error), error.data, code=error.code)
+    if isinstance(error, Missing):
+        return MethodError(f"ipld: could not find {_name(error.key)}")
+    if isinstance(error, BadCid):
+        return MethodError(str(error))
+    if isinstance(error, StoreUnavailable | Unfinished):
+        return Unavailable(f"the store does not answer now: {error}")
+    if isinstance(error, StoreFull | Fenced):
+        return Unavailable("the store cannot be written to now")
+    if isinstance(error, StoreError):
+        return MethodError(str(error))
+    if isinstance(error, asyncio.CancelledError):
+        return MethodError("context canceled")
+    if isinstance(error, TimeoutError):
+        return Unavailable("context deadline exceeded")
+    log.error("%s failed", method or "a request", exc_info=error)
+    return InternalError()
+
+
+def _name(key: bytes) -> str:
+    from blockstore.cid import Cid
+
+    return str(key) if isinstance(key, Cid) else bytes(key).hex()

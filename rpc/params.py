@@ -1,0 +1,327 @@
+"""How parameters come off the wire: JSON values to the types that methods are annotated with.
+
+| annotation | JSON |
+|---|---|
+| `int` (an epoch), `Int64`, `Uint64` | a number without a fraction, in range |
+| `bool`, `str` | themselves |
+| `bytes` | base64 |
+| `Cid` | `{"/": "bafy…"}`; null is the undefined CID, empty here |
+| `TipsetKey` | an array of CIDs; empty or null means the head |
+| `Address` | a string; null is the undefined address, empty here |
+| `BigInt` | a decimal string |
+| `EthHash`, `EthAddress`, `EthBytes`, `EthUint64` | 0x-hex |
+| `list[T]`, `T or None` | an array of T; null for None |
+| `Any` | whatever it is |
+| `RawParams`, alone | the whole `params` value, of any form and length |
+
+As in Go's `encoding/json`, null leaves the zero value of a type. Another type is added by annotating with
+`Annotated[T, decoder]` where `decoder` has `go` (the Go type's name) and `decode(value)`, which raises
+ValueError with the text to show. Texts follow Go's; clients see them. Sources: `encoding/json`, go-cid,
+go-address, Lotus `chain/types`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, NewType, Protocol
+
+from blockstore.cid import Cid
+from blockstore.cid import parse as parse_cid
+from blockstore.errors import BadCid
+from chain.address import Address
+from chain.address import parse as parse_address
+from chain.tipset import EMPTY_KEY, TipsetKey
+
+#: The parameters as they came: a list, an object or None. For methods whose parameters are optional.
+RawParams = NewType("RawParams", object)
+
+UNDEFINED_CID: Final = Cid()
+
+
+class Decoder(Protocol):
+    """Takes one JSON value to what a method is called with."""
+
+    @property
+    def go(self) -> str:
+        """The Go type's name, as an error text has it."""
+
+    def decode(self, value: Any) -> Any:
+        """Errors: ValueError, whose text a client sees."""
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """One parameter of a method."""
+
+    name: str
+    go: str
+    decode: Callable[[Any], Any]
+    annotation: Any
+
+
+def json_kind(value: Any) -> str:
+    """What Go calls a JSON value in "cannot unmarshal …"."""
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, str):
+        return "string"
+    if isinstance(value, int | float):
+        return "number"
+    if isinstance(value, list):
+        return "array"
+    if isinstance(value, dict):
+        return "object"
+    return "null"
+
+
+def mismatch(value: Any, go: str) -> ValueError:
+    """Go's complaint about a JSON value of the wrong type."""
+    return ValueError(f"json: cannot unmarshal {json_kind(value)} into Go value of type {go}")
+
+
+@dataclass(frozen=True, slots=True)
+class Integer:
+    """A JSON number with no fraction, within `low` and `high`."""
+
+    go: str
+    low: int
+    high: int
+
+    def decode(self, value: Any) -> int:
+        """Errors: ValueError."""
+        if type(value) is int and self.low <= value <= self.high:
+            return value
+        if value is None:
+            return 0
+        if json_kind(value) == "number":
+            raise ValueError(f"json: cannot unmarshal number {value} into Go value of type {self.go}")
+        raise mismatch(value, self.go)
+
+
+@dataclass(frozen=True, slots=True)
+class Exactly:
+    """A JSON value of one Python type."""
+
+    go: str
+    kind: type
+    zero: Any
+
+    def decode(self, value: Any) -> Any:
+        """Errors: ValueError."""
+        if type(value) is self.kind:
+            return value
+        if value is None:
+            return self.zero
+        raise mismatch(value, self.go)
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A JSON string that `read` takes further; null reads as the empty string."""
+
+    go: str
+    read: Callable[[str], Any]
+
+    def decode(self, value: Any) -> Any:
+        """Errors: ValueError."""
+        if value is None:
+            value = ""
+        if not isinstance(value, str):
+            raise mismatch(value, "string")
+        return self.read(value)
+
+
+class _Raw:
+    go = "json.RawMessage"
+
+    def decode(self, value: Any) -> Any:
+        return value
+
+
+class _CidParam:
+    go = "cid.Cid"
+
+    def decode(self, value: Any) -> Cid:
+        if value is None:
+            return UNDEFINED_CID
+        if not isinstance(value, dict):
+            target = 'struct { CidTarget string "json:\\"/\\"" }'
+            raise ValueError(f"invalid cid: {mismatch(value, target)}")
+        text = value.get("/")
+        if text is None or text == "":
+            raise ValueError("invalid cid: cid was incorrectly formatted")
+        if not isinstance(text, str):
+            raise ValueError(
+                f"invalid cid: json: cannot unmarshal {json_kind(text)} into Go struct field ./ of type string"
+            )
+        try:
+            return parse_cid(text)
+        except BadCid as error:
+            raise ValueError(f"invalid cid: invalid cid: invalid cid: {error}") from None
+
+
+class _KeyParam:
+    go = "types.TipSetKey"
+
+    def decode(self, value: Any) -> TipsetKey:
+        if not value and (value is None or type(value) is list):
+            return EMPTY_KEY
+        if not isinstance(value, list):
+            raise mismatch(value, "[]cid.Cid")
+        return TipsetKey.of(CID.decode(item) for item in value)
+
+
+class _Base64:
+    go = "[]uint8"
+
+    def decode(self, value: Any) -> bytes:
+        if value is None:
+            return b""
+        if not isinstance(value, str):
+            raise mismatch(value, self.go)
+        try:
+            return base64.b64decode(value, validate=True)
+        except (binascii.Error, ValueError):
+            raise ValueError(f"illegal base64 data at input byte {_first_bad(value)}") from None
+
+
+def _first_bad(text: str) -> int:
+    found = re.match(r"[A-Za-z0-9+/\r\n]*", text)
+    return found.end() if found else 0
+
+
+@dataclass(frozen=True, slots=True)
+class _List:
+    item: Param
+
+    @property
+    def go(self) -> str:
+        return "[]" + self.item.go
+
+    def decode(self, value: Any) -> list[Any]:
+        if value is None:
+            return []
+        if not isinstance(value, list):
+            raise mismatch(value, self.go)
+        return [self.item.decode(item) for item in value]
+
+
+@dataclass(frozen=True, slots=True)
+class _Optional:
+    inner: Param
+
+    @property
+    def go(self) -> str:
+        return "*" + self.inner.go
+
+    def decode(self, value: Any) -> Any:
+        return None if value is None else self.inner.decode(value)
+
+
+def _address(text: str) -> Address:
+    return parse_address(text) if text else Address()
+
+
+def _big_int(text: str) -> int:
+    if not re.fullmatch(r"[-+]?[0-9]+", text) or len(text) > 4096:
+        raise ValueError(f"failed to parse bigint string: {text[:80]!r}")
+    return int(text)
+
+
+def _hex_digits(text: str) -> str:
+    if text[:2] in ("0x", "0X"):
+        text = text[2:]
+    return "0" + text if len(text) % 2 else text
+
+
+def _fixed_hex(size: int) -> Callable[[str], bytes]:
+    def read(text: str) -> bytes:
+        digits = _hex_digits(text)
+        if len(digits) != 2 * size:
+            raise ValueError(f"expected hex string length sans prefix {2 * size}, got {len(digits)}")
+        return _hex_bytes(digits)
+
+    return read
+
+
+def _hex_bytes(digits: str) -> bytes:
+    bad = re.search(r"[^0-9a-fA-F]", digits)
+    if bad:
+        raise ValueError(f"cannot parse hex value: encoding/hex: invalid byte: {bad.group()!r}")
+    return bytes.fromhex(digits)
+
+
+def _any_hex(text: str) -> bytes:
+    digits = text.replace("0x", "")
+    return _hex_bytes("0" + digits if len(digits) % 2 else digits)
+
+
+class _EthUint64:
+    go = "ethtypes.EthUint64"
+
+    def decode(self, value: Any) -> int:
+        if type(value) is int and 0 <= value < 1 << 64:
+            return value
+        if isinstance(value, str):
+            base = 16 if value[:2] == "0x" else 10
+            digits = value[2:] if base == 16 else value
+            if re.fullmatch(r"[0-9a-fA-F]{1,80}" if base == 16 else r"[0-9]{1,80}", digits):
+                number = int(digits, base)
+                if number < 1 << 64:
+                    return number
+                raise ValueError(f'strconv.ParseUint: parsing "{digits}": value out of range')
+            raise ValueError(f'strconv.ParseUint: parsing "{digits[:80]}": invalid syntax')
+        shown = "null" if value is None else str(value)[:80]
+        raise ValueError(f"cannot interpret {shown} as a hex-encoded uint64, or a number")
+
+
+CID: Final = _CidParam()
+_INT64: Final = (-(1 << 63), (1 << 63) - 1)
+
+Int64 = Annotated[int, Integer("int64", *_INT64)]
+Uint64 = Annotated[int, Integer("uint64", 0, (1 << 64) - 1)]
+BigInt = Annotated[int, Text("big.Int", _big_int)]
+EthHash = Annotated[bytes, Text("ethtypes.EthHash", _fixed_hex(32))]
+EthAddress = Annotated[bytes, Text("ethtypes.EthAddress", _fixed_hex(20))]
+EthBytes = Annotated[bytes, Text("ethtypes.EthBytes", _any_hex)]
+EthUint64 = Annotated[int, _EthUint64()]
+
+_DECODERS: Final[dict[Any, Decoder]] = {
+    int: Integer("abi.ChainEpoch", *_INT64),
+    bool: Exactly("bool", bool, False),
+    str: Exactly("string", str, ""),
+    bytes: _Base64(),
+    Cid: CID,
+    TipsetKey: _KeyParam(),
+    Address: Text("address.Address", _address),
+    Any: _Raw(),
+}
+
+
+def param_of(name: str, annotation: Any) -> Param:
+    """The parameter that an annotation asks for. Errors: TypeError, for a type with no decoder."""
+    known = _DECODERS.get(annotation) if annotation.__hash__ else None
+    if known is not None:
+        return Param(name, known.go, known.decode, annotation)
+    origin = typing.get_origin(annotation)
+    arguments = typing.get_args(annotation)
+    if origin is Annotated:
+        for extra in arguments[1:]:
+            if hasattr(extra, "decode") and hasattr(extra, "go"):
+                return Param(name, extra.go, extra.decode, annotation)
+        inner = param_of(name, arguments[0])
+        return Param(name, inner.go, inner.decode, annotation)
+    if origin is list:
+        several = _List(param_of(name, arguments[0]))
+        return Param(name, several.go, several.decode, annotation)
+    if origin in (typing.Union, types.UnionType) and len(arguments) == 2 and type(None) in arguments:
+        present = next(a for a in arguments if a is not type(None))
+        optional = _Optional(param_of(name, present))
+        return Param(name, optional.go, optional.decode, annotation)
+    raise TypeError(f"parameter {name}: no decoder for {annotation!r}")

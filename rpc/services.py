@@ -1,0 +1,88 @@
+"""What a process hands to its methods: one object, made by the composition root, never by a method.
+
+A follower, the replaying node and the simulated node differ in nothing but this object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from blockstore.store import HeadEntry, Store
+from chain.index import ChainIndex
+from chain.network import NetworkRecord
+from chain.objects import Objects
+from chain.tipset import Tipset
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The head as one request sees it: the head log's sequence number, its entry, and the tipset.
+
+    `entry` is None where no head log exists (an import served offline); `seq` is 0 then.
+    """
+
+    seq: int
+    entry: HeadEntry | None
+    tipset: Tipset
+
+
+class HeadSource(Protocol):
+    """Where requests get their head from."""
+
+    async def current(self) -> Head:
+        """The newest visible head. Errors: chain.errors.NotHeld (nothing published yet), StoreError."""
+
+    def subscribe(self, after: int | None = None) -> AsyncIterator[HeadEntry]:
+        """Every entry after sequence number `after` (None: those to come), in order, without a gap.
+
+        The iterator ends when it would have to leave one out: whoever reads too slowly must start again.
+        It holds a bounded number of entries.
+        """
+
+
+class NodeClient(Protocol):
+    """A full node that answers what this process cannot. `rpc/client.py` has the real one."""
+
+    async def call(self, method: str, params: list[Any]) -> Any:
+        """The `result` of a call. Errors: rpc.errors.RpcError, as the node answered; OSError."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What a health check found; `text` says it in a few words."""
+
+    ok: bool
+    text: str
+
+
+#: A health check: cheap, never slower than a second, raises nothing that it can foresee.
+Check = Callable[[], Awaitable[CheckResult]]
+
+
+@dataclass(slots=True)
+class Checks:
+    """The registered health checks, by the name that a verbose answer shows.
+
+    Alive means that this process should not be restarted; ready, that a balancer may send requests.
+    """
+
+    live: dict[str, Check] = field(default_factory=dict)
+    ready: dict[str, Check] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True)
+class Services:
+    """Everything a method can reach. `extra` holds what one kind of process adds, by its own key."""
+
+    store: Store
+    index: ChainIndex
+    objects: Objects
+    network: NetworkRecord
+    head_source: HeadSource
+    node: NodeClient | None = None
+    #: e.g. "lotus-follower/0.1.0"; what `Version` and `web3_clientVersion` name
+    agent: str = "lotus-follower"
+    checks: Checks = field(default_factory=Checks)
+    extra: dict[str, Any] = field(default_factory=dict)
