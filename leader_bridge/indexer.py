@@ -18,7 +18,7 @@ BlockMessages = tuple[Sequence[Cid], Sequence[Cid]]
 
 
 def message_key(height: int, tipset_cid: bytes) -> bytes:
-    """The row key of one inclusion in the partition of a message CID: height (8 bytes, big endian), tipset."""
+    """The row key of one inclusion in a message CID's partition: height (8 bytes, big endian), tipset."""
     return height.to_bytes(8, "big") + tipset_cid
 
 

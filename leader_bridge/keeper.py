@@ -1,0 +1,244 @@
+"""Storing tipsets whole: headers, messages, receipts, events, state, and then their index rows.
+
+What the header of a tipset T names is stored with T: its messages, the state before it (which is the state
+after its parent), and its parent's receipts with their events. What no node holds is said by the flags of
+T's row, never taken for empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from blockstore.cid import Cid
+from blockstore.errors import Missing
+from blockstore.store import TIPSETS, Batch, Store
+from chain.block import decode_header
+from chain.dagcbor import decode
+from chain.errors import BadObject
+from chain.index import (
+    HELD_EVENTS,
+    HELD_MESSAGES,
+    HELD_RECEIPTS,
+    HELD_STATE,
+    TipsetRow,
+    decode_row,
+    with_held,
+)
+from chain.tipset import Tipset, TipsetKey
+from leader_bridge import metrics
+from leader_bridge.indexer import BlockMessages, index_tipset
+from leader_bridge.mirror import Mirror
+
+log = logging.getLogger(__name__)
+
+#: tipsets stored by one walk
+GROUP: Final = 32
+_WORDS: Final = {HELD_STATE: "state", HELD_RECEIPTS: "receipts", HELD_EVENTS: "events"}
+
+
+class NotYet(Exception):
+    """Something that a tipset cannot do without (headers, messages) is held by no node just now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to store beside headers. Lazy state leaves `state` out."""
+
+    messages: bool = True
+    state: bool = True
+    receipts: bool = True
+
+
+class Keeper:
+    """Stores tipsets. `late` are the seconds to wait before asking again for what was missing."""
+
+    def __init__(self, store: Store, mirror: Mirror, *, late: Sequence[float] = (0.1, 0.3, 1.0)) -> None:
+        self._store = store
+        self._mirror = mirror
+        self._late = tuple(late)
+        self._said: dict[int, bool] = {}
+        #: rows are read, changed and written by the bridge and the backfill
+        self.rows_lock = asyncio.Lock()
+
+    # --- reading -----------------------------------------------------------------------------------
+
+    async def row(self, key: TipsetKey) -> TipsetRow | None:
+        """The row of a tipset."""
+        value = await self._store.row(TIPSETS, key.cid, b"")
+        return None if value is None else decode_row(value)
+
+    async def tipsets(self, keys: Sequence[TipsetKey]) -> list[Tipset]:
+        """Tipsets by key, from the store or the nodes; their headers are verified, not stored.
+
+        Errors: NotYet (a block is held nowhere), NoSource, BadObject (not a tipset, or not in its order).
+        """
+        cids = [cid for key in keys for cid in key.cids]
+        raws = await self._mirror.read(cids)
+        found: list[Tipset] = []
+        for key in keys:
+            try:
+                tipset = Tipset.of([decode_header(cid, raws[cid]) for cid in key.cids])
+            except KeyError as error:
+                raise NotYet(f"no node holds block {error.args[0]}") from None
+            if tipset.key != key:
+                raise BadObject(f"{key} names its blocks in another order than their tickets'")
+            found.append(tipset)
+        return found
+
+    async def _amt_values(self, root: Cid) -> list[Any]:
+        """The values of a stored AMT (either version) in order. Errors: Missing, BadObject."""
+        try:
+            level = [decode(await self._raw([root]))[-1]]
+            while level and level[0][1]:
+                links = [Cid(link) for node in level for link in node[1]]
+                level = [decode(raw) for raw in await self._raws(links)]
+            return [value for node in level for value in node[2]]
+        except (IndexError, TypeError, KeyError) as error:
+            if isinstance(error, Missing):
+                raise
+            raise BadObject(f"{root} is not an AMT") from None
+
+    async def _raw(self, cids: Sequence[Cid]) -> bytes:
+        return (await self._raws(cids))[0]
+
+    async def _raws(self, cids: Sequence[Cid]) -> list[bytes]:
+        found: list[bytes] = []
+        for cid, raw in zip(cids, await self._store.get_many([c.multihash for c in cids]), strict=True):
+            if raw is None:
+                raise Missing(cid)
+            found.append(raw)
+        return found
+
+    async def block_messages(self, tipset: Tipset) -> list[BlockMessages]:
+        """What each block of a stored tipset lists. Errors: Missing, BadObject."""
+        out: list[BlockMessages] = []
+        for block in tipset.blocks:
+            bls, signed = decode(await self._raw([block.messages]))
+            out.append(
+                (
+                    [Cid(cid) for cid in await self._amt_values(Cid(bls))],
+                    [Cid(cid) for cid in await self._amt_values(Cid(signed))],
+                )
+            )
+        return out
+
+    # --- storing -----------------------------------------------------------------------------------
+
+    async def keep(self, tipsets: Sequence[Tipset], wanted: Wanted) -> list[TipsetRow]:
+        """Store tipsets (parents before children) and their rows, which are returned.
+
+        Errors: NotYet (messages are held nowhere), NoSource, StoreError.
+        """
+        rows: list[TipsetRow] = []
+        for at in range(0, len(tipsets), GROUP):
+            rows.extend(await self._keep_group(tipsets[at : at + GROUP], wanted))
+        return rows
+
+    async def held(self, tipsets: Sequence[Tipset], wanted: Wanted) -> list[int]:
+        """Store what is wanted of each tipset, and say what is held now, as flags.
+
+        Errors: NoSource, StoreError.
+        """
+        roots: list[Cid] = []
+        for tipset in tipsets:
+            if wanted.messages:
+                roots.extend(block.messages for block in tipset.blocks)
+            if wanted.receipts:
+                roots.append(tipset.parent_message_receipts)
+            if wanted.state:
+                roots.append(tipset.parent_state_root)
+        failed = set(roots)
+        for pause in (0.0, *self._late):
+            if pause:
+                metrics.RETRIES.inc()
+                await asyncio.sleep(pause)
+            failed = (await self._mirror.close([root for root in roots if root in failed])).failed
+            if not failed:
+                break
+        flags: list[int] = []
+        for tipset in tipsets:
+            held = 0
+            if wanted.messages and not any(block.messages in failed for block in tipset.blocks):
+                held |= HELD_MESSAGES
+            if wanted.state and tipset.parent_state_root not in failed:
+                held |= HELD_STATE
+            if wanted.receipts:
+                receipts = tipset.parent_message_receipts
+                if receipts not in failed:
+                    held |= HELD_RECEIPTS | HELD_EVENTS
+                elif await self._receipts_alone(receipts):
+                    held |= HELD_RECEIPTS
+            flags.append(held)
+        return flags
+
+    async def _receipts_alone(self, root: Cid) -> bool:
+        """Whether the receipts are there though not all of their events are."""
+        try:
+            await self._amt_values(root)
+        except Missing:
+            return False
+        return True
+
+    async def _keep_group(self, tipsets: Sequence[Tipset], wanted: Wanted) -> list[TipsetRow]:
+        flags = await self.held(tipsets, wanted)
+        for tipset, held in zip(tipsets, flags, strict=True):
+            if not held & HELD_MESSAGES:
+                raise NotYet(f"no node holds the messages of epoch {tipset.height}")
+            self._say(tipset, held, wanted)
+        await self.put_headers(tipsets)
+        async with self.rows_lock:
+            batch = Batch()
+            rows: list[TipsetRow] = []
+            known: dict[TipsetKey, TipsetRow] = {}
+            for tipset, held in zip(tipsets, flags, strict=True):
+                before = await self.row(tipset.key)
+                if before is not None:
+                    held |= before.held
+                parent = known.get(tipset.parents) or await self.row(tipset.parents)
+                row = index_tipset(batch, tipset, parent, await self.block_messages(tipset), held)
+                known[tipset.key] = row
+                rows.append(row)
+            await self._store.write(batch)
+        metrics.TIPSETS.inc(len(tipsets))
+        return rows
+
+    async def put_headers(self, tipsets: Sequence[Tipset]) -> None:
+        """Store the block headers: closed, for what they name is recorded tipset by tipset."""
+        cids = [cid for tipset in tipsets for cid in tipset.key.cids]
+        raws = await self._mirror.read(cids)
+        absent = [cid for cid in cids if cid not in raws]
+        if absent:
+            raise NotYet(f"no node holds block {absent[0]}")
+        await self._store.put_many([(cid.multihash, raws[cid]) for cid in cids], closed=True)
+
+    async def add_held(self, key: TipsetKey, held: int) -> None:
+        """Add flags to a tipset's row."""
+        async with self.rows_lock:
+            row = await self.row(key)
+            if row is not None and row.held | held != row.held:
+                batch = Batch()
+                batch.put(TIPSETS, key.cid, b"", with_held(row, held).encode())
+                await self._store.write(batch)
+
+    def _say(self, tipset: Tipset, held: int, wanted: Wanted) -> None:
+        """Say once that something is held by no node, and once that it is again."""
+        for flag, word in _WORDS.items():
+            if flag == HELD_STATE and not wanted.state:
+                continue
+            lacking = not held & flag
+            if lacking:
+                metrics.NOT_HELD.labels(word).inc()
+            if lacking and not self._said.get(flag):
+                log.warning(
+                    "no node holds the %s named by epoch %d: what needs them is answered 'not held' "
+                    "until one does",
+                    word,
+                    tipset.height,
+                )
+            elif not lacking and self._said.get(flag):
+                log.info("the %s are held again, from epoch %d on", word, tipset.height)
+            self._said[flag] = lacking

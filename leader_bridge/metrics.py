@@ -1,0 +1,26 @@
+"""What the bridge counts, for `/metrics` and for its own log lines."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+HEAD_HEIGHT: Final = Gauge("follower_bridge_head_height", "Epoch of the head that was published last.")
+LAG: Final = Gauge("follower_bridge_lag_epochs", "Epochs between the node's head and the published one.")
+PUBLISHED: Final = Counter("follower_bridge_heads_published", "Head-log entries appended.")
+TIPSETS: Final = Counter("follower_bridge_tipsets", "Tipsets stored.")
+OBJECTS: Final = Counter("follower_bridge_objects", "Objects fetched from nodes and stored.")
+OBJECT_BYTES: Final = Counter("follower_bridge_object_bytes", "Bytes of the objects fetched.")
+RETRIES: Final = Counter("follower_bridge_retries", "Requests to nodes that were made again.")
+RECONNECTS: Final = Counter("follower_bridge_reconnects", "Subscriptions begun after the first.")
+LIES: Final = Counter("follower_bridge_wrong_objects", "Objects that did not hash to their CID.", ["node"])
+NOT_HELD: Final = Counter(
+    "follower_bridge_not_held", "Tipsets published without something no node holds.", ["what"]
+)
+SECONDS: Final = Histogram(
+    "follower_bridge_tipset_seconds",
+    "Seconds from a head change's arrival to its publication, a tipset.",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120),
+)
+BACKFILL_LEFT: Final = Gauge("follower_bridge_backfill_epochs_left", "Epochs that the backfill has to do.")
