@@ -1,16 +1,16 @@
 """Everything the blockstore raises.
 
-    StoreError
-    ├── BadCid              not a CID, or one whose hash function is not known here
-    ├── HashMismatch        bytes that are not what their CID says
-    ├── Missing             an object or row that ought to be held is not
-    ├── SchemaMismatch      the store was made by another schema version
-    ├── WrongNetwork        the store belongs to another network or genesis
-    ├── Unfinished          the store holds an import that has not ended
-    ├── Fenced              a newer leader term exists: this writer must stop
-    ├── StoreUnavailable    the backend does not answer (retry later)
-    ├── StoreFull           no room left
-    └── BadCar              a CAR file that is cut, corrupted or of a form not read here (`offset` in bytes)
+StoreError
+├── BadCid              not a CID, or one whose hash function is not known here
+├── HashMismatch        bytes that are not what their CID says
+├── Missing             an object or row that ought to be held is not
+├── SchemaMismatch      the store was made by another schema version
+├── WrongNetwork        the store belongs to another network or genesis
+├── Unfinished          the store holds an import that has not ended
+├── Fenced              a newer leader term exists: this writer must stop
+├── StoreUnavailable    the backend does not answer (retry later)
+├── StoreFull           no room left
+└── BadCar              a CAR file that is cut, corrupted or of a form not read here (`offset` in bytes)
 """
 
 from __future__ import annotations

@@ -1,0 +1,107 @@
+"""The store in memory: what the contract means in its plainest form. For tests and made-up nodes."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+
+from sortedcontainers import SortedDict
+
+from blockstore.errors import Fenced, Missing
+from blockstore.store import Batch, HeadEntry, Held, Table
+
+
+class MemoryStore:
+    """A Store whose whole content is lost with the process."""
+
+    def __init__(self, name: str = "") -> None:
+        self.url = f"memory://{name}"
+        self._objects: dict[bytes, bytes] = {}
+        self._closed: set[bytes] = set()
+        self._rows: dict[tuple[str, bytes], SortedDict] = {}
+        self._heads: list[HeadEntry] = []
+        self._term = 0
+        self._bytes = 0
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+    async def get(self, multihash: bytes) -> bytes | None:
+        return self._objects.get(multihash)
+
+    async def get_many(self, multihashes: Sequence[bytes]) -> list[bytes | None]:
+        return [self._objects.get(multihash) for multihash in multihashes]
+
+    async def held_many(self, multihashes: Sequence[bytes]) -> list[Held]:
+        return [
+            Held.CLOSED if mh in self._closed else Held.LOOSE if mh in self._objects else Held.ABSENT
+            for mh in multihashes
+        ]
+
+    async def put_many(self, objects: Iterable[tuple[bytes, bytes]], *, closed: bool) -> None:
+        for multihash, data in objects:
+            if multihash not in self._objects:
+                self._objects[multihash] = bytes(data)
+                self._bytes += len(data)
+            if closed:
+                self._closed.add(multihash)
+
+    async def close_many(self, multihashes: Sequence[bytes]) -> None:
+        for multihash in multihashes:
+            if multihash not in self._objects:
+                raise Missing(multihash)
+        self._closed.update(multihashes)
+
+    async def row(self, table: Table, partition: bytes, key: bytes) -> bytes | None:
+        rows = self._rows.get((table.name, partition))
+        return None if rows is None else rows.get(key)
+
+    async def rows(self, table: Table, keys: Sequence[tuple[bytes, bytes]]) -> list[bytes | None]:
+        return [await self.row(table, partition, key) for partition, key in keys]
+
+    async def scan(
+        self,
+        table: Table,
+        partition: bytes,
+        *,
+        start: bytes = b"",
+        end: bytes | None = None,
+        reverse: bool = False,
+        limit: int = 1000,
+    ) -> list[tuple[bytes, bytes]]:
+        rows = self._rows.get((table.name, partition))
+        if rows is None:
+            return []
+        keys = rows.irange(start, end, inclusive=(True, False), reverse=reverse)
+        return [(key, rows[key]) for _, key in zip(range(limit), keys, strict=False)]
+
+    async def write(self, batch: Batch) -> None:
+        for table, partition, key in batch.deletes:
+            rows = self._rows.get((table.name, partition))
+            if rows is not None:
+                rows.pop(key, None)
+        for table, partition, key, value in batch.puts:
+            self._rows.setdefault((table.name, partition), SortedDict())[key] = value
+
+    async def new_term(self, owner: str) -> int:
+        self._term += 1
+        return self._term
+
+    async def append_head(self, entry: HeadEntry) -> None:
+        last = self._heads[-1].seq if self._heads else 0
+        if entry.term != self._term or entry.seq != last + 1:
+            raise Fenced(f"entry {entry.seq} of term {entry.term}: the log is at {last}, term {self._term}")
+        self._heads.append(entry)
+
+    async def head(self) -> HeadEntry | None:
+        return self._heads[-1] if self._heads else None
+
+    async def head_entries(self, after: int, limit: int = 1000) -> list[HeadEntry]:
+        at = bisect_left(self._heads, after + 1, key=lambda entry: entry.seq)
+        return self._heads[at : at + limit]
+
+    async def trim_head_log(self, keep: int) -> None:
+        del self._heads[: max(0, len(self._heads) - keep)]
+
+    async def stats(self) -> dict[str, int]:
+        return {"objects": len(self._objects), "bytes": self._bytes}

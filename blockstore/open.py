@@ -1,0 +1,28 @@
+"""From a store URL to a store: the one place that knows every backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from blockstore.errors import StoreError
+from blockstore.lmdb_store import DEFAULT_MAP_SIZE, LmdbStore
+from blockstore.memory import MemoryStore
+from blockstore.store import Store
+
+_memory: dict[str, MemoryStore] = {}
+
+
+async def open_store(
+    url: str, *, readonly: bool = False, map_size: int = DEFAULT_MAP_SIZE, bulk: bool = False
+) -> Store:
+    """The store that `url` names: `lmdb:///absolute`, `lmdb://relative`, `memory://name`.
+
+    `map_size` (bytes) and `bulk` (sync at the end only) concern LMDB. Errors: StoreError (an unknown
+    scheme), StoreUnavailable, SchemaMismatch.
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme == "lmdb" and rest:
+        return await LmdbStore.open(Path(rest), readonly=readonly, map_size=map_size, bulk=bulk)
+    if scheme == "memory":
+        return _memory.setdefault(rest, MemoryStore(rest))
+    raise StoreError(f"{url!r} is not a store URL (lmdb:///path)")

@@ -1,0 +1,148 @@
+"""The head as this process serves it: the newest visible entry of the store's head log.
+
+On one machine (LMDB) each request reads the log in a fresh read transaction, so no client can see the head go
+back, whichever worker answers. Subscribers share one task that reads what is new.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Final
+
+from blockstore.errors import Missing, StoreError
+from blockstore.store import HeadEntry, Store
+from chain.errors import ChainError, NotHeld
+from chain.index import ChainIndex
+from chain.tipset import TipsetKey
+from rpc.services import CheckResult, Head
+
+log = logging.getLogger(__name__)
+
+#: entries that a subscriber may lag behind before it is cut off; a node's own bound is 16 notifications
+_QUEUE: Final = 256
+#: entries of the log read at a time
+_PAGE: Final = 100
+
+
+class _Subscriber:
+    __slots__ = ("behind", "queue")
+
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[HeadEntry | None] = asyncio.Queue(_QUEUE)
+        self.behind = False
+
+
+class StoreHeads:
+    """A HeadSource over a store's head log. `poll_seconds` is how often subscribers' news are looked for."""
+
+    def __init__(self, store: Store, index: ChainIndex, *, poll_seconds: float = 0.02) -> None:
+        self._store = store
+        self._index = index
+        self._poll_seconds = poll_seconds
+        self._newest: Head | None = None
+        self._subscribers: set[_Subscriber] = set()
+        self._poller: asyncio.Task[None] | None = None
+        self._seen = 0
+
+    async def current(self) -> Head:
+        """The newest visible head. Errors: NotHeld (nothing published yet), StoreError."""
+        entry = await self._store.head()
+        if entry is None:
+            raise NotHeld("any head: nothing has been published to this store yet")
+        newest = self._newest
+        if newest is None or newest.seq != entry.seq:
+            try:
+                tipset = await self._index.tipset(TipsetKey(entry.head.key))
+            except Missing as error:
+                raise NotHeld(f"the head's block: {error}") from None
+            newest = Head(entry.seq, entry, tipset)
+            if self._newest is None or self._newest.seq < entry.seq:
+                self._newest = newest
+        return newest
+
+    async def subscribe(self, after: int | None = None) -> AsyncIterator[HeadEntry]:
+        """Every entry after `after` in order, without a gap; ends when the reader is too slow.
+
+        `after` None: those to come. Errors: NotHeld, when the log does not reach back to `after`.
+        """
+        subscriber = _Subscriber()
+        if self._poller is None or self._poller.done():
+            entry = await self._store.head()
+            self._seen = 0 if entry is None else entry.seq
+            self._poller = asyncio.create_task(self._poll(), name="head log")
+        # from here on the poller queues what is newer than `_seen`; what is older is read from the log
+        self._subscribers.add(subscriber)
+        last = self._seen
+        try:
+            if after is not None:
+                async for entry in self._log(after, last):
+                    yield entry
+            while True:
+                if subscriber.behind and subscriber.queue.empty():
+                    return
+                entry = await subscriber.queue.get()
+                if entry is None:
+                    return
+                if entry.seq > last:
+                    last = entry.seq
+                    yield entry
+        finally:
+            self._subscribers.discard(subscriber)
+            if not self._subscribers and self._poller is not None:
+                self._poller.cancel()
+                self._poller = None
+
+    async def _log(self, after: int, until: int) -> AsyncIterator[HeadEntry]:
+        while after < until:
+            entries = await self._store.head_entries(after, _PAGE)
+            if not entries or entries[0].seq != after + 1:
+                raise NotHeld(f"head changes since entry {after}: the log begins later")
+            for entry in entries:
+                if entry.seq > until:
+                    return
+                yield entry
+                after = entry.seq
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(self._poll_seconds)
+            try:
+                entries = await self._store.head_entries(self._seen, _PAGE)
+            except StoreError as error:
+                log.warning("the head log cannot be read: %s", error)
+                continue
+            for entry in entries:
+                gap = entry.seq != self._seen + 1
+                self._seen = entry.seq
+                for subscriber in self._subscribers:
+                    self._give(subscriber, entry, gap)
+
+    @staticmethod
+    def _give(subscriber: _Subscriber, entry: HeadEntry, gap: bool) -> None:
+        if subscriber.behind:
+            return
+        if gap or subscriber.queue.full():
+            subscriber.behind = True
+            if not subscriber.queue.full():
+                subscriber.queue.put_nowait(None)
+            return
+        subscriber.queue.put_nowait(entry)
+
+    async def close(self) -> None:
+        """End every subscription."""
+        for subscriber in self._subscribers:
+            subscriber.behind = True
+            if not subscriber.queue.full():
+                subscriber.queue.put_nowait(None)
+        if self._poller is not None:
+            self._poller.cancel()
+
+    async def check(self) -> CheckResult:
+        """Health: whether a head can be served."""
+        try:
+            head = await self.current()
+        except (StoreError, ChainError) as error:
+            return CheckResult(False, str(error))
+        return CheckResult(True, f"head {head.tipset.height}, entry {head.seq}")

@@ -1,0 +1,180 @@
+"""One serving process: builds everything that a follower is made of, serves, drains, ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+from blockstore.errors import StoreUnavailable
+from blockstore.open import open_store
+from blockstore.store import META, Store
+from chain.errors import NotHeld
+from chain.index import ChainIndex
+from chain.network import NetworkRecord, load_network
+from chain.objects import Fetch, Objects
+from follower.head import StoreHeads
+from follower.settings import Settings, split_listen
+from rpc.client import NodeClient, NodeError
+from rpc.node_info import parse_node_info
+from rpc.services import CheckResult, Checks, Services
+
+log = logging.getLogger(__name__)
+
+_STORE_WAIT: Final = 0.25
+_NODE_POLL: Final = 5.0
+
+
+def agent() -> str:
+    """What the process calls itself."""
+    try:
+        return f"lotus-follower/{version('lotus-follower')}"
+    except PackageNotFoundError:
+        return "lotus-follower"
+
+
+class FollowedNode:
+    """The head of the node that is followed, asked now and then: what readiness is measured against."""
+
+    def __init__(self, client: NodeClient) -> None:
+        self.client = client
+        self.height: int | None = None
+        self.asked_at = 0.0
+
+    async def watch(self) -> None:
+        """Ask until cancelled; a node that does not answer leaves the last height standing."""
+        while True:
+            try:
+                head = await self.client.call("Filecoin.ChainHead")
+                self.height = int(head["Height"])
+                self.asked_at = time.monotonic()
+            except (NodeError, KeyError, TypeError, ValueError) as error:
+                log.debug("the followed node's head: %s", error)
+            await asyncio.sleep(_NODE_POLL)
+
+
+async def wait_for_store(settings: Settings, stopping: asyncio.Event) -> tuple[Store, NetworkRecord] | None:
+    """The store, once it exists, names its network and holds a head; None when told to stop before.
+
+    A follower may start before its bridge. Errors: every other StoreError (another schema, …).
+    """
+    told = ""
+    while not stopping.is_set():
+        store: Store | None = None
+        try:
+            store = await open_store(settings["store"], map_size=settings["map_size_gb"] << 30)
+            network = await load_network(store)
+            if network is None:
+                reason = "it names no network yet"
+            elif await store.row(META, b"", b"import") is not None:
+                reason = "an import into it has not finished"
+            elif await store.head() is None:
+                reason = "it holds no head yet"
+            else:
+                return store, network
+        except StoreUnavailable as error:
+            reason = str(error)
+        if store is not None:
+            await store.close()
+        if reason != told:
+            log.info("waiting for the store %s: %s", settings["store"], reason)
+            told = reason
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), _STORE_WAIT)
+    return None
+
+
+def build_checks(heads: StoreHeads, followed: FollowedNode | None, ready_lag: int) -> Checks:
+    """Live: the store answers. Ready: a head is there, close to the one of the node that is followed."""
+
+    async def close_to_node() -> CheckResult:
+        if followed is None:
+            return CheckResult(True, "no node is followed from here")
+        if followed.height is None:
+            return CheckResult(True, "the followed node has not answered yet")
+        try:
+            head = await heads.current()
+        except NotHeld as error:
+            return CheckResult(False, str(error))
+        behind = followed.height - head.tipset.height
+        age = time.monotonic() - followed.asked_at
+        text = f"{max(behind, 0)} epochs behind the node (asked {age:.0f} s ago)"
+        return CheckResult(behind <= ready_lag, text)
+
+    return Checks(live={"store": heads.check}, ready={"head": heads.check, "node": close_to_node})
+
+
+def lazy_fetch(client: NodeClient, batch: int) -> Fetch:
+    """Objects from the node by `ChainReadObj`, in requests of `batch`; None for what it does not hold."""
+
+    async def fetch(cids):  # type: ignore[no-untyped-def]
+        found: list[bytes | None] = []
+        for start in range(0, len(cids), batch):
+            try:
+                part = await client.read_objects(cids[start : start + batch])
+            except NodeError as error:
+                raise StoreUnavailable(f"state cannot be fetched now: {error}") from None
+            found += [data if isinstance(data, bytes) else None for data in part]
+        return found
+
+    return fetch
+
+
+async def run_worker(settings: Settings, *, started: Callable[[str], None] | None = None) -> int:
+    """Serve until SIGINT or SIGTERM, then drain. `started` is called with the URL once requests are taken."""
+    from rpc.server import serve
+
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, stopping.set)
+
+    opened = await wait_for_store(settings, stopping)
+    if opened is None:
+        return 0
+    store, network = opened
+    clients = (
+        [
+            NodeClient(info, timeout=settings["node_timeout"])
+            for info in parse_node_info(settings["node"] or "")
+        ]
+        if settings["node"]
+        else []
+    )
+    fetch = (
+        lazy_fetch(clients[0], settings["fetch_batch"]) if clients and settings["state"] == "lazy" else None
+    )
+    objects = Objects(store, cache_bytes=settings["object_cache_mb"] << 20, fetch=fetch)
+    index = ChainIndex(store, objects, network)
+    heads = StoreHeads(store, index)
+    followed = FollowedNode(clients[0]) if clients else None
+    services = Services(
+        store=store,
+        index=index,
+        objects=objects,
+        network=network,
+        head_source=heads,
+        agent=agent(),
+        checks=build_checks(heads, followed, settings["ready_lag"]),
+    )
+    host, port = split_listen(settings["listen"])
+    watcher = asyncio.create_task(followed.watch()) if followed is not None else None
+    try:
+        server = await serve(services, host, port)
+        if started is not None:
+            started(f"http://{settings['listen']}/rpc/v1")
+        await stopping.wait()
+        await heads.close()
+        await server.stop(settings["drain_seconds"])
+    finally:
+        if watcher is not None:
+            watcher.cancel()
+        for client in clients:
+            await client.close()
+        await store.close()
+    return 0
