@@ -9,10 +9,10 @@ neither kill -9 nor a power cut loses what was acknowledged. `bulk=True` (import
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -43,7 +43,7 @@ class _Environment:
     def __init__(self, path: Path, map_size: int, readonly: bool, sync: bool) -> None:
         self.path = path
         try:
-            self.env = lmdb.open(
+            self.env: Any = lmdb.open(
                 str(path),
                 map_size=map_size,
                 max_dbs=len(TABLES) + 8,
@@ -132,7 +132,7 @@ class LmdbStore:
         cls, path: Path, *, readonly: bool = False, map_size: int = DEFAULT_MAP_SIZE, bulk: bool = False
     ) -> LmdbStore:
         """Errors: StoreUnavailable (not made yet, no access), SchemaMismatch."""
-        path = Path(os.path.abspath(path))
+        path = path.absolute()  # noqa: ASYNC240  (no I/O)
         if readonly and not (path / "data.mdb").exists():
             raise StoreUnavailable(f"lmdb://{path} has not been made yet")
         with _open_lock:
@@ -192,7 +192,7 @@ class LmdbStore:
         flag = _CLOSED if closed else _LOOSE
         source: Iterator[tuple[bytes, bytes]] = iter(objects)
         while chunk := list(islice(source, _CHUNK)):
-            await self._write(lambda txn, chunk=chunk: self._put(txn, chunk, flag))
+            await self._write(partial(self._put, chunk=chunk, flag=flag))
 
     def _put(self, txn: Any, chunk: list[tuple[bytes, bytes]], flag: bytes) -> None:
         chunk.sort()
@@ -204,7 +204,7 @@ class LmdbStore:
     async def close_many(self, multihashes: Sequence[bytes]) -> None:
         for start in range(0, len(multihashes), _CHUNK):
             part = sorted(multihashes[start : start + _CHUNK])
-            await self._write(lambda txn, part=part: self._mark_closed(txn, part))
+            await self._write(partial(self._mark_closed, multihashes=part))
 
     def _mark_closed(self, txn: Any, multihashes: list[bytes]) -> None:
         for multihash in multihashes:
@@ -339,10 +339,10 @@ class LmdbStore:
         if self._closed:
             raise StoreUnavailable(f"{self.url} is closed")
         try:
-            return self._env.begin(buffers=buffers)
+            return self._env.begin(None, None, False, buffers)
         except lmdb.MapResizedError:
             self._env.set_mapsize(0)
-            return self._env.begin(buffers=buffers)
+            return self._env.begin(None, None, False, buffers)
         except lmdb.Error as error:
             raise StoreUnavailable(f"{self.url} cannot be read: {error}") from None
 

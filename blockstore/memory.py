@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
-
-from sortedcontainers import SortedDict
+from dataclasses import dataclass, field
 
 from blockstore.errors import Fenced, Missing
 from blockstore.store import Batch, HeadEntry, Held, Table
+
+
+@dataclass(slots=True)
+class _Partition:
+    """Rows of one partition, with their keys kept in order."""
+
+    rows: dict[bytes, bytes] = field(default_factory=dict)
+    keys: list[bytes] = field(default_factory=list)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        if key not in self.rows:
+            insort(self.keys, key)
+        self.rows[key] = value
+
+    def delete(self, key: bytes) -> None:
+        if self.rows.pop(key, None) is not None:
+            del self.keys[bisect_left(self.keys, key)]
 
 
 class MemoryStore:
@@ -18,7 +34,7 @@ class MemoryStore:
         self.url = f"memory://{name}"
         self._objects: dict[bytes, bytes] = {}
         self._closed: set[bytes] = set()
-        self._rows: dict[tuple[str, bytes], SortedDict] = {}
+        self._rows: dict[tuple[str, bytes], _Partition] = {}
         self._heads: list[HeadEntry] = []
         self._term = 0
         self._bytes = 0
@@ -53,8 +69,8 @@ class MemoryStore:
         self._closed.update(multihashes)
 
     async def row(self, table: Table, partition: bytes, key: bytes) -> bytes | None:
-        rows = self._rows.get((table.name, partition))
-        return None if rows is None else rows.get(key)
+        found = self._rows.get((table.name, partition))
+        return None if found is None else found.rows.get(key)
 
     async def rows(self, table: Table, keys: Sequence[tuple[bytes, bytes]]) -> list[bytes | None]:
         return [await self.row(table, partition, key) for partition, key in keys]
@@ -69,19 +85,21 @@ class MemoryStore:
         reverse: bool = False,
         limit: int = 1000,
     ) -> list[tuple[bytes, bytes]]:
-        rows = self._rows.get((table.name, partition))
-        if rows is None:
+        found = self._rows.get((table.name, partition))
+        if found is None:
             return []
-        keys = rows.irange(start, end, inclusive=(True, False), reverse=reverse)
-        return [(key, rows[key]) for _, key in zip(range(limit), keys, strict=False)]
+        first = bisect_left(found.keys, start)
+        behind = len(found.keys) if end is None else bisect_left(found.keys, end)
+        keys = found.keys[max(first, behind - limit) : behind][::-1] if reverse else found.keys[first:behind][:limit]
+        return [(key, found.rows[key]) for key in keys]
 
     async def write(self, batch: Batch) -> None:
         for table, partition, key in batch.deletes:
-            rows = self._rows.get((table.name, partition))
-            if rows is not None:
-                rows.pop(key, None)
+            found = self._rows.get((table.name, partition))
+            if found is not None:
+                found.delete(key)
         for table, partition, key, value in batch.puts:
-            self._rows.setdefault((table.name, partition), SortedDict())[key] = value
+            self._rows.setdefault((table.name, partition), _Partition()).put(key, value)
 
     async def new_term(self, owner: str) -> int:
         self._term += 1

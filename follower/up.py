@@ -1,0 +1,93 @@
+"""The processes behind the command line: bridge, workers, import, and all of it at once.
+
+The only module, with the command line, that imports both `follower` and `leader_bridge`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import tempfile
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, Final
+
+import uvloop
+
+from blockstore.open import open_store
+from follower.settings import Settings, split_listen
+from follower.supervisor import Child, Supervisor
+from follower.worker import run_worker
+
+log = logging.getLogger(__name__)
+
+CALIBNET_HINT: Final = (
+    "No node is named, so a simulated one is followed. To follow calibnet instead:\n"
+    "  FULLNODE_API_INFO=https://api.calibration.node.glif.io/rpc/v1 FOLLOWER_STATE=lazy make run"
+)
+
+
+def run_loop(work: Coroutine[Any, Any, int]) -> int:
+    """Run to the end on uvloop."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
+
+
+def _config_arguments(config: Path | None) -> list[str]:
+    return [] if config is None else ["--config", str(config)]
+
+
+def serve(settings: Settings, *, config: Path | None, one: bool) -> int:
+    """`follower serve`: one worker in this process, or several under a supervisor."""
+    if one or settings["workers"] == 1:
+
+        def started(url: str) -> None:
+            if not one:
+                print(f"serving {settings['store']} at {url}", flush=True)
+
+        return run_loop(run_worker(settings, started=started))
+    print(f"serving {settings['store']} at http://{settings['listen']}/rpc/v1", flush=True)
+    return run_loop(Supervisor(_workers(settings, settings.environment(), config)).run())
+
+
+def _workers(settings: Settings, environment: dict[str, str], config: Path | None) -> list[Child]:
+    return [
+        Child(f"worker {number}", ["serve", "--one", *_config_arguments(config)], environment)
+        for number in range(1, settings["workers"] + 1)
+    ]
+
+
+def up(settings: Settings, *, config: Path | None) -> int:
+    """`follower up`: a bridge and its workers; with no node named, a simulated one too."""
+    environment = settings.environment()
+    children: list[Child] = []
+    with contextlib.ExitStack() as stack:
+        if not settings["node"]:
+            # a simulated chain is new at every start, so its store is too (unless one was named)
+            if settings.source("store") == "default":
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="follower-simulated-"))
+                environment["FOLLOWER_STORE"] = f"lmdb://{folder}"
+            node = f"127.0.0.1:{_free_port()}"
+            environment["FOLLOWER_NODE"] = f"http://{node}"
+            children.append(Child("simulated node", ["simulate", "--listen", node], environment))
+            print(CALIBNET_HINT, flush=True)
+        children.append(Child("bridge", ["bridge", *_config_arguments(config)], environment))
+        children += _workers(settings, environment, config)
+        print(f"answering at http://{settings['listen']}/rpc/v1 (Ctrl-C stops it)", flush=True)
+        return run_loop(Supervisor(children, stop_seconds=settings["drain_seconds"] + 10).run())
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def on_signals(stop: asyncio.Event) -> None:
+    """Set `stop` at SIGINT and SIGTERM."""
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, stop.set)
