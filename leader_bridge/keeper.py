@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cachetools import LRUCache
+
 from blockstore.cid import Cid
 from blockstore.errors import Missing
 from blockstore.store import TIPSETS, Batch, Store
@@ -60,6 +62,8 @@ class Keeper:
         self._store = store
         self._mirror = mirror
         self._late = tuple(late)
+        #: headers that were read and are not stored yet
+        self._headers: LRUCache[Cid, bytes] = LRUCache(4096)
         self._said: dict[int, bool] = {}
         #: rows are read, changed and written by the bridge and the backfill
         self.rows_lock = asyncio.Lock()
@@ -77,7 +81,7 @@ class Keeper:
         Errors: NotYet (a block is held nowhere), NoSource, BadObject (not a tipset, or not in its order).
         """
         cids = [cid for key in keys for cid in key.cids]
-        raws = await self._mirror.read(cids)
+        raws = await self._header_bytes(cids)
         found: list[Tipset] = []
         for key in keys:
             try:
@@ -87,6 +91,15 @@ class Keeper:
             if tipset.key != key:
                 raise BadObject(f"{key} names its blocks in another order than their tickets'")
             found.append(tipset)
+        return found
+
+    async def _header_bytes(self, cids: Sequence[Cid]) -> dict[Cid, bytes]:
+        found = {cid: self._headers[cid] for cid in cids if cid in self._headers}
+        wanted = [cid for cid in cids if cid not in found]
+        if wanted:
+            read = await self._mirror.read(wanted)
+            self._headers.update(read)
+            found.update(read)
         return found
 
     async def _amt_values(self, root: Cid) -> list[Any]:
@@ -128,17 +141,20 @@ class Keeper:
 
     # --- storing -----------------------------------------------------------------------------------
 
-    async def keep(self, tipsets: Sequence[Tipset], wanted: Wanted) -> list[TipsetRow]:
+    async def keep(
+        self, tipsets: Sequence[Tipset], wanted: Wanted, *, patient: bool = True, quiet: bool = False
+    ) -> list[TipsetRow]:
         """Store tipsets (parents before children) and their rows, which are returned.
 
+        `patient`: ask several times for what is missing, for a node may be late. `quiet`: say nothing of it.
         Errors: NotYet (messages are held nowhere), NoSource, StoreError.
         """
         rows: list[TipsetRow] = []
         for at in range(0, len(tipsets), GROUP):
-            rows.extend(await self._keep_group(tipsets[at : at + GROUP], wanted))
+            rows.extend(await self._keep_group(tipsets[at : at + GROUP], wanted, patient, quiet))
         return rows
 
-    async def held(self, tipsets: Sequence[Tipset], wanted: Wanted) -> list[int]:
+    async def held(self, tipsets: Sequence[Tipset], wanted: Wanted, *, patient: bool = True) -> list[int]:
         """Store what is wanted of each tipset, and say what is held now, as flags.
 
         Errors: NoSource, StoreError.
@@ -152,7 +168,7 @@ class Keeper:
             if wanted.state:
                 roots.append(tipset.parent_state_root)
         failed = set(roots)
-        for pause in (0.0, *self._late):
+        for pause in (0.0, *(self._late if patient else ())):
             if pause:
                 metrics.RETRIES.inc()
                 await asyncio.sleep(pause)
@@ -183,12 +199,15 @@ class Keeper:
             return False
         return True
 
-    async def _keep_group(self, tipsets: Sequence[Tipset], wanted: Wanted) -> list[TipsetRow]:
-        flags = await self.held(tipsets, wanted)
+    async def _keep_group(
+        self, tipsets: Sequence[Tipset], wanted: Wanted, patient: bool, quiet: bool
+    ) -> list[TipsetRow]:
+        flags = await self.held(tipsets, wanted, patient=patient)
         for tipset, held in zip(tipsets, flags, strict=True):
             if not held & HELD_MESSAGES:
                 raise NotYet(f"no node holds the messages of epoch {tipset.height}")
-            self._say(tipset, held, wanted)
+            if not quiet:
+                self._say(tipset, held, wanted)
         await self.put_headers(tipsets)
         async with self.rows_lock:
             batch = Batch()
@@ -209,7 +228,7 @@ class Keeper:
     async def put_headers(self, tipsets: Sequence[Tipset]) -> None:
         """Store the block headers: closed, for what they name is recorded tipset by tipset."""
         cids = [cid for tipset in tipsets for cid in tipset.key.cids]
-        raws = await self._mirror.read(cids)
+        raws = await self._header_bytes(cids)
         absent = [cid for cid in cids if cid not in raws]
         if absent:
             raise NotYet(f"no node holds block {absent[0]}")
@@ -234,8 +253,7 @@ class Keeper:
                 metrics.NOT_HELD.labels(word).inc()
             if lacking and not self._said.get(flag):
                 log.warning(
-                    "no node holds the %s named by epoch %d: what needs them is answered 'not held' "
-                    "until one does",
+                    "no node holds the %s named by epoch %d: what needs them is answered 'not held' until one does",
                     word,
                     tipset.height,
                 )

@@ -6,13 +6,14 @@ What a node says is a hint of where to go: keys and epochs only. Headers are rea
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from blockstore.cid import parse
 from blockstore.errors import BadCid
 from chain.tipset import TipsetKey
-from rpc.client import BadAnswer, CallFailed, Channel, NodeClient, WsConnection
+from rpc.client import BadAnswer, CallFailed, Channel, NodeClient, NodeTimeout, WsConnection
 
 REVERT: Final = "revert"
 APPLY: Final = "apply"
@@ -80,7 +81,7 @@ class Subscription(Protocol):
     way: str
 
     async def next(self, timeout: float) -> list[Change]:
-        """The next head change. Errors: NodeTimeout after `timeout` quiet seconds; NodeError: it has ended."""
+        """The next head change. Errors: NodeTimeout after `timeout` quiet seconds; NodeError: it ended."""
 
     async def close(self) -> None:
         """Stop it."""
@@ -117,9 +118,12 @@ class Polled:
         self._last = TipsetKey()
 
     async def next(self, timeout: float) -> list[Change]:
-        """See `Subscription`; a node that does not answer ends it at once, quiet is no error."""
+        """See `Subscription`; a node that does not answer ends it at once."""
+        end = time.monotonic() + timeout
         while True:
             if self._last:
+                if time.monotonic() >= end:
+                    raise NodeTimeout(f"{self._client.name}: the same head for {timeout} s")
                 await asyncio.sleep(self._interval)
             head = await chain_head(self._client)
             if head.key != self._last:

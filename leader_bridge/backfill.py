@@ -1,0 +1,247 @@
+"""Fetching what the past lacks, newest first, behind the head: receipts and events that a snapshot does not
+carry, and the epochs below the first head of a store that began empty.
+
+Progress is in the rows themselves (their HELD_ flags), so a bridge that is killed goes on where it was, and
+a pass over what is complete already costs one row read a tipset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import orjson
+
+from blockstore.errors import StoreError
+from blockstore.store import META, TIPSETS, Batch, HeadEntry, Store
+from chain.errors import ChainError
+from chain.index import HELD_EVENTS, HELD_MESSAGES, HELD_RECEIPTS, HELD_STATE, TipsetRow, row_of
+from chain.tipset import Tipset, TipsetKey
+from leader_bridge import metrics
+from leader_bridge.keeper import GROUP, Keeper, NotYet, Wanted
+from leader_bridge.sources import NoSource
+
+log = logging.getLogger(__name__)
+
+_FLOOR: Final = b"backfill_floor"
+#: the most tipsets one pass has in hand
+_SCAN: Final = 100_000
+#: so many tipsets in a row of which no node gave anything: the older ones are not asked for in this pass
+_GIVE_UP: Final = 64
+_SAY_EVERY: Final = 10.0
+_AGAIN: Final = 600.0
+_SOON: Final = 5.0
+
+
+def save_floor(batch: Batch, epoch: int) -> None:
+    """Remember down to which epoch a store that began empty is to be filled."""
+    batch.put(META, b"", _FLOOR, orjson.dumps(epoch))
+
+
+async def load_floor(store: Store) -> int | None:
+    """The epoch of `save_floor`; None in a store that was imported."""
+    value = await store.row(META, b"", _FLOOR)
+    return None if value is None else int(orjson.loads(value))
+
+
+class _Progress:
+    """Says how far a piece of work is, every few seconds."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self._what = what
+        self._total = total
+        self._done = 0
+        self._began = self._said = time.monotonic()
+        metrics.BACKFILL_LEFT.set(total)
+
+    def step(self, count: int, epoch: int) -> None:
+        self._done += count
+        metrics.BACKFILL_LEFT.set(max(0, self._total - self._done))
+        now = time.monotonic()
+        if now - self._said >= _SAY_EVERY:
+            self._said = now
+            rate = self._done / (now - self._began)
+            log.info(
+                "backfill of %s: %d of %d, down to epoch %d, %.0f/s, %.0f s left",
+                self._what,
+                self._done,
+                self._total,
+                epoch,
+                rate,
+                max(0, self._total - self._done) / max(rate, 1e-9),
+            )
+
+    def end(self, got: int, lacking: int, epoch: int) -> None:
+        metrics.BACKFILL_LEFT.set(0)
+        if got or lacking:
+            log.info(
+                "backfill of %s: %d tipsets down to epoch %d; of %d no node holds all",
+                self._what,
+                got,
+                epoch,
+                lacking,
+            )
+
+
+class Backfill:
+    """Runs beside the bridge, giving way to it: `busy` is held while a head change is in hand.
+
+    `epochs` below the first head are fetched; `state` whether their state is too; `head` tells the head.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        keeper: Keeper,
+        *,
+        state: bool,
+        head: Callable[[], HeadEntry | None],
+        busy: asyncio.Lock,
+    ) -> None:
+        self._store = store
+        self._keeper = keeper
+        self._state = state
+        self._head = head
+        self._busy = busy
+        self._moved = asyncio.Event()
+        #: set when a pass has ended with nothing left that a node may have
+        self.idle = asyncio.Event()
+
+    def head_moved(self) -> None:
+        """There is a (new) head."""
+        self._moved.set()
+
+    async def run(self) -> None:
+        """Work until cancelled; what fails is tried again later."""
+        while True:
+            if self._head() is None:
+                self._moved.clear()
+                await self._moved.wait()
+                continue
+            try:
+                await self.one_pass()
+                self.idle.set()
+                wait = _AGAIN
+            except (NoSource, NotYet, StoreError, ChainError) as error:
+                log.info("backfill: %s; it goes on in a while", error)
+                wait = _SOON
+            await asyncio.sleep(wait)
+
+    async def one_pass(self) -> None:
+        """Fetch all that can be had now. Errors: NoSource, NotYet, StoreError, ChainError."""
+        head = self._head()
+        if head is None:
+            return
+        lacking, bottom = await self._scan(TipsetKey(head.head.key))
+        await self._complete(
+            [row for row in lacking if not _whole(row)],
+            Wanted(messages=False, state=False),
+            HELD_RECEIPTS | HELD_EVENTS,
+            "receipts and events",
+        )
+        floor = await load_floor(self._store)
+        if floor is None:
+            return
+        new = await self._extend(bottom, floor)
+        if self._state:
+            rows = [row for row in (*lacking, *new) if not row.held & HELD_STATE and row.height >= floor]
+            await self._complete(rows, Wanted(messages=False, receipts=False), HELD_STATE, "state")
+
+    async def _give_way(self) -> None:
+        async with self._busy:
+            return
+
+    async def _scan(self, key: TipsetKey) -> tuple[list[TipsetRow], TipsetRow | None]:
+        """(rows of the chain below `key` that lack something, newest first; the lowest row there is).
+
+        It ends where messages are not held: below, an import holds headers alone.
+        """
+        found: list[TipsetRow] = []
+        bottom: TipsetRow | None = None
+        while len(found) < _SCAN:
+            row = await self._keeper.row(key)
+            if row is None or not row.held & HELD_MESSAGES:
+                break
+            bottom = row
+            if not _whole(row) or (self._state and not row.held & HELD_STATE):
+                found.append(row)
+            if row.height == 0:
+                break
+            key = row.parent
+        return found, bottom
+
+    async def _complete(self, rows: Sequence[TipsetRow], wanted: Wanted, flags: int, what: str) -> None:
+        """Fetch for existing rows, newest first, what `wanted` says; `flags` are what is to be gained."""
+        progress = _Progress(what, len(rows))
+        got = lacking = in_a_row = 0
+        epoch = rows[0].height if rows else 0
+        for at in range(0, len(rows), GROUP):
+            await self._give_way()
+            part = rows[at : at + GROUP]
+            tipsets = await self._keeper.tipsets([row.key for row in part])
+            held = await self._keeper.held(tipsets, wanted, patient=False)
+            for row, now in zip(part, held, strict=True):
+                await self._keeper.add_held(row.key, now)
+                complete = (row.held | now) & flags == flags
+                got += complete
+                lacking += not complete
+                in_a_row = 0 if now & flags & ~row.held else in_a_row + 1
+                epoch = row.height
+            progress.step(len(part), epoch)
+            if in_a_row >= _GIVE_UP:
+                log.info("backfill of %s: the nodes hold none below epoch %d", what, epoch)
+                break
+        progress.end(got, lacking, epoch)
+
+    async def _extend(self, bottom: TipsetRow | None, floor: int) -> list[TipsetRow]:
+        """Fetch the tipsets below the lowest one, down to `floor`; their rows, newest first."""
+        new: list[TipsetRow] = []
+        if bottom is None or bottom.height <= floor:
+            return new
+        progress = _Progress("older epochs", bottom.height - floor)
+        key, height = bottom.parent, bottom.height
+        try:
+            while height > floor and len(new) < _SCAN:
+                await self._give_way()
+                group: list[Tipset] = []
+                while len(group) < GROUP and height > floor:
+                    (tipset,) = await self._keeper.tipsets([key])
+                    if tipset.height < floor:
+                        height = floor
+                        break
+                    group.append(tipset)
+                    progress.step(height - tipset.height, tipset.height)
+                    key, height = tipset.parents, tipset.height
+                group.reverse()
+                if group:
+                    rows = await self._keeper.keep(group, Wanted(state=False), patient=False, quiet=True)
+                    new.extend(reversed(rows))
+        except NotYet as error:
+            log.info("backfill ends above epoch %d: %s", height, error)
+        finally:
+            if new:
+                await self._relink([*(row.key for row in reversed(new)), bottom.key])
+                progress.end(len(new), 0, new[-1].height)
+        return new
+
+    async def _relink(self, keys: Sequence[TipsetKey]) -> None:
+        """Write rows again, oldest first, now that their parents' rows are there: with skip pointers."""
+        parent: TipsetRow | None = None
+        for at in range(0, len(keys), 256):
+            tipsets = await self._keeper.tipsets(keys[at : at + 256])
+            async with self._keeper.rows_lock:
+                batch = Batch()
+                for tipset in tipsets:
+                    old = await self._keeper.row(tipset.key)
+                    if parent is None:
+                        parent = await self._keeper.row(tipset.parents)
+                    parent = row_of(tipset, parent, 0 if old is None else old.held)
+                    batch.put(TIPSETS, tipset.key.cid, b"", parent.encode())
+                await self._store.write(batch)
+
+
+def _whole(row: TipsetRow) -> bool:
+    return row.held & (HELD_RECEIPTS | HELD_EVENTS) == HELD_RECEIPTS | HELD_EVENTS
