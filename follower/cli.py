@@ -11,14 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from follower.settings import ENV_PREFIX, SETTINGS, Settings, SettingsError, load_settings
+from follower.settings import ENV_PREFIX, SETTINGS, CannotRun, Settings, SettingsError, load_settings
 
 #: exit codes: 0 done, 1 failed, 2 cannot run as it was called or set (trying again changes nothing)
 CANNOT_RUN: Final = 2
-
-
-class CannotRun(Exception):
-    """Something the operator must change; the text says what."""
 
 
 Run = Callable[[Settings, argparse.Namespace], int]

@@ -23,6 +23,10 @@ class SettingsError(Exception):
     """A setting that cannot be used; the text names it and where it came from."""
 
 
+class CannotRun(Exception):
+    """Something the operator must change before this can run; the text says what."""
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("must be a text")
@@ -160,8 +164,8 @@ SETTINGS: Final = (
         "",
         "The network's name and upgrade schedule (network.json), for a private network.",
     ),
-    Setting("fetch_concurrency", _whole(1, 1024), 16, "Requests in flight to a full node."),
-    Setting("fetch_batch", _whole(1, 1000), 100, "Objects asked for in one request to a full node."),
+    Setting("fetch_concurrency", _whole(1, 1024), 8, "Requests in flight to a full node."),
+    Setting("fetch_batch", _whole(1, 1000), 256, "Objects asked for in one request to a full node."),
     Setting("node_timeout", _seconds(0.1, 600), 30.0, "Seconds until a full node counts as not answering."),
     Setting(
         "poll_interval",
@@ -186,9 +190,7 @@ SETTINGS: Final = (
         5,
         "Epochs behind the followed node's head at which a follower is not ready.",
     ),
-    Setting(
-        "drain_seconds", _seconds(0, 600), 30.0, "Seconds a stopping follower takes to finish what it has."
-    ),
+    Setting("drain_seconds", _seconds(0, 600), 30.0, "Seconds a stopping follower takes to finish what it has."),
     Setting(
         "map_size_gb",
         _whole(1, 1 << 16),

@@ -11,14 +11,14 @@ import logging
 import signal
 import socket
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
 import uvloop
 
 from blockstore.open import open_store
-from follower.settings import Settings, split_listen
+from follower.settings import CannotRun, Settings, split_listen
 from follower.supervisor import Child, Supervisor
 from follower.worker import run_worker
 
@@ -84,6 +84,63 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def run_bridge(settings: Settings) -> int:
+    """`follower bridge`: follow until SIGINT or SIGTERM."""
+    from leader_bridge.bridge import Bridge, BridgeSettings
+    from rpc.node_info import parse_node_info
+
+    if not settings["node"]:
+        raise CannotRun("no node to follow: give --node, FULLNODE_API_INFO, or 'node' in the settings file")
+
+    async def run() -> int:
+        store = await open_store(settings["store"], map_size=settings["map_size_gb"] << 30)
+        bridge = Bridge(
+            store,
+            parse_node_info(settings["node"]),
+            BridgeSettings(
+                state=settings["state"],
+                backfill=settings["backfill"],
+                network_file=Path(settings["network_file"]) if settings["network_file"] else None,
+                fetch_concurrency=settings["fetch_concurrency"],
+                fetch_batch=settings["fetch_batch"],
+                node_timeout=settings["node_timeout"],
+                poll_interval=settings["poll_interval"],
+            ),
+        )
+        stop = asyncio.Event()
+        on_signals(stop)
+        following = asyncio.create_task(bridge.run())
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            async with metrics_server(settings["metrics_listen"]):
+                await asyncio.wait({following, stopped}, return_when=asyncio.FIRST_COMPLETED)
+                bridge.stop()
+                await following
+        finally:
+            stopped.cancel()
+            await store.close()
+        return 0
+
+    return run_loop(run())
+
+
+@contextlib.asynccontextmanager
+async def metrics_server(listen: str) -> AsyncIterator[None]:
+    """The process's Prometheus metrics at HOST:PORT; nothing where that is empty."""
+    if not listen:
+        yield
+        return
+    from prometheus_client import start_http_server
+
+    host, port = split_listen(listen)
+    server, thread = start_http_server(port, host)
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
 
 
 def on_signals(stop: asyncio.Event) -> None:
