@@ -1,0 +1,43 @@
+"""What the states and parameters of built-in actors mean: one table-driven decoder, one module an actor kind.
+
+`schema` turns tables into types, `leaves` has the types without parts, `methods` the kinds and their methods,
+`codes` tells kinds and versions from code CIDs. Here lives no walk of a state tree and nothing of the wire.
+"""
+
+from chain.actors import (
+    account,
+    cron,
+    datacap,
+    eam,
+    ethaccount,
+    evm,
+    init,
+    market,
+    miner,
+    multisig,
+    paych,
+    placeholder,
+    power,
+    reward,
+    system,
+    verifreg,
+)
+
+__all__ = [
+    "account",
+    "cron",
+    "datacap",
+    "eam",
+    "ethaccount",
+    "evm",
+    "init",
+    "market",
+    "miner",
+    "multisig",
+    "paych",
+    "placeholder",
+    "power",
+    "reward",
+    "system",
+    "verifreg",
+]

@@ -1,0 +1,103 @@
+"""Which actor kind and actors version a code CID is.
+
+Two sources. The bundles that Lotus embeds (`bundles.json.zst`: network, actors version, manifest, code by
+name) say it for every network that Lotus knows, with no read: they also answer for versions that a chain has
+passed or not reached, which no state can tell. For a network of its own the manifest that a state's system
+actor links to gives the kind, and the network version gives the actors version.
+Source: Lotus `build/builtin_actors_gen.go`, go-state-types `actors/version.go`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, Final
+
+import orjson
+import zstandard
+
+from blockstore.cid import Cid, cid_of, parse
+from chain.errors import ChainError
+
+#: The head of an actor without state: an empty CBOR array.
+EMPTY_OBJECT: Final = cid_of(b"\x80")
+
+#: actors version by network version
+_ACTORS: Final = {
+    **dict.fromkeys(range(4), 0),
+    **dict.fromkeys(range(4, 10), 2),
+    10: 3, 11: 3, 12: 4, 13: 5, 14: 6, 15: 7, 16: 8, 17: 9, 18: 10, 19: 11, 20: 11, 21: 12, 22: 13,
+    23: 14, 24: 15, 25: 16, 26: 16, 27: 17, 28: 18, 29: 19,
+}
+
+
+class BadNetworkVersion(ChainError, ValueError):
+    """A network version that no actors version goes with."""
+
+
+def actors_version(network_version: int) -> int:
+    """The actors version of a network version. Errors: BadNetworkVersion."""
+    found = _ACTORS.get(network_version)
+    if found is None:
+        raise BadNetworkVersion(f"unsupported network version {network_version}")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """The actors of one version on one network; `actors` is code CID by manifest name."""
+
+    network: str
+    version: int
+    manifest: Cid
+    actors: dict[str, Cid]
+
+
+@cache
+def bundles() -> tuple[Bundle, ...]:
+    """Every bundle that Lotus embeds, in its order."""
+    packed = resources.files("chain.actors").joinpath("bundles.json.zst").read_bytes()
+    listed: list[dict[str, Any]] = orjson.loads(zstandard.ZstdDecompressor().decompress(packed))
+    return tuple(
+        Bundle(
+            network=entry["network"],
+            version=entry["version"],
+            manifest=parse(entry["manifest"]),
+            actors={name: parse(code) for name, code in entry["actors"].items()},
+        )
+        for entry in listed
+    )
+
+
+@cache
+def _known() -> dict[bytes, tuple[str, int]]:
+    known: dict[bytes, tuple[str, int]] = {}
+    for bundle in bundles():
+        for name, code in bundle.actors.items():
+            # a code that two versions share is the newer one's, as in Lotus: it registers them in order
+            if bundle.version >= known.get(code, ("", -1))[1]:
+                known[code] = (name, bundle.version)
+    return known
+
+
+def known_code(code: bytes) -> tuple[str, int] | None:
+    """(manifest name, actors version) of a code CID that Lotus knows."""
+    return _known().get(code)
+
+
+@cache
+def network_of_codes(miner: bytes, multisig: bytes) -> str | None:
+    """The bundle network whose miner and multisig codes these are (the two differ between all networks)."""
+    for bundle in bundles():
+        if bundle.actors.get("storageminer") == miner and bundle.actors.get("multisig") == multisig:
+            return bundle.network
+    return None
+
+
+def bundle_of(network: str, version: int) -> Bundle | None:
+    """A network's bundle of one actors version."""
+    for bundle in bundles():
+        if bundle.network == network and bundle.version == version:
+            return bundle
+    return None

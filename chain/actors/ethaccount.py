@@ -1,0 +1,17 @@
+"""An Ethereum externally owned account: no state.
+
+Source of the tables: go-state-types `builtin/v9` to `v19`, package `ethaccount`.
+"""
+
+from chain.actors.methods import Kind, add_kind
+
+KIND = add_kind(
+    Kind(
+        "ethaccount",
+        "ethaccount",
+        types="",
+        methods="""
+1          Constructor                         empty
+""",
+    )
+)
