@@ -321,8 +321,11 @@ class Bridge:
         record = await load_network(self.store)
         if record is None:
             return
-        genesis = await self.keeper.tipsets([TipsetKey.of([record.genesis])])
-        await self.keeper.keep(genesis, Wanted(state=False))
+        try:
+            (genesis,) = await self.keeper.tipsets([TipsetKey.of([record.genesis])])
+            await self.keeper.keep_bare(genesis)
+        except NotYet as error:
+            log.warning("the genesis is not held: %s", error)
 
     async def _fit(self, changes: list[Change]) -> _Path | None:
         """A pushed head change as reverts and applies, if it goes on from our head; else None."""

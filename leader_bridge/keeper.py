@@ -225,6 +225,20 @@ class Keeper:
         metrics.TIPSETS.inc(len(tipsets))
         return rows
 
+    async def keep_bare(self, tipset: Tipset) -> None:
+        """Store a tipset alone, with whatever of it the nodes hold: the genesis, far below all else.
+
+        Errors: NotYet (a header), NoSource, StoreError.
+        """
+        (held,) = await self.held([tipset], Wanted(state=False), patient=False)
+        await self.put_headers([tipset])
+        messages = await self.block_messages(tipset) if held & HELD_MESSAGES else None
+        async with self.rows_lock:
+            before = await self.row(tipset.key)
+            batch = Batch()
+            index_tipset(batch, tipset, None, messages, held | (before.held if before else 0))
+            await self._store.write(batch)
+
     async def put_headers(self, tipsets: Sequence[Tipset]) -> None:
         """Store the block headers: closed, for what they name is recorded tipset by tipset."""
         cids = [cid for tipset in tipsets for cid in tipset.key.cids]

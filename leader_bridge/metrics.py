@@ -15,9 +15,7 @@ OBJECT_BYTES: Final = Counter("follower_bridge_object_bytes", "Bytes of the obje
 RETRIES: Final = Counter("follower_bridge_retries", "Requests to nodes that were made again.")
 RECONNECTS: Final = Counter("follower_bridge_reconnects", "Subscriptions begun after the first.")
 LIES: Final = Counter("follower_bridge_wrong_objects", "Objects that did not hash to their CID.", ["node"])
-NOT_HELD: Final = Counter(
-    "follower_bridge_not_held", "Tipsets published without something no node holds.", ["what"]
-)
+NOT_HELD: Final = Counter("follower_bridge_not_held", "Tipsets published without something no node holds.", ["what"])
 SECONDS: Final = Histogram(
     "follower_bridge_tipset_seconds",
     "Seconds from a head change's arrival to its publication, a tipset.",

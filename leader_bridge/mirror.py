@@ -63,12 +63,7 @@ def code_links(value: Any) -> set[bytes]:
             and item[1][:2] == b"\x01\x71"
             and isinstance(item[2], int)
             and type(item[3]) is bytes
-        ) or (
-            len(item) == 2
-            and isinstance(item[0], str)
-            and type(item[1]) is bytes
-            and item[1][:2] == _RAW_PREFIX
-        ):
+        ) or (len(item) == 2 and isinstance(item[0], str) and type(item[1]) is bytes and item[1][:2] == _RAW_PREFIX):
             found.add(item[0] if type(item[0]) is bytes else item[1])
         else:
             waiting.extend(item)

@@ -149,9 +149,7 @@ class Sources:
         resting = [s.name for s in self.all if not s.wrong and s.rests_until > time.monotonic()]
         if not asked or resting:
             # one that rests may hold it: "nobody has it" is only said when everybody was asked
-            raise NoSource(
-                unsure or f"{', '.join(resting) or 'every node'} cannot be asked", self.next_usable_in()
-            )
+            raise NoSource(unsure or f"{', '.join(resting) or 'every node'} cannot be asked", self.next_usable_in())
         fetched.missing = left
         return fetched
 

@@ -269,7 +269,7 @@ class NodeClient:
     # --- WebSocket ---------------------------------------------------------------------------------
 
     async def connect(self) -> WsConnection:
-        """A new WebSocket connection. Errors: NodeUnavailable, NodeRefused, BadAnswer (no WebSocket there)."""
+        """A new WebSocket connection. Errors: NodeUnavailable, NodeRefused, BadAnswer (none there)."""
         return await connect(
             self._http(),
             self.info,
