@@ -393,18 +393,14 @@ def _count(found: Report, record: Record, answer: Any, keep: int) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `follower compare`."""
-    parser.add_argument(
-        "--target", required=True, metavar="URL", help="the server, without /rpc/vN; TOKEN:ADDR too"
-    )
+    parser.add_argument("--target", required=True, metavar="URL", help="the server, without /rpc/vN; TOKEN:ADDR too")
     parser.add_argument("--records", required=True, action="append", type=Path, metavar="FILE",
                         help=".jsonl or .jsonl.zst; may be given again")  # fmt: skip
     parser.add_argument("--methods", default="", metavar="REGEX", help="only methods in which this is found")
     parser.add_argument("--exclude", default="", metavar="REGEX", help="but not those in which this is found")
     parser.add_argument("--path", action="append", choices=("v0", "v1", "v2"), default=[],
                         help="only this API path; may be given again")  # fmt: skip
-    parser.add_argument(
-        "--report", type=int, default=20, metavar="N", help="differences to show (default 20)"
-    )
+    parser.add_argument("--report", type=int, default=20, metavar="N", help="differences to show (default 20)")
     parser.add_argument("--texts", action="store_true", help="show equal errors whose text is another one")
     parser.add_argument("--batch", type=int, default=_BATCH_CALLS, metavar="N",
                         help=f"calls in a request (default {_BATCH_CALLS}; 1: no batches)")  # fmt: skip
