@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from blockstore.store import Store
@@ -9,6 +10,7 @@ from chain.index import ChainIndex
 from chain.network import NetworkRecord
 from chain.objects import Objects
 from chain.tipset import Tipset, TipsetKey
+from rpc.errors import Unavailable
 from rpc.services import Head, NodeClient, Services
 
 if TYPE_CHECKING:
@@ -80,6 +82,22 @@ class Context:
         if pinned is None:
             pinned = self.pinned = await self.services.head_source.current()
         return pinned
+
+    async def wait_for_head(self, seq: int, seconds: float) -> Head:
+        """Pin the first head with this sequence number or a later one. Errors: Unavailable, when none comes."""
+        source = self.services.head_source
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    head = await source.current()
+                    if head.seq >= seq:
+                        self.pinned = head
+                        return head
+                    async for entry in source.subscribe(after=head.seq):
+                        if entry.seq >= seq:
+                            break
+        except TimeoutError:
+            raise Unavailable(f"head {seq} has not come within {seconds:g} s") from None
 
     async def tipset(self, key: TipsetKey) -> Tipset:
         """The tipset with this key; the request's head for the empty key. Errors: Missing, BadObject."""

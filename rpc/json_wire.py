@@ -1,0 +1,165 @@
+"""JSON as it stands on the wire: orjson where it can, Go's peculiarities where clients would see them.
+
+Reading: what orjson refuses and Go's `encoding/json` takes (bytes that are no UTF-8, lone surrogates,
+anything behind the first value) goes through a slower reader. Writing: `<`, `>`, `&` and the two Unicode line
+separators are escaped, as Go's encoder does; ids come back as a float64 would.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any, Final
+
+import orjson
+
+from blockstore.cid import Cid
+from chain.address import Address
+from chain.tipset import TipsetKey
+from rpc.errors import ParseError, RpcError
+
+#: bodies up to this size are parsed without counting their values first
+SMALL_BODY: Final = 1 << 20
+
+_OPTIONS: Final = orjson.OPT_PASSTHROUGH_SUBCLASS
+_SAFE_INTEGER: Final = 1 << 53
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+_TOLERANT: Final = json.JSONDecoder(parse_constant=_no_constant)
+_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def count_values(body: bytes) -> int:
+    """An upper bound of the values in a JSON text: what memory its parsed form takes goes with it."""
+    return body.count(b",") + body.count(b"[") + body.count(b"{") + 1
+
+
+def parse(body: bytes, max_values: int, *, whole: bool = False) -> Any:
+    """The first JSON value in `body`; with `whole`, nothing may follow it.
+
+    Errors: ParseError, also with more than `max_values` in it.
+    """
+    if len(body) > SMALL_BODY and count_values(body) > max_values:
+        raise ParseError(f"request holds more than the {max_values} JSON values allowed")
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return _parse_as_go(body, whole)
+
+
+def _parse_as_go(body: bytes, whole: bool) -> Any:
+    text = body.decode("utf-8", "replace").strip(" \t\r\n\v\f")
+    try:
+        value, end = _TOLERANT.raw_decode(text)
+        if whole and end != len(text):
+            raise ParseError
+        if _SURROGATE.search(text):
+            value = _mend(value)
+    except (ValueError, RecursionError):
+        raise ParseError from None
+    return value
+
+
+def _mend(value: Any) -> Any:
+    """The same value with lone surrogates replaced, as Go does."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_mend(item) for item in value]
+    if isinstance(value, dict):
+        return {_mend(key): _mend(item) for key, item in value.items()}
+    return value
+
+
+def escape(text: bytes) -> bytes:
+    """Go's HTML-safe form of a JSON text: these characters occur only inside strings."""
+    if b"&" in text:
+        text = text.replace(b"&", b"\\u0026")
+    if b"<" in text:
+        text = text.replace(b"<", b"\\u003c")
+    if b">" in text:
+        text = text.replace(b">", b"\\u003e")
+    if b"\xe2\x80\xa8" in text:
+        text = text.replace(b"\xe2\x80\xa8", b"\\u2028")
+    if b"\xe2\x80\xa9" in text:
+        text = text.replace(b"\xe2\x80\xa9", b"\\u2029")
+    return text
+
+
+def encoder(address_prefix: str) -> Callable[[Any], bytes]:
+    """A function that writes results; it raises TypeError for what has no JSON form.
+
+    Addresses are written with the network's prefix, "f" or "t".
+    """
+    from base64 import b64encode
+
+    def default(value: Any) -> Any:
+        if isinstance(value, Cid):
+            return {"/": str(value)} if value else None
+        if isinstance(value, TipsetKey):
+            return list(value.cids)
+        if isinstance(value, Address):
+            return value.text(address_prefix) if value else "<empty>"
+        if isinstance(value, bytes | bytearray | memoryview):
+            return b64encode(value).decode()
+        if isinstance(value, str):
+            return str(value)
+        if isinstance(value, int):
+            return int(value)
+        if isinstance(value, dict):
+            return dict(value)
+        if isinstance(value, list | tuple):
+            return list(value)
+        raise TypeError(f"{type(value).__name__} has no JSON form")
+
+    dumps = orjson.dumps
+
+    def encode(value: Any) -> bytes:
+        return escape(dumps(value, default, _OPTIONS))
+
+    return encode
+
+
+def go_float(value: float) -> str:
+    """A float64 as Go's `encoding/json` writes it."""
+    if value == 0:
+        return "-0" if str(value)[0] == "-" else "0"
+    if 1e-6 <= abs(value) < 1e21:
+        text = format(Decimal(repr(value)), "f")
+        return text.removesuffix(".0")
+    mantissa, _, exponent = format(Decimal(repr(value)).normalize(), "e").partition("e")
+    return f"{mantissa}e{exponent[0]}{exponent[1:].lstrip('0')}"
+
+
+def encode_id(value: Any) -> bytes:
+    """A request's id as it comes back: every number is a float64 to Go."""
+    if type(value) is int and -_SAFE_INTEGER <= value <= _SAFE_INTEGER:
+        return b"%d" % value
+    if value is None:
+        return b"null"
+    if type(value) is int or type(value) is float:
+        try:
+            return go_float(float(value)).encode()
+        except OverflowError:
+            return b"null"
+    return escape(orjson.dumps(value, option=orjson.OPT_SORT_KEYS))
+
+
+def encode_error(error: RpcError, request_id: bytes) -> bytes:
+    """A whole answer with `error`, in go-jsonrpc's order of keys, with its line feed."""
+    body: dict[str, Any] = {"code": error.code, "message": error.message}
+    if error.data is not None:
+        body["data"] = error.data
+    try:
+        text = orjson.dumps(body)
+    except TypeError:
+        # a lone surrogate in a text of ours, or data with no JSON form
+        body = {"code": error.code, "message": error.message.encode("utf-8", "replace").decode()}
+        text = orjson.dumps(body)
+    return b'{"error":' + escape(text) + b',"id":' + request_id + b',"jsonrpc":"2.0"}\n'

@@ -1,0 +1,107 @@
+"""What the server counts: plain numbers on the hot path, given to prometheus-client when it asks."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+#: seconds
+BOUNDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+
+now = time.perf_counter
+
+
+class MethodStats:
+    """One method's counts: by code (0: a result), and by how long it took."""
+
+    __slots__ = ("buckets", "codes", "name", "seconds")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.codes: dict[int, int] = {0: 0}
+        self.buckets = [0] * (len(BOUNDS) + 1)
+        self.seconds = 0.0
+
+    def add(self, started: float, code: int) -> None:
+        """Count one answer that began at `started`, by `now()`."""
+        took = now() - started
+        self.buckets[bisect_left(BOUNDS, took)] += 1
+        self.seconds += took
+        self.codes[code] = self.codes.get(code, 0) + 1
+
+    @property
+    def count(self) -> int:
+        """Answers in all."""
+        return sum(self.codes.values())
+
+
+class Metrics(Collector):
+    """All counts of one server. Gauges are functions, read when somebody asks."""
+
+    def __init__(self) -> None:
+        self._methods: dict[str, MethodStats] = {}
+        self._gauges: dict[str, tuple[str, Callable[[], float]]] = {}
+        self._counters: dict[str, tuple[str, Callable[[], float]]] = {}
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
+
+    def method(self, name: str) -> MethodStats:
+        """The counts of a method. Only names of the registry may come here: labels must stay few."""
+        found = self._methods.get(name)
+        if found is None:
+            found = self._methods[name] = MethodStats(name)
+        return found
+
+    def gauge(self, name: str, doc: str, read: Callable[[], float]) -> None:
+        """Register a number that goes up and down."""
+        self._gauges[name] = (doc, read)
+
+    def counter(self, name: str, doc: str, read: Callable[[], float]) -> None:
+        """Register a number that only grows; its name without `_total`."""
+        self._counters[name] = (doc, read)
+
+    def collect(self) -> Iterable[Metric]:
+        """For prometheus-client."""
+        yield from self._requests()
+        for name, (doc, read) in self._gauges.items():
+            yield GaugeMetricFamily(name, doc, value=read())
+        for name, (doc, read) in self._counters.items():
+            yield CounterMetricFamily(name, doc, value=read())
+
+    def _requests(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(
+            "follower_rpc_requests", "Answers by method and JSON-RPC code (0: a result).", labels=["method", "code"]
+        )
+        took = HistogramMetricFamily(
+            "follower_rpc_seconds", "Time from a parsed request to its answer.", labels=["method"]
+        )
+        for stats in list(self._methods.values()):
+            for code, count in stats.codes.items():
+                if count:
+                    requests.add_metric([stats.name, str(code)], count)
+            if not stats.count:
+                continue
+            total = 0
+            buckets: list[tuple[str, float]] = []
+            for bound, count in zip((*map(str, BOUNDS), "+Inf"), stats.buckets, strict=True):
+                total += count
+                buckets.append((bound, total))
+            took.add_metric([stats.name], buckets, sum_value=stats.seconds)
+        yield requests
+        yield took
+
+    def text(self) -> bytes:
+        """The exposition text of everything."""
+        return generate_latest(self.registry)

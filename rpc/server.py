@@ -1,0 +1,312 @@
+"""The server: one listener whose connections begin on the hot path, and aiohttp for all the rest.
+
+    server = await serve(services, "127.0.0.1", 1234)
+    await server.stop(drain_seconds=5)
+
+Paths: `/rpc/v0`, `/rpc/v1`, `/rpc/v2` (POST and WebSocket), `/health/livez`, `/health/readyz`, `/livez`,
+`/readyz`, `/healthz`, `/metrics`, `/debug/metrics`. Everything else is Lotus' 404.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from typing import Final
+
+from aiohttp import WSCloseCode, web
+from aiohttp.web_request import BaseRequest
+from prometheus_client import GCCollector, ProcessCollector
+
+from rpc.auth import Tokens
+from rpc.dispatch import Dispatcher
+from rpc.errors import ParseError, Unavailable
+from rpc.health import Health
+from rpc.http_protocol import BodyBudget, HttpProtocol, Shared
+from rpc.json_wire import encode_error
+from rpc.limits import ServerSettings
+from rpc.metrics import CONTENT_TYPE, Metrics
+from rpc.registry import REGISTRY, Registry
+from rpc.services import Head, Services
+from rpc.websocket import Connection
+
+log = logging.getLogger("follower.rpc")
+
+_VERSIONS: Final = {"/rpc/v0": 0, "/rpc/v1": 1, "/rpc/v2": 2}
+_JSON: Final = "application/json"
+#: seconds between two looks at the connections' deadlines
+_SWEEP: Final = 1.0
+
+
+class Server:
+    """A running server. Made by `serve`; ended by `stop`."""
+
+    def __init__(
+        self,
+        services: Services,
+        registry: Registry,
+        settings: ServerSettings,
+        dispatcher: Dispatcher | None = None,
+    ) -> None:
+        self.settings = settings
+        self.dispatcher = dispatcher or Dispatcher(services, registry, settings=settings)
+        self.metrics: Metrics = self.dispatcher.metrics
+        self.health = Health(services.checks)
+        self.tokens = Tokens(settings.jwt_secret, settings.default_permissions)
+        self._services = services
+        self._loop = asyncio.get_running_loop()
+        self._web = web.Server(
+            self._other,  # type: ignore[arg-type]
+            access_log=None,
+            keepalive_timeout=settings.idle_timeout,
+            max_line_size=settings.max_head,
+            max_field_size=settings.max_head,
+            auto_decompress=False,
+        )
+        self._shared = Shared(
+            loop=self._loop,
+            dispatcher=self.dispatcher,
+            settings=settings,
+            wire=self.tokens,
+            other=self._hand_over,
+            budget=BodyBudget(settings.body_budget),
+        )
+        self._sockets: set[web.WebSocketResponse] = set()
+        self._listeners: list[asyncio.Server] = []
+        self._sweeper = self._loop.create_task(self._sweep())
+        self._head: Head | None = None
+        self._stopped = False
+        self.host = ""
+        self.port = 0
+        self._register_metrics()
+
+    @property
+    def url(self) -> str:
+        """The v1 endpoint."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}/rpc/v1"
+
+    async def listen(self, host: str, port: int, *, reuse_port: bool = True, backlog: int = 1024) -> None:
+        """Start to accept. Port 0 takes a free one. Errors: OSError."""
+        listener = await self._loop.create_server(
+            lambda: HttpProtocol(self._shared), host, port, reuse_port=reuse_port or None, backlog=backlog
+        )
+        for sock in listener.sockets:
+            # a peer that has vanished is noticed; accepted sockets inherit it
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._listeners.append(listener)
+        self.host, self.port = listener.sockets[0].getsockname()[:2]
+
+    async def stop(self, drain_seconds: float = 5.0) -> None:
+        """Accept no more, let what is under way end for a while, then close everything. Twice does nothing."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self.health.draining = True
+        self._shared.draining = True
+        for listener in self._listeners:
+            listener.close()
+        for connection in list(self._shared.connections):
+            connection.drain()
+        closing = [ws.close(code=WSCloseCode.GOING_AWAY, message=b"server stops") for ws in list(self._sockets)]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(drain_seconds):
+                await asyncio.gather(*closing, return_exceptions=True)
+                await self.dispatcher.drained()
+        for connection in list(self._shared.connections):
+            connection.transport.close()
+        await self._web.shutdown(min(drain_seconds, 1.0))
+        self._sweeper.cancel()
+        await asyncio.gather(self._sweeper, return_exceptions=True)
+
+    # --- connections ---------------------------------------------------------------------------------
+
+    def _hand_over(self) -> asyncio.Protocol:
+        return self._web()
+
+    async def _sweep(self) -> None:
+        """Close the connections whose deadlines have passed."""
+        while True:
+            await asyncio.sleep(_SWEEP)
+            now = self._loop.time()
+            for connection in list(self._shared.connections):
+                if connection.deadline and connection.deadline < now:
+                    connection.expire()
+
+    # --- everything that is not on the hot path --------------------------------------------------------
+
+    async def _other(self, request: BaseRequest) -> web.StreamResponse:
+        path = request.path
+        version = _VERSIONS.get(path)
+        if version is not None:
+            return await self._rpc(request, version)
+        if path in ("/metrics", "/debug/metrics"):
+            return await self._metrics()
+        health = await self.health.answer(path, verbose="verbose" in request.query)
+        if health is not None:
+            return web.Response(status=health[0], text=health[1])
+        return web.Response(status=404, text="404 page not found\n", headers={"X-Content-Type-Options": "nosniff"})
+
+    def _headers(self) -> dict[str, str]:
+        if not self.settings.cors_origin:
+            return {}
+        return {
+            "Access-Control-Allow-Origin": self.settings.cors_origin,
+            "Access-Control-Expose-Headers": "X-Filecoin-Head",
+        }
+
+    async def _rpc(self, request: BaseRequest, version: int) -> web.StreamResponse:
+        headers = self._headers()
+        if self.settings.cors_preflight and request.method == "OPTIONS":
+            headers["Access-Control-Allow-Methods"] = "POST, PUT, GET, OPTIONS"
+            headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, X-Filecoin-Min-Head"
+            headers["Access-Control-Max-Age"] = "86400"
+            return web.Response(status=204, headers=headers)
+        permissions = self.tokens.permissions(request.headers.get("Authorization"), request.query_string.encode())
+        if permissions is None:
+            return web.Response(status=401, headers=headers)
+        if "upgrade" in request.headers.get("Connection", "").lower():
+            return await self._websocket(request, version, permissions)
+        waiter = _Waiter(self._loop)
+        size = min(request.content_length or 0, self.settings.max_body)
+        if request.content_length is None and request.can_read_body:
+            size = self.settings.max_body
+        try:
+            if size and not self._shared.budget.take(size, waiter):
+                await waiter.room
+        except asyncio.CancelledError:
+            if waiter.room.done() and not waiter.room.cancelled():
+                self._shared.budget.give(size)
+            else:
+                self._shared.budget.forget(waiter)
+            raise
+        try:
+            body = await self._body(request)
+            if body is None:
+                text = f"request bigger than maximum {self.settings.max_body} allowed"
+                answer = web.Response(status=500, body=encode_error(ParseError(text), b"null"), content_type=_JSON)
+                answer.force_close()
+                return answer
+            if self.dispatcher.in_flight >= self.settings.max_in_flight:
+                busy = encode_error(Unavailable("too many requests at once: try again"), b"null")
+                return web.Response(status=503, body=busy, content_type=_JSON, headers=headers)
+            ctx = self.dispatcher.context(version, permissions)
+            min_head = request.headers.get("X-Filecoin-Min-Head")
+            if min_head is None:
+                status, out = await self.dispatcher.http(version, body, ctx)
+            else:
+                status, out = await self.dispatcher.http_behind(min_head, body, ctx)
+        finally:
+            self._shared.budget.give(size)
+        if ctx.pinned is not None:
+            head = ctx.pinned
+            headers["X-Filecoin-Head"] = f"{head.seq},{head.tipset.height},{head.tipset.key.cid}"
+        return web.Response(status=status, body=out, content_type=_JSON, headers=headers)
+
+    async def _body(self, request: BaseRequest) -> bytes | None:
+        """The body, or None when it is too big. Errors: HTTPRequestTimeout, when it does not come."""
+        limit = self.settings.max_body
+        if (request.content_length or 0) > limit:
+            return None
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        parts: list[bytes] = []
+        size = 0
+        try:
+            while True:
+                async with asyncio.timeout(self.settings.body_timeout):
+                    part = await request.content.readany()
+                if not part:
+                    return b"".join(parts)
+                size += len(part)
+                if size > limit:
+                    return None
+                parts.append(part)
+        except TimeoutError:
+            raise web.HTTPRequestTimeout(text="the body did not come\n") from None
+
+    async def _websocket(self, request: BaseRequest, version: int, permissions: frozenset[str]) -> web.StreamResponse:
+        offered = [p.strip() for p in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if p.strip()]
+        ws = web.WebSocketResponse(
+            heartbeat=self.settings.ws_ping,
+            compress=False,
+            max_msg_size=self.settings.max_body,
+            protocols=offered,
+            decode_text=False,
+        )
+        ws.headers["Access-Control-Allow-Origin"] = "*"
+        if self.health.draining or len(self._sockets) >= self.settings.max_connections:
+            return web.Response(status=503)
+        await ws.prepare(request)
+        self._sockets.add(ws)
+        try:
+            await Connection(self.dispatcher, ws, version, permissions).run()
+        finally:
+            self._sockets.discard(ws)
+        return ws
+
+    # --- metrics ---------------------------------------------------------------------------------------
+
+    async def _metrics(self) -> web.Response:
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(1.0):
+                self._head = await self._services.head_source.current()
+        return web.Response(body=self.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+    def _register_metrics(self) -> None:
+        metrics = self.metrics
+        shared = self._shared
+        metrics.gauge("follower_rpc_in_flight", "Requests under way.", lambda: self.dispatcher.in_flight)
+        metrics.gauge("follower_rpc_connections", "Connections on the hot path.", lambda: len(shared.connections))
+        metrics.gauge("follower_rpc_websockets", "WebSocket sessions.", lambda: len(self._sockets))
+        metrics.gauge(
+            "follower_rpc_body_bytes_free",
+            "What is left of the memory for request bodies.",
+            lambda: shared.budget.free,
+        )
+        metrics.counter("follower_rpc_refused_connections", "Connections beyond the limit.", lambda: shared.refused)
+        metrics.gauge(
+            "follower_head_height", "Epoch of the head.", lambda: self._head.tipset.height if self._head else 0
+        )
+        metrics.gauge("follower_head_seq", "Sequence number of the head.", lambda: self._head.seq if self._head else 0)
+        with contextlib.suppress(ValueError):
+            ProcessCollector(registry=metrics.registry)
+            GCCollector(registry=metrics.registry)
+
+
+class _Waiter:
+    """Waits for room in the body budget."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.room: asyncio.Future[None] = loop.create_future()
+
+    def go_on(self) -> None:
+        """There is room now; it is taken."""
+        if not self.room.done():
+            self.room.set_result(None)
+
+
+async def serve(
+    services: Services,
+    host: str,
+    port: int,
+    *,
+    settings: ServerSettings | None = None,
+    registry: Registry = REGISTRY,
+    dispatcher: Dispatcher | None = None,
+    reuse_port: bool = True,
+) -> Server:
+    """Start serving `registry` over `services`; several processes may share one port. Errors: OSError.
+
+    The methods of a follower are in the registry once `rpc.methods` has been imported.
+    """
+    if dispatcher is not None:
+        settings = dispatcher.settings
+    server = Server(services, registry, settings or ServerSettings(), dispatcher)
+    try:
+        await server.listen(host, port, reuse_port=reuse_port)
+    except BaseException:
+        await server.stop(0)
+        raise
+    return server

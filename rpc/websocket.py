@@ -1,0 +1,181 @@
+"""One WebSocket session: calls in any number, answered as they end, and channels.
+
+As at go-jsonrpc a frame that is no request is dropped without a word (not JSON, a batch, fields of the
+wrong type, an answer to a call that was never made), and a notification is run but not answered.
+Source: go-jsonrpc `websocket.go`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any, Final
+
+import orjson
+from aiohttp import WSMsgType, web
+
+from rpc.channels import Channel
+from rpc.dispatch import BrokenRequest, Call, Dispatcher, Request, read_request
+from rpc.errors import LimitExceeded, ParseError, RpcError, wire_error
+from rpc.json_wire import encode_error, encode_id, parse
+
+#: seconds that a call waits for a place among those under way
+_PATIENCE: Final = 10.0
+_CANCEL: Final = "xrpc.cancel"
+_OTHERS: Final = frozenset({"", "xrpc.ch.val", "xrpc.ch.close"})
+
+
+class Connection:
+    """One session, as methods see it: they may push with `notify` and clean up with `on_close`."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        socket: web.WebSocketResponse,
+        version: int,
+        permissions: frozenset[str],
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._socket = socket
+        self._version = version
+        self._permissions = permissions
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._running: dict[Any, Callable[[], object]] = {}
+        self._places = asyncio.Semaphore(dispatcher.settings.ws_parallel)
+        self._channels = 0
+        self._last_channel = 0
+        self._closing: list[Callable[[], object]] = []
+
+    def on_close(self, callback: Callable[[], object]) -> None:
+        """Call this when the session has ended."""
+        self._closing.append(callback)
+
+    async def notify(self, method: str, params: Any) -> None:
+        """Push a notification. Errors: ConnectionError, when the session has ended."""
+        text = b'{"jsonrpc":"2.0","method":%s,"params":%s}\n'
+        await self.send(text % (orjson.dumps(method), self._dispatcher.encode(params)))
+
+    async def send(self, frame: bytes) -> None:
+        """Send one text frame; waits while the peer does not read. Errors: ConnectionError."""
+        await self._socket.send_frame(frame, WSMsgType.TEXT)
+
+    async def run(self) -> None:
+        """Serve until the peer goes."""
+        try:
+            async for message in self._socket:
+                if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
+                    await self._frame(message.data)
+        finally:
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            for callback in self._closing:
+                callback()
+
+    async def _frame(self, data: bytes) -> None:
+        try:
+            value = parse(data, self._dispatcher.settings.max_values, whole=True)
+            request = read_request(value)
+        except (ParseError, BrokenRequest):
+            return
+        if request.fault is not None or request.method in _OTHERS:
+            return
+        if request.method == _CANCEL:
+            self._cancel(request.params)
+            return
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await self._places.acquire()
+        except TimeoutError:
+            await self._refuse(request, LimitExceeded("too many calls at once on this connection"))
+            return
+        task = asyncio.create_task(self._call(request))
+        self._tasks.add(task)
+        if request.id is not None:
+            self._running[request.id] = task.cancel
+        task.add_done_callback(lambda done: self._ended(done, request.id))
+
+    def _ended(self, task: asyncio.Task[None], request_id: Any) -> None:
+        self._tasks.discard(task)
+        if self._running.get(request_id) == task.cancel:
+            del self._running[request_id]
+        if not task.cancelled():
+            task.exception()
+
+    def _cancel(self, params: Any) -> None:
+        if not isinstance(params, list) or not params or isinstance(params[0], list | dict):
+            return
+        cancel = self._running.get(params[0])
+        if cancel is not None:
+            cancel()
+
+    async def _call(self, request: Request) -> None:
+        """Run one call to its end; a channel gives its place back once it is open."""
+        dispatcher = self._dispatcher
+        ctx = dispatcher.context(self._version, self._permissions, self)
+        ctx.method = request.method
+        held = True
+        dispatcher.in_flight += 1
+        try:
+            call: Call | None = None
+            with contextlib.suppress(RpcError):
+                call = dispatcher.resolve(ctx, request)
+            if call is None or not call.method.channel:
+                try:
+                    answer = await dispatcher.answer(ctx, request)
+                except asyncio.CancelledError as error:
+                    if self._socket.closed:
+                        raise
+                    await self._refuse(request, wire_error(error))
+                    return
+                if answer is not None:
+                    await self.send(answer)
+                return
+            if request.id is None:
+                return
+            if self._channels >= dispatcher.settings.ws_channels:
+                await self._refuse(request, LimitExceeded("too many channels on this connection"))
+                return
+            self._places.release()
+            held = False
+            await self._channel(ctx, call, request)
+        except ConnectionError:
+            pass  # the peer is gone; `run` ends by itself
+        finally:
+            dispatcher.leave()
+            if held:
+                self._places.release()
+
+    async def _channel(self, ctx: Any, call: Call, request: Request) -> None:
+        dispatcher = self._dispatcher
+        self._channels += 1
+        values = dispatcher.channel(ctx, call)
+        try:
+            try:
+                first = await anext(values)
+            except StopAsyncIteration:
+                await self._refuse(request, LimitExceeded("the channel ended before it began"))
+                return
+            except Exception as error:
+                await self._refuse(request, wire_error(error, request.method))
+                return
+            self._last_channel += 1
+            number = self._last_channel
+            settings = dispatcher.settings
+            channel = Channel(number, values, dispatcher.encode, self.send, settings.ws_buffer)
+            self._running[request.id] = channel.cancel
+            result = b'{"id":%s,"jsonrpc":"2.0","result":%d}\n'
+            await self.send(result % (encode_id(request.id), number))
+            try:
+                await channel.run(first)
+            finally:
+                if self._running.get(request.id) == channel.cancel:
+                    del self._running[request.id]
+        finally:
+            self._channels -= 1
+
+    async def _refuse(self, request: Request, error: RpcError) -> None:
+        if request.id is not None:
+            with contextlib.suppress(ConnectionError):
+                await self.send(encode_error(error, encode_id(request.id)))
