@@ -139,16 +139,11 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         return 0
     store, network = opened
     clients = (
-        [
-            NodeClient(info, timeout=settings["node_timeout"])
-            for info in parse_node_info(settings["node"] or "")
-        ]
+        [NodeClient(info, timeout=settings["node_timeout"]) for info in parse_node_info(settings["node"] or "")]
         if settings["node"]
         else []
     )
-    fetch = (
-        lazy_fetch(clients[0], settings["fetch_batch"]) if clients and settings["state"] == "lazy" else None
-    )
+    fetch = lazy_fetch(clients[0], settings["fetch_batch"]) if clients and settings["state"] == "lazy" else None
     objects = Objects(store, cache_bytes=settings["object_cache_mb"] << 20, fetch=fetch)
     index = ChainIndex(store, objects, network)
     heads = StoreHeads(store, index)

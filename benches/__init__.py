@@ -1,0 +1,1 @@
+"""Benchmarks: `make bench`, or one by name: `python -m benches NAME`."""
