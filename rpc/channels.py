@@ -13,6 +13,10 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
+from blockstore.errors import StoreError
+from chain.errors import ChainError
+from rpc.errors import RpcError
+
 log = logging.getLogger("follower.rpc")
 
 _END: Final = None
@@ -44,8 +48,11 @@ class Channel:
         """End it: the client is told by `xrpc.ch.close`."""
         self._stop.set()
 
-    async def run(self, first: Any) -> None:
-        """Push `first` and all that follows, until the generator ends, `cancel`, or the client is too slow."""
+    async def run(self, first: asyncio.Task[Any]) -> None:
+        """Push the first value and all that follow.
+
+        Ends with the generator, by `cancel`, or when the client is too slow.
+        """
         writer = asyncio.create_task(self._write())
         reader = asyncio.create_task(self._read(first))
         stop = asyncio.create_task(self._stop.wait())
@@ -63,16 +70,19 @@ class Channel:
                 with contextlib.suppress(Exception):
                     await close()
 
-    async def _read(self, first: Any) -> None:
+    async def _read(self, first: asyncio.Task[Any]) -> None:
         try:
-            self._queue.put_nowait(self._frame(first))
+            self._queue.put_nowait(self._frame(await first))
             async for value in self._values:
                 self._queue.put_nowait(self._frame(value))
         except asyncio.QueueFull:
             self.overflowed = True
             log.warning("channel %d is read too slowly: closed", self.number)
-        except Exception:
-            log.exception("channel %d failed: closed", self.number)
+        except StopAsyncIteration:
+            pass  # it ended before its first value
+        except Exception as error:
+            if not isinstance(error, RpcError | ChainError | StoreError):
+                log.exception("channel %d failed: closed", self.number)
 
     async def _write(self) -> None:
         while (frame := await self._queue.get()) is not _END:

@@ -28,7 +28,7 @@ class Context:
     `version` is 0, 1 or 2: the API path that was called; `connection` the WebSocket session or None.
     """
 
-    __slots__ = ("connection", "method", "permissions", "pinned", "services", "version")
+    __slots__ = ("connection", "permissions", "pinned", "services", "version")
 
     def __init__(
         self,
@@ -42,8 +42,6 @@ class Context:
         self.version = version
         self.connection = connection
         self.permissions = permissions
-        #: the method's name as it was called
-        self.method = ""
         self.pinned: Head | None = None
 
     @property

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
+from blockstore.errors import BadCid
 from rpc.context import Context
 from rpc.errors import (
     InternalError,
@@ -31,7 +32,7 @@ from rpc.json_wire import encode_error, encode_id, encoder, parse
 from rpc.known import known_methods
 from rpc.limits import ServerSettings
 from rpc.metrics import MethodStats, Metrics, now
-from rpc.params import json_kind
+from rpc.params import UNDEFINED_CID, json_kind
 from rpc.registry import REGISTRY, V0, V1, V2, Cost, Method, Registry, Versions
 from rpc.services import Services
 
@@ -200,12 +201,12 @@ class Dispatcher:
         started = now()
         request_id = request.id
         stats = self._unknown
+        call: Call | None = None
         try:
             call = self.resolve(ctx, request)
             stats = call.stats
             if call.method.channel:
                 raise MethodNotFound(f"method '{request.method}' not supported in this mode (no out channel support)")
-            ctx.method = request.method
             answer = await self._run(ctx, call)
             if request_id is None:
                 stats.add(started, 0)
@@ -214,7 +215,7 @@ class Dispatcher:
             stats.add(started, 0)
             return 200, answer
         except Exception as raised:
-            error = wire_error(raised, request.method)
+            error = self._fault(raised, call, request.method)
         stats.add(started, error.code)
         if request_id is None and not error.protocol:
             return 200, b""
@@ -283,6 +284,13 @@ class Dispatcher:
             return await call.method.handler(ctx, *call.arguments)
         finally:
             self._heavy.release()
+
+    @staticmethod
+    def _fault(raised: Exception, call: Call | None, name: str) -> RpcError:
+        if isinstance(raised, BadCid) and call is not None and UNDEFINED_CID in call.arguments:
+            # what Lotus' store says when it is asked for the undefined CID, which null stands for
+            return MethodError("error decoding identity cid b: multihash too short. must be >= 2 bytes")
+        return wire_error(raised, name)
 
     # --- WebSocket -----------------------------------------------------------------------------------
 

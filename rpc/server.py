@@ -57,7 +57,7 @@ class Server:
         self._services = services
         self._loop = asyncio.get_running_loop()
         self._web = web.Server(
-            self._other,  # type: ignore[arg-type]
+            self._other,
             access_log=None,
             keepalive_timeout=settings.idle_timeout,
             max_line_size=settings.max_head,

@@ -45,8 +45,8 @@ class HeadSource(Protocol):
 class NodeClient(Protocol):
     """A full node that answers what this process cannot. `rpc/client.py` has the real one."""
 
-    async def call(self, method: str, params: list[Any]) -> Any:
-        """The `result` of a call. Errors: rpc.errors.RpcError, as the node answered; OSError."""
+    async def call(self, method: str, *params: Any) -> Any:
+        """The `result` of a call. Errors: see `rpc/client.py`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ from rpc.json_wire import encode_error, encode_id, parse
 
 #: seconds that a call waits for a place among those under way
 _PATIENCE: Final = 10.0
+#: seconds that a channel's first value or error is waited for before the channel is opened
+_FIRST: Final = 0.2
 _CANCEL: Final = "xrpc.cancel"
 _OTHERS: Final = frozenset({"", "xrpc.ch.val", "xrpc.ch.close"})
 
@@ -114,7 +116,6 @@ class Connection:
         """Run one call to its end; a channel gives its place back once it is open."""
         dispatcher = self._dispatcher
         ctx = dispatcher.context(self._version, self._permissions, self)
-        ctx.method = request.method
         held = True
         dispatcher.in_flight += 1
         try:
@@ -151,14 +152,13 @@ class Connection:
         dispatcher = self._dispatcher
         self._channels += 1
         values = dispatcher.channel(ctx, call)
+        first = asyncio.ensure_future(anext(values))
         try:
-            try:
-                first = await anext(values)
-            except StopAsyncIteration:
-                await self._refuse(request, LimitExceeded("the channel ended before it began"))
-                return
-            except Exception as error:
-                await self._refuse(request, wire_error(error, request.method))
+            # an error of the method itself is the call's answer; a first value may be long in coming
+            await asyncio.wait({first}, timeout=_FIRST)
+            fault = first.exception() if first.done() and not first.cancelled() else None
+            if fault is not None and not isinstance(fault, StopAsyncIteration):
+                await self._refuse(request, wire_error(fault, request.method))
                 return
             self._last_channel += 1
             number = self._last_channel
@@ -173,6 +173,7 @@ class Connection:
                 if self._running.get(request.id) == channel.cancel:
                     del self._running[request.id]
         finally:
+            first.cancel()
             self._channels -= 1
 
     async def _refuse(self, request: Request, error: RpcError) -> None:

@@ -146,6 +146,14 @@ async def net_version(ctx: Context) -> str:
 
 
 @method(
+    "Filecoin.EthChainId", aliases=("eth_chainId",), versions=V0 | V1 | V2, cost=Cost.FREE, answered="local"
+)
+async def eth_chain_id(ctx: Context) -> str:
+    """The Ethereum chain id, 0x-hex."""
+    return hex(ctx.network.eth_chain_id)
+
+
+@method(
     "Filecoin.NetListening",
     aliases=("net_listening",),
     versions=V0 | V1 | V2,
