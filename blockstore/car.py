@@ -47,7 +47,7 @@ class CarReader:
 
     def __init__(self, source: Path | BinaryIO, *, verified: bool = True) -> None:
         if isinstance(source, Path):
-            self._file: BinaryIO = source.open("rb")
+            self._file: Any = source.open("rb")
             self._owned = True
             self.size: int | None = source.stat().st_size
         else:
@@ -68,6 +68,8 @@ class CarReader:
             self._base = 0  # offset in the stream of the buffer's first byte
             self._at = 0
             self._end: int | None = None  # where the data ends, for v2
+            #: CIDs of sections that may be larger than MAX_SECTION: hashed while read, given without bytes
+            self.skimmed: set[Cid] = set()
             self.version = 1
             self.roots = self._header()
         except BaseException:
@@ -82,7 +84,7 @@ class CarReader:
     @property
     def position(self) -> int:
         """How many bytes of the file have been read."""
-        return self._counter.count
+        return int(self._counter.count)
 
     def close(self) -> None:
         """Close the file if it was opened here."""
@@ -175,6 +177,8 @@ class CarReader:
             return None
         if size == 0:
             raise BadCar("a section of length 0", start)
+        if size > MAX_SECTION and (skimmed := self._skim(start, size)) is not None:
+            return skimmed
         if size > MAX_SECTION:
             raise BadCar(f"a section of {size} bytes (the limit is {MAX_SECTION})", start)
         if self._at + size > len(self._buffer) and not self._fill(size):
@@ -199,6 +203,29 @@ class CarReader:
                 raise BadCar(f"a section without a proper CID ({error})", start) from None
         self._at = end
         return Section(cid, data, start)
+
+    def _skim(self, start: int, size: int) -> Section | None:
+        """A section of `skimmed`, hashed piece by piece and given without its bytes; None for any other."""
+        self._fill(128)
+        try:
+            cid, length = read_cid(self._buffer[self._at : self._at + 128])
+        except BadCid:
+            return None
+        if cid not in self.skimmed or cid.multihash[:4] != b"\xa0\xe4\x02\x20":
+            return None
+        digest = hashlib.blake2b(digest_size=32)
+        self._at += length
+        left = size - length
+        while left:
+            if not self._fill(1):
+                raise BadCar("the file is cut short", start)
+            piece = self._buffer[self._at : self._at + left]
+            digest.update(piece)
+            self._at += len(piece)
+            left -= len(piece)
+        if digest.digest() != cid.multihash[4:]:
+            raise BadCar(f"the bytes of {cid} do not hash to it: the file is corrupted", start)
+        return Section(cid, b"", start)
 
     def skip_to(self, offset: int) -> None:
         """Go on at an offset of the decompressed stream that lies ahead. Errors: BadCar (the file ends before)."""
@@ -256,7 +283,7 @@ class CarReader:
 class _Counter(io.RawIOBase):
     """The file below a decompressor: counts what was read, and can look ahead a few bytes on a pipe."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: Any) -> None:
         self._file = file
         self._ahead = b""
         self.count = 0
@@ -278,7 +305,7 @@ class _Counter(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = 0) -> int:
         self._ahead = b""
-        self.count = self._file.seek(offset, whence)
+        self.count = int(self._file.seek(offset, whence))
         return self.count
 
     def readable(self) -> bool:

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
@@ -121,6 +122,32 @@ def run_bridge(settings: Settings) -> int:
         finally:
             stopped.cancel()
             await store.close()
+        return 0
+
+    return run_loop(run())
+
+
+def run_import(settings: Settings, file: Path, *, index: bool) -> int:
+    """`follower import FILE`: read a CAR into the store; `-` is standard input."""
+    from follower.progress import ImportProgress
+    from leader_bridge.importer import import_car
+
+    network_file = Path(settings["network_file"]) if settings["network_file"] else None
+
+    async def run() -> int:
+        store = await open_store(settings["store"], map_size=settings["map_size_gb"] << 30, bulk=True)
+        try:
+            with ImportProgress() as progress:
+                source = sys.stdin.buffer if str(file) == "-" else file
+                done = await import_car(store, source, network_file=network_file, progress=progress.tell, index=index)
+        finally:
+            await store.close()
+        print(f"imported {done.objects:,} objects, {done.bytes:,} bytes, into {settings['store']}")
+        if done.head is not None and done.network is not None:
+            print(f"network {done.network.name}, head {done.head.height}, {done.tipsets:,} tipsets")
+            for name, count in done.held.items():
+                if count < done.tipsets:
+                    print(f"{name}: held of {count:,} tipsets; what needs the others is answered 'not held'")
         return 0
 
     return run_loop(run())
