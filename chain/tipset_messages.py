@@ -77,7 +77,9 @@ async def tipset_block_messages(
 
     Errors: NotHeld, BadObject, and those of `look_up_id`, which is asked only where a sender is given by ID.
     """
-    chosen = _Chosen(tipset, network.version_at(tipset.height) >= _HYPERDRIVE, look_up_id)
+    # the rule holds from the upgrade's own epoch on, one before its network version does
+    resolves = network.version_at(tipset.height + 1) >= _HYPERDRIVE
+    chosen = _Chosen(tipset, resolves, look_up_id)
     return [
         (await chosen.choose(bls), await chosen.choose(signed))
         for bls, signed in [await block_messages(reader, block) for block in tipset.blocks]

@@ -16,16 +16,20 @@ import zstandard
 import rpc.methods.chain
 import rpc.methods.notify  # noqa: F401  (declares)
 from blockstore.cid import Cid, cid_of, read_cid, read_uvarint
+from blockstore.cid import parse as parse_cid
 from blockstore.memory import MemoryStore
 from blockstore.store import Batch, HeadEntry, TipsetRef
+from chain.address import Address, parse
 from chain.block import BlockHeader, decode_header
 from chain.dagcbor import decode
 from chain.index import HELD_ALL, ChainIndex, TipsetRow, index_rows
 from chain.network import network_of
 from chain.objects import Objects
 from chain.tipset import Tipset, TipsetKey
-from follower.compare import judge, read_records
+from follower.compare import compare, judge, read_records
 from rpc.dispatch import Dispatcher
+from rpc.methods.senders import look_up_id
+from rpc.server import serve
 from rpc.services import Head, Services
 from tests.recorded import recorded
 
@@ -177,6 +181,39 @@ async def test_no_answer_changes_with_what_was_asked_before(folder: str) -> None
     again = [await ask(warm, "/rpc/v1", "Filecoin." + name, params) for name, params in calls]
     backwards = [await ask(cold, "/rpc/v1", "Filecoin." + name, params) for name, params in calls[::-1]][::-1]
     assert first == again == backwards
+
+
+@pytest.mark.recorded
+async def test_compare_over_http(folder: str) -> None:
+    server = await serve(await services_of(folder), "127.0.0.1", 0)
+    try:
+        target = f"http://127.0.0.1:{server.port}"
+        found = await compare(target, recorded(f"{folder}/rpc.jsonl.zst"), SERVED.pattern, paths=PATHS)
+        unserved = await compare(target, recorded(f"{folder}/rpc.jsonl.zst"), "SyncIncomingBlocks|MpoolPending")
+    finally:
+        await server.stop(0)
+    assert not found.differences, list(found.lines(20))
+    assert found.total > 900
+    assert found.whole_methods == len(found.tallies) >= 20
+    assert unserved.equal == 0
+
+
+@pytest.mark.recorded
+async def test_senders_are_looked_up_in_the_state(folder: str) -> None:
+    services = await services_of(folder)
+    head = (await services.head_source.current()).tipset
+    found = 0
+    for record in read_records(recorded(f"{folder}/rpc.jsonl.zst"), re.compile("StateLookupID$"), PATHS):
+        address, key = record.params
+        if "result" not in record.answer:
+            continue
+        tipset = head
+        if key:
+            tipset = await services.index.tipset(TipsetKey.of(parse_cid(link["/"]) for link in key))
+        sender = await look_up_id(services.objects, tipset.parent_state_root, parse(address))
+        assert Address(sender).text() == record.answer["result"]
+        found += 1
+    assert found > 5
 
 
 def test_read_car_gives_what_was_hashed() -> None:

@@ -25,7 +25,7 @@ from rpc.context import Context
 from rpc.errors import LimitExceeded
 from rpc.lotus_json import APPLY, REVERT, json_cache
 from rpc.methods.senders import id_of
-from rpc.registry import V0, V1, Cost, method
+from rpc.registry import Cost, method
 
 #: tipsets that a path may name: more than three days
 MAX_PATH: Final = 10_000
@@ -140,7 +140,7 @@ async def chain_get_tipset_by_height(ctx: Context, epoch: int, key: TipsetKey) -
     return await _by_height(ctx, epoch, key, True)  # type: ignore[return-value]
 
 
-@method("Filecoin.ChainGetTipSetAfterHeight", versions=V1)
+@method("Filecoin.ChainGetTipSetAfterHeight")
 async def chain_get_tipset_after_height(ctx: Context, epoch: int, key: TipsetKey) -> dict[str, Any]:
     """The tipset at an epoch on the chain of `key`; in a null round, the one after it. Errors: as above."""
     return await _by_height(ctx, epoch, key, False)  # type: ignore[return-value]
@@ -235,7 +235,7 @@ async def chain_get_parent_receipts(ctx: Context, block: Cid) -> list[dict[str, 
     if found is None:
         try:
             tree = await Amt.load(ctx.objects, head.parent_message_receipts, version=0)
-            receipts = [lotus_json.receipt(receipt_of(value)) for value in await tree.values()]
+            receipts = [lotus_json.receipt(receipt_of(value)) async for _, value in tree.items()]
         except Missing as error:
             raise NotHeld(f"the receipts of the parents of block {block} (epoch {head.height}): {error}") from None
         found = cache.keep(key, receipts)
@@ -258,7 +258,7 @@ async def chain_get_message(ctx: Context, message: Cid) -> dict[str, Any]:
     return found  # type: ignore[return-value]
 
 
-@method("Filecoin.ChainGetEvents", versions=V1)
+@method("Filecoin.ChainGetEvents")
 async def chain_get_events(ctx: Context, root: Cid) -> list[dict[str, Any]]:
     """The events under the root that a receipt names. Errors: NotFound."""
     cache = json_cache(ctx)
@@ -266,7 +266,7 @@ async def chain_get_events(ctx: Context, root: Cid) -> list[dict[str, Any]]:
     if found is None:
         try:
             tree = await Amt.load(ctx.objects, root, version=3, bit_width=EVENTS_BIT_WIDTH)
-            events = [lotus_json.event(event_of(value)) for value in await tree.values()]
+            events = [lotus_json.event(event_of(value)) async for _, value in tree.items()]
         except Missing as error:
             raise NotFound(f"load events amt: ipld: could not find {Cid(error.key)}") from None
         found = cache.keep(b"v" + root, events)
@@ -301,10 +301,7 @@ async def chain_stat_obj(ctx: Context, obj: Cid, base: Cid) -> dict[str, int]:
     return {"Size": size, "Links": links}
 
 
-@method("Filecoin.ChainBlockstoreInfo", versions=V1, cost=Cost.FREE, answered="local")
+@method("Filecoin.ChainBlockstoreInfo", cost=Cost.FREE, answered="local")
 async def chain_blockstore_info(ctx: Context) -> dict[str, Any]:
     """Figures of the store; which ones there are depends on its kind."""
     return dict(await ctx.store.stats())
-
-
-__all__ = ["V0", "load_tipset", "messages_of", "read_block", "read_tipset", "tipset_at"]

@@ -19,7 +19,7 @@ from chain.tipset import TipsetKey
 from rpc.context import Context
 from rpc.lotus_json import APPLY, CURRENT, REVERT, json_cache
 from rpc.params import Uint64
-from rpc.registry import V1, Cost, method
+from rpc.registry import Cost, method
 
 
 async def head_changes(ctx: Context, entry: HeadEntry) -> list[dict[str, Any]]:
@@ -42,7 +42,7 @@ async def chain_notify(ctx: Context) -> AsyncIterator[list[dict[str, Any]]]:
         yield await head_changes(ctx, entry)
 
 
-@method("Filecoin.ChainNotifyFrom", versions=V1, cost=Cost.FREE, channel=True)
+@method("Filecoin.ChainNotifyFrom", cost=Cost.FREE, channel=True)
 async def chain_notify_from(ctx: Context, seq: Uint64) -> AsyncIterator[dict[str, Any]]:
     """Every head change after sequence number `seq`, as `{"Seq", "Changes"}`; 0 begins with the head.
 

@@ -6,6 +6,7 @@ from blockstore.cid import Cid
 from chain.address import from_id
 from chain.dagcbor import decode
 from chain.errors import ActorNotFound, BadObject
+from chain.hamt import Hamt
 from chain.objects import ObjectReader
 from chain.tipset_messages import LookUpId
 from rpc.context import Context
@@ -17,8 +18,6 @@ async def look_up_id(reader: ObjectReader, state_root: Cid, address: bytes) -> b
     """The ID address of an actor in a state, as bytes. Errors: ActorNotFound, Missing, BadObject."""
     if address[:1] == b"\0":
         return address
-    from chain.hamt import Hamt
-
     root = decode(await reader.get(state_root))
     # a state root is [version, actors, info]; before actors version 2 it is the actors' HAMT itself
     wrapped = isinstance(root, list) and len(root) == 3 and isinstance(root[0], int)
