@@ -468,6 +468,12 @@ class Bridge:
 
     async def _publish(self, path: _Path) -> None:
         """Store what is applied, then append the head change. Errors: Fenced, NotYet, NoSource, StoreError."""
+        for ref in path.reverts:
+            # below the first head of a store: who reads the log wants the header of what is reverted
+            if await self.keeper.row(TipsetKey(ref.key)) is None:
+                await self.keeper.keep_bare((await self.keeper.tipsets([TipsetKey(ref.key)]))[0])
+        if path.common is not None and not path.applies:
+            await self.keeper.keep(await self.keeper.tipsets([TipsetKey(path.common.key)]), self.wanted)
         await self.keeper.keep(path.applies, self.wanted)
         refs = tuple(TipsetRef(tipset.height, tipset.key) for tipset in path.applies)
         head = refs[-1] if refs else path.common

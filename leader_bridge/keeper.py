@@ -226,7 +226,7 @@ class Keeper:
         return rows
 
     async def keep_bare(self, tipset: Tipset) -> None:
-        """Store a tipset alone, with whatever of it the nodes hold: the genesis, far below all else.
+        """Store a tipset alone, with whatever but state the nodes hold of it: the genesis, far below all else.
 
         Errors: NotYet (a header), NoSource, StoreError.
         """
@@ -236,7 +236,8 @@ class Keeper:
         async with self.rows_lock:
             before = await self.row(tipset.key)
             batch = Batch()
-            index_tipset(batch, tipset, None, messages, held | (before.held if before else 0))
+            parent = await self.row(tipset.parents)
+            index_tipset(batch, tipset, parent, messages, held | (before.held if before else 0))
             await self._store.write(batch)
 
     async def put_headers(self, tipsets: Sequence[Tipset]) -> None:

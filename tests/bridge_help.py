@@ -62,21 +62,27 @@ async def header_tipset(store: Store, key: bytes) -> Tipset:
 
 
 async def replay_log(store: Store) -> list[TipsetRef]:
-    """Apply the head log as a client would: each entry must go on from the one before. The chain at the end."""
+    """Apply the head log as a client would: each entry must go on from the one before. The chain at the end.
+
+    A reorganisation may go below the first head; what is reverted there must be the parent each time.
+    """
     chain: list[TipsetRef] = []
+    at: bytes | None = None
     for number, entry in enumerate(await entries_of(store), 1):
         assert entry.seq == number
+        assert entry.reverts or entry.applies
         for ref in entry.reverts:
-            assert chain and chain[-1] == ref, f"entry {number} reverts what is not the head"
-            chain.pop()
+            assert ref.key == at, f"entry {number} reverts what is not the head"
+            at = (await header_tipset(store, ref.key)).parents
+            if chain:
+                chain.pop()
         for ref in entry.applies:
             tipset = await header_tipset(store, ref.key)
             assert tipset.height == ref.height
-            if chain:
-                assert tipset.parents == chain[-1].key, f"entry {number} leaves a hole"
+            assert at is None or tipset.parents == at, f"entry {number} leaves a hole"
+            at = ref.key
             chain.append(ref)
-        assert entry.head == chain[-1]
-        assert entry.reverts or entry.applies
+        assert entry.head.key == at
     return chain
 
 
@@ -102,7 +108,7 @@ class Walker:
         """Every tipset that the log names is there with all that its row promises; how many there are."""
         from blockstore.store import TIPSETS
 
-        refs = {ref.key: ref for entry in await entries_of(store) for ref in entry.applies}
+        refs = {ref.key: ref for entry in await entries_of(store) for ref in (*entry.applies, entry.head)}
         for ref in refs.values():
             tipset = await header_tipset(store, ref.key)
             value = await store.row(TIPSETS, TipsetKey(ref.key).cid, b"")
