@@ -87,12 +87,9 @@ def known_code(code: bytes) -> tuple[str, int] | None:
 
 
 @cache
-def network_of_codes(miner: bytes, multisig: bytes) -> str | None:
-    """The bundle network whose miner and multisig codes these are (the two differ between all networks)."""
-    for bundle in bundles():
-        if bundle.actors.get("storageminer") == miner and bundle.actors.get("multisig") == multisig:
-            return bundle.network
-    return None
+def networks_of(code: bytes) -> frozenset[str]:
+    """The bundle networks in which a code CID occurs: one, but for code that several are built alike with."""
+    return frozenset(bundle.network for bundle in bundles() if code in bundle.actors.values())
 
 
 def bundle_of(network: str, version: int) -> Bundle | None:

@@ -1,6 +1,6 @@
 """A wallet of several signers, with a vesting schedule.
 
-Source of the tables: go-state-types `builtin/v9` to `v19`, package `multisig`.
+Source: go-state-types `builtin/v9` to `v19`, package `multisig`.
 """
 
 from chain.actors.methods import Kind, add_kind

@@ -1,0 +1,95 @@
+"""Maps and arrays of typed values, as actor states hold them.
+
+Keys of maps: an address is its bytes, an ID address that counts as a number its payload, a number its varint.
+Source: go-state-types `abi/keyer.go`, `builtin/v*/util/adt`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from blockstore.cid import Cid, read_uvarint, uvarint
+from blockstore.errors import BadCid
+from chain.actors.schema import Type
+from chain.address import Address
+from chain.amt import Amt
+from chain.errors import BadObject, ChainError
+from chain.hamt import Hamt
+from chain.objects import ObjectReader
+
+#: what most maps of actor states branch with, in bits
+HAMT_BITS: Final = 5
+
+
+class NotAnId(ChainError, ValueError):
+    """A robust address where an ID address is needed."""
+
+    def __init__(self) -> None:
+        super().__init__("can only look up ID addresses")
+
+
+def id_key(address: Address) -> bytes:
+    """The key of maps by actor ID. Errors: NotAnId."""
+    if address[:1] != b"\0":
+        raise NotAnId
+    return bytes(address[1:])
+
+
+def uint_key(number: int) -> bytes:
+    """The key of maps by number."""
+    return uvarint(number)
+
+
+def read_uint_key(key: bytes) -> int:
+    """The number that a key is. Errors: BadObject."""
+    try:
+        number, end = read_uvarint(key, 0)
+    except BadCid as error:
+        raise BadObject(f"map key is no varint: {error}") from None
+    if end != len(key):
+        raise BadObject("map key has bytes behind its varint")
+    return number
+
+
+def read_int_key(key: bytes) -> int:
+    """The signed number that a key is (zigzag). Errors: BadObject."""
+    number = read_uint_key(key)
+    return number >> 1 ^ -(number & 1)
+
+
+async def map_get(reader: ObjectReader, root: bytes, key: bytes, of: Type, bits: int = HAMT_BITS) -> Any:
+    """The value under `key`, or None. Errors: Missing, BadObject."""
+    tree = await Hamt.load(reader, Cid(root), bit_width=bits)
+    found = await tree.get(key)
+    return None if found is None else of.decode(found)
+
+
+async def map_items(
+    reader: ObjectReader, root: bytes, of: Type, bits: int = HAMT_BITS
+) -> AsyncIterator[tuple[bytes, Any]]:
+    """Every (key, value), in the order of the keys' hashes. Errors: Missing, BadObject."""
+    tree = await Hamt.load(reader, Cid(root), bit_width=bits)
+    async for key, item in tree.items():
+        yield key, of.decode(item)
+
+
+async def array_get(reader: ObjectReader, root: bytes, at: int, of: Type, bits: int) -> Any:
+    """The value at an index, or None. Errors: Missing, BadObject."""
+    tree = await Amt.load(reader, Cid(root), version=3, bit_width=bits)
+    found = await tree.get(at)
+    return None if found is None else of.decode(found)
+
+
+async def array_items(
+    reader: ObjectReader, root: bytes, of: Type, bits: int
+) -> AsyncIterator[tuple[int, Any]]:
+    """Every (index, value), rising. Errors: Missing, BadObject."""
+    tree = await Amt.load(reader, Cid(root), version=3, bit_width=bits)
+    async for at, item in tree.items():
+        yield at, of.decode(item)
+
+
+async def array_count(reader: ObjectReader, root: bytes, bits: int) -> int:
+    """How many values an array says it holds. Errors: Missing, BadObject."""
+    return (await Amt.load(reader, Cid(root), version=3, bit_width=bits)).count

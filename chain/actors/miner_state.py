@@ -1,0 +1,234 @@
+"""Sectors, deadlines, partitions and funds of a storage miner.
+
+Sources: go-state-types `builtin/v*/miner/*_state.go`, `dline/deadline.go`; Lotus
+`chain/actors/builtin/miner/v*.go` (what the API shows of older versions).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, Final
+
+from blockstore.cid import Cid
+from chain import bitfield
+from chain.actors.adt import array_count, array_get, array_items, map_get, uint_key
+from chain.actors.leaves import LEAVES
+from chain.actors.load import Loaded
+from chain.actors.schema import LAST_VERSION, Type, type_of
+from chain.dagcbor import decode
+from chain.errors import ChainError
+from chain.objects import ObjectReader
+
+DEADLINES: Final = 48
+PROVING_PERIOD: Final = 2880
+CHALLENGE_WINDOW: Final = 60
+CHALLENGE_LOOKBACK: Final = 20
+FAULT_CUTOFF: Final = 70
+
+_SECTORS_BITS: Final = 5
+_PARTITIONS_BITS: Final = 3
+_SNAPSHOT_BITS: Final = 2
+_EXPIRATIONS_BITS: Final = 4
+
+#: a sector's number has at most 63 bits
+MAX_SECTOR: Final = (1 << 63) - 1
+
+
+class MinerError(ChainError):
+    """What a miner's state does not have, in Lotus' words."""
+
+
+def shown(name: str, value: dict[str, Any]) -> Any:
+    """A sector or pre-commit as the API shows it, whatever version it is of: with the newest one's fields.
+
+    What older versions lack is Go's zero value; they keep their pledge's replaced day reward as null.
+    """
+    newest = type_of("miner", name, LAST_VERSION)
+    zero = newest.zero()
+    return newest.dump({field: value.get(field, zero[field]) for field in zero})
+
+
+class Miner:
+    """A miner's state and what stands below it."""
+
+    def __init__(self, reader: ObjectReader, loaded: Loaded) -> None:
+        self.reader = reader
+        self.state = loaded.state
+        self.version = loaded.version
+        self.balance = loaded.actor.balance
+
+    def _type(self, name: str) -> Type:
+        return type_of("miner", name, self.version)
+
+    async def _object(self, name: str, cid: Cid) -> Any:
+        return self._type(name).decode(decode(await self.reader.get(cid)))
+
+    async def info(self) -> dict[str, Any]:
+        """MinerInfo."""
+        found: dict[str, Any] = await self._object("MinerInfo", self.state["Info"])
+        return found
+
+    async def sector(self, number: int) -> dict[str, Any] | None:
+        """SectorOnChainInfo, or None."""
+        if number > MAX_SECTOR:
+            raise MinerError(f"failed to get sector {number}: index is too large")
+        kind = self._type("SectorOnChainInfo")
+        found: dict[str, Any] | None = await array_get(
+            self.reader, self.state["Sectors"], number, kind, _SECTORS_BITS
+        )
+        return found
+
+    async def sectors(self) -> list[dict[str, Any]]:
+        """Every SectorOnChainInfo, by number."""
+        kind = self._type("SectorOnChainInfo")
+        return [s async for _, s in array_items(self.reader, self.state["Sectors"], kind, _SECTORS_BITS)]
+
+    async def some_sectors(self, numbers: Iterable[int]) -> list[dict[str, Any]]:
+        """These sectors. Errors: MinerError, for one that is not there."""
+        out = []
+        for number in numbers:
+            sector = await self.sector(number)
+            if sector is None:
+                raise MinerError(f"failed to load sectors: can't find sector {number}")
+            out.append(sector)
+        return out
+
+    async def precommit(self, number: int) -> dict[str, Any] | None:
+        """SectorPreCommitOnChainInfo, or None."""
+        kind = self._type("SectorPreCommitOnChainInfo")
+        root = self.state["PreCommittedSectors"]
+        found: dict[str, Any] | None = await map_get(self.reader, root, uint_key(number), kind)
+        return found
+
+    async def allocated(self) -> bytes:
+        """The sector numbers ever used, RLE+."""
+        found: bytes = LEAVES["bits"].decode(decode(await self.reader.get(self.state["AllocatedSectors"])))
+        return found
+
+    async def deadlines(self) -> list[dict[str, Any]]:
+        """All 48 deadlines: two reads, one of them of many objects."""
+        due = (await self._object("Deadlines", self.state["Deadlines"]))["Due"]
+        kind = self._type("Deadline")
+        return [kind.decode(decode(data)) for data in await self.reader.get_many(due)]
+
+    async def deadline(self, index: int) -> dict[str, Any]:
+        """One deadline. Errors: MinerError, for an index from 48 on."""
+        due = (await self._object("Deadlines", self.state["Deadlines"]))["Due"]
+        if index >= len(due):
+            raise MinerError(f"invalid deadline {index}")
+        found: dict[str, Any] = await self._object("Deadline", due[index])
+        return found
+
+    async def partitions(self, deadline: dict[str, Any]) -> AsyncIterator[tuple[int, dict[str, Any]]]:
+        """(index, Partition) of a deadline."""
+        kind = self._type("Partition")
+        async for at, found in array_items(self.reader, deadline["Partitions"], kind, _PARTITIONS_BITS):
+            yield at, found
+
+    async def disputable_proofs(self, deadline: dict[str, Any]) -> int:
+        """How many proofs of the last proving period can still be disputed."""
+        root = deadline["OptimisticPoStSubmissionsSnapshot"]
+        return await array_count(self.reader, root, _SNAPSHOT_BITS)
+
+    async def all_partitions(self) -> AsyncIterator[tuple[int, int, dict[str, Any]]]:
+        """(deadline index, partition index, Partition) of all deadlines."""
+        for index, deadline in enumerate(await self.deadlines()):
+            async for at, found in self.partitions(deadline):
+                yield index, at, found
+
+    async def find_sector(self, number: int) -> tuple[int, int]:
+        """(deadline, partition) of a sector. Errors: MinerError."""
+        async for index, at, partition in self.all_partitions():
+            if bitfield.has(partition["Sectors"], number):
+                return index, at
+        raise MinerError(f"sector {number} not due at any deadline")
+
+    async def expiration(self, number: int) -> tuple[int, int]:
+        """(on time, early) epoch at which a sector expires; 0 for not. Errors: MinerError."""
+        on_time = early = 0
+        kind = self._type("ExpirationSet")
+        async for _, _, partition in self.all_partitions():
+            if not bitfield.has(partition["Sectors"], number):
+                continue
+            if bitfield.has(partition["Terminated"], number):
+                break
+            root = partition["ExpirationsEpochs"]
+            async for epoch, found in array_items(self.reader, root, kind, _EXPIRATIONS_BITS):
+                if bitfield.has(found["EarlySectors"], number):
+                    early = epoch
+                elif bitfield.has(found["OnTimeSectors"], number):
+                    on_time = epoch
+                    break
+            if on_time:
+                break
+        if not on_time and not early:
+            raise MinerError(f"failed to find sector {number}")
+        return on_time, early
+
+    async def vested(self, epoch: int) -> int:
+        """attoFIL that vested before `epoch` and are still in the vesting table."""
+        total = 0
+        for fund in await self._vesting():
+            if fund["Epoch"] >= epoch:
+                break
+            total += fund["Amount"]
+        return total
+
+    async def _vesting(self) -> list[dict[str, Any]]:
+        held = self.state["VestingFunds"]
+        if self.version < 16:
+            found: list[dict[str, Any]] = (await self._object("VestingFunds", held))["Funds"]
+            return found
+        if held is None:
+            return []
+        tail = type_of("miner", "[]VestingFund", self.version)
+        return [held["Head"], *tail.decode(decode(await self.reader.get(held["Tail"])))]
+
+    def available(self) -> int:
+        """The balance that is neither locked nor owed, attoFIL; can be below zero. Errors: MinerError."""
+        state = self.state
+        locked = state["LockedFunds"] + state["PreCommitDeposits"] + state["InitialPledge"]
+        unlocked: int = self.balance - locked
+        if unlocked < 0:
+            raise MinerError(f"negative unlocked balance {unlocked}")
+        debt: int = state["FeeDebt"]
+        return unlocked - debt
+
+    def proving_deadline(self, epoch: int) -> dict[str, int]:
+        """The deadline that the miner's state says is current, or its next occurrence if that has elapsed."""
+        start, index = self.state["ProvingPeriodStart"], self.state["CurrentDeadline"]
+        found = deadline_info(start, index, epoch)
+        if epoch < found["Close"]:
+            return found
+        period = epoch // PROVING_PERIOD * PROVING_PERIOD + start % PROVING_PERIOD
+        while period > epoch:
+            period -= PROVING_PERIOD
+        if epoch >= period + (index + 1) * CHALLENGE_WINDOW:
+            period += PROVING_PERIOD
+        return deadline_info(period, index, epoch)
+
+
+def deadline_info(start: int, index: int, epoch: int) -> dict[str, int]:
+    """A deadline of the proving period that starts at `start`, seen at `epoch`, as dline.Info in JSON."""
+    if index < DEADLINES:
+        opened = start + index * CHALLENGE_WINDOW
+        close = opened + CHALLENGE_WINDOW
+        challenge = opened - CHALLENGE_LOOKBACK
+        cutoff = opened - FAULT_CUTOFF
+    else:  # behind the last deadline: one without duration
+        opened = close = challenge = start + PROVING_PERIOD
+        cutoff = 0
+    return {
+        "CurrentEpoch": epoch,
+        "PeriodStart": start,
+        "Index": index,
+        "Open": opened,
+        "Close": close,
+        "Challenge": challenge,
+        "FaultCutoff": cutoff,
+        "WPoStPeriodDeadlines": DEADLINES,
+        "WPoStProvingPeriod": PROVING_PERIOD,
+        "WPoStChallengeWindow": CHALLENGE_WINDOW,
+        "WPoStChallengeLookback": CHALLENGE_LOOKBACK,
+        "FaultDeclarationCutoff": FAULT_CUTOFF,
+    }

@@ -1,0 +1,124 @@
+"""Actor states and parameters, decoded: `StateReadState`, `StateDecodeParams`, `StateEncodeParams`.
+
+Also what the other families of state methods share: the actors at a tipset.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from blockstore.cid import Cid
+from chain.actors.codes import known_code
+from chain.actors.load import INIT, States, manifest_codes
+from chain.actors.methods import OldActors, params_cbor, params_json, state_json
+from chain.address import Address
+from chain.errors import ActorNotFound, ChainError
+from chain.state_tree import StateTree
+from chain.tipset import Tipset, TipsetKey
+from rpc.context import Context
+from rpc.errors import MethodError
+from rpc.params import Integer
+from rpc.registry import Cost, method
+
+MethodNum = Annotated[int, Integer("abi.MethodNum", 0, (1 << 64) - 1)]
+
+#: the code of Lotus' registered "actor not found", which only some methods answer
+ACTOR_NOT_FOUND = 11
+
+
+async def states_at(ctx: Context, key: TipsetKey) -> tuple[Tipset, States]:
+    """The tipset, and the actors before its messages. Errors: Missing, NotHeld."""
+    tipset = await ctx.tipset(key)
+    return tipset, await states_of(ctx, tipset)
+
+
+async def states_of(ctx: Context, tipset: Tipset) -> States:
+    """The actors before a tipset's messages."""
+    tree = await StateTree.load(ctx.objects, tipset.parent_state_root)
+    return States(ctx.objects, tree, ctx.network.version_at(tipset.height))
+
+
+class Said:
+    """`with Said("failed to load miner actor"):` puts Lotus' words before those of a chain error."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ChainError):
+            raise MethodError(f"{self.text}: {error}", error.data, code=error.code) from error
+
+
+def actor_not_found(error: ActorNotFound) -> MethodError:
+    """The error that a look-up answers where Lotus has a code for it."""
+    return MethodError("actor not found", code=ACTOR_NOT_FOUND)
+
+
+async def id_address(states: States, address: Address) -> Address:
+    """The ID address of `address`. Errors: MethodError with code 11."""
+    try:
+        return await states.tree.lookup_id(address)
+    except ActorNotFound as error:
+        raise actor_not_found(error) from error
+
+
+@method("Filecoin.StateReadState", cost=Cost.STATE)
+async def state_read_state(ctx: Context, actor: Address, tipset_key: TipsetKey) -> dict[str, Any]:
+    """An actor's balance, code and decoded state. Errors: actor not found; a state that is not decoded."""
+    _, states = await states_at(ctx, tipset_key)
+    with Said("getting actor"):
+        found = await states.tree.get(actor)
+    with Said(f"dumping actor state (a:{actor.text(ctx.network.address_prefix)})"):
+        kind = await states.kind_of(found)
+        data = await ctx.objects.get(found.head)
+        state = state_json(*kind, found.head, data)
+    return {"Balance": str(found.balance), "Code": Cid(found.code), "State": state}
+
+
+@method("Filecoin.StateDecodeParams", cost=Cost.STATE)
+async def state_decode_params(
+    ctx: Context, to: Address, number: MethodNum, params: bytes, tipset_key: TipsetKey
+) -> Any:
+    """The parameters of a call to an actor's method. Errors: unknown method; bytes that are no such value."""
+    _, states = await states_at(ctx, tipset_key)
+    with Said("getting actor"):
+        found = await states.tree.get(to)
+    name, version = await states.kind_of(found)
+    try:
+        return params_json(name, version, number, params, str(Cid(found.code)))
+    except LookupError as error:
+        raise MethodError(f"getting params type: {error}") from error
+
+
+@method("Filecoin.StateEncodeParams", cost=Cost.CHAIN)
+async def state_encode_params(ctx: Context, code: Cid, number: MethodNum, params: Any) -> bytes:
+    """The CBOR of parameters given as JSON. Errors: unknown code or method; JSON of another type."""
+    name, version = await _kind_anywhere(ctx, code) or ("", 0)
+    try:
+        return params_cbor(name, version, number, params, str(code) if code else "b")
+    except LookupError as error:
+        raise MethodError(f"getting params type: {error}") from error
+    except OldActors:
+        raise
+    except ChainError as error:
+        if error.code == 0:
+            name = "Filecoin.StateEncodeParams"
+            text = f"fatal error calling '{name}': panic in rpc method '{name}': {error}"
+            raise MethodError(text, code=0) from error
+        raise
+
+
+async def _kind_anywhere(ctx: Context, code: Cid) -> tuple[str, int] | None:
+    """(manifest name, actors version) of a code, in the bundles or in the head's state."""
+    found = known_code(code)
+    if found is not None:
+        return found
+    _, states = await states_at(ctx, TipsetKey())
+    name = (await manifest_codes(ctx.objects, states.tree)).get(bytes(code))
+    if name is None:
+        return None
+    _, version = await states.kind_of(await states.tree.get(INIT))
+    return name, version
