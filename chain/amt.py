@@ -1,176 +1,318 @@
-"""AMTs: arrays as trees of objects. Source: the IPLD specification "AMT"; go-amt-ipld v2 (here version 0) and v4 (3).
+"""AMT: the sparse array that Filecoin keeps receipts, message lists, sectors, events in.
 
-A node is [bitmap, links, values]. Version 0 roots are [height, count, node] with 8 children a node; version 3
-roots are [bit width, height, count, node]. Walks go level by level: what one level needs is one read.
+A root is `[bit width, height, count, node]` (version 3: actors 3 and later), or `[height, count, node]` with
+width 8 (version 0: block messages, receipts, everything older). A node is `[bitmap, links, values]`: the
+bitmap says, least significant bit first, which of the 2^bit_width places are taken; nodes at height 0 hold
+values, others links. The height is the least that holds the largest index.
+Source: go-amt-ipld v2 (version 0) and v4 (version 3), ref-fvm `ipld/amt`.
+
+Values are decoded, links in them are bytes (see `chain.nodes`).
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from blockstore.cid import Cid, cid_of
-from chain.dagcbor import decode, encode
+from blockstore.cid import Cid
+from chain.dagcbor import decode
 from chain.errors import BadObject
+from chain.nodes import WALK_BATCH, NodeCache, Put, check_link, store_node
 from chain.objects import ObjectReader
 
-#: nodes read at a time by a walk
-_CHUNK: Final = 256
+#: the largest index: 2^64 - 2
+MAX_INDEX: Final = (1 << 64) - 2
+_MAX_BIT_WIDTH: Final = 18
 _MAX_HEIGHT: Final = 64
+_KIND: Final = b"A"
 
-Put = Callable[[Cid, bytes], None]
+#: (bitmap, items); items are links (bytes) above height 0, values at it
+Node = tuple[int, list[Any]]
+
+
+def check_node(value: object, bit_width: int, height: int) -> Node:
+    """A decoded node. Errors: BadObject."""
+    if type(value) is not list or len(value) != 3:
+        raise BadObject("an AMT node is a list of 3")
+    bitmap, links, values = value
+    if type(bitmap) is not bytes or type(links) is not list or type(values) is not list:
+        raise BadObject("an AMT node is [byte string, list, list]")
+    if len(bitmap) != ((1 << bit_width) + 7) // 8:
+        raise BadObject(f"expected bitfield to be {((1 << bit_width) + 7) // 8} bytes long, found {len(bitmap)}")
+    items, others = (links, values) if height else (values, links)
+    if others:
+        raise BadObject(f"an AMT node at height {height} with {'values' if height else 'links'}")
+    bits = int.from_bytes(bitmap, "little")
+    if bits >> (1 << bit_width) or bits.bit_count() != len(items):
+        raise BadObject("AMT node was malformed: bitmap and items do not agree")
+    if height:
+        for link in items:
+            if type(link) is not bytes:
+                raise BadObject("an AMT link is no link")
+    return bits, items
 
 
 class Amt:
-    """A read-only AMT. Values are decoded DAG-CBOR (links in them come as bytes)."""
+    """A reader of one array. `await amt` reads the root at once; `count` and `height` are known after that."""
 
-    __slots__ = ("_reader", "_root", "bit_width", "count", "height")
+    __slots__ = ("_cache", "_node", "bit_width", "count", "height", "reader", "root", "version")
 
-    def __init__(self, reader: ObjectReader, bit_width: int, height: int, count: int, node: Any) -> None:
-        self._reader = reader
-        self._root = node
-        self.bit_width = bit_width
-        self.height = height
-        self.count = count
+    def __init__(
+        self, reader: ObjectReader, root: bytes, version: int = 3, bit_width: int = 3, cache: NodeCache | None = None
+    ) -> None:
+        if version not in (0, 3) or not 1 <= bit_width <= _MAX_BIT_WIDTH:
+            raise BadObject(f"an AMT of version {version} and bit width {bit_width}")
+        self.reader = reader
+        self.root = check_link(root)
+        self.version = version
+        self.bit_width = bit_width if version else 3
+        self._cache = cache
+        self._node: Node | None = None
+        self.count = -1
+        self.height = -1
 
     @classmethod
-    async def load(cls, reader: ObjectReader, root: bytes, version: int = 3, bit_width: int = 3) -> Amt:
-        """`bit_width` is what the schema says and the root must have. Errors: Missing, BadObject."""
-        return cls.decode(reader, await reader.get(root), version, bit_width)
+    def load(
+        cls, reader: ObjectReader, root: bytes, version: int = 3, bit_width: int = 3, cache: NodeCache | None = None
+    ) -> Amt:
+        """The array under `root`; nothing is read yet. Errors: BadObject."""
+        return cls(reader, root, version, bit_width, cache)
 
-    @classmethod
-    def decode(cls, reader: ObjectReader, raw: bytes, version: int = 3, bit_width: int = 3) -> Amt:
-        """From the root's bytes. Errors: BadObject."""
-        fields = decode(raw)
-        if not isinstance(fields, list) or len(fields) != (4 if version else 3):
-            raise BadObject("not an AMT root")
-        if version:
-            if fields[0] != bit_width:
-                raise BadObject(f"amt bitwidth mismatch: {fields[0]} is not {bit_width}")
-            fields = fields[1:]
-        height, count, node = fields
-        if type(height) is not int or type(count) is not int or height < 0 or count < 0:
-            raise BadObject("not an AMT root")
-        if height * bit_width >= _MAX_HEIGHT:
-            raise BadObject(f"AMT of height {height}")
-        return cls(reader, bit_width, height, count, _checked(node, bit_width, height))
+    def __await__(self) -> Generator[Any, None, Amt]:
+        yield from self.root_node().__await__()
+        return self
 
-    async def get(self, index: int) -> Any | None:
-        """The value at `index`, or None. Errors: Missing, BadObject."""
-        if index < 0 or index >> (self.bit_width * (self.height + 1)):
-            return None
-        node, height = self._root, self.height
+    async def root_node(self) -> Node:
+        """The topmost node; sets `count` and `height`. Errors: BadObject, Missing."""
+        if self._node is None:
+            value = decode(await self.reader.get(self.root))
+            if type(value) is not list or len(value) != (4 if self.version else 3):
+                raise BadObject(f"an AMT root of version {self.version} is a list of {4 if self.version else 3}")
+            numbers = value[:-1]
+            if any(type(number) is not int or not 0 <= number < 1 << 64 for number in numbers):
+                raise BadObject("an AMT root's bit width, height and count are numbers")
+            if self.version and numbers[0] != self.bit_width:
+                raise BadObject(f"wrong bitwidth ({numbers[0]} should be {self.bit_width})")
+            height, count = numbers[-2:]
+            if height > _MAX_HEIGHT // self.bit_width:
+                raise BadObject(f"an AMT of height {height}")
+            node = check_node(value[-1], self.bit_width, height)
+            self.height, self.count, self._node = height, count, node
+        return self._node
+
+    async def _read(self, cid: bytes, height: int) -> Node:
+        cache = self._cache
+        if cache is None:
+            return check_node(decode(await self.reader.get(cid)), self.bit_width, height)
+        key = b"%b%c%c%b" % (_KIND, self.bit_width, height, cid)
+        node: Node | None = cache.get(key)
+        if node is None:
+            data = await self.reader.get(cid)
+            node = check_node(decode(data), self.bit_width, height)
+            cache.put(key, node, len(data))
+        return node
+
+    async def _read_many(self, cids: Sequence[bytes], height: int) -> list[Node]:
+        found = await self.reader.get_many(cids)
+        return [check_node(decode(data), self.bit_width, height) for data in found]
+
+    async def get(self, index: int, default: Any = None) -> Any:
+        """The value at an index. One read a level. Errors: BadObject, Missing."""
+        bits, items = await self.root_node()
+        height, width = self.height, self.bit_width
+        if index < 0 or index >> width * (height + 1):
+            return default
         while True:
-            slot = index >> (self.bit_width * height) & ((1 << self.bit_width) - 1)
-            bitmap, links, values = node
-            if not bitmap[slot >> 3] & 1 << (slot & 7):
-                return None
-            place = _rank(bitmap, slot)
-            if height == 0:
-                return values[place]
+            place = index >> width * height & ((1 << width) - 1)
+            if not bits >> place & 1:
+                return default
+            item = items[(bits & ((1 << place) - 1)).bit_count()]
+            if not height:
+                return item
             height -= 1
-            node = _checked(decode(await self._reader.get(links[place])), self.bit_width, height)
+            bits, items = await self._read(check_link(item), height)
+
+    async def get_many(self, indices: Sequence[int], default: Any = None) -> list[Any]:
+        """The values at many indices, in their order. One read a level for all. Errors: BadObject, Missing."""
+        out = [default] * len(indices)
+        node = await self.root_node()
+        height, width = self.height, self.bit_width
+        top = 1 << width * (height + 1)
+        level: list[tuple[Node, list[int]]] = [(node, [at for at, i in enumerate(indices) if 0 <= i < top])]
+        while True:
+            below: dict[Cid, list[int]] = {}
+            for (bits, items), wanted in level:
+                for at in wanted:
+                    place = indices[at] >> width * height & ((1 << width) - 1)
+                    if not bits >> place & 1:
+                        continue
+                    item = items[(bits & ((1 << place) - 1)).bit_count()]
+                    if height:
+                        below.setdefault(check_link(item), []).append(at)
+                    else:
+                        out[at] = item
+            if not below:
+                return out
+            height -= 1
+            level = list(zip(await self._read_many(list(below), height), below.values(), strict=True))
 
     async def items(self, start: int = 0) -> AsyncIterator[tuple[int, Any]]:
-        """(index, value) in order, from index `start` on. Errors: Missing, BadObject."""
-        stack: list[tuple[int, list[tuple[int, Any]]]] = [(self.height, [(0, self._root)])]
+        """Every (index, value) from `start` on, ascending. Memory is bounded by the height and `WALK_BATCH`.
+        Errors: BadObject, Missing."""
+        width = self.bit_width
+        node = await self.root_node()
+        if start < 0:
+            start = 0
+        height = self.height
+        # one entry a level: (index of the first place under it, item), the next one last
+        stack: list[list[tuple[int, Any]]] = [_places(node, 0, width * height, start)]
         while stack:
-            height, waiting = stack.pop()
-            if height == 0:
-                for base, node in await self._nodes(waiting, height):
-                    for slot, value in zip(_slots(node[0]), node[2], strict=True):
-                        if base + slot >= start:
-                            yield base + slot, value
-                continue
-            if len(waiting) > _CHUNK:
-                stack.append((height, waiting[_CHUNK:]))
-                waiting = waiting[:_CHUNK]
-            step = 1 << (self.bit_width * height)
-            children: list[tuple[int, Any]] = []
-            for base, node in await self._nodes(waiting, height):
-                for slot, link in zip(_slots(node[0]), node[1], strict=True):
-                    at = base + slot * step
-                    if at + step > start:
-                        children.append((at, link))
-            for at in range((len(children) - 1) // _CHUNK * _CHUNK, -1, -_CHUNK):
-                stack.append((height - 1, children[at : at + _CHUNK]))
+            frame = stack[-1]
+            if not frame:
+                stack.pop()
+                height += 1
+            elif not height:
+                for entry in reversed(frame):
+                    yield entry
+                frame.clear()
+            else:
+                run = [frame.pop() for _ in range(min(len(frame), WALK_BATCH))]
+                height -= 1
+                nodes = await self._read_many([check_link(link) for _, link in run], height)
+                await asyncio.sleep(0)  # a store that answers without waiting must not hold the loop
+                below: list[tuple[int, Any]] = []
+                for (base, _), found in zip(reversed(run), reversed(nodes), strict=True):
+                    below += _places(found, base, width * height, start)
+                stack.append(below)
 
-    async def values(self) -> list[Any]:
-        """Every value in order: for arrays known to be small."""
-        return [value async for _, value in self.items()]
-
-    async def _nodes(self, waiting: list[tuple[int, Any]], height: int) -> list[tuple[int, Any]]:
-        """Nodes by base index; links are read, all at once, a node that is there already is taken as it is."""
-        links = [node for _, node in waiting if type(node) is bytes]
-        if not links:
-            return waiting
-        raws = iter(await self._reader.get_many(links))
-        return [
-            (base, _checked(decode(next(raws)), self.bit_width, height) if type(node) is bytes else node)
-            for base, node in waiting
-        ]
+    def __aiter__(self) -> AsyncIterator[tuple[int, Any]]:
+        return self.items()
 
 
-def _checked(node: Any, bit_width: int, height: int) -> Any:
-    """The node, if it is one: a bitmap of the right size with one link or value a bit."""
-    if (
-        not isinstance(node, list)
-        or len(node) != 3
-        or type(node[0]) is not bytes
-        or len(node[0]) != max(1, 1 << bit_width >> 3)
-        or not isinstance(node[1], list)
-        or not isinstance(node[2], list)
-    ):
-        raise BadObject("not an AMT node")
-    bits = int.from_bytes(node[0], "little").bit_count()
-    if len(node[1]) != (bits if height else 0) or len(node[2]) != (0 if height else bits):
-        raise BadObject("an AMT node whose bitmap does not fit its content")
-    if height and not all(type(link) is bytes for link in node[1]):
-        raise BadObject("an AMT node with something else than links")
-    return node
+def _places(node: Node, base: int, shift: int, start: int) -> list[tuple[int, Any]]:
+    """(first index, item) of the taken places that reach `start` or beyond, the last one first."""
+    bits, items = node
+    found = []
+    at = len(items)
+    while at:
+        at -= 1
+        place = bits.bit_length() - 1
+        bits ^= 1 << place
+        first = base + (place << shift)
+        if first + (1 << shift) <= start:
+            break
+        found.append((first, items[at]))
+    return found
 
 
-def _slots(bitmap: bytes) -> list[int]:
-    return [8 * at + bit for at, byte in enumerate(bitmap) for bit in range(8) if byte & 1 << bit]
+async def diff(a: Amt, b: Amt) -> AsyncIterator[tuple[int, Any, Any]]:
+    """(index, value in `a`, value in `b`) wherever they differ, in no order; None stands for no value.
+
+    Equal subtrees are not read. Errors: BadObject (also when the bit widths differ), Missing.
+    """
+    if a.bit_width != b.bit_width:
+        raise BadObject("AMTs of different bit widths have no diff")
+    if a.root == b.root:
+        return
+    left, right = await a.root_node(), await b.root_node()
+    if a.height > b.height:
+        async for index, old, new in diff(b, a):
+            yield index, new, old
+        return
+    width = a.bit_width
+    # the lower one is the subtree at place 0 of what would be its parents
+    waiting: list[tuple[int, int, Node | Cid | None, Node | Cid | None]] = [(b.height, 0, left, right)]
+    while waiting:
+        batch = [waiting.pop() for _ in range(min(len(waiting), WALK_BATCH))]
+        lefts = await _resolve(a, batch, 2)
+        rights = await _resolve(b, batch, 3)
+        await asyncio.sleep(0)
+        for (height, base, _, _), old, new in zip(batch, lefts, rights, strict=True):
+            lift = height > a.height and base == 0
+            for place in range(1 << width):
+                item = _item(new, place)
+                if lift:
+                    other: Any = old if place == 0 else None
+                else:
+                    other = _item(old, place)
+                if other == item:
+                    continue
+                first = base + (place << width * height)
+                if height:
+                    waiting.append((height - 1, first, _cid(other), _cid(item)))
+                else:
+                    yield first, other, item
 
 
-def _rank(bitmap: bytes, slot: int) -> int:
-    return (int.from_bytes(bitmap, "little") & ((1 << slot) - 1)).bit_count()
+def _item(node: Node | None, place: int) -> Any:
+    if node is None or not node[0] >> place & 1:
+        return None
+    return node[1][(node[0] & ((1 << place) - 1)).bit_count()]
 
 
-def amt_build(put: Put, values: Sequence[Any] | dict[int, Any], version: int = 3, bit_width: int = 3) -> Cid:
-    """Write an AMT of `values` (a list, or by index) with `put`; the root's CID. For chains made here."""
-    items = dict(enumerate(values)) if not isinstance(values, dict) else values
+def _cid(item: Any) -> Node | Cid | None:
+    return check_link(item) if type(item) is bytes else item
+
+
+async def _resolve(amt: Amt, batch: Sequence[tuple[Any, ...]], side: int) -> list[Node | None]:
+    """The nodes of one side of a batch; those that are links are read in one round trip for each height."""
+    out: list[Node | None] = [entry[side] for entry in batch]
+    heights: dict[int, list[int]] = {}
+    for at, entry in enumerate(batch):
+        if isinstance(entry[side], Cid):
+            heights.setdefault(entry[0], []).append(at)
+    for height, places in heights.items():
+        nodes = await amt._read_many([batch[at][side] for at in places], height)
+        for at, node in zip(places, nodes, strict=True):
+            out[at] = node
+    return out
+
+
+# --- writing -------------------------------------------------------------------------------------------------
+
+
+async def amt_build(put: Put, values: Sequence[Any] | Mapping[int, Any], version: int = 3, bit_width: int = 3) -> Cid:
+    """Write an array (a sequence, or values by index) and return its root.
+
+    Values are what `chain.dagcbor.encode` takes, or `chain.nodes.Raw`. Errors: BadObject (index out of range).
+    """
+    if version == 0:
+        bit_width = 3
+    pairs: Iterable[tuple[int, Any]] = sorted(values.items()) if isinstance(values, Mapping) else enumerate(values)
+    level = list(pairs)
+    count = len(level)
+    if level and not 0 <= level[0][0] <= level[-1][0] <= MAX_INDEX:
+        raise BadObject("index out of range for AMT")
     height = 0
-    while items and max(items) >> (bit_width * (height + 1)):
+    while level and level[-1][0] >> bit_width * (height + 1):
         height += 1
-    node = _build(put, sorted(items.items()), bit_width, height)
-    root = [height, len(items), node]
-    raw = encode([bit_width, *root] if version else root)
-    cid = cid_of(raw)
-    put(cid, raw)
-    return cid
+    for at in range(height):
+        nodes: list[tuple[int, Any]] = []
+        for index, group in _groups(level, bit_width):
+            nodes.append((index, store_node(put, _node(group, bit_width, at))))
+        level = nodes
+    root = [height, count, _node(level, bit_width, height)]
+    return store_node(put, [bit_width, *root] if version else root)
 
 
-def _build(put: Put, items: list[tuple[int, Any]], bit_width: int, height: int) -> list[Any]:
+def _groups(level: Iterable[tuple[int, Any]], bit_width: int) -> Iterable[tuple[int, list[tuple[int, Any]]]]:
+    current = -1
+    group: list[tuple[int, Any]] = []
+    for index, item in level:
+        if index >> bit_width != current:
+            if group:
+                yield current, group
+            current, group = index >> bit_width, []
+        group.append((index, item))
+    if group:
+        yield current, group
+
+
+def _node(group: Sequence[tuple[int, Any]], bit_width: int, height: int) -> list[Any]:
     bits = 0
-    links: list[Any] = []
-    values: list[Any] = []
-    shift = bit_width * height
-    at = 0
-    while at < len(items):
-        slot = items[at][0] >> shift
-        end = at
-        while end < len(items) and items[end][0] >> shift == slot:
-            end += 1
-        bits |= 1 << slot
-        if height == 0:
-            values.append(items[at][1])
-        else:
-            part = [(index - (slot << shift), value) for index, value in items[at:end]]
-            raw = encode(_build(put, part, bit_width, height - 1))
-            cid = cid_of(raw)
-            put(cid, raw)
-            links.append(cid)
-        at = end
-    return [bits.to_bytes(max(1, 1 << bit_width >> 3), "little"), links, values]
+    for index, _ in group:
+        bits |= 1 << (index & ((1 << bit_width) - 1))
+    bitmap = bits.to_bytes(((1 << bit_width) + 7) // 8, "little")
+    items = [item for _, item in group]
+    return [bitmap, items, []] if height else [bitmap, [], items]
