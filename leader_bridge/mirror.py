@@ -191,7 +191,7 @@ class _Walk:
             while self._stack or flying:
                 while self._stack and len(flying) < self._m._in_flight:
                     # newest first: depth before breadth keeps the number of unfinished objects small
-                    part = self._stack[-self._m._batch :]
+                    part = self._stack[-self._m._batch :][::-1]
                     del self._stack[-self._m._batch :]
                     flying.add(asyncio.create_task(self._load(part)))
                 done, flying = await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
