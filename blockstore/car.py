@@ -1,333 +1,406 @@
-"""CAR files, read as a stream and verified: v1, v2, either in zstd, and Forest's (zstd frames and an index).
+"""Reading CAR files: version 1 and 2, plain or zstd (Forest's indexed frames too), Lotus' snapshots of both versions.
 
-Sources: the IPLD specifications "CARv1" and "CARv2"; Forest's `.forest.car.zst` (ordinary zstd frames, its
-index in skippable ones). Offsets are bytes of the decompressed stream.
+Everything streams: what is in memory is one read-ahead buffer and the largest section. Input may be a pipe.
+Each object is verified by its hash. Whatever is wrong is a `BadCar` whose offset counts bytes of the
+decompressed stream. Sources: https://ipld.io/specs/transport/car/carv1/ and carv2/, FRC-0108 (snapshots).
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, Protocol
 
 import cbor2
-import zstandard
 
-from blockstore.cid import Cid, read_cid, read_uvarint, uvarint, verify
+from blockstore.cid import Cid, read_cid, read_uvarint, verify
 from blockstore.errors import BadCar, BadCid, HashMismatch
+from blockstore.zstd_frames import ZSTD_MAGICS, ZstdFrames
 
-_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
-_V2_PRAGMA: Final = b"\x0a\xa1gversion\x02"
-_READ: Final = 4 << 20
-#: the largest section that is read; real ones stay below 2 MiB, the limit is what a stray length may cost
-MAX_SECTION: Final = 64 << 20
-_MAX_HEADER: Final = 1 << 20
-_PREFIX: Final = b"\x01\x71\xa0\xe4\x02\x20"
+#: go-car's default for one section (CID and data)
+MAX_SECTION: Final = 8 << 20
+_MAX_HEADER: Final = 32 << 20
+#: one read of the stream; also the least that a fingerprint is made of, where there is so much
+_CHUNK: Final = 2 << 20
+_FINGERPRINTED: Final = 64 << 10
+_V2_PRAGMA: Final = bytes.fromhex("0aa16776657273696f6e02")
+_V2_HEADER: Final = 40
+_CBOR_BLAKE: Final = b"\x01\x71\xa0\xe4\x02\x20"
+_SNAPSHOT_VERSION: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
-    """One object of a CAR: its CID, its bytes, and where its length prefix begins."""
+class SnapshotMetadata:
+    """The first object of a snapshot of version 2 (FRC-0108). `f3` names the part with F3's certificates."""
 
-    cid: Cid
-    data: bytes
-    offset: int
+    version: int
+    head: tuple[Cid, ...]
+    f3: Cid | None
+
+
+class Stream(Protocol):
+    """What is read from: decompressed bytes, in order."""
+
+    #: bytes of the file taken so far (compressed, if it is)
+    consumed: int
+
+    def read(self) -> bytes:
+        """Some more bytes (at most a few MiB), b"" at the end. Errors: BadCar."""
+
+    def skip(self, count: int) -> int:
+        """Pass over so many bytes as it can in one go, and say how many that were (maybe none)."""
+
+
+class _Plain:
+    """Uncompressed input."""
+
+    def __init__(self, file: _Rewound) -> None:
+        self._file = file
+        self.consumed = 0
+
+    def read(self) -> bytes:
+        data = self._file.read(_CHUNK)
+        self.consumed += len(data)
+        return data
+
+    def skip(self, count: int) -> int:
+        if not self._file.seekable():
+            return 0
+        at = self._file.tell()
+        moved = min(count, self._file.seek(0, io.SEEK_END) - at)
+        self._file.seek(at + moved)
+        self.consumed += moved
+        return moved
+
+
+def _link(value: object) -> Cid:
+    if isinstance(value, cbor2.CBORTag) and value.tag == 42 and isinstance(value.value, bytes):
+        cid, end = read_cid(value.value, 1)
+        if value.value[:1] == b"\0" and end == len(value.value):
+            return cid
+    raise BadCid("not a link")
 
 
 class CarReader:
-    """Reads one CAR from front to end. `roots` and `version` are known once it is made.
+    """A CAR being read: the header at once, then (CID, bytes) by iterating, once.
 
-    `size` and `position` are of the file as it lies on disk (None and 0 for a pipe): what a progress bar
-    needs. Errors: BadCar, OSError.
+    `roots` stand in the header, `version` is 1 or 2, `snapshot` is there in a snapshot of version 2, whose
+    F3 part is verified and passed over (`f3_bytes`). `head` are the head tipset's blocks: the roots, or what
+    the snapshot's metadata names. `offset` is the position in the decompressed stream behind the section
+    that came last: a section starts there. `start` (such an offset) goes on from there; `fingerprint`, of
+    the first 64 KiB, tells whether it is the same stream. `check=False` takes the hashes on trust.
+
+    Errors: BadCar, on opening and on iterating.
     """
 
-    def __init__(self, source: Path | BinaryIO, *, verified: bool = True) -> None:
-        if isinstance(source, Path):
-            self._file: Any = source.open("rb")
-            self._owned = True
-            self.size: int | None = source.stat().st_size
-        else:
-            self._file = source
-            self._owned = False
-            self.size = None
-        self._verified = verified
-        self._counter: Any = _Counter(self._file)
+    def __init__(self, file: BinaryIO, *, check: bool = True, max_section: int = MAX_SECTION) -> None:
+        self._check = check
+        self._max_section = max_section
+        self._buffer = b""
+        self._at = 0
+        #: where in the stream the buffer starts, and where the data ends (None: at its end)
+        self._base = 0
+        self._end: int | None = None
+        self.f3_bytes = 0
+        first = file.read(4)
+        while len(first) < 4 and (more := file.read(4 - len(first))):
+            first += more
+        source = _Rewound(first, file)
+        self._stream: Stream = ZstdFrames(source) if first in ZSTD_MAGICS else _Plain(source)
+        self._fill(_FINGERPRINTED)
+        if not self._buffer:
+            raise BadCar("the file is empty", 0)
+        self.fingerprint = hashlib.blake2b(self._buffer[:_FINGERPRINTED], digest_size=16).hexdigest()
+        self.version = 1
+        if self._buffer.startswith(_V2_PRAGMA):
+            self._open_v2()
+        self.roots = self._header()
+        self.snapshot = self._metadata()
+        self.head = self.snapshot.head if self.snapshot else self.roots
+
+    @property
+    def offset(self) -> int:
+        """The position in the decompressed stream; between sections, where the next one starts."""
+        return self._base + self._at
+
+    @property
+    def consumed(self) -> int:
+        """Bytes of the file itself that were taken, read-ahead included."""
+        return self._stream.consumed
+
+    # --- the stream --------------------------------------------------------------------------------
+
+    def _fill(self, wanted: int) -> bool:
+        """Have `wanted` bytes from the position on in the buffer, if the stream has so many."""
+        parts = [self._buffer[self._at :]]
+        have = len(parts[0])
+        self._base += self._at
+        self._at = 0
+        while (
+            have < wanted
+            and (self._end is None or self._base + have < self._end)
+            and (more := self._stream.read())
+        ):
+            parts.append(more)
+            have += len(more)
+        self._buffer = b"".join(parts)
+        if self._end is not None and self._base + have > self._end:
+            self._buffer = self._buffer[: max(0, self._end - self._base)]
+        return len(self._buffer) >= wanted
+
+    def _pass(self, count: int, what: str) -> None:
+        """Go forward without looking."""
+        while count:
+            inside = min(count, len(self._buffer) - self._at)
+            self._at += inside
+            count -= inside
+            if not count:
+                return
+            if self._end is not None and self.offset + count > self._end:
+                raise BadCar(f"{what} lies behind the end of the data", self._end)
+            moved = self._stream.skip(count)
+            if moved:
+                self._base += self._at + moved
+                self._buffer, self._at = b"", 0
+                count -= moved
+            elif not self._fill(1):
+                raise BadCar(f"{what} lies behind the end of the file", self.offset)
+
+    def _varint(self, what: str) -> int:
+        start = self.offset
+        value = shift = 0
+        while True:
+            if self._at >= len(self._buffer) and not self._fill(1):
+                raise BadCar(f"the file ends within {what}", self.offset)
+            byte = self._buffer[self._at]
+            self._at += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                if shift and not byte:
+                    raise BadCar(f"{what} is not written in the shortest form", start)
+                return value
+            shift += 7
+            if shift > 56:
+                raise BadCar(f"{what} is longer than 9 bytes", start)
+
+    # --- headers -----------------------------------------------------------------------------------
+
+    def _open_v2(self) -> None:
+        """Find the data of a version 2 file: a version 1 CAR between the header and the index."""
+        self.version = 2
+        self._at = len(_V2_PRAGMA)
+        if not self._fill(_V2_HEADER):
+            raise BadCar("the file ends within the CARv2 header", self._base + len(self._buffer))
+        header = self._buffer[self._at : self._at + _V2_HEADER]
+        self._at += _V2_HEADER
+        data_offset = int.from_bytes(header[16:24], "little")
+        data_size = int.from_bytes(header[24:32], "little")
+        if data_offset < self.offset or not data_size:
+            raise BadCar(f"the CARv2 header says {data_size} bytes of data at {data_offset}", len(_V2_PRAGMA))
+        self._pass(data_offset - self.offset, "the CARv2 data")
+        self._end = data_offset + data_size
+        self._fill(1)
+
+    def _header(self) -> tuple[Cid, ...]:
+        start = self.offset
+        size = self._varint("the header's length")
+        if not 0 < size <= _MAX_HEADER:
+            raise BadCar(f"a header of {size} bytes: this is no CAR file", start)
+        if not self._fill(size):
+            raise BadCar(f"the file ends within the header of {size} bytes", self._base + len(self._buffer))
+        raw = self._buffer[self._at : self._at + size]
+        self._at += size
         try:
-            magic = self._counter.peek(4)
-            self._compressed = magic == _ZSTD_MAGIC or (len(magic) == 4 and magic[1:] == b"\x2a\x4d\x18")
-            self._stream: Any = self._counter
-            if self._compressed:
-                self._stream = zstandard.ZstdDecompressor(max_window_size=1 << 31).stream_reader(
-                    self._counter, read_size=1 << 20, read_across_frames=True
-                )
-            self._buffer = b""
-            self._base = 0  # offset in the stream of the buffer's first byte
-            self._at = 0
-            self._end: int | None = None  # where the data ends, for v2
-            #: CIDs of sections that may be larger than MAX_SECTION: hashed while read, given without bytes
-            self.skimmed: set[Cid] = set()
-            self.version = 1
-            self.roots = self._header()
+            header = cbor2.loads(raw)
+            if not isinstance(header, dict) or header.get("version") != 1:
+                raise BadCar("the header says neither CAR version 1 nor 2", start)
+            roots = header.get("roots")
+            if not isinstance(roots, list):
+                raise BadCar("the header names no roots", start)
+            return tuple(_link(root) for root in roots)
+        except (cbor2.CBORDecodeError, ValueError, TypeError, RecursionError) as error:
+            if isinstance(error, BadCar):
+                raise
+            raise BadCar(f"the header is malformed ({error})", start) from None
+
+    def _metadata(self) -> SnapshotMetadata | None:
+        """A version 2 snapshot's metadata, if its only root comes first and is that. Nothing is consumed."""
+        if len(self.roots) != 1:
+            return None
+        # nothing is taken: the position stays at the section's first byte
+        if not self._fill(4):
+            return None
+        try:
+            size, body = read_uvarint(self._buffer, self._at)
+        except BadCid:
+            return None
+        ahead = body - self._at
+        if not 0 < size <= self._max_section or not self._fill(ahead + size):
+            return None
+        section = self._buffer[self._at + ahead : self._at + ahead + size]
+        root = self.roots[0]
+        return _metadata_of(section[len(root) :]) if section.startswith(root) else None
+
+    # --- sections ----------------------------------------------------------------------------------
+
+    def seek(self, start: int) -> None:
+        """Go on at the section that starts at `start`, from an earlier reader's `offset`. Errors: BadCar."""
+        if start < self.offset:
+            raise BadCar("no section starts so early: the header ends behind it", start)
+        self._pass(start - self.offset, "where to go on")
+
+    def __iter__(self) -> Iterator[tuple[Cid, bytes]]:
+        check, limit = self._check, self._max_section
+        blake2b = hashlib.blake2b
+        f3 = self.snapshot.f3 if self.snapshot else None
+        while True:
+            buffer, at = self._buffer, self._at
+            have = len(buffer)
+            # fast: the whole section is in the buffer, with a length of one to three bytes
+            if have - at > 3:
+                size = buffer[at]
+                body = at + 1
+                if size > 0x7F:
+                    size += (buffer[body] << 7) - 0x80
+                    body += 1
+                    if size > 0x3FFF:
+                        size += (buffer[body] << 14) - 0x4000
+                        body += 1
+                behind = body + size
+                if 38 < size < 0x200000 and behind <= have and buffer.startswith(_CBOR_BLAKE, body):
+                    data = buffer[body + 38 : behind]
+                    if check and blake2b(data, digest_size=32).digest() != buffer[body + 6 : body + 38]:
+                        raise BadCar(f"object {Cid(buffer[body : body + 38])} does not have its hash", self.offset)
+                    if size <= limit and (f3 is None or f3 != buffer[body : body + 38]) and _shortest(buffer, at, body):
+                        self._at = behind
+                        yield Cid(buffer[body : body + 38]), data
+                        continue
+            elif have == at and not self._fill(1):
+                if self._end is not None and self.offset < self._end:
+                    raise BadCar(f"the file ends {self._end - self.offset} bytes before its data does", self.offset)
+                return
+            found = self._section(f3)
+            if found is not None:
+                yield found
+
+    def _section(self, f3: Cid | None) -> tuple[Cid, bytes] | None:
+        """Any section, checked step by step; None for the F3 part."""
+        start = self.offset
+        size = self._varint("a section's length")
+        if not size:
+            raise BadCar("a section of length 0", start)
+        if f3 is not None and size >= len(f3) and self._fill(len(f3)) and self._buffer.startswith(f3, self._at):
+            self._at += len(f3)
+            self._verify_long(f3, size - len(f3), start)
+            return None
+        if size > self._max_section:
+            raise BadCar(f"a section of {size} bytes, {self._max_section} at most are read", start)
+        if not self._fill(size):
+            ended = self._base + len(self._buffer)
+            raise BadCar(f"the file ends within a section of {size} bytes that starts at {start}", ended)
+        section = self._buffer[self._at : self._at + size]
+        try:
+            cid, end = read_cid(section)
+            data = section[end:]
+            if self._check:
+                verify(cid.multihash, data)
+        except HashMismatch:
+            raise BadCar(f"object {cid} does not have its hash", start) from None
+        except BadCid as error:
+            raise BadCar(f"a section without a CID ({error})", start) from None
+        self._at += size
+        return cid, data
+
+    def _verify_long(self, cid: Cid, size: int, start: int) -> None:
+        """Pass over an object of any size, hashing it as it goes by."""
+        multihash = cid.multihash
+        if multihash[:4] != b"\xa0\xe4\x02\x20":
+            raise BadCar(f"the F3 part {cid} has a hash function that is not read here", start)
+        digest = hashlib.blake2b(digest_size=32)
+        left = size
+        while left:
+            if self._at >= len(self._buffer) and not self._fill(1):
+                raise BadCar(f"the file ends within the F3 part that starts at {start}", self.offset)
+            part = self._buffer[self._at : self._at + left]
+            digest.update(part)
+            self._at += len(part)
+            left -= len(part)
+        if self._check and digest.digest() != multihash[4:]:
+            raise BadCar(f"the F3 part {cid} does not have its hash", start)
+        self.f3_bytes = size
+
+
+def _shortest(buffer: bytes, at: int, body: int) -> bool:
+    """Whether the varint in buffer[at:body] is written in its shortest form."""
+    return body == at + 1 or buffer[body - 1] != 0
+
+
+def _metadata_of(data: bytes) -> SnapshotMetadata | None:
+    try:
+        value: Any = cbor2.loads(data)
+        if not isinstance(value, dict) or value.get("Version") != _SNAPSHOT_VERSION:
+            return None
+        head = tuple(_link(link) for link in value["HeadTipsetKey"])
+        f3 = value.get("F3Data")
+        return SnapshotMetadata(_SNAPSHOT_VERSION, head, None if f3 is None else _link(f3)) if head else None
+    except (cbor2.CBORDecodeError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+class _Rewound:
+    """A file of which the first bytes were read already; it need not be seekable."""
+
+    def __init__(self, first: bytes, file: BinaryIO) -> None:
+        self._first = first
+        self._file = file
+
+    def read(self, size: int) -> bytes:
+        if self._first:
+            first, self._first = self._first[:size], self._first[size:]
+            return first
+        return self._file.read(size)
+
+    def seekable(self) -> bool:
+        return not self._first and self._file.seekable()
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seek(self, at: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(at, whence)
+
+
+class CarFile:
+    """A `CarReader` over a path; `-` is standard input. A context manager."""
+
+    def __init__(self, path: str | Path, *, check: bool = True, max_section: int = MAX_SECTION) -> None:
+        self._file: BinaryIO = sys.stdin.buffer if str(path) == "-" else open(path, "rb")  # noqa: SIM115
+        try:
+            self.reader = CarReader(self._file, check=check, max_section=max_section)
         except BaseException:
             self.close()
             raise
 
-    @property
-    def offset(self) -> int:
-        """Where in the decompressed stream the next section begins."""
-        return self._base + self._at
-
-    @property
-    def position(self) -> int:
-        """How many bytes of the file have been read."""
-        return int(self._counter.count)
-
     def close(self) -> None:
-        """Close the file if it was opened here."""
-        if self._owned:
+        """Let go of the file."""
+        if self._file is not sys.stdin.buffer:
             self._file.close()
 
     def __enter__(self) -> CarReader:
-        return self
+        return self.reader
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
-    # --- header ------------------------------------------------------------------------------------
 
-    def _header(self) -> tuple[Cid, ...]:
-        if not self._fill(1):
-            raise BadCar("an empty file", 0)
-        if self._fill(11) and self._buffer[self._at : self._at + 11] == _V2_PRAGMA:
-            self.version = 2
-            if not self._fill(51):
-                raise BadCar("CARv2 header is cut short", self.offset)
-            head = self._buffer[self._at + 27 : self._at + 51]
-            data_offset = int.from_bytes(head[0:8], "little")
-            data_size = int.from_bytes(head[8:16], "little")
-            if data_offset < 51:
-                raise BadCar(f"CARv2 data offset {data_offset} lies within the header", 11)
-            self.skip_to(data_offset)
-            self._end = data_offset + data_size
-        start = self.offset
-        size = self._length()
-        if size is None or not 0 < size <= _MAX_HEADER:
-            raise BadCar("not a CAR: the header's length is impossible", start)
-        if not self._fill(size):
-            raise BadCar("the header is cut short", start)
-        raw = self._buffer[self._at : self._at + size]
-        self._at += size
-        try:
-            header = cbor2.loads(raw, tag_hook=lambda tag, *_: Cid(tag.value[1:]))
-            if header["version"] != 1:
-                raise BadCar(f"CAR version {header['version']!r} is not read here", start)
-            roots = tuple(header["roots"])
-        except BadCar:
-            raise
-        except Exception as error:
-            raise BadCar(
-                f"not a CAR: the header is no CBOR map of version and roots ({type(error).__name__})", start
-            ) from None
-        if not all(isinstance(root, Cid) for root in roots):
-            raise BadCar("the header's roots are not links", start)
-        return roots
-
-    # --- sections ----------------------------------------------------------------------------------
-
-    def batches(self, objects: int = 10_000, size: int = 16 << 20) -> Iterator[list[Section]]:
-        """The sections in order, in lists of about `objects` or `size` bytes, each verified by its hash.
-
-        A list ends early before an error is raised, so what came before it is not lost. Errors: BadCar.
-        """
-        batch: list[Section] = []
-        held = 0
-        while True:
-            try:
-                section = self._section()
-            except BadCar:
-                if batch:
-                    yield batch
-                raise
-            if section is None:
-                break
-            batch.append(section)
-            held += len(section.data)
-            if len(batch) >= objects or held >= size:
-                yield batch
-                batch, held = [], 0
-        if batch:
-            yield batch
-
-    def __iter__(self) -> Iterator[Section]:
-        for batch in self.batches():
-            yield from batch
-
-    def _section(self) -> Section | None:
-        start = self._base + self._at
-        if self._end is not None and start >= self._end:
-            return None
-        size = self._length()
-        if size is None:
-            if self._end is not None and start < self._end:
-                raise BadCar("the file is cut short", start)
-            return None
-        if size == 0:
-            raise BadCar("a section of length 0", start)
-        if size > MAX_SECTION and (skimmed := self._skim(start, size)) is not None:
-            return skimmed
-        if size > MAX_SECTION:
-            raise BadCar(f"a section of {size} bytes (the limit is {MAX_SECTION})", start)
-        if self._at + size > len(self._buffer) and not self._fill(size):
-            raise BadCar("the file is cut short", start)
-        at = self._at
-        end = at + size
-        buffer = self._buffer
-        if buffer[at : at + 6] == _PREFIX and size >= 38:
-            cid = Cid(buffer[at : at + 38])
-            data = buffer[at + 38 : end]
-            if self._verified and hashlib.blake2b(data, digest_size=32).digest() != cid[6:]:
-                raise BadCar(f"the bytes of {cid} do not hash to it: the file is corrupted", start)
-        else:
-            try:
-                cid, data_at = read_cid(buffer[at:end])
-                data = buffer[at + data_at : end]
-                if self._verified:
-                    verify(cid.multihash, data)
-            except HashMismatch:
-                raise BadCar(f"the bytes of {cid} do not hash to it: the file is corrupted", start) from None
-            except BadCid as error:
-                raise BadCar(f"a section without a proper CID ({error})", start) from None
-        self._at = end
-        return Section(cid, data, start)
-
-    def _skim(self, start: int, size: int) -> Section | None:
-        """A section of `skimmed`, hashed piece by piece and given without its bytes; None for any other."""
-        self._fill(128)
-        try:
-            cid, length = read_cid(self._buffer[self._at : self._at + 128])
-        except BadCid:
-            return None
-        if cid not in self.skimmed or cid.multihash[:4] != b"\xa0\xe4\x02\x20":
-            return None
-        digest = hashlib.blake2b(digest_size=32)
-        self._at += length
-        left = size - length
-        while left:
-            if not self._fill(1):
-                raise BadCar("the file is cut short", start)
-            piece = self._buffer[self._at : self._at + left]
-            digest.update(piece)
-            self._at += len(piece)
-            left -= len(piece)
-        if digest.digest() != cid.multihash[4:]:
-            raise BadCar(f"the bytes of {cid} do not hash to it: the file is corrupted", start)
-        return Section(cid, b"", start)
-
-    def skip_to(self, offset: int) -> None:
-        """Go on at an offset of the decompressed stream that lies ahead. Errors: BadCar (the file ends before)."""
-        while self._base + len(self._buffer) < offset:
-            self._base += len(self._buffer)
-            self._buffer, self._at = b"", 0
-            if not self._compressed and self._file.seekable():
-                # what was read ahead is used up: the file stands at `_base`
-                self._counter.seek(offset)
-                self._base = offset
-                return
-            if not self._fill(1):
-                raise BadCar(f"the file ends before offset {offset}", self._base)
-        self._at = offset - self._base
-
-    def _length(self) -> int | None:
-        """The length prefix here, or None at the end of the stream."""
-        if self._at + 9 > len(self._buffer):
-            self._fill(9)
-        if self._at == len(self._buffer):
-            return None
-        first = self._buffer[self._at]
-        if first < 0x80:
-            self._at += 1
-            return first
-        try:
-            size, at = read_uvarint(self._buffer[self._at : self._at + 10], 0)
-        except BadCid as error:
-            raise BadCar(f"a section's length: {error}", self.offset) from None
-        self._at += at
-        return size
-
-    def _fill(self, wanted: int) -> bool:
-        """Have `wanted` bytes in the buffer from here on; False when the stream ends before."""
-        have = len(self._buffer) - self._at
-        if have >= wanted:
-            return True
-        parts = [self._buffer[self._at :]]
-        self._base += self._at
-        self._at = 0
-        while have < wanted:
-            try:
-                more = self._stream.read(_READ)
-            except zstandard.ZstdError as error:
-                self._buffer = b"".join(parts)
-                raise BadCar(f"the zstd stream is damaged ({error})", self._base + have) from None
-            if not more:
-                break
-            parts.append(more)
-            have += len(more)
-        self._buffer = b"".join(parts)
-        return have >= wanted
-
-
-class _Counter(io.RawIOBase):
-    """The file below a decompressor: counts what was read, and can look ahead a few bytes on a pipe."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self._ahead = b""
-        self.count = 0
-
-    def peek(self, size: int) -> bytes:
-        while len(self._ahead) < size:
-            more = self._file.read(size - len(self._ahead))
-            if not more:
-                break
-            self._ahead += more
-        return self._ahead
-
-    def read(self, size: int = -1) -> bytes:
-        data, self._ahead = self._ahead, b""
-        if not data:
-            data = self._file.read(size)
-        self.count += len(data)
-        return data
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._ahead = b""
-        self.count = int(self._file.seek(offset, whence))
-        return self.count
-
-    def readable(self) -> bool:
-        return True
-
-
-class CarWriter:
-    """Writes a CARv1 to an open binary file."""
-
-    def __init__(self, file: BinaryIO, roots: list[Cid]) -> None:
-        self._file = file
-        links = [cbor2.CBORTag(42, b"\0" + root) for root in roots]
-        header = cbor2.dumps({"roots": links, "version": 1})
-        file.write(uvarint(len(header)) + header)
-
-    def write(self, cid: Cid, data: bytes) -> None:
-        """Append one object."""
-        self._file.write(uvarint(len(cid) + len(data)) + cid + data)
-
-
-def iter_car(path: Path) -> Iterator[tuple[Cid, bytes]]:
-    """(CID, bytes) of every object of a file, verified. Errors: BadCar, OSError."""
-    with CarReader(path) as reader:
-        for section in reader:
-            yield section.cid, section.data
+def iter_car(path: str | Path, *, check: bool = True) -> Iterator[tuple[Cid, bytes]]:
+    """Every (CID, bytes) of a CAR file, in its order, verified. Errors: BadCar, OSError."""
+    with CarFile(path, check=check) as reader:
+        yield from reader
