@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Final
 
 from blockstore.errors import StoreUnavailable
@@ -19,9 +20,12 @@ from chain.index import ChainIndex
 from chain.network import NetworkRecord, load_network
 from chain.objects import Fetch, Objects
 from follower.head import StoreHeads
-from follower.settings import Settings, split_listen
+from follower.settings import CannotRun, Settings, split_listen
 from rpc.client import NodeClient, NodeError
+from rpc.limits import ServerSettings
+from rpc.methods import register_all
 from rpc.node_info import parse_node_info
+from rpc.server import serve
 from rpc.services import CheckResult, Checks, Services
 
 log = logging.getLogger(__name__)
@@ -123,10 +127,28 @@ def lazy_fetch(client: NodeClient, batch: int) -> Fetch:
     return fetch
 
 
+def server_settings(settings: Settings) -> ServerSettings:
+    """The limits of the server. Errors: CannotRun (the secret's file)."""
+    secret = None
+    if settings["jwt_secret_file"]:
+        try:
+            secret = Path(settings["jwt_secret_file"]).read_bytes().strip()
+        except OSError as error:
+            raise CannotRun(f"jwt_secret_file {settings['jwt_secret_file']}: {error.strerror}") from None
+        if len(secret) < 16:
+            raise CannotRun(f"jwt_secret_file {settings['jwt_secret_file']}: fewer than 16 bytes are no secret")
+    return ServerSettings(
+        max_body=settings["max_body_mb"] << 20,
+        body_budget=max(256, 2 * settings["max_body_mb"]) << 20,
+        max_batch=settings["max_batch"],
+        max_in_flight=settings["max_in_flight"],
+        jwt_secret=secret,
+    )
+
+
 async def run_worker(settings: Settings, *, started: Callable[[str], None] | None = None) -> int:
     """Serve until SIGINT or SIGTERM, then drain. `started` is called with the URL once requests are taken."""
-    from rpc.server import serve
-
+    register_all()
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
@@ -158,7 +180,7 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
     host, port = split_listen(settings["listen"])
     watcher = asyncio.create_task(followed.watch()) if followed is not None else None
     try:
-        server = await serve(services, host, port)
+        server = await serve(services, host, port, settings=server_settings(settings))
         if started is not None:
             started(f"http://{settings['listen']}/rpc/v1")
         await stopping.wait()

@@ -122,6 +122,17 @@ class Server:
 
     # --- connections ---------------------------------------------------------------------------------
 
+    def abort_connections(self) -> None:
+        """Cut every connection without a word, as a network does that breaks; listening goes on."""
+        for connection in list(self._shared.connections):
+            connection.transport.abort()
+        for ws in list(self._sockets):
+            transport = ws.get_extra_info("transport") if ws.prepared else None
+            request = ws._req
+            transport = transport or (request.transport if request is not None else None)
+            if transport is not None:
+                transport.abort()
+
     def _hand_over(self) -> asyncio.Protocol:
         return self._web()
 

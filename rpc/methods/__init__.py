@@ -1,2 +1,12 @@
-"""One module a family of JSON-RPC methods; importing this package registers them all.
-"""
+"""One module a family of JSON-RPC methods; `register_all` imports them, which declares their methods."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+
+def register_all() -> None:
+    """Declare every method there is. Composition roots call it once; a second call does nothing."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
