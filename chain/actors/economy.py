@@ -2,8 +2,8 @@
 
 What a build of Lotus fixes (upgrade epochs of its first versions, the reserve, the least power of a block
 producer) is in no state. Which build a chain belongs to is told by its actors: each build embeds the bundle of
-one network, and the "testing" bundles go with the default build, mainnet's.
-Sources: Lotus `chain/stmgr/supply.go`, `build/buildconstants/params_*.go`; go-state-types
+one network, and the "testing" bundles are those of Lotus' own test networks.
+Sources: Lotus `chain/stmgr/supply.go`, `build/buildconstants/params_*.go`; `itests/kit`; go-state-types
 `builtin/v*/miner/monies.go`, `market/policy.go`, `util/smoothing`, `util/math`.
 """
 
@@ -46,8 +46,9 @@ _SINCE_CALICO: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Economy:
-    """Epochs of the upgrades Ignition, Assembly, Liftoff and Calico; FIL reserved at first and since
-    network version 25; bytes that a miner needs to produce blocks for sure."""
+    """Epochs of the upgrades Ignition, Assembly, Liftoff and Calico; FIL reserved at first and since network
+    version 25; bytes that a miner needs to produce blocks for sure, and those that the network's parameters
+    name (a tenth of which a new miner deposits for); the share of the supply, in percent, that deals lock."""
 
     ignition: int
     assembly: int
@@ -56,20 +57,26 @@ class Economy:
     reserved: int
     reserved_since_25: int
     least_power: int
+    named_power: int
+    collateral_percent: int = 1
 
 
 _RESERVED: Final = 300_000_000
-_MAINNET: Final = Economy(94_000, 138_720, 148_888, 265_200, _RESERVED, _RESERVED, 10 << 40)
-_DEVELOPMENT: Final = Economy(-2, -5, -6, -9, _RESERVED, 1_400_000_000, 2048)
+_DEVELOPMENT: Final = Economy(-2, -5, -6, -9, _RESERVED, 1_400_000_000, 2048, 2048)
+_TIB: Final = 1 << 40
+_GIB: Final = 1 << 30
 #: by the network of the actors' bundle
 _ECONOMIES: Final = {
-    "mainnet": _MAINNET,
-    "calibrationnet": Economy(-3, 30, -5, 120, _RESERVED, 1_200_000_000, 32 << 30),
-    "butterflynet": Economy(-3, -5, -7, -9, _RESERVED, 1_600_000_000, 2 << 30),
-    "caterpillarnet": Economy(-2, -5, -6, -9, _RESERVED, _RESERVED, 2048),
+    "mainnet": Economy(94_000, 138_720, 148_888, 265_200, _RESERVED, _RESERVED, 10 * _TIB, 10 * _TIB),
+    "calibrationnet": Economy(-3, 30, -5, 120, _RESERVED, 1_200_000_000, 32 * _GIB, 32 * _GIB),
+    "butterflynet": Economy(-3, -5, -7, -9, _RESERVED, 1_600_000_000, 2 * _GIB, 2 * _GIB),
+    "caterpillarnet": Economy(-2, -5, -6, -9, _RESERVED, _RESERVED, 2048, 2048),
     "devnet": _DEVELOPMENT,
-    "testing": _MAINNET,
-    "testing-fake-proofs": _MAINNET,
+    # networks of Lotus' test kit: mainnet's build, of which the kit changes a few values
+    **dict.fromkeys(
+        ("testing", "testing-fake-proofs"),
+        Economy(94_000, -1, 148_888, 265_200, _RESERVED, _RESERVED, 2048, 10 * _TIB, 0),
+    ),
 }
 
 
@@ -89,6 +96,15 @@ def locked(initial: int, duration: int, elapsed: int) -> int:
     return -(-initial * (duration - elapsed) // duration)
 
 
+def _locked_at_first(initial: int, duration: int, elapsed: int) -> int:
+    """`locked` as the first actors version rounds it: all vesting of the network's sales is counted so."""
+    if elapsed >= duration:
+        return 0
+    if elapsed < 0:
+        return initial
+    return initial // duration * (duration - elapsed)
+
+
 def vested(economy: Economy, height: int, genesis_pledge: int) -> int:
     """attoFIL of the genesis sales that are vested at an epoch, and until Assembly the genesis pledge."""
     if height <= economy.ignition:
@@ -102,7 +118,7 @@ def vested(economy: Economy, height: int, genesis_pledge: int) -> int:
 
 
 def _vested(schedule: Iterable[tuple[int, int]], unit: int, elapsed: int) -> int:
-    return sum(amount * unit - locked(amount * unit, duration, elapsed) for duration, amount in schedule)
+    return sum(amount * unit - _locked_at_first(amount * unit, duration, elapsed) for duration, amount in schedule)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,8 +291,9 @@ def initial_pledge(reward: Loaded, power: Loaded, qa_power: int, circulating: in
 
 def deal_collateral(piece: int, power: Loaded, reward: Loaded, circulating: int) -> int:
     """attoFIL that a provider must at least lock for a deal of `piece` bytes."""
+    percent = economy_of(power.actor.code).collateral_percent
     network = max(power.state["TotalRawBytePower"], reward.state["ThisEpochBaselinePower"], piece)
-    return _div(circulating * piece, 100 * network)
+    return _div(percent * circulating * piece, 100 * network)
 
 
 _QUALITY: Final = 10

@@ -41,11 +41,15 @@ class MinerError(ChainError):
 def shown(name: str, value: dict[str, Any]) -> Any:
     """A sector or pre-commit as the API shows it, whatever version it is of: with the newest one's fields.
 
-    What older versions lack is Go's zero value; they keep their pledge's replaced day reward as null.
+    What older versions lack is Go's zero value. The replaced day reward, though in all versions, is shown
+    from actors 12 on, when the field that tells since when (`PowerBaseEpoch`) came.
     """
     newest = type_of("miner", name, LAST_VERSION)
-    zero = newest.zero()
-    return newest.dump({field: value.get(field, zero[field]) for field in zero})
+    out = newest.zero()
+    out.update((field, value[field]) for field in out if field in value)
+    if "ReplacedDayReward" in value and "PowerBaseEpoch" not in value:
+        out["ReplacedDayReward"] = None
+    return newest.dump(out)
 
 
 class Miner:

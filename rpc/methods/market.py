@@ -65,7 +65,7 @@ def _deal(market: Loaded, proposal: Any, state: dict[str, Any] | None) -> dict[s
     return {
         "Proposal": type_of("market", "DealProposal", market.version).dump(proposal),
         # a sector number is in deal states from actors 13 on: older ones show 0
-        "State": dict(_NO_STATE) if state is None else {"SectorNumber": 0} | state,
+        "State": dict(_NO_STATE) if state is None else {name: state.get(name, 0) for name in _NO_STATE},
     }
 
 

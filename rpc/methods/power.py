@@ -256,6 +256,6 @@ async def state_miner_creation_deposit(ctx: Context, tipset_key: TipsetKey) -> s
     if states.network_version < 27:
         return "0"
     economy = economy_of((await states.tree.get(POWER)).code)
-    return str(await _pledge(ctx, tipset, states, economy.least_power // 10))
+    return str(await _pledge(ctx, tipset, states, economy.named_power // 10))
 
 
