@@ -1,0 +1,276 @@
+"""Bitfields: sets of numbers under 2^64 as run lengths, packed (RLE+). Functions over the packed bytes.
+
+From the least significant bit on: two bits version (0), one bit the value of the first run, then runs of
+alternating value: `1` a run of 1; `01` and 4 bits a run under 16; `00` and a varint any run. A run of 0 ends
+the list. The last byte is not 0. In JSON: the array of run lengths, the first being of absent numbers
+(it may be 0). Source: go-bitfield v0.2.4 and its `rle` package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
+
+from chain.errors import BadObject
+
+#: bytes; a larger one is refused where it is decoded
+MAX_ENCODED: Final = 32 << 10
+_MAX: Final = (1 << 64) - 1
+#: how many numbers `bits` gives before it says that there are too many
+_MAX_BITS: Final = 1 << 26
+
+
+def check(data: bytes) -> None:
+    """What go-bitfield checks when it decodes one; runs are checked when they are used. Errors: BadObject."""
+    if len(data) > MAX_ENCODED:
+        raise BadObject("array too large")
+    if data and data[0] & 3:
+        raise BadObject("could not decode rle+: could not create RLE+ for a buffer: invalid RLE+ version")
+
+
+def runs(data: bytes) -> list[int]:
+    """The run lengths, the first of absent numbers (0 if number 0 is in), none 0 after it. Errors: BadObject."""
+    if not data:
+        return []
+    if data[-1] == 0:
+        raise BadObject("not minimally encoded: invalid encoding for RLE+ version 0")
+    if data[0] & 3:
+        raise BadObject("invalid RLE+ version")
+    out = [0] if data[0] & 4 else []
+    window = data[0] >> 3
+    have = 5
+    at = 1
+    size = len(data)
+    total = 0
+    while True:
+        if have < 96 and at < size:
+            chunk = data[at : at + 32]
+            window |= int.from_bytes(chunk, "little") << have
+            have += 8 * len(chunk)
+            at += 32
+        if window & 1:
+            length = 1
+            window >>= 1
+            have -= 1
+        elif window & 2:
+            length = window >> 2 & 15
+            window >>= 6
+            have -= 6
+        else:
+            window >>= 2
+            have -= 2
+            length = shift = 0
+            for place in range(10):
+                byte = window & 0xFF
+                window >>= 8
+                have -= 8
+                length |= (byte & 0x7F) << shift
+                if byte < 0x80:
+                    if not byte and shift:
+                        raise BadObject("invalid run: invalid encoding for RLE+ version 0")
+                    if place == 9 and byte > 1:
+                        raise BadObject("run too long: invalid encoding for RLE+ version 0")
+                    break
+                shift += 7
+            else:
+                raise BadObject("run too long: invalid encoding for RLE+ version 0")
+        if not length:
+            return out
+        total += length
+        if total > _MAX:
+            raise BadObject("RLE+ overflow")
+        out.append(length)
+
+
+def from_runs(lengths: Sequence[int]) -> bytes:
+    """The packed form of run lengths, the first of absent numbers. Errors: BadObject (a 0 after the first)."""
+    last = len(lengths)
+    if last % 2:
+        last -= 1  # absent numbers at the end are not written
+    bits = 0
+    at = 3
+    parts: list[bytes] = []
+    if last and not lengths[0]:
+        bits = 4
+    for place in range(last):
+        length = lengths[place]
+        if not length:
+            if place:
+                raise BadObject("Cannot have a zero-length run except at start")
+            continue
+        if length == 1:
+            bits |= 1 << at
+            at += 1
+        elif length < 16:
+            bits |= (2 | length << 2) << at
+            at += 6
+        else:
+            at += 2
+            while length >= 0x80:
+                bits |= (length & 0x7F | 0x80) << at
+                length >>= 7
+                at += 8
+            bits |= length << at
+            at += 8
+        if at > 512:
+            whole = at >> 3
+            parts.append((bits & ((1 << 8 * whole) - 1)).to_bytes(whole, "little"))
+            bits >>= 8 * whole
+            at -= 8 * whole
+    parts.append(bits.to_bytes((at + 7) // 8, "little"))
+    return b"".join(parts).rstrip(b"\0")
+
+
+def to_json(data: bytes) -> list[int]:
+    """The run lengths as Lotus writes them: [0] for the empty set, no absent numbers at the end.
+
+    Errors: BadObject.
+    """
+    lengths = runs(data)
+    if len(lengths) % 2:
+        lengths.pop()
+    return lengths or [0]
+
+
+def from_json(value: Any) -> bytes:
+    """The packed form of a JSON array of run lengths; null is the empty set. Errors: BadObject, in Go's words."""
+    if value is None:
+        return b""
+    if type(value) is not list:
+        raise BadObject("json: cannot unmarshal value into Go value of type []uint64")
+    for length in value:
+        if type(length) is not int or not 0 <= length <= _MAX:
+            raise BadObject("json: cannot unmarshal value into Go value of type uint64")
+    if 0 in value[1:]:
+        raise BadObject("Cannot have a zero-length run except at start")
+    return from_runs(value)
+
+
+# --- sets ----------------------------------------------------------------------------------------------------
+
+#: [start, end) of the runs of members, rising, never touching
+_Spans = list[tuple[int, int]]
+
+
+def _spans(data: bytes) -> _Spans:
+    lengths = runs(data)
+    out = []
+    at = 0
+    for place in range(0, len(lengths) - 1, 2):
+        start = at + lengths[place]
+        at = start + lengths[place + 1]
+        out.append((start, at))
+    return out
+
+
+def _pack(spans: Iterable[tuple[int, int]]) -> bytes:
+    lengths = []
+    at = 0
+    for start, end in spans:
+        lengths += [start - at, end - start]
+        at = end
+    return from_runs(lengths)
+
+
+def from_bits(numbers: Iterable[int]) -> bytes:
+    """The packed form of a set of numbers, in any order. Errors: BadObject (not under 2^64 - 1)."""
+    spans: _Spans = []
+    for number in sorted(set(numbers)):
+        if not 0 <= number < _MAX:
+            raise BadObject(f"{number} has no place in a bitfield")
+        if spans and spans[-1][1] == number:
+            spans[-1] = (spans[-1][0], number + 1)
+        else:
+            spans.append((number, number + 1))
+    return _pack(spans)
+
+
+def bits(data: bytes, limit: int = _MAX_BITS) -> Iterator[int]:
+    """The members, rising. Errors: BadObject, also when there are more than `limit`."""
+    spans = _spans(data)
+    if sum(end - start for start, end in spans) > limit:
+        raise BadObject(f"expected at most {limit} bits in the bitfield")
+    for start, end in spans:
+        yield from range(start, end)
+
+
+def count(data: bytes) -> int:
+    """How many members there are. Errors: BadObject."""
+    return sum(runs(data)[1::2])
+
+
+def is_empty(data: bytes) -> bool:
+    """Whether there is no member. Errors: BadObject."""
+    return len(runs(data)) < 2
+
+
+def has(data: bytes, number: int) -> bool:
+    """Whether a number is a member. Errors: BadObject."""
+    at = 0
+    inside = False
+    for length in runs(data):
+        at += length
+        if number < at:
+            return inside
+        inside = not inside
+    return False
+
+
+def first(data: bytes) -> int | None:
+    """The least member, None of the empty set. Errors: BadObject."""
+    lengths = runs(data)
+    return lengths[0] if len(lengths) > 1 else None
+
+
+def last(data: bytes) -> int | None:
+    """The greatest member, None of the empty set. Errors: BadObject."""
+    spans = _spans(data)
+    return spans[-1][1] - 1 if spans else None
+
+
+def union(parts: Iterable[bytes]) -> bytes:
+    """What is in any of the parts. Errors: BadObject."""
+    merged: _Spans = []
+    for start, end in sorted(span for part in parts for span in _spans(part)):
+        if merged and start <= merged[-1][1]:
+            if end > merged[-1][1]:
+                merged[-1] = (merged[-1][0], end)
+        else:
+            merged.append((start, end))
+    return _pack(merged)
+
+
+def intersect(a: bytes, b: bytes) -> bytes:
+    """What is in both. Errors: BadObject."""
+    left, right = _spans(a), _spans(b)
+    out: _Spans = []
+    i = j = 0
+    while i < len(left) and j < len(right):
+        start = max(left[i][0], right[j][0])
+        end = min(left[i][1], right[j][1])
+        if start < end:
+            out.append((start, end))
+        if left[i][1] < right[j][1]:
+            i += 1
+        else:
+            j += 1
+    return _pack(out)
+
+
+def subtract(a: bytes, b: bytes) -> bytes:
+    """What is in `a` and not in `b`. Errors: BadObject."""
+    out: _Spans = []
+    away = _spans(b)
+    j = 0
+    for start, end in _spans(a):
+        while j < len(away) and away[j][1] <= start:
+            j += 1
+        k = j
+        while start < end and k < len(away) and away[k][0] < end:
+            if away[k][0] > start:
+                out.append((start, away[k][0]))
+            start = max(start, away[k][1])
+            k += 1
+        if start < end:
+            out.append((start, end))
+    return _pack(out)
