@@ -55,7 +55,7 @@ class BrokenRequest(ParseError):
         self.request_id = request_id
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
     """One request with its fields as Go would have read them. `fault` is what was wrong with its id."""
 
@@ -65,7 +65,7 @@ class Request:
     fault: RpcError | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """A request taken to its method, parameters decoded."""
 
@@ -80,6 +80,17 @@ def read_request(value: Any) -> Request:
         if value is None:
             return Request(None, "", None)
         raise BrokenRequest(None)
+    if len(value) == 4:
+        # what nearly every client sends
+        name = value.get("method")
+        request_id = value.get("id")
+        if (
+            type(name) is str
+            and type(request_id) in _ID_TYPES
+            and type(value.get("jsonrpc")) is str
+            and "params" in value
+        ):
+            return Request(request_id, name, value["params"])
     if not value.keys() <= _FIELDS:
         folded: dict[str, Any] = {}
         for key, item in value.items():
@@ -132,7 +143,7 @@ class Dispatcher:
         self._methods = [registry.names(version) for version in _VERSIONS]
         known = known_methods()
         self._known = [known[version] for version in _VERSIONS]
-        self._stats: dict[str, MethodStats] = {}
+        self._routes: list[dict[str, tuple[Method, MethodStats]]] = [{} for _ in _VERSIONS]
         self._unknown = self.metrics.method(_UNKNOWN)
         self._heavy = asyncio.Semaphore(self.settings.heavy_parallel)
         self._heavy_waiting = 0
@@ -207,7 +218,10 @@ class Dispatcher:
             stats = call.stats
             if call.method.channel:
                 raise MethodNotFound(f"method '{request.method}' not supported in this mode (no out channel support)")
-            answer = await self._run(ctx, call)
+            if self.guard is None and call.method.cost is not Cost.HEAVY:
+                answer = await call.method.handler(ctx, *call.arguments)
+            else:
+                answer = await self._guarded(ctx, call)
             if request_id is None:
                 stats.add(started, 0)
                 return 200, b""
@@ -253,14 +267,8 @@ class Dispatcher:
         if request.fault is not None:
             raise request.fault
         name = request.method
-        method = self._methods[ctx.version].get(name)
-        if method is None:
-            if name in self._known[ctx.version]:
-                raise NotServed(name)
-            raise MethodNotFound(f"method '{name}' not found")
-        stats = self._stats.get(method.name)
-        if stats is None:
-            stats = self._stats[method.name] = self.metrics.method(method.name)
+        found = self._routes[ctx.version].get(name) or self._route(ctx.version, name)
+        method, stats = found
         if method.channel and ctx.connection is None:
             return Call(method, [], stats)
         arguments = _arguments(method, request)
@@ -268,7 +276,17 @@ class Dispatcher:
             raise MethodError(f"missing permission to invoke '{method.field}' (need '{method.perm}')")
         return Call(method, arguments, stats)
 
-    async def _run(self, ctx: Context, call: Call) -> Any:
+    def _route(self, version: int, name: str) -> tuple[Method, MethodStats]:
+        """Look a method up for the first time. Errors: NotServed, MethodNotFound."""
+        method = self._methods[version].get(name)
+        if method is None:
+            if name in self._known[version]:
+                raise NotServed(name)
+            raise MethodNotFound(f"method '{name}' not found")
+        route = self._routes[version][name] = method, self.metrics.method(method.name)
+        return route
+
+    async def _guarded(self, ctx: Context, call: Call) -> Any:
         if self.guard is not None:
             await self.guard(ctx, call.method)
         if call.method.cost is not Cost.HEAVY:
@@ -316,6 +334,8 @@ def _arguments(method: Method, request: Request) -> list[Any]:
             f"{json_kind(params)} into Go value of type []jsonrpc.param"
         )
     wanted = method.params
+    if not wanted and not params:
+        return []
     if len(params) != len(wanted):
         raise InvalidParams(f"wrong param count (method '{request.method}'): {len(params)} != {len(wanted)}")
     arguments = []

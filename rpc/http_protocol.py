@@ -39,6 +39,9 @@ _REASONS: Final = {
     503: b"503 Service Unavailable",
 }
 _PATHS: Final = {b"/rpc/v0": 0, b"/rpc/v1": 1, b"/rpc/v2": 2}
+_BEGINNINGS: Final = tuple(
+    b"%s %s%s" % (verb, path, end) for end in (b" ", b"?") for path in _PATHS for verb in (b"POST", b"PUT")
+)
 _HEAD_END: Final = b"\r\n\r\n"
 #: bodies up to this size are not counted against the budget
 _SMALL: Final = 64 << 10
@@ -105,11 +108,32 @@ class Shared:
     connections: set[HttpProtocol] = field(default_factory=set)
     draining: bool = False
     refused: int = 0
+    #: what leaves when this turn of the loop is over; None behind it closes the connection
+    _outbox: list[tuple[asyncio.Transport, bytes | None]] = field(default_factory=list)
     _second: int = 0
-    _fixed: bytes = b""
+    _starts: dict[int, bytes] = field(default_factory=dict)
 
-    def headers(self) -> bytes:
-        """The header lines that every answer has; made anew once a second."""
+    def send(self, transport: asyncio.Transport, data: bytes | None) -> None:
+        """Write, or close for None, together with all that this turn of the loop answers.
+
+        One system call an answer stays; what is saved is waking the peers one by one (twice the answers
+        a second, see docs/adr/0001).
+        """
+        if not self._outbox:
+            self.loop.call_soon(self.flush)
+        self._outbox.append((transport, data))
+
+    def flush(self) -> None:
+        """Write what is waiting."""
+        outbox, self._outbox = self._outbox, []
+        for transport, data in outbox:
+            if data is None:
+                transport.close()
+            else:
+                transport.write(data)
+
+    def start(self, status: int) -> bytes:
+        """The status line and the header lines that every answer has; made anew once a second."""
         second = int(time())
         if second != self._second:
             self._second = second
@@ -118,8 +142,11 @@ class Shared:
             if origin:
                 lines.append(f"Access-Control-Allow-Origin: {origin}")
                 lines.append("Access-Control-Expose-Headers: X-Filecoin-Head")
-            self._fixed = ("\r\n".join(lines) + "\r\n").encode()
-        return self._fixed
+            fixed = "\r\n".join(lines).encode()
+            self._starts = {
+                code: b"HTTP/1.1 %s\r\n%s\r\nContent-Length: " % (reason, fixed) for code, reason in _REASONS.items()
+            }
+        return self._starts[status]
 
 
 # what a connection is doing
@@ -166,7 +193,7 @@ class HttpProtocol(asyncio.Protocol):
             shared.refused += 1
             self._state = _GONE
             self._write(503, _unavailable("too many connections"), close=True)
-            self.transport.close()
+            shared.send(self.transport, None)
             return
         shared.connections.add(self)
         self.parser = httptools.HttpRequestParser(self)
@@ -187,7 +214,9 @@ class HttpProtocol(asyncio.Protocol):
         self._eof = True
         if self._state == _RUN:
             self.deadline = self._shared.loop.time() + self._shared.settings.write_timeout
-        return self._state in (_RUN, _WAIT)
+        if self._state not in (_RUN, _WAIT):
+            self._shared.send(self.transport, None)
+        return True
 
     def pause_writing(self) -> None:
         self._writable = False
@@ -211,14 +240,14 @@ class HttpProtocol(asyncio.Protocol):
         if not self._writable or state in (_RUN, _LINGER, _GONE):
             self.transport.abort()
         elif state == _HEAD and not self._rest:
-            self.transport.close()
+            self._shared.send(self.transport, None)
         else:
             self._refuse(408, ParseError("reading request: timed out"))
 
     def drain(self) -> None:
         """The server stops: close at once when idle, else behind the answer."""
         if self.idle:
-            self.transport.close()
+            self._shared.send(self.transport, None)
 
     # --- reading -------------------------------------------------------------------------------------
 
@@ -264,7 +293,7 @@ class HttpProtocol(asyncio.Protocol):
             if not self._reading:
                 self._resume()
             if self._eof and not self._rest:
-                self.transport.close()
+                self._shared.send(self.transport, None)
 
     def _unfinished(self, data: bytes) -> None:
         if len(data) > self._shared.settings.max_head:
@@ -274,7 +303,7 @@ class HttpProtocol(asyncio.Protocol):
         else:
             self.deadline = min(self.deadline, self._shared.loop.time() + self._shared.settings.head_timeout)
             if self._eof:
-                self.transport.close()
+                self._shared.send(self.transport, None)
 
     def _begin(self, data: bytes, head_end: int) -> None:
         """Read one head; what is no request of ours goes to the other handler, whole."""
@@ -427,33 +456,24 @@ class HttpProtocol(asyncio.Protocol):
         self._write(status, body, close=not keep, ctx=ctx)
         if not keep:
             self._state = _GONE
-            self.transport.close()
+            self._shared.send(self.transport, None)
 
     def _write(self, status: int, body: bytes, *, close: bool, ctx: Context | None = None) -> None:
-        more = b""
+        shared = self._shared
+        more = b"\r\n\r\n"
         if close:
-            more = b"Connection: close\r\n"
+            more = b"\r\nConnection: close\r\n\r\n"
         elif self._named:
             # HTTP/1.0 wants to be told
-            more = b"Connection: keep-alive\r\n"
+            more = b"\r\nConnection: keep-alive\r\n\r\n"
         if ctx is not None and ctx.pinned is not None:
-            head = ctx.pinned
-            more += b"X-Filecoin-Head: %d,%d,%s\r\n" % (
-                head.seq,
-                head.tipset.height,
-                str(head.tipset.key.cid).encode(),
-            )
-        start = b"HTTP/1.1 %s\r\n%s%sContent-Length: %d\r\n\r\n" % (
-            _REASONS[status],
-            self._shared.headers(),
-            more,
-            len(body),
-        )
+            more = b"\r\nX-Filecoin-Head: " + ctx.pinned.text + more
+        start = shared.start(status) + b"%d" % len(body) + more
         if len(body) < _SMALL:
-            self.transport.write(start + body)
+            shared.send(self.transport, start + body)
         else:
-            self.transport.write(start)
-            self.transport.write(body)
+            shared.send(self.transport, start)
+            shared.send(self.transport, body)
 
     def _refuse(self, status: int, error: RpcError) -> None:
         """Answer that nothing more is read of this connection, and let the peer read the answer."""
@@ -462,8 +482,9 @@ class HttpProtocol(asyncio.Protocol):
         self._rest = self._body = b""
         if self._eof:
             self._state = _GONE
-            self.transport.close()
+            self._shared.send(self.transport, None)
             return
+        self._shared.flush()
         self._state = _LINGER
         self._dropped = 0
         self._resume()
@@ -481,6 +502,7 @@ class HttpProtocol(asyncio.Protocol):
         data, self._rest = self._rest, b""
         self._state = _GONE
         self._shared.connections.discard(self)
+        self._shared.flush()
         self.deadline = 0.0
         other = self._shared.other()
         transport = self.transport
@@ -508,13 +530,7 @@ class HttpProtocol(asyncio.Protocol):
 
 def _ours(data: bytes) -> bool:
     """Whether a request that begins like this can be one of the hot path."""
-    if data[:10] == b"POST /rpc/":
-        at = 10
-    elif data[:9] == b"PUT /rpc/":
-        at = 9
-    else:
-        return False
-    return data[at : at + 1] == b"v" and data[at + 1 : at + 2] in b"012" and data[at + 2 : at + 3] in b" ?"
+    return data.startswith(_BEGINNINGS)
 
 
 def _unavailable(text: str) -> bytes:

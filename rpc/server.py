@@ -211,8 +211,7 @@ class Server:
         finally:
             self._shared.budget.give(size)
         if ctx.pinned is not None:
-            head = ctx.pinned
-            headers["X-Filecoin-Head"] = f"{head.seq},{head.tipset.height},{head.tipset.key.cid}"
+            headers["X-Filecoin-Head"] = ctx.pinned.text.decode()
         return web.Response(status=status, body=out, content_type=_JSON, headers=headers)
 
     async def _body(self, request: BaseRequest) -> bytes | None:

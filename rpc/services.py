@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Protocol
 
 from blockstore.store import HeadEntry, Store
 from chain.index import ChainIndex
 from chain.network import NetworkRecord
 from chain.objects import Objects
-from chain.tipset import Tipset
+from chain.tipset import Tipset, TipsetKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,16 @@ class Head:
     seq: int
     entry: HeadEntry | None
     tipset: Tipset
+
+    @property
+    def text(self) -> bytes:
+        """As the `X-Filecoin-Head` header names it: sequence number, epoch, CID of the tipset key."""
+        return _head_text(self.seq, self.tipset.height, self.tipset.key)
+
+
+@lru_cache(maxsize=64)
+def _head_text(seq: int, height: int, key: TipsetKey) -> bytes:
+    return b"%d,%d,%s" % (seq, height, str(key.cid).encode())
 
 
 class HeadSource(Protocol):
