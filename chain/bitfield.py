@@ -33,9 +33,9 @@ def runs(data: bytes) -> list[int]:
     if not data:
         return []
     if data[-1] == 0:
-        raise BadObject("not minimally encoded: invalid encoding for RLE+ version 0")
+        raise BadObject("validation failed: not minimally encoded: invalid encoding for RLE+ version 0")
     if data[0] & 3:
-        raise BadObject("invalid RLE+ version")
+        raise BadObject("validation failed: invalid RLE+ version")
     out = [0] if data[0] & 4 else []
     window = data[0] >> 3
     have = 5
@@ -67,18 +67,18 @@ def runs(data: bytes) -> list[int]:
                 length |= (byte & 0x7F) << shift
                 if byte < 0x80:
                     if not byte and shift:
-                        raise BadObject("invalid run: invalid encoding for RLE+ version 0")
+                        raise BadObject("validation failed: invalid run: invalid encoding for RLE+ version 0")
                     if place == 9 and byte > 1:
-                        raise BadObject("run too long: invalid encoding for RLE+ version 0")
+                        raise BadObject("validation failed: run too long: invalid encoding for RLE+ version 0")
                     break
                 shift += 7
             else:
-                raise BadObject("run too long: invalid encoding for RLE+ version 0")
+                raise BadObject("validation failed: run too long: invalid encoding for RLE+ version 0")
         if not length:
             return out
         total += length
         if total > _MAX:
-            raise BadObject("RLE+ overflow")
+            raise BadObject("validation failed: RLE+ overflow")
         out.append(length)
 
 
@@ -137,13 +137,25 @@ def from_json(value: Any) -> bytes:
     if value is None:
         return b""
     if type(value) is not list:
-        raise BadObject("json: cannot unmarshal value into Go value of type []uint64")
+        raise BadObject(f"json: cannot unmarshal {_json_kind(value)} into Go value of type []uint64")
     for length in value:
         if type(length) is not int or not 0 <= length <= _MAX:
-            raise BadObject("json: cannot unmarshal value into Go value of type uint64")
+            raise BadObject(f"json: cannot unmarshal {_json_kind(length)} into Go value of type uint64")
     if 0 in value[1:]:
         raise BadObject("Cannot have a zero-length run except at start")
     return from_runs(value)
+
+
+def _json_kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, int | float):
+        return f"number {value}"
+    if isinstance(value, str):
+        return "string"
+    if isinstance(value, list):
+        return "array"
+    return "object" if isinstance(value, dict) else "null"
 
 
 # --- sets ----------------------------------------------------------------------------------------------------
