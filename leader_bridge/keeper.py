@@ -11,15 +11,15 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from cachetools import LRUCache
 
 from blockstore.cid import Cid
 from blockstore.errors import Missing
 from blockstore.store import TIPSETS, Batch, Store
+from chain.amt import Amt
 from chain.block import decode_header
-from chain.dagcbor import decode
 from chain.errors import BadObject
 from chain.index import (
     HELD_EVENTS,
@@ -30,7 +30,9 @@ from chain.index import (
     decode_row,
     with_held,
 )
+from chain.objects import Objects
 from chain.tipset import Tipset, TipsetKey
+from chain.tipset_messages import message_cids
 from leader_bridge import metrics
 from leader_bridge.indexer import BlockMessages, index_tipset
 from leader_bridge.mirror import Mirror
@@ -62,6 +64,7 @@ class Keeper:
         self._store = store
         self._mirror = mirror
         self._late = tuple(late)
+        self._objects = Objects(store, cache_bytes=4 << 20)
         #: headers that were read and are not stored yet
         self._headers: LRUCache[Cid, bytes] = LRUCache(4096)
         self._said: dict[int, bool] = {}
@@ -102,42 +105,9 @@ class Keeper:
             found.update(read)
         return found
 
-    async def _amt_values(self, root: Cid) -> list[Any]:
-        """The values of a stored AMT (either version) in order. Errors: Missing, BadObject."""
-        try:
-            level = [decode(await self._raw([root]))[-1]]
-            while level and level[0][1]:
-                links = [Cid(link) for node in level for link in node[1]]
-                level = [decode(raw) for raw in await self._raws(links)]
-            return [value for node in level for value in node[2]]
-        except (IndexError, TypeError, KeyError) as error:
-            if isinstance(error, Missing):
-                raise
-            raise BadObject(f"{root} is not an AMT") from None
-
-    async def _raw(self, cids: Sequence[Cid]) -> bytes:
-        return (await self._raws(cids))[0]
-
-    async def _raws(self, cids: Sequence[Cid]) -> list[bytes]:
-        found: list[bytes] = []
-        for cid, raw in zip(cids, await self._store.get_many([c.multihash for c in cids]), strict=True):
-            if raw is None:
-                raise Missing(cid)
-            found.append(raw)
-        return found
-
     async def block_messages(self, tipset: Tipset) -> list[BlockMessages]:
         """What each block of a stored tipset lists. Errors: Missing, BadObject."""
-        out: list[BlockMessages] = []
-        for block in tipset.blocks:
-            bls, signed = decode(await self._raw([block.messages]))
-            out.append(
-                (
-                    [Cid(cid) for cid in await self._amt_values(Cid(bls))],
-                    [Cid(cid) for cid in await self._amt_values(Cid(signed))],
-                )
-            )
-        return out
+        return await asyncio.gather(*(message_cids(self._objects, block.messages) for block in tipset.blocks))
 
     # --- storing -----------------------------------------------------------------------------------
 
@@ -194,7 +164,8 @@ class Keeper:
     async def _receipts_alone(self, root: Cid) -> bool:
         """Whether the receipts are there though not all of their events are."""
         try:
-            await self._amt_values(root)
+            async for _ in Amt.load(self._objects, root, version=0):
+                pass
         except Missing:
             return False
         return True
