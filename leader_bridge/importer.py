@@ -1,341 +1,338 @@
-"""Reading a CAR into a store: every object first, then one pass that closes, indexes and publishes.
+"""Importing a CAR file: its objects, then what a follower needs to serve the chain in them.
 
-Objects arrive in any order, so they are stored loose. The pass goes along the chain from genesis to the CAR's
-head: it closes what each header names (children before parents), writes the tipset's rows with flags for
-what the file carried of it, and appends the head last. Until then the store has no head of this chain, so
-nothing of an unfinished import is served. Killed at any point, the same import goes on where it was.
+1. *Objects.* Read, verified and stored as they come, in big batches; those with nothing below are closed.
+   After each batch a row says how far the stream was read: an import that was killed goes on there.
+2. *Chain.* From the head (the CAR's roots) down to the lowest tipset that is there, by headers alone. Now the
+   network is known, and one that is not the store's is refused.
+3. *Index.* Upwards again: the trees that each header names are closed, children first; what is whole is said
+   in the tipset's row. A snapshot has no receipts and no events, and old tipsets no state: their flags say so.
+4. The head log entry, last. While this goes on, a store that held no head is marked and nothing serves it.
+
+Objects that are not under the head (reverted blocks and what they name) are stored too, loose.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Final
 
 import orjson
 
-from blockstore.car import CarReader, Section
-from blockstore.cid import DAG_CBOR, Cid
-from blockstore.errors import BadCar, Missing, WrongNetwork
-from blockstore.store import META, Batch, HeadEntry, Store, TipsetRef
-from chain.block import BlockHeader, decode_header
+from blockstore.car_feed import Chunk, Ended, Fed, FeedProcess, Opened, Resume, feed
+from blockstore.cid import Cid, parse
+from blockstore.errors import BadCar, WrongNetwork
+from blockstore.store import META, Batch, Store
 from chain.dagcbor import decode
-from chain.errors import BadObject, BadRequest, NotHeld
-from chain.index import HELD_EVENTS, HELD_MESSAGES, HELD_RECEIPTS, HELD_STATE, ChainIndex, TipsetRow
-from chain.known_networks import BY_GENESIS
+from chain.errors import BadObject, BadRequest
+from chain.known_networks import known_network
 from chain.network import NetworkRecord, load_network, read_network_file, save_network
-from chain.objects import Objects
-from chain.tipset import Tipset, TipsetKey
-from leader_bridge.indexer import index_tipset
-from leader_bridge.keeper import Keeper, Wanted
-from leader_bridge.mirror import Mirror
-from leader_bridge.sources import Fetched
+from chain.tipset import TipsetKey
+from leader_bridge.import_index import Indexer, load_tipset, publish_head
+from leader_bridge.progress import Reporter, Silent
+from leader_bridge.spool import KeySpool
 
-log = logging.getLogger(__name__)
-
-#: the row that says an import has begun and how far it is
-PROGRESS: Final = b"import"
+#: the mark of a store that is not to be served yet, and how far its import is
+MARK: Final = b"import"
+PROGRESS: Final = b"import_progress"
+#: files larger than this are read by a process of their own
+_WORTH_A_PROCESS: Final = 24 << 20
+#: tipsets indexed in one batch of rows
 _GROUP: Final = 256
-_SAVE_EVERY: Final = 64 << 20
-#: tipsets between an older head of the store and the new one that are told one by one in the head log
-_TOLD: Final = 10_000
 
 
 @dataclass(slots=True)
-class Imported:
-    """What an import did: objects and bytes read, tipsets indexed, and how many of them hold what."""
+class ImportReport:
+    """What an import did. Sizes in bytes; `resumed_at` is the stream's offset at which it went on, 0 for a
+    new one; `lowest` the epoch of the lowest tipset of the chain; `missing` some of what heads name but is
+    not held."""
 
-    head: Tipset | None = None
-    network: NetworkRecord | None = None
     objects: int = 0
-    bytes: int = 0
-    tipsets: int = 0
+    object_bytes: int = 0
+    offset: int = 0
     resumed_at: int = 0
-    held: dict[str, int] = field(default_factory=dict)
+    f3_bytes: int = 0
+    tipsets: int = 0
+    closed: int = 0
+    head: TipsetKey | None = None
+    height: int = -1
+    lowest: int = -1
+    network: NetworkRecord | None = None
+    published: bool = False
 
 
-#: Told now and then: what is done ("read", "index"), how much of how much (None: not known), in file bytes or
-#: tipsets; objects so far.
-Progress = Callable[[str, int, int | None, int], None]
+@dataclass(slots=True)
+class _State:
+    """The progress row."""
+
+    fingerprint: str
+    head: list[str]
+    offset: int = 0
+    whole: bool = False
+    indexed: str = ""
+    objects: int = 0
+
+    def put(self, batch: Batch) -> None:
+        value = {name: getattr(self, name) for name in self.__slots__}
+        batch.put(META, b"", PROGRESS, orjson.dumps(value))
 
 
-class _Nowhere:
-    """No node to ask: what the file did not carry is missing."""
-
-    async def fetch(self, cids: Sequence[Cid]) -> Fetched:
-        return Fetched({}, list(cids))
+async def _load_state(store: Store) -> _State | None:
+    value = await store.row(META, b"", PROGRESS)
+    if value is None:
+        return None
+    try:
+        return _State(**orjson.loads(value))
+    except TypeError:
+        return None  # another version's: the import begins anew over what is stored
 
 
 async def import_car(
     store: Store,
-    source: Path | BinaryIO,
+    path: str | Path,
     *,
     network_file: Path | None = None,
-    progress: Progress | None = None,
+    progress: Reporter | None = None,
     index: bool = True,
-) -> Imported:
-    """Read a CAR file (or an open stream) whole. `index` False: objects only, no rows and no head.
+    actor_code: bool = False,
+    process: bool | None = None,
+) -> ImportReport:
+    """Import the CAR file `path` (`-`: standard input) into `store`, or go on with it after a crash.
 
-    Errors: BadCar (with the byte offset; what was stored stays valid, and so does a later resume), WrongNetwork,
-    BadRequest (a network that is not known and no `network_file`), NotHeld (the head's chain is not in the file),
-    StoreFull.
+    `network_file` names the network where the genesis is not a known one's. `index=False` stores objects
+    only: no rows, no head. `actor_code`: whether the code of built-in actors must be there for a state to
+    count as held. `process`: read in a child process (None: for large files).
+
+    Errors: BadCar (what was stored before the offset stays; the same call goes on once the file is whole),
+    WrongNetwork (no row is written), BadRequest (the network cannot be told, or its file is malformed),
+    BadObject (the chain's headers are none), OSError, StoreError.
     """
-    done = Imported()
-    tell = progress or (lambda *_: None)
-    with CarReader(source) as reader:
-        head_key = await _objects(store, reader, source, done, tell)
-    if index:
-        await _chain(store, head_key, network_file, done, tell)
-    batch = Batch()
-    batch.delete(META, b"", PROGRESS)
-    await store.write(batch)
-    return done
+    return await _Import(store, path, progress or Silent(), network_file).run(index, actor_code, process)
 
 
-# --- objects -----------------------------------------------------------------------------------------
+class _Import:
+    def __init__(self, store: Store, path: str | Path, progress: Reporter, network_file: Path | None) -> None:
+        self._store = store
+        self._path = path
+        self._progress = progress
+        self._network_file = network_file
+        self._report = ImportReport()
 
+    async def run(self, index: bool, actor_code: bool, process: bool | None) -> ImportReport:
+        record = await load_network(self._store)
+        await self._check_file(record)
+        state = await self._objects(process)
+        report = self._report
+        if not index:
+            await self._clear()
+            return report
+        with KeySpool() as spool:
+            head = TipsetKey.of(parse(text) for text in state.head)
+            genesis = await self._down(head, state, spool)
+            network = await self._network(record, genesis)
+            batch = Batch()
+            save_network(batch, network)
+            await self._store.write(batch)
+            report.network = network
+            await self._up(spool, state, actor_code)
+        report.published = await publish_head(self._store, head)
+        report.head = (await load_tipset(self._store, head)).key
+        await self._clear()
+        return report
 
-async def _objects(
-    store: Store, reader: CarReader, source: Path | BinaryIO, done: Imported, tell: Progress
-) -> TipsetKey:
-    """Store every object loose; the key of the CAR's head."""
-    identity = _identity(source, reader)
-    saved = await _saved(store, identity)
-    head_key: TipsetKey | None = None
-    batches = reader.batches()
-    first = await _next(batches)
-    if first and len(reader.roots) == 1 and (metadata := _metadata(first[0], reader.roots[0])) is not None:
-        head_key, f3 = metadata
-        if f3 is not None:
-            reader.skimmed.add(f3)
-    if head_key is None:
-        if not reader.roots:
-            raise BadCar("the CAR names no root", 0)
-        head_key = TipsetKey.of(reader.roots)
-    if saved > reader.offset:
-        done.resumed_at = saved
-        log.info("going on at byte %d of the stream", saved)
-        await asyncio.to_thread(reader.skip_to, saved)
-        first = await _next(batches)
-    since = reader.offset
-    batch = first
-    try:
-        while batch:
-            # the next batch is read and hashed while this one is written
-            reading = asyncio.create_task(_next(batches))
-            offset = reader.offset if not batch else batch[-1].offset
-            try:
-                await store.put_many(_pairs(batch), closed=False)
-                done.objects += len(batch)
-                done.bytes += sum(len(section.data) for section in batch)
-                if offset - since >= _SAVE_EVERY:
-                    await _save(store, identity, offset)
-                    since = offset
-                tell("read", reader.position, reader.size, done.objects)
-            finally:
-                upcoming = await reading
-            batch = upcoming
-    except BadCar:
-        if batch:
-            await _save(store, identity, batch[-1].offset)
-        raise
-    await _save(store, identity, reader.offset)
-    return head_key
-
-
-def _pairs(batch: list[Section]) -> list[tuple[bytes, bytes]]:
-    return [(s.cid.multihash, s.data) for s in batch if s.data and not s.cid.is_identity]
-
-
-async def _next(batches: Iterator[list[Section]]) -> list[Section]:
-    return await asyncio.to_thread(next, batches, [])
-
-
-def _metadata(section: Section, root: Cid) -> tuple[TipsetKey, Cid | None] | None:
-    """(head, F3 part) of a version 2 snapshot's first object; None where it is something else.
-
-    Source: FRC-0108; a map of Version, HeadTipsetKey and F3Data.
-    """
-    if section.cid != root or section.cid.codec != DAG_CBOR:
-        return None
-    try:
-        fields = decode(section.data)
-    except BadObject:
-        return None
-    if not isinstance(fields, dict) or "HeadTipsetKey" not in fields:
-        return None
-    if fields.get("Version") != 2:
-        raise BadCar(f"snapshot version {fields.get('Version')!r} is not read here", section.offset)
-    f3 = fields.get("F3Data")
-    return TipsetKey.of(fields["HeadTipsetKey"]), None if f3 is None else Cid(f3)
-
-
-def _identity(source: Path | BinaryIO, reader: CarReader) -> dict[str, Any]:
-    """What tells this file from another, so that only the same one is resumed."""
-    roots = [str(root) for root in reader.roots]
-    if isinstance(source, Path):
-        stat = source.stat()
-        return {"roots": roots, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-    return {"roots": roots}
-
-
-async def _saved(store: Store, identity: dict[str, Any]) -> int:
-    value = await store.row(META, b"", PROGRESS)
-    row = orjson.loads(value) if value else {}
-    if row.get("file") == identity:
-        return int(row["offset"])
-    await _save(store, identity, 0)
-    return 0
-
-
-async def _save(store: Store, identity: dict[str, Any], offset: int) -> None:
-    batch = Batch()
-    batch.put(META, b"", PROGRESS, orjson.dumps({"file": identity, "offset": offset}))
-    await store.write(batch)
-
-
-# --- the chain ---------------------------------------------------------------------------------------
-
-
-async def _chain(store: Store, head_key: TipsetKey, network_file: Path | None, done: Imported, tell: Progress) -> None:
-    keys, bottom = await _walk_down(store, head_key, tell)
-    network = await _network(store, bottom, network_file)
-    done.network = network
-    await _index(store, keys, done, tell)
-    objects = Objects(store, cache_bytes=1 << 20)
-    done.head = await ChainIndex(store, objects, network).tipset(head_key)
-    await _publish(store, ChainIndex(store, objects, network), done.head)
-
-
-async def _walk_down(store: Store, head_key: TipsetKey, tell: Progress) -> tuple[list[TipsetKey], BlockHeader]:
-    """The keys from the head down to the oldest header held, and that header."""
-    keys: list[TipsetKey] = []
-    key = head_key
-    lowest: BlockHeader | None = None
-    while True:
-        cids = key.cids
-        raws = await store.get_many([cid.multihash for cid in cids])
-        if None in raws or (lowest is not None and lowest.height == 0):
-            break
-        try:
-            lowest = decode_header(cids[0], raws[0] or b"")
-        except BadObject:
-            if not keys:
-                raise
-            break
-        keys.append(key)
-        if len(keys) % 4096 == 0:
-            tell("walk", len(keys), None, len(keys))
-            await asyncio.sleep(0)
-        key = TipsetKey.of(lowest.parents)
-    if lowest is None:
-        raise NotHeld(f"the file's head {head_key}: its blocks are not in it")
-    return keys, lowest
-
-
-async def _network(store: Store, bottom: BlockHeader, network_file: Path | None) -> NetworkRecord:
-    """The network of the file's chain, compared with the store's. Errors: WrongNetwork, BadRequest."""
-    held = await load_network(store)
-    genesis = bottom.cid if bottom.height == 0 else None
-    if network_file is not None:
-        known = genesis or (None if held is None else held.genesis)
-        record = await asyncio.to_thread(read_network_file, network_file, known)
-        if genesis is not None and record.genesis != genesis:
-            raise WrongNetwork(f"the file's genesis is {genesis}, {network_file} names {record.genesis}")
-    elif held is not None:
-        record = held
-    elif genesis is not None and genesis in BY_GENESIS:
-        record = BY_GENESIS[genesis]
-    else:
-        what = f"genesis {genesis}" if genesis else f"a chain that begins at epoch {bottom.height}"
-        raise BadRequest(f"{what} is of no network known here: give its network.json with --network")
-    if held is not None and (held.genesis, held.name) != (record.genesis, record.name):
-        raise WrongNetwork(
-            f"the file is of network {record.name!r} (genesis {record.genesis}), "
-            f"the store of {held.name!r} (genesis {held.genesis})"
-        )
-    if genesis is not None and record.genesis != genesis:
-        raise WrongNetwork(f"the file's genesis is {genesis}, the store's is {record.genesis}")
-    batch = Batch()
-    save_network(batch, record)
-    await store.write(batch)
-    return record
-
-
-_NAMES: Final = {
-    "messages": HELD_MESSAGES,
-    "state": HELD_STATE,
-    "receipts": HELD_RECEIPTS,
-    "events": HELD_EVENTS,
-}
-
-
-async def _index(store: Store, keys: list[TipsetKey], done: Imported, tell: Progress) -> None:
-    """Close what each header names and write its rows, oldest first; `keys` is newest first, and used up."""
-    keeper = Keeper(store, Mirror(store, _Nowhere()))
-    total = len(keys)
-    parent: TipsetRow | None = None
-    while keys:
-        part = [keys.pop() for _ in range(min(_GROUP, len(keys)))]
-        tipsets = await keeper.tipsets(part)
-        if parent is None:
-            parent = await keeper.row(tipsets[0].parents)
-        flags = await keeper.held(tipsets, Wanted(), patient=False)
-        await keeper.put_headers(tipsets)
+    async def _clear(self) -> None:
         batch = Batch()
-        for tipset, held in zip(tipsets, flags, strict=True):
-            before = await keeper.row(tipset.key)
-            held |= before.held if before is not None else 0
-            messages = await keeper.block_messages(tipset) if held & HELD_MESSAGES else None
-            parent = index_tipset(batch, tipset, parent, messages, held)
-            for name, flag in _NAMES.items():
-                done.held[name] = done.held.get(name, 0) + bool(held & flag)
-        await store.write(batch)
-        done.tipsets += len(tipsets)
-        tell("index", done.tipsets, total, done.objects)
+        batch.delete(META, b"", MARK)
+        batch.delete(META, b"", PROGRESS)
+        await self._store.write(batch)
 
+    # --- objects -----------------------------------------------------------------------------------
 
-async def _publish(store: Store, index: ChainIndex, head: Tipset) -> None:
-    """Append the new head, unless the store's own is this chain already and higher."""
-    last = await store.head()
-    applies: list[TipsetRef] = [TipsetRef(head.height, bytes(head.key))]
-    reverts: list[TipsetRef] = []
-    if last is not None:
-        old = await index.tipset(TipsetKey(last.head.key))
-        if old.height >= head.height and await index.is_ancestor(head.key, head.height, old):
+    async def _objects(self, process: bool | None) -> _State:
+        """Store what the file holds, from where an earlier import of it stopped."""
+        before = await _load_state(self._store)
+        resume = None if before is None else Resume(before.fingerprint, before.offset)
+        state: _State | None = None
+        report = self._report
+        try:
+            async with aclosing(self._fed(resume, process)) as items:
+                async for item in items:
+                    match item:
+                        case Opened():
+                            state = await self._begin(item, before)
+                            if state.whole:
+                                report.offset = state.offset
+                                break
+                        case Chunk():
+                            assert state is not None
+                            await self._store.put_many(item.leaves, closed=True)
+                            await self._store.put_many(item.others, closed=False)
+                            report.objects += len(item.leaves) + len(item.others)
+                            report.object_bytes += item.size
+                            state.offset = report.offset = item.offset
+                            state.objects += len(item.leaves) + len(item.others)
+                            await self._save(state)
+                            self._progress.at(item.consumed, f"{state.objects:,} objects")
+                        case Ended():
+                            assert state is not None
+                            report.offset, report.f3_bytes = item.offset, item.f3_bytes
+                            state.offset, state.whole = item.offset, True
+                            await self._save(state)
+        except BadCar:
+            if state is None and before is None:
+                await self._forget_mark()
+            raise
+        if state is None:
+            raise BadCar("the file is empty", 0)
+        return state
+
+    async def _forget_mark(self) -> None:
+        batch = Batch()
+        batch.delete(META, b"", MARK)
+        await self._store.write(batch)
+
+    async def _begin(self, opened: Opened, before: _State | None) -> _State:
+        """Mark the store, unless it serves already: what an import adds to a chain that is whole harms none."""
+        self._report.resumed_at = opened.start
+        if before is not None and before.fingerprint == opened.fingerprint:
+            state = before
+            if opened.start:
+                self._progress.say(f"an earlier import stopped here: going on at byte {opened.start:,} of the stream")
+        else:
+            state = _State(opened.fingerprint, [str(cid) for cid in opened.head])
+        batch = Batch()
+        if await self._store.head() is None:
+            batch.put(META, b"", MARK, orjson.dumps({"file": str(self._path)}))
+        state.put(batch)
+        await self._store.write(batch)
+        self._progress.phase("objects", opened.size, "bytes")
+        if not opened.start:
+            self._progress.at(0)
+        return state
+
+    async def _save(self, state: _State) -> None:
+        batch = Batch()
+        state.put(batch)
+        await self._store.write(batch)
+
+    async def _fed(self, resume: Resume | None, process: bool | None) -> AsyncGenerator[Fed, None]:
+        """The file's batches; the next one is made while one is stored, and no more than that."""
+        if process is None:
+            path = Path(self._path)
+            process = str(path) == "-" or path.stat().st_size > _WORTH_A_PROCESS  # noqa: ASYNC240
+        child = FeedProcess(self._path, resume) if process else None
+        items: Iterator[Fed] = iter(child) if child is not None else feed(self._path, resume)
+        coming: asyncio.Task[Fed | None] = asyncio.create_task(asyncio.to_thread(next, items, None))
+        try:
+            while (item := await coming) is not None:
+                coming = asyncio.create_task(asyncio.to_thread(next, items, None))
+                yield item
+        finally:
+            if child is not None:
+                await asyncio.to_thread(child.stop)
+            await asyncio.gather(coming, return_exceptions=True)
+
+    # --- chain -------------------------------------------------------------------------------------
+
+    async def _down(self, head: TipsetKey, state: _State, spool: KeySpool) -> Cid | None:
+        """Spool the keys from the head down to what was indexed before or to the bottom; the genesis block."""
+        report, store = self._report, self._store
+        indexed = bytes.fromhex(state.indexed)
+        known = await load_network(store) if indexed else None
+        key = head
+        while True:
+            raws = await store.get_many([cid.multihash for cid in key.cids])
+            if any(raw is None for raw in raws):
+                if key == head:
+                    raise BadCar(f"the head's block {key.cids[0]} is not in the file", report.offset)
+                return None
+            fields = decode(raws[0] or b"")
+            if not isinstance(fields, list) or len(fields) != 16 or not isinstance(fields[7], int):
+                raise BadObject(f"{key.cids[0]} stands for a block, and is none")
+            if report.height < 0:
+                report.height = fields[7]
+                self._progress.phase("headers", report.height, "epochs")
+                self._progress.at(0)
+            if indexed and key == indexed:
+                # an earlier run came up to here
+                return None if known is None else known.genesis
+            report.lowest = fields[7]
+            spool.append(key)
+            self._progress.at(report.height - report.lowest)
+            if report.lowest == 0:
+                return key.cids[0]
+            key = TipsetKey.of(fields[5])
+            if spool.count % 1000 == 0:
+                await asyncio.sleep(0)
+
+    async def _up(self, spool: KeySpool, state: _State, actor_code: bool) -> None:
+        """Close and index from the oldest tipset to the head."""
+        indexer = Indexer(self._store, actor_code=actor_code)
+        self._progress.phase("tipsets", spool.count, "tipsets")
+        self._progress.at(0)
+        keys = spool.backwards()
+        while group := list(islice(keys, _GROUP)):
+            batch = Batch()
+            await indexer.index(batch, group)
+            state.indexed = group[-1].hex()
+            state.put(batch)
+            await self._store.write(batch)
+            self._report.tipsets += len(group)
+            self._report.closed = indexer.closed
+            self._progress.at(self._report.tipsets, f"{indexer.closed:,} objects closed")
+
+    # --- network -----------------------------------------------------------------------------------
+
+    async def _check_file(self, record: NetworkRecord | None) -> None:
+        """Say at once what is wrong with the network file, before hours of reading."""
+        if self._network_file is None:
             return
-        reverts, applies = await _path(index, old, head)
-    term = await store.new_term("import")
-    await store.append_head(
-        HeadEntry(
-            seq=last.seq + 1 if last else 1,
-            term=term,
-            reverts=tuple(reverts),
-            applies=tuple(applies),
-            head=TipsetRef(head.height, bytes(head.key)),
-            f3=last.f3 if last else None,
+        stands_in = record.genesis if record else Cid(b"")
+        told = read_network_file(self._network_file, stands_in)
+        if record is not None and (told.name != record.name or told.genesis != record.genesis):
+            raise WrongNetwork(
+                f"{self._network_file} is of network {told.name!r}, genesis {told.genesis}; the store of "
+                f"{record.name!r}, genesis {record.genesis}"
+            )
+
+    async def _network(self, record: NetworkRecord | None, genesis: Cid | None) -> NetworkRecord:
+        """The network of the file, which must be the store's."""
+        try:
+            return self._told_network(record, genesis)
+        except WrongNetwork:
+            await self._clear()  # nothing but objects came of it, and they harm no other chain
+            raise
+
+    def _told_network(self, record: NetworkRecord | None, genesis: Cid | None) -> NetworkRecord:
+        if record is not None:
+            if genesis is not None and genesis != record.genesis:
+                raise WrongNetwork(
+                    f"{self._path} holds a chain with genesis {genesis}; the store's is {record.genesis} "
+                    f"({record.name})"
+                )
+            if genesis is None and self._network_file is None:
+                raise BadRequest(
+                    f"{self._path} does not reach down to a genesis, so its network cannot be told from the "
+                    "chain: name it with --network FILE (with a 'genesis' in it); what was read is kept"
+                )
+            return record
+        known = None if genesis is None else known_network(genesis)
+        if self._network_file is not None:
+            told = read_network_file(self._network_file, genesis)
+            if genesis is not None and told.genesis != genesis:
+                raise WrongNetwork(
+                    f"{self._network_file} says genesis {told.genesis}; {self._path} holds a chain with {genesis}"
+                )
+            if known is not None and told.name != known.name:
+                raise WrongNetwork(f"{self._network_file} is of network {told.name!r}; the chain is {known.name}'s")
+            return told
+        if known is not None:
+            return known
+        raise BadRequest(
+            f"the genesis of {self._path} ({genesis or 'not in it'}) is of no known network: name it with "
+            "--network FILE; what was read is kept, and the same import goes on from there"
         )
-    )
-
-
-async def _path(index: ChainIndex, old: Tipset, new: Tipset) -> tuple[list[TipsetRef], list[TipsetRef]]:
-    """(reverts newest first, applies oldest first) from one head to another."""
-    reverts: list[TipsetRef] = []
-    applies: list[TipsetRef] = []
-    left, right = old, new
-    try:
-        while left.key != right.key:
-            if len(reverts) + len(applies) > _TOLD:
-                raise BadRequest(f"the file's head is more than {_TOLD} tipsets from the store's: use a new store")
-            if left.height > right.height:
-                reverts.append(TipsetRef(left.height, bytes(left.key)))
-                left = await index.parent(left)
-            else:
-                applies.append(TipsetRef(right.height, bytes(right.key)))
-                right = await index.parent(right)
-    except (NotHeld, Missing):
-        raise BadRequest("the file's chain does not meet the store's: use a new store") from None
-    return reverts, applies[::-1]
