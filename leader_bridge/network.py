@@ -16,7 +16,7 @@ from typing import Any, Final
 from blockstore.cid import Cid
 from blockstore.errors import WrongNetwork
 from blockstore.store import Batch, Store
-from chain.known_networks import BY_GENESIS
+from chain.known_networks import known_network
 from chain.network import NetworkRecord, load_network, network_of, read_network_file, save_network
 from leader_bridge.subscription import chain_head, key_json, key_of, tipset_hint
 from rpc.client import BadAnswer, CallFailed, NodeClient, NodeError
@@ -99,8 +99,8 @@ async def check_network(store: Store, client: NodeClient, network_file: Path | N
         if network_file is not None:
             record = read_network_file(network_file, genesis)
             _same(record, name, genesis, client)
-        elif genesis in BY_GENESIS:
-            record = BY_GENESIS[genesis]
+        elif (known := known_network(genesis)) is not None:
+            record = known
             if record.name != name:
                 log.info("%s calls the network %r, known here as %r", client.name, name, record.name)
                 record = replace(record, name=name)

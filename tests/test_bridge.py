@@ -16,6 +16,7 @@ from blockstore.memory import MemoryStore
 from blockstore.open import open_store
 from blockstore.store import MESSAGES, POST, TipsetRef
 from chain.dagcbor import decode
+from chain.network import load_network, read_network_file
 from chain.tipset import TipsetKey
 from tests.bridge_chain import genesis_of, read_car, read_changes
 from tests.bridge_help import Walker, entries_of, following, quick, replay_log
@@ -198,3 +199,37 @@ async def test_lazy_state_leaves_state_to_be_fetched_on_demand(recording: tuple[
         await Walker().tree(store, tipset.parent_message_receipts)
         row = await bridge.keeper.row(TipsetKey(ref.key))
         assert row is not None and row.held == HELD_MESSAGES | HELD_RECEIPTS | HELD_EVENTS
+
+
+async def test_a_chain_with_twelve_upgrades_is_one_gap_and_its_schedule_is_found() -> None:
+    """The node's parameters do not tell this chain's schedule; its answers for single tipsets do."""
+    objects = read_car(recorded("upgrades/chain.car.zst"))
+    changes = read_changes(recorded("upgrades/chain_notify.jsonl.zst"))
+    start = changes[0][1][0]
+    truth = read_network_file(recorded("upgrades/network.json"), genesis_of(objects, start).cids[0])
+    node = TestNode(objects, genesis_of(objects, start), changes[-1][1][-1], schedule=truth.version_at)
+    await node.start()
+    try:
+        store = MemoryStore()
+        async with following(store, [node.url]) as bridge:
+            await until(lambda: bridge.head is not None)
+            record = await load_network(store)
+        assert record is not None
+        chain = final_chain(changes)
+        for key in chain:
+            height = node.tipset(key).height
+            assert record.version_at(height) == truth.version_at(height)
+        await Walker().published(store)
+
+        node.head = start
+        store = MemoryStore()
+        async with following(store, [node.url]) as bridge:
+            await until(lambda: bridge.head is not None)
+            await node.go_to(chain[-1])
+            await until(lambda: bridge.head is not None and bridge.head.head.key == chain[-1], 120)
+        entries = await entries_of(store)
+        assert [len(entry.applies) for entry in entries] == [1, len(chain) - 1]
+        assert [ref.key for ref in await replay_log(store)] == chain
+        await Walker().published(store)
+    finally:
+        await node.stop()
