@@ -142,6 +142,7 @@ _BRIDGING: Final = (
     "node",
     "state",
     "backfill",
+    "actor_code",
     "network_file",
     "fetch_concurrency",
     "fetch_batch",

@@ -159,6 +159,12 @@ SETTINGS: Final = (
         "Epochs below its first head that a bridge of an empty store fetches too.",
     ),
     Setting(
+        "actor_code",
+        _flag,
+        True,
+        "Mirror the code of built-in actors too (some MB a network upgrade; ChainStatObj of a state counts it).",
+    ),
+    Setting(
         "network_file",
         _text,
         "",

@@ -103,6 +103,7 @@ def run_bridge(settings: Settings) -> int:
             BridgeSettings(
                 state=settings["state"],
                 backfill=settings["backfill"],
+                actor_code=settings["actor_code"],
                 network_file=Path(settings["network_file"]) if settings["network_file"] else None,
                 fetch_concurrency=settings["fetch_concurrency"],
                 fetch_batch=settings["fetch_batch"],
@@ -129,25 +130,21 @@ def run_bridge(settings: Settings) -> int:
 
 def run_import(settings: Settings, file: Path, *, index: bool) -> int:
     """`follower import FILE`: read a CAR into the store; `-` is standard input."""
-    from follower.progress import ImportProgress
     from leader_bridge.importer import import_car
+    from leader_bridge.progress import reporting
 
     network_file = Path(settings["network_file"]) if settings["network_file"] else None
 
     async def run() -> int:
         store = await open_store(settings["store"], map_size=settings["map_size_gb"] << 30, bulk=True)
         try:
-            with ImportProgress() as progress:
-                source = sys.stdin.buffer if str(file) == "-" else file
-                done = await import_car(store, source, network_file=network_file, progress=progress.tell, index=index)
+            with reporting() as progress:
+                done = await import_car(store, str(file), network_file=network_file, progress=progress, index=index)
         finally:
             await store.close()
-        print(f"imported {done.objects:,} objects, {done.bytes:,} bytes, into {settings['store']}")
-        if done.head is not None and done.network is not None:
-            print(f"network {done.network.name}, head {done.head.height}, {done.tipsets:,} tipsets")
-            for name, count in done.held.items():
-                if count < done.tipsets:
-                    print(f"{name}: held of {count:,} tipsets; what needs the others is answered 'not held'")
+        print(f"imported {done.objects:,} objects, {done.object_bytes:,} bytes, into {settings['store']}")
+        if done.network is not None:
+            print(f"network {done.network.name}, {done.tipsets:,} tipsets, epochs {done.lowest} to {done.height}")
         return 0
 
     return run_loop(run())
