@@ -79,7 +79,7 @@ class SimSettings:
         """About `actors` actors, of which a third are miners, and `objects` new objects an epoch."""
         miners = max(1, actors // 3)
         messages = max(1, min(100, objects // 100))
-        updates = max(0, min(miners, round((objects - 4 * messages) / 7)))
+        updates = max(0, min(miners, round((objects - 5 * messages) / 5.4)))
         return cls(seed=seed, accounts=max(3, actors - miners), miners=miners, messages=messages, miner_updates=updates)
 
 
@@ -141,9 +141,9 @@ class SimulatedChain:
         depth = min(self.settings.reorg_depth, len(self._canonical) - 1)
         if depth and chance < self.settings.reorg_rate:
             return self.reorg(self._random.randint(1, depth))
-        if depth and chance < self.settings.reorg_rate + self.settings.late_rate:
-            if len(self.head.blocks) < self.settings.max_blocks:
-                return self.late_block()
+        late = self.settings.reorg_rate + self.settings.late_rate
+        if depth and chance < late and len(self.head.blocks) < self.settings.max_blocks:
+            return self.late_block()
         nulls = 0
         while self._random.random() < self.settings.null_rate:
             nulls += 1
