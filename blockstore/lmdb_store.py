@@ -80,8 +80,8 @@ class _Environment:
                     else:
                         _check_schema(value, self.path)
                 return databases
+            databases = {n.decode(): self.env.open_db(n, create=False) for n in names}
             with self.env.begin() as txn:
-                databases = {n.decode(): self.env.open_db(n, txn=txn, create=False) for n in names}
                 value = txn.get(_table_key(b"", _SCHEMA_KEY), db=databases[META.name])
             if value is None:
                 raise StoreUnavailable(f"lmdb://{self.path} has not been made yet")

@@ -10,7 +10,6 @@ import contextlib
 import logging
 import signal
 import socket
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
