@@ -1,0 +1,332 @@
+"""Where a message was executed: `StateSearchMsg`, `StateWaitMsg`, and their v0 spellings.
+
+A message on chain is found by its index row, of any age. One that is not there by its CID may have been
+replaced by another with the same sender and nonce: the tipset that took that nonce is found by bisecting the
+sender's nonce over the chain (Lotus walks). Order, limits and texts follow Lotus `chain/stmgr/searchwait.go`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Final
+
+from blockstore.cid import Cid
+from blockstore.errors import Missing
+from blockstore.store import MESSAGES, HeadEntry
+from chain.actors.methods import NoSuchMethod
+from chain.actors.returns import return_json
+from chain.address import Address
+from chain.amt import Amt
+from chain.errors import ActorNotFound, ChainError, NotFound, NotHeld
+from chain.message import Message, Receipt, SignedMessage, decode_any_message, receipt_of
+from chain.state_tree import StateTree
+from chain.tipset import Tipset, TipsetKey
+from chain.tipset_messages import tipset_messages
+from rpc import lotus_json
+from rpc.context import Context
+from rpc.errors import MethodError, Unavailable
+from rpc.methods.chain import read_tipset
+from rpc.methods.read_state import states_of
+from rpc.methods.senders import id_of
+from rpc.params import Integer, Uint64
+from rpc.registry import V0, V1, Cost, method
+
+#: a limit that is none
+NO_LIMIT: Final = -1
+#: epochs that a wait may ask a message to be deep
+MAX_CONFIDENCE: Final = 900
+
+Epochs = Annotated[int, Integer("abi.ChainEpoch", -(1 << 63), (1 << 63) - 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A message's execution: `tipset` is the one whose parents include it, `cid` the message executed."""
+
+    tipset: Tipset
+    cid: Cid
+    receipt: Receipt
+
+
+class Replaced(ChainError):
+    """Another message took the nonce."""
+
+    def __init__(self, text: str) -> None:
+        # Lotus' formatting of this error shows the verb, and clients have come to know it so
+        super().__init__("%!w(*errors.errorString=&{message was replaced}): " + text)
+
+
+async def load_message(ctx: Context, cid: Cid) -> Message:
+    """The unsigned message behind a CID. Errors: NotFound, BadObject."""
+    try:
+        value = decode_any_message(await ctx.objects.get(cid))
+    except Missing:
+        lost = "%!w(*errors.errorString=&{failed to load message})"
+        raise NotFound(f"{lost}: ipld: could not find {cid}") from None
+    return value.message if isinstance(value, SignedMessage) else value
+
+
+def _same_call(left: Message, right: Message) -> bool:
+    return replace(left, gas_limit=0, gas_fee_cap=0, gas_premium=0) == replace(
+        right, gas_limit=0, gas_fee_cap=0, gas_premium=0
+    )
+
+
+async def executed_in(ctx: Context, tipset: Tipset, cid: Cid, message: Message, allow_replaced: bool) -> Found | None:
+    """The execution of a message by `tipset` (which executes what its parents include), or None.
+
+    Errors: Replaced; NotHeld (the parents, their messages or receipts).
+    """
+    if tipset.height == 0:
+        return None
+    parent = await ctx.index.parent(tipset)
+    included = await tipset_messages(ctx.objects, parent, ctx.network, id_of(ctx))
+    for place in range(len(included) - 1, -1, -1):
+        one = included[place]
+        if one.message.from_ != message.from_:
+            continue
+        if one.message.nonce < message.nonce:
+            return None
+        if one.message.nonce > message.nonce:
+            continue
+        there = f"(F:{cid} n {message.nonce}, TS: {one.cid} n{one.message.nonce})"
+        what = "found message with equal nonce as the one we are looking for"
+        if not _same_call(one.message, message):
+            raise Replaced(f"{what} that is NOT a valid replacement message {there}")
+        if one.cid != cid and not allow_replaced:
+            raise Replaced(f"{what} {there}")
+        return Found(tipset, one.cid, await _receipt(ctx, tipset, place))
+    return None
+
+
+async def _receipt(ctx: Context, tipset: Tipset, place: int) -> Receipt:
+    try:
+        value = await Amt(ctx.objects, tipset.parent_message_receipts, 0).get(place)
+    except Missing as error:
+        raise NotHeld(f"the receipts of the parents of the tipset at epoch {tipset.height}: {error}") from None
+    if value is None:
+        raise NotFound(f"failed to find receipt {place}")
+    return receipt_of(value)
+
+
+async def _indexed(ctx: Context, head: Tipset, cid: Cid, message: Message) -> Found | None:
+    """The execution that the message's index rows lead to on the chain of `head`."""
+    rows = await ctx.store.scan(MESSAGES, bytes(cid), reverse=True)
+    for key, _ in rows:
+        epoch, included = int.from_bytes(key[:8], "big"), key[8:]
+        if head.height <= epoch + 1:
+            continue
+        tipset = await ctx.index.at_height(head, epoch + 1, previous=False)
+        if tipset.parents.cid == included:
+            try:
+                return await executed_in(ctx, tipset, cid, message, False)
+            except Replaced:
+                return None
+    return None
+
+
+async def _nonce(ctx: Context, tipset: Tipset, sender: Address) -> int | None:
+    """The sender's nonce before a tipset; None where there is no such actor. Errors: Missing."""
+    try:
+        return (await (await StateTree.load(ctx.objects, tipset.parent_state_root)).get(sender)).nonce
+    except ActorNotFound:
+        return None
+
+
+async def _by_nonce(
+    ctx: Context, start: Tipset, cid: Cid, message: Message, limit: int, allow_replaced: bool
+) -> Found | None:
+    """The execution in the one tipset of `start`'s chain that took the nonce. Errors: NotHeld, Replaced."""
+    try:
+        tree = await StateTree.load(ctx.objects, start.parent_state_root)
+        sender = await tree.lookup_id(Address(message.from_))
+        if (await tree.get(sender)).nonce <= message.nonce:
+            return None
+    except (ActorNotFound, Missing):
+        raise NotFound("failed to load initial tipset") from None
+    # below `low` the nonce is not passed (or not known), at `high` it is
+    low = 0 if limit == NO_LIMIT else max(0, start.height - limit)
+    high, top = start.height, start
+    if low >= high:
+        return None
+    known = await _passed(ctx, start, low, sender, message.nonce)
+    if known:
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        passed = await _passed(ctx, start, middle, sender, message.nonce)
+        if passed:
+            high = middle
+        else:
+            low, known = middle, passed
+    top = await ctx.index.at_height(start, high)
+    if known is None:
+        raise NotHeld(f"the state at epoch {top.height - 1} and below, which could tell of message {cid}")
+    return await executed_in(ctx, top, cid, message, allow_replaced)
+
+
+async def _passed(ctx: Context, start: Tipset, epoch: int, sender: Address, nonce: int) -> bool | None:
+    """Whether the sender's nonce is above `nonce` at an epoch; None where that is not held."""
+    try:
+        found = await _nonce(ctx, await ctx.index.at_height(start, epoch), sender)
+    except (Missing, NotHeld):
+        return None
+    return found is not None and found > nonce
+
+
+async def search(
+    ctx: Context, start: Tipset, cid: Cid, limit: int, allow_replaced: bool
+) -> tuple[Message, Found | None]:
+    """The message, and its execution as seen from `start`, at most `limit` epochs back.
+
+    Errors: NotFound (the message itself is not held), NotHeld, Replaced.
+    """
+    message = await load_message(ctx, cid)
+    found = await executed_in(ctx, start, cid, message, allow_replaced)
+    if found is None:
+        found = await _indexed(ctx, (await ctx.head()).tipset, cid, message)
+        if found is not None:
+            if limit != NO_LIMIT and found.tipset.height + limit < start.height:
+                return message, None
+            return message, found
+        found = await _by_nonce(ctx, start, cid, message, limit, allow_replaced)
+    return message, found
+
+
+def lookup(found: Found, decoded: Any = None) -> dict[str, Any]:
+    """The answer of a search or a wait."""
+    return {
+        "Message": found.cid,
+        "Receipt": lotus_json.receipt(found.receipt),
+        "ReturnDec": decoded,
+        "TipSet": list(found.tipset.key.cids),
+        "Height": found.tipset.height,
+    }
+
+
+async def _search(ctx: Context, key: TipsetKey, cid: Cid, limit: int, allow_replaced: bool) -> Found | None:
+    try:
+        start = await read_tipset(ctx, key)
+    except NotFound as error:
+        raise NotFound(f"loading tipset {key}: {error}") from None
+    try:
+        return (await search(ctx, start, cid, limit, allow_replaced))[1]
+    except Replaced:
+        if allow_replaced:
+            raise
+        return None
+
+
+@method("Filecoin.StateSearchMsg", versions=V1, cost=Cost.STATE, answered="indexed")
+async def state_search_msg(
+    ctx: Context, key: TipsetKey, message: Cid, limit: Epochs, allow_replaced: bool
+) -> dict[str, Any] | None:
+    """Where a message was executed, looked for from a tipset down, at most `limit` epochs (-1: any number).
+
+    null where it was not. Errors: NotFound (no such message), NotHeld.
+    """
+    found = await _search(ctx, key, message, limit, allow_replaced)
+    return None if found is None else lookup(found)
+
+
+@method("Filecoin.StateSearchMsg", versions=V0, cost=Cost.STATE, answered="indexed")
+async def state_search_msg_v0(ctx: Context, message: Cid) -> dict[str, Any] | None:
+    """Where a message, or one that replaced it, was executed; null where it was not. Errors: as under v1."""
+    return await state_search_msg(ctx, TipsetKey(), message, NO_LIMIT, True)
+
+
+@method("Filecoin.StateSearchMsgLimited", versions=V0, cost=Cost.STATE, answered="indexed")
+async def state_search_msg_limited(ctx: Context, message: Cid, limit: Epochs) -> dict[str, Any] | None:
+    """As `StateSearchMsg`, at most `limit` epochs back."""
+    return await state_search_msg(ctx, TipsetKey(), message, limit, True)
+
+
+@method("Filecoin.StateGetReceipt", versions=V0, cost=Cost.STATE, answered="indexed")
+async def state_get_receipt(ctx: Context, message: Cid, key: TipsetKey) -> dict[str, Any] | None:
+    """The receipt of a message, or of one that replaced it; null where it was not executed."""
+    found = await _search(ctx, key, message, NO_LIMIT, True)
+    return None if found is None else lotus_json.receipt(found.receipt)
+
+
+# --- waiting -------------------------------------------------------------------------------------------
+
+
+async def wait(ctx: Context, cid: Cid, confidence: int, limit: int, allow_replaced: bool) -> tuple[Message, Found]:
+    """The message and its execution, once that is `confidence` epochs deep; waits for both.
+
+    Errors: as `search`; Unavailable, when the head changes come faster than they are read.
+    """
+    message = await load_message(ctx, cid)
+    source = ctx.services.head_source
+    head = ctx.pinned = await source.current()
+    height = head.tipset.height
+    candidate = await executed_in(ctx, head.tipset, cid, message, allow_replaced)
+    if candidate is None:
+        try:
+            _, candidate = await search(ctx, head.tipset, cid, limit, allow_replaced)
+        except ChainError:
+            # it may still come: what cannot be looked up below is no reason not to wait
+            candidate = None
+    if candidate is not None and height - candidate.tipset.height >= confidence:
+        return message, candidate
+    async for entry in source.subscribe(head.seq):
+        if candidate is not None and _reverts(entry, candidate):
+            candidate = None
+        for ref in entry.applies:
+            if candidate is not None and ref.height - candidate.tipset.height >= confidence:
+                return message, candidate
+            tipset = await ctx.index.tipset(TipsetKey(ref.key))
+            found = await executed_in(ctx, tipset, cid, message, allow_replaced)
+            if found is not None:
+                candidate = found
+                if confidence == 0:
+                    return message, found
+    raise Unavailable("the subscription to the head ended: ask again")
+
+
+def _reverts(entry: HeadEntry, found: Found) -> bool:
+    return any(ref.key == found.tipset.key for ref in entry.reverts)
+
+
+async def _decoded(ctx: Context, message: Message, found: Found) -> Any:
+    """The return value as JSON: decoded by the method's type, or the bytes where none is known."""
+    data = found.receipt.return_
+    if found.receipt.exit_code != 0 or not data:
+        return None
+    states = await states_of(ctx, found.tipset)
+    try:
+        actor = await states.tree.get(Address(message.to))
+        name, version = await states.kind_of(actor)
+    except ActorNotFound as error:
+        raise MethodError(f"failed to get return type: (get sset) failed to load actor: {error}") from error
+    try:
+        return return_json(name, version, message.method, data)
+    except NoSuchMethod:
+        return data
+
+
+@method("Filecoin.StateWaitMsg", versions=V1, cost=Cost.STATE, answered="indexed")
+async def state_wait_msg(
+    ctx: Context, message: Cid, confidence: Uint64, limit: Epochs, allow_replaced: bool
+) -> dict[str, Any]:
+    """Where a message was executed, once it is `confidence` epochs deep; waits until it is.
+
+    Looks back at most `limit` epochs (-1: any number). Errors: NotFound (no such message), NotHeld, Replaced.
+    """
+    if confidence > MAX_CONFIDENCE:
+        said = "%!w(*errors.errorString=&{message confidence exceeds maximum})"
+        raise MethodError(f"{said}: {confidence} > {MAX_CONFIDENCE}")
+    value, found = await wait(ctx, message, confidence, limit, allow_replaced)
+    return lookup(found, await _decoded(ctx, value, found))
+
+
+@method("Filecoin.StateWaitMsg", versions=V0, cost=Cost.STATE, answered="indexed")
+async def state_wait_msg_v0(ctx: Context, message: Cid, confidence: Uint64) -> dict[str, Any]:
+    """As under v1, with no limit and replacements allowed."""
+    return await state_wait_msg(ctx, message, confidence, NO_LIMIT, True)
+
+
+@method("Filecoin.StateWaitMsgLimited", versions=V0, cost=Cost.STATE, answered="indexed")
+async def state_wait_msg_limited(ctx: Context, message: Cid, confidence: Uint64, limit: Epochs) -> dict[str, Any]:
+    """As under v1, with replacements allowed."""
+    return await state_wait_msg(ctx, message, confidence, limit, True)
