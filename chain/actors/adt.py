@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from blockstore.cid import Cid, read_uvarint, uvarint
 from blockstore.errors import BadCid
-from chain.actors.schema import Type
+from chain.actors.leaves import Type
 from chain.address import Address
 from chain.amt import Amt
 from chain.errors import BadObject, ChainError
@@ -81,9 +81,7 @@ async def array_get(reader: ObjectReader, root: bytes, at: int, of: Type, bits: 
     return None if found is None else of.decode(found)
 
 
-async def array_items(
-    reader: ObjectReader, root: bytes, of: Type, bits: int
-) -> AsyncIterator[tuple[int, Any]]:
+async def array_items(reader: ObjectReader, root: bytes, of: Type, bits: int) -> AsyncIterator[tuple[int, Any]]:
     """Every (index, value), rising. Errors: Missing, BadObject."""
     tree = await Amt.load(reader, Cid(root), version=3, bit_width=bits)
     async for at, item in tree.items():

@@ -23,12 +23,20 @@ from chain.errors import ChainError
 #: The head of an actor without state: an empty CBOR array.
 EMPTY_OBJECT: Final = cid_of(b"\x80")
 
-#: actors version by network version
+#: the actors versions, by the network versions that each goes with
 _ACTORS: Final = {
-    **dict.fromkeys(range(4), 0),
-    **dict.fromkeys(range(4, 10), 2),
-    10: 3, 11: 3, 12: 4, 13: 5, 14: 6, 15: 7, 16: 8, 17: 9, 18: 10, 19: 11, 20: 11, 21: 12, 22: 13,
-    23: 14, 24: 15, 25: 16, 26: 16, 27: 17, 28: 18, 29: 19,
+    network: actors
+    for actors, networks in (
+        (0, range(4)),
+        (2, range(4, 10)),
+        (3, range(10, 12)),
+        (11, range(19, 21)),
+        (16, range(25, 27)),
+        *((actors, (actors + 8,)) for actors in range(4, 11)),
+        *((actors, (actors + 9,)) for actors in range(12, 16)),
+        *((actors, (actors + 10,)) for actors in range(17, 20)),
+    )
+    for network in networks
 }
 
 

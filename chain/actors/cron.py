@@ -12,14 +12,12 @@ KIND = add_kind(
         types="""
 State
   Entries                    []Entry
-ConstructorParams
-  Entries                    []Entry
 Entry
   Receiver                   addr
   MethodNum                  uint
 """,
         methods="""
-1          Constructor                         ConstructorParams
+1          Constructor                         panics
 2          EpochTick                           empty
 """,
     )

@@ -9,6 +9,7 @@ KIND = add_kind(
     Kind(
         "eam",
         "eam",
+        since=10,
         types="""
 Create2Params 10-
   Initcode                   bytes

@@ -153,9 +153,7 @@ def market_locked(market: Loaded) -> int:
     )
 
 
-async def circulating_supply(
-    states: States, height: int, genesis_pledge: Callable[[], Awaitable[int]]
-) -> Supply:
+async def circulating_supply(states: States, height: int, genesis_pledge: Callable[[], Awaitable[int]]) -> Supply:
     """The supply that the VM works with at `height`.
 
     `genesis_pledge` (attoFIL locked by the power actor in the genesis state) is asked until Assembly only.

@@ -9,6 +9,7 @@ KIND = add_kind(
     Kind(
         "ethaccount",
         "ethaccount",
+        since=10,
         types="",
         methods="""
 1          Constructor                         empty

@@ -9,6 +9,7 @@ KIND = add_kind(
     Kind(
         "evm",
         "evm",
+        since=10,
         types="""
 State 10-
   Bytecode                   cid

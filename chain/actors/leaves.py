@@ -393,5 +393,3 @@ LEAVES: Final[dict[str, Type]] = {
         _Empty(),
     )
 }
-
-

@@ -8,15 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cachetools import LRUCache
-
 from blockstore.cid import Cid
 from chain.actors.codes import actors_version, known_code
-from chain.actors.methods import BY_MANIFEST, KINDS, Kind
-from chain.actors.schema import FIRST_VERSION
+from chain.actors.methods import KINDS, Kind
 from chain.address import Address, from_id
 from chain.dagcbor import decode
-from chain.errors import BadObject, ChainError
+from chain.errors import ChainError
 from chain.objects import ObjectReader
 from chain.state_tree import Actor, StateTree
 
@@ -35,34 +32,7 @@ class WrongKind(ChainError):
     """An actor that is of another kind than the method is about."""
 
 
-#: manifests seen, by their CID: a few KiB each, one an actors version and network
-_manifests: LRUCache[bytes, dict[bytes, str]] = LRUCache(64)
-
-
-async def manifest_codes(reader: ObjectReader, tree: StateTree) -> dict[bytes, str]:
-    """Manifest name by code CID, from the manifest that the system actor's state links to.
-
-    Errors: ActorNotFound, Missing, BadObject.
-    """
-    system = await tree.get(SYSTEM)
-    state = decode(await reader.get(system.head))
-    if type(state) is not list or len(state) != 1 or not isinstance(state[0], bytes):
-        raise BadObject("the system actor's state is not [manifest]")
-    root = state[0]
-    found = _manifests.get(root)
-    if found is None:
-        entries = decode(await reader.get(Cid(root)))
-        try:
-            found = {bytes(code): str(name) for name, code in entries}
-        except (TypeError, ValueError):
-            raise BadObject("the actors' manifest is not a list of (name, code)") from None
-        _manifests[root] = found
-    return found
-
-
-async def kind_of_code(
-    reader: ObjectReader, tree: StateTree, code: bytes, network_version: int
-) -> tuple[str, int] | None:
+async def kind_of_code(tree: StateTree, code: Cid, network_version: int) -> tuple[str, int] | None:
     """(manifest name, actors version) of a code CID that occurs in `tree`, or None for an unknown one.
 
     `network_version` counts only for networks of which Lotus embeds no bundle.
@@ -70,7 +40,7 @@ async def kind_of_code(
     found = known_code(code)
     if found is not None:
         return found
-    name = (await manifest_codes(reader, tree)).get(bytes(code))
+    name = await tree.code_name(code)
     return None if name is None else (name, actors_version(network_version))
 
 
@@ -103,9 +73,9 @@ class States:
 
     async def kind_of(self, actor: Actor) -> tuple[str, int]:
         """(manifest name, actors version). Errors: WrongKind, for a code that is no built-in actor's."""
-        found = await kind_of_code(self.reader, self.tree, actor.code, self.network_version)
+        found = await kind_of_code(self.tree, actor.code, self.network_version)
         if found is None:
-            raise WrongKind(f"unknown actor code {Cid(actor.code)}")
+            raise WrongKind(f"unknown actor code {actor.code}")
         return found
 
     async def state_of(self, actor: Actor, kind: str) -> Loaded:
@@ -117,28 +87,3 @@ class States:
         state_type = wanted.type("State", version)  # refuses older versions before the state is read
         state = state_type.decode(decode(await self.reader.get(actor.head)))
         return Loaded(actor, wanted, version, state)
-
-
-def kind_named(manifest: str) -> Kind | None:
-    """The kind that the manifest calls so."""
-    return BY_MANIFEST.get(manifest)
-
-
-__all__ = [
-    "BURNT_FUNDS",
-    "CRON",
-    "DATACAP",
-    "FIRST_VERSION",
-    "INIT",
-    "MARKET",
-    "POWER",
-    "REWARD",
-    "SYSTEM",
-    "VERIFREG",
-    "Loaded",
-    "States",
-    "WrongKind",
-    "kind_named",
-    "kind_of_code",
-    "manifest_codes",
-]

@@ -2,7 +2,8 @@
 
 A method table is a line a method: number, name, parameter type, and the actors versions that have it where not
 all versions of the kind do. Numbers above 2^24 are FRC-0042 hashes of exported names. Method 0 (Send) is
-every actor's, and takes nothing.
+every actor's, and takes nothing. The parameter type `panics` stands for one that has no CBOR form in Go, so that
+Lotus panics when it is asked about the method.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from functools import cache
 from typing import Any, Final
 
 from chain.actors import codes
-from chain.actors.leaves import LEAVES, BadJson, Undefined
+from chain.actors.leaves import LEAVES, BadJson, Type, Undefined
 from chain.actors.reader import read_cbor
-from chain.actors.schema import FIRST_VERSION, TABLES, Type, add_table, to_cbor, type_of, versions_of
+from chain.actors.schema import FIRST_VERSION, LAST_VERSION, TABLES, add_table, to_cbor, type_of, versions_of
 from chain.dagcbor import decode
 from chain.errors import BadObject, ChainError
 
@@ -27,8 +28,14 @@ class OldActors(ChainError):
 
     def __init__(self, kind: str, version: int) -> None:
         super().__init__(
-            f"{kind} of actors version {version} is not decoded: versions {FIRST_VERSION} and later are"
+            f"{kind} of actors version {version} is not decoded: versions {FIRST_VERSION} to {LAST_VERSION} are"
         )
+
+
+class GoPanic(ChainError):
+    """A question on which Lotus panics: its wire answers with code 0."""
+
+    code = 0
 
 
 class NoSuchMethod(ChainError, LookupError):
@@ -46,17 +53,20 @@ class Method:
 
 
 class Kind:
-    """An actor kind. `name` is the module's, `manifest` the name that the actors' manifest has for it."""
+    """An actor kind. `name` is the module's, `manifest` the name that the actors' manifest has for it, `since` the
+    first actors version that has the kind."""
 
-    def __init__(self, name: str, manifest: str, *, types: str, methods: str) -> None:
+    def __init__(self, name: str, manifest: str, *, types: str, methods: str, since: int = FIRST_VERSION) -> None:
         self.name = name
         self.manifest = manifest
+        self.versions = versions_of(f"{since}-")
         self.table = add_table(name, types)
-        self.methods = [Method(0, "Send", "empty", versions_of(""))]
+        self.methods = [Method(0, "Send", "empty", self.versions)]
         for line in methods.splitlines():
             words = line.split()
             if words:
-                self.methods.append(Method(int(words[0]), words[1], words[2], versions_of("".join(words[3:]))))
+                versions = versions_of("".join(words[3:])) & self.versions
+                self.methods.append(Method(int(words[0]), words[1], words[2], versions))
 
     @property
     def has_state(self) -> bool:
@@ -69,7 +79,7 @@ class Kind:
 
     def type(self, name: str, version: int) -> Type:
         """One of the kind's types. Errors: OldActors."""
-        if version < FIRST_VERSION:
+        if version not in self.versions:
             raise OldActors(self.manifest, version)
         return type_of(self.name, name, version)
 
@@ -102,7 +112,7 @@ def state_json(manifest: str, version: int, head: bytes, data: bytes) -> Any:
     kind = BY_MANIFEST.get(manifest)
     if kind is None:
         raise BadObject(f"no actor kind is called {manifest!r}")
-    if version < FIRST_VERSION:
+    if version not in kind.versions:
         raise OldActors(manifest, version)
     if not kind.has_state:
         if head != EMPTY_OBJECT:
@@ -114,18 +124,20 @@ def state_json(manifest: str, version: int, head: bytes, data: bytes) -> Any:
 
 def _params_type(manifest: str, version: int, number: int, code: str) -> Type:
     kind = BY_MANIFEST.get(manifest)
-    if kind is not None and version < FIRST_VERSION:
+    if kind is not None and version not in kind.versions:
         raise OldActors(manifest, version)
     method = None if kind is None else kind.method(number, version)
     if kind is None or method is None:
         raise NoSuchMethod(f"unknown method {number} for actor {code}: actor metadata not found")
+    if method.params == "panics":
+        raise GoPanic("interface conversion: interface is not typegen.CBORUnmarshaler: missing method MarshalCBOR")
     return kind.type(method.params, version)
 
 
 def params_json(manifest: str, version: int, number: int, data: bytes, code: str) -> Any:
     """The parameters of a call as Lotus writes them; what stands behind them is not looked at, as there.
 
-    `code` is for the error text. Errors: NoSuchMethod, OldActors, BadObject.
+    `code` is for the error text. Errors: NoSuchMethod, OldActors, BadObject, GoPanic.
     """
     kind = _params_type(manifest, version, number, code)
     if kind is LEAVES["empty"]:
@@ -136,22 +148,13 @@ def params_json(manifest: str, version: int, number: int, data: bytes, code: str
 
 
 def params_cbor(manifest: str, version: int, number: int, item: Any, code: str) -> bytes:
-    """The CBOR of parameters given as JSON. Errors: NoSuchMethod, OldActors, BadJson, Undefined."""
+    """The CBOR of parameters given as JSON. Errors: NoSuchMethod, OldActors, BadJson, Undefined, GoPanic."""
     kind = _params_type(manifest, version, number, code)
     if item is None:
         # Go's Unmarshal of null into an interface leaves nil there, and Lotus then panics
-        raise NullParams
+        raise GoPanic("interface conversion: interface is nil, not cbor.Marshaler")
     value = kind.load(item, kind.zero())
     return bytes(value) if kind is LEAVES["rest"] else to_cbor(kind, value)
-
-
-class NullParams(ChainError):
-    """Parameters given as JSON null, on which Lotus panics: its wire answers with code 0."""
-
-    code = 0
-
-    def __init__(self) -> None:
-        super().__init__("interface conversion: interface is nil, not cbor.Marshaler")
 
 
 __all__ = [
@@ -160,10 +163,10 @@ __all__ = [
     "KINDS",
     "TABLES",
     "BadJson",
+    "GoPanic",
     "Kind",
     "Method",
     "NoSuchMethod",
-    "NullParams",
     "OldActors",
     "Undefined",
     "add_kind",

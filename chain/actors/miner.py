@@ -387,7 +387,7 @@ WorkerKeyChange
 2280458852 WithdrawBalanceExported             WithdrawBalanceParams              10-
 2354970453 ConfirmChangeWorkerAddressExported  empty                              10-
 2812875329 GetPeerIDExported                   empty                              10-
-3010055991 GetNominalSectorExpirationExported  sector                             18-
+3010055991 GetNominalSectorExpirationExported  panics                             18-
 3092458564 ValidateSectorStatusExported        ValidateSectorStatusParams         18-
 3180523767 InitialPledgeExported               empty                              16-
 3275365574 GetOwnerExported                    empty                              10-

@@ -12,9 +12,9 @@ from typing import Any, Final
 from blockstore.cid import Cid
 from chain import bitfield
 from chain.actors.adt import array_count, array_get, array_items, map_get, uint_key
-from chain.actors.leaves import LEAVES
+from chain.actors.leaves import LEAVES, Type
 from chain.actors.load import Loaded
-from chain.actors.schema import LAST_VERSION, Type, type_of
+from chain.actors.schema import LAST_VERSION, type_of
 from chain.dagcbor import decode
 from chain.errors import ChainError
 from chain.objects import ObjectReader
@@ -77,9 +77,7 @@ class Miner:
         if number > MAX_SECTOR:
             raise MinerError(f"failed to get sector {number}: index is too large")
         kind = self._type("SectorOnChainInfo")
-        found: dict[str, Any] | None = await array_get(
-            self.reader, self.state["Sectors"], number, kind, _SECTORS_BITS
-        )
+        found: dict[str, Any] | None = await array_get(self.reader, self.state["Sectors"], number, kind, _SECTORS_BITS)
         return found
 
     async def sectors(self) -> list[dict[str, Any]]:

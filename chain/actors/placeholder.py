@@ -9,6 +9,7 @@ KIND = add_kind(
     Kind(
         "placeholder",
         "placeholder",
+        since=10,
         types="",
         methods="",
     )

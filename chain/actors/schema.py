@@ -10,9 +10,15 @@ version, the actors versions it is in:
       SectorNumber               sector 13-
       SectorStartEpoch           epoch
 
-`?T` is a pointer (nil is CBOR null and JSON null), `[]T` a slice, `[!]T` one that is never nil, `[N]T` an array, `fixedN` an array of N bytes, `+Name T` an embedded struct whose fields
-stand among its owner's in JSON, `-Name T` a field that JSON does not show, `~Name T` one that older objects
-lack at their end, `Name = T` another name for a type; `kind.T` is a type of another actor kind.
+| `?T` | a pointer: nil is CBOR null and JSON null |
+| `[]T`, `[!]T` | a slice; one that is never nil |
+| `[N]T`, `fixedN` | an array; one of N bytes |
+| `kind.T` | a type of another actor kind |
+| `Name = T` | another name for a type |
+| `+Name T` | an embedded struct: in JSON its fields stand among its owner's |
+| `-Name T` | a field that JSON does not show |
+| `~Name T` | a field that older objects lack at their end |
+
 All structs are CBOR arrays. Values in memory: dict by field name, list, int (also of big integers), `Address`,
 `Cid`, bytes, str, bool, None; a bitfield stays RLE+ `bytes` until somebody asks for its runs.
 
@@ -177,13 +183,13 @@ class Struct:
 
     def decode(self, item: Any) -> Any:
         if type(item) is not list or not self.least <= len(item) <= len(self.fields):
-            raise BadObject(f"{self.name}: cbor input had wrong number of fields")
+            raise BadObject("cbor input had wrong number of fields")
         out: dict[str, Any] = {}
         for part, (name, kind, _) in zip(item, self.fields, strict=False):
             try:
                 out[name] = kind.decode(part)
             except BadObject as error:
-                raise BadObject(f"unmarshaling {self.name}.{name}: {error}") from None
+                raise BadObject(f"unmarshaling t.{name}: {error}") from None
         for name, kind, _ in self.fields[len(item) :]:
             out[name] = kind.zero()
         return out
@@ -194,7 +200,7 @@ class Struct:
             try:
                 kind.encode(value[name], out)
             except Undefined as error:
-                raise Undefined(f"{self.name}.{name}: {error}") from None
+                raise Undefined(f"failed to write field t.{name}: {error}") from None
 
     def dump(self, value: Any) -> Any:
         out: dict[str, Any] = {}

@@ -17,9 +17,7 @@ _SAFT: Final = from_id(122)
 _EAM: Final = from_id(10)
 
 #: actors whose balance never circulates
-_HELD: Final = frozenset(
-    (INIT, REWARD, VERIFREG, POWER, SYSTEM, CRON, BURNT_FUNDS, _SAFT, RESERVE, _EAM, DATACAP)
-)
+_HELD: Final = frozenset((INIT, REWARD, VERIFREG, POWER, SYSTEM, CRON, BURNT_FUNDS, _SAFT, RESERVE, _EAM, DATACAP))
 _FREE_KINDS: Final = frozenset(("account", "paymentchannel", "ethaccount", "evm", "placeholder"))
 
 

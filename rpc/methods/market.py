@@ -10,14 +10,13 @@ from chain.actors.leaves import LEAVES
 from chain.actors.load import MARKET, Loaded, States
 from chain.actors.schema import type_of
 from chain.address import Address
-from chain.errors import ChainError
 from chain.hamt import Hamt
 from chain.tipset import TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError
 from rpc.methods.read_state import Said, states_at
 from rpc.params import Integer
-from rpc.registry import Cost, method
+from rpc.registry import V1, Cost, method
 
 DealID = Annotated[int, Integer("abi.DealID", 0, (1 << 64) - 1)]
 
@@ -51,8 +50,7 @@ async def state_market_participants(ctx: Context, tipset_key: TipsetKey) -> dict
     """The market balances of every account that has one."""
     _, market = await market_at(ctx, tipset_key)
     locked = {
-        key: amount
-        async for key, amount in map_items(ctx.objects, market.state["LockedTable"], _BIG, _BALANCES_BITS)
+        key: amount async for key, amount in map_items(ctx.objects, market.state["LockedTable"], _BIG, _BALANCES_BITS)
     }
     prefix = ctx.network.address_prefix
     return {
@@ -75,14 +73,10 @@ async def state_market_deals(ctx: Context, tipset_key: TipsetKey) -> dict[str, A
     _, market = await market_at(ctx, tipset_key)
     proposal = type_of("market", "DealProposal", market.version)
     state = type_of("market", "DealState", market.version)
-    states = {
-        at: found async for at, found in array_items(ctx.objects, market.state["States"], state, _STATES_BITS)
-    }
+    states = {at: found async for at, found in array_items(ctx.objects, market.state["States"], state, _STATES_BITS)}
     return {
         str(at): _deal(market, found, states.get(at))
-        async for at, found in array_items(
-            ctx.objects, market.state["Proposals"], proposal, _PROPOSALS_BITS
-        )
+        async for at, found in array_items(ctx.objects, market.state["Proposals"], proposal, _PROPOSALS_BITS)
     }
 
 
@@ -110,7 +104,7 @@ async def state_market_storage_deal(ctx: Context, deal: DealID, tipset_key: Tips
     return _deal(market, *await storage_deal(ctx, market, deal))
 
 
-@method("Filecoin.StateMarketProposalPending", cost=Cost.STATE)
+@method("Filecoin.StateMarketProposalPending", versions=V1, cost=Cost.STATE)
 async def state_market_proposal_pending(ctx: Context, proposal: Cid, tipset_key: TipsetKey) -> bool:
     """Whether a proposal waits for its sector to be proven."""
     _, market = await market_at(ctx, tipset_key)
@@ -131,13 +125,8 @@ async def pending_allocation(ctx: Context, market: Loaded, deal: int) -> int:
     return found or 0
 
 
-@method("Filecoin.StateGetAllocationIdForPendingDeal", cost=Cost.STATE)
-async def state_get_allocation_id_for_pending_deal(
-    ctx: Context, deal: DealID, tipset_key: TipsetKey
-) -> int:
+@method("Filecoin.StateGetAllocationIdForPendingDeal", versions=V1, cost=Cost.STATE)
+async def state_get_allocation_id_for_pending_deal(ctx: Context, deal: DealID, tipset_key: TipsetKey) -> int:
     """The allocation that a published deal waits for, or 0."""
     _, market = await market_at(ctx, tipset_key)
     return await pending_allocation(ctx, market, deal)
-
-
-__all__ = ["ChainError", "DealID", "market_at", "pending_allocation", "storage_deal"]

@@ -7,16 +7,16 @@ from typing import Annotated, Any
 
 from chain import bitfield
 from chain.actors.leaves import UNDEFINED
-from chain.actors.miner_state import Miner, MinerError, shown
+from chain.actors.miner_state import Miner, shown
 from chain.address import Address
 from chain.errors import BadObject
 from chain.tipset import Tipset, TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError
-from rpc.methods.read_state import Said, id_address, states_at
+from rpc.methods.read_state import Said, states_at
 from rpc.params import Integer, Uint64
 from rpc.peer_id import peer_id_text
-from rpc.registry import Cost, method
+from rpc.registry import V0, V1, Cost, method
 
 SectorNumber = Annotated[int, Integer("abi.SectorNumber", 0, (1 << 64) - 1)]
 
@@ -43,7 +43,8 @@ BitField = Annotated[bytes | None, _BitField()]
 
 
 async def _miner(ctx: Context, key: TipsetKey, address: Address, where: str = "") -> tuple[Tipset, Miner]:
-    """`where` is None-like "-" for methods that Lotus lets pass the bare error of."""
+    """The tipset and the miner. `where` is what Lotus says before its words for a failure; "-" where it adds
+    no words at all."""
     tipset, states = await states_at(ctx, key)
     if where == "-":
         loaded = await states.load(address, "miner")
@@ -119,9 +120,7 @@ async def state_miner_sectors(
 
 
 @method("Filecoin.StateMinerActiveSectors", cost=Cost.SCAN)
-async def state_miner_active_sectors(
-    ctx: Context, address: Address, tipset_key: TipsetKey
-) -> list[dict[str, Any]]:
+async def state_miner_active_sectors(ctx: Context, address: Address, tipset_key: TipsetKey) -> list[dict[str, Any]]:
     """The sectors of a miner that count for power."""
     _, miner = await _miner(ctx, tipset_key, address)
     found = await miner.some_sectors(bitfield.bits(await _merged(miner, active)))
@@ -141,9 +140,7 @@ async def state_miner_sector_count(ctx: Context, address: Address, tipset_key: T
 
 
 @method("Filecoin.StateMinerDeadlines", cost=Cost.STATE)
-async def state_miner_deadlines(
-    ctx: Context, address: Address, tipset_key: TipsetKey
-) -> list[dict[str, Any]]:
+async def state_miner_deadlines(ctx: Context, address: Address, tipset_key: TipsetKey) -> list[dict[str, Any]]:
     """The 48 deadlines of a miner's proving period."""
     _, miner = await _miner(ctx, tipset_key, address)
     return [
@@ -178,9 +175,7 @@ async def state_miner_partitions(
 
 
 @method("Filecoin.StateMinerProvingDeadline", cost=Cost.STATE)
-async def state_miner_proving_deadline(
-    ctx: Context, address: Address, tipset_key: TipsetKey
-) -> dict[str, int]:
+async def state_miner_proving_deadline(ctx: Context, address: Address, tipset_key: TipsetKey) -> dict[str, int]:
     """The miner's current deadline, or its next occurrence where it has passed."""
     tipset, miner = await _miner(ctx, tipset_key, address)
     return miner.proving_deadline(tipset.height)
@@ -206,7 +201,7 @@ async def state_all_miner_faults(ctx: Context, lookback: int, tipset_key: Tipset
     raise MethodError("fixme")
 
 
-@method("Filecoin.StateMinerAllocated", cost=Cost.STATE)
+@method("Filecoin.StateMinerAllocated", versions=V1, cost=Cost.STATE)
 async def state_miner_allocated(ctx: Context, address: Address, tipset_key: TipsetKey) -> list[int]:
     """The sector numbers that a miner has ever used."""
     _, miner = await _miner(ctx, tipset_key, address, "-")
@@ -240,7 +235,18 @@ async def state_sector_get_info(
     return None if found is None else shown("SectorOnChainInfo", found)
 
 
-@method("Filecoin.StateSectorPreCommitInfo", cost=Cost.STATE)
+@method("Filecoin.StateSectorPreCommitInfo", versions=V0, cost=Cost.STATE)
+async def state_sector_pre_commit_info_v0(
+    ctx: Context, address: Address, sector: SectorNumber, tipset_key: TipsetKey
+) -> dict[str, Any]:
+    """A sector that is committed but not yet proven. Errors: there is none."""
+    found = await state_sector_pre_commit_info(ctx, address, sector, tipset_key)
+    if found is None:
+        raise MethodError("precommit info does not exist")
+    return found
+
+
+@method("Filecoin.StateSectorPreCommitInfo", versions=V1, cost=Cost.STATE)
 async def state_sector_pre_commit_info(
     ctx: Context, address: Address, sector: SectorNumber, tipset_key: TipsetKey
 ) -> dict[str, Any] | None:
@@ -268,6 +274,3 @@ async def state_sector_partition(
     _, miner = await _miner(ctx, tipset_key, address, "-")
     deadline, partition = await miner.find_sector(sector)
     return {"Deadline": deadline, "Partition": partition}
-
-
-__all__ = ["BitField", "MinerError", "SectorNumber", "active", "id_address", "live"]

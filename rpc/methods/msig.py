@@ -72,7 +72,4 @@ async def msig_get_pending(ctx: Context, address: Address, tipset_key: TipsetKey
     _, wallet = await _wallet(ctx, tipset_key, address)
     kind = type_of("multisig", "Transaction", wallet.version)
     root = wallet.state["PendingTxns"]
-    return [
-        {"ID": read_int_key(key)} | kind.dump(found)
-        async for key, found in map_items(ctx.objects, root, kind)
-    ]
+    return [{"ID": read_int_key(key)} | kind.dump(found) async for key, found in map_items(ctx.objects, root, kind)]

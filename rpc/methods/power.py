@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from typing import Annotated, Any
 
 from chain.actors.adt import array_get, map_get
@@ -169,9 +168,7 @@ async def _pledge(ctx: Context, tipset: Tipset, states: States, weight: int) -> 
     return initial_pledge(reward, power, weight, supply.circulating, tipset.height)
 
 
-async def _sector_weight(
-    ctx: Context, states: States, address: Address, info: dict[str, Any], height: int
-) -> int:
+async def _sector_weight(ctx: Context, states: States, address: Address, info: dict[str, Any], height: int) -> int:
     """Quality-adjusted bytes of a sector with the deals that it names."""
     size = sector_size(info["SealProof"])
     with Said("loading market actor"):
@@ -186,9 +183,7 @@ async def _sector_weight(
     return qa_power(size, duration, weight)
 
 
-async def _verified_weight(
-    ctx: Context, market: Loaded, address: Address, info: dict[str, Any], height: int
-) -> int:
+async def _verified_weight(ctx: Context, market: Loaded, address: Address, info: dict[str, Any], height: int) -> int:
     kind = type_of("market", "DealProposal", market.version)
     total = 0
     seen: set[int] = set()
@@ -257,5 +252,3 @@ async def state_miner_creation_deposit(ctx: Context, tipset_key: TipsetKey) -> s
         return "0"
     economy = economy_of((await states.tree.get(POWER)).code)
     return str(await _pledge(ctx, tipset, states, economy.named_power // 10))
-
-

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 from blockstore.cid import Cid
 from chain.actors.codes import known_code
-from chain.actors.load import INIT, States, manifest_codes
-from chain.actors.methods import OldActors, params_cbor, params_json, state_json
+from chain.actors.load import States, kind_of_code
+from chain.actors.methods import GoPanic, params_cbor, params_json, state_json
 from chain.address import Address
 from chain.errors import ActorNotFound, ChainError
 from chain.state_tree import StateTree
@@ -18,7 +18,7 @@ from chain.tipset import Tipset, TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError
 from rpc.params import Integer
-from rpc.registry import Cost, method
+from rpc.registry import V1, Cost, method
 
 MethodNum = Annotated[int, Integer("abi.MethodNum", 0, (1 << 64) - 1)]
 
@@ -65,6 +65,11 @@ async def id_address(states: States, address: Address) -> Address:
         raise actor_not_found(error) from error
 
 
+def panicked(name: str, error: GoPanic) -> MethodError:
+    """What Lotus' wire answers when a method panics."""
+    return MethodError(f"fatal error calling '{name}': panic in rpc method '{name}': {error}", code=0)
+
+
 @method("Filecoin.StateReadState", cost=Cost.STATE)
 async def state_read_state(ctx: Context, actor: Address, tipset_key: TipsetKey) -> dict[str, Any]:
     """An actor's balance, code and decoded state. Errors: actor not found; a state that is not decoded."""
@@ -75,7 +80,7 @@ async def state_read_state(ctx: Context, actor: Address, tipset_key: TipsetKey) 
         kind = await states.kind_of(found)
         data = await ctx.objects.get(found.head)
         state = state_json(*kind, found.head, data)
-    return {"Balance": str(found.balance), "Code": Cid(found.code), "State": state}
+    return {"Balance": str(found.balance), "Code": found.code, "State": state}
 
 
 @method("Filecoin.StateDecodeParams", cost=Cost.STATE)
@@ -88,12 +93,14 @@ async def state_decode_params(
         found = await states.tree.get(to)
     name, version = await states.kind_of(found)
     try:
-        return params_json(name, version, number, params, str(Cid(found.code)))
+        return params_json(name, version, number, params, str(found.code))
     except LookupError as error:
         raise MethodError(f"getting params type: {error}") from error
+    except GoPanic as error:
+        raise panicked("Filecoin.StateDecodeParams", error) from error
 
 
-@method("Filecoin.StateEncodeParams", cost=Cost.CHAIN)
+@method("Filecoin.StateEncodeParams", versions=V1, cost=Cost.CHAIN)
 async def state_encode_params(ctx: Context, code: Cid, number: MethodNum, params: Any) -> bytes:
     """The CBOR of parameters given as JSON. Errors: unknown code or method; JSON of another type."""
     name, version = await _kind_anywhere(ctx, code) or ("", 0)
@@ -101,14 +108,8 @@ async def state_encode_params(ctx: Context, code: Cid, number: MethodNum, params
         return params_cbor(name, version, number, params, str(code) if code else "b")
     except LookupError as error:
         raise MethodError(f"getting params type: {error}") from error
-    except OldActors:
-        raise
-    except ChainError as error:
-        if error.code == 0:
-            name = "Filecoin.StateEncodeParams"
-            text = f"fatal error calling '{name}': panic in rpc method '{name}': {error}"
-            raise MethodError(text, code=0) from error
-        raise
+    except GoPanic as error:
+        raise panicked("Filecoin.StateEncodeParams", error) from error
 
 
 async def _kind_anywhere(ctx: Context, code: Cid) -> tuple[str, int] | None:
@@ -117,8 +118,4 @@ async def _kind_anywhere(ctx: Context, code: Cid) -> tuple[str, int] | None:
     if found is not None:
         return found
     _, states = await states_at(ctx, TipsetKey())
-    name = (await manifest_codes(ctx.objects, states.tree)).get(bytes(code))
-    if name is None:
-        return None
-    _, version = await states.kind_of(await states.tree.get(INIT))
-    return name, version
+    return await kind_of_code(states.tree, code, states.network_version)

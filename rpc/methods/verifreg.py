@@ -12,7 +12,6 @@ from chain.actors.load import DATACAP, VERIFREG, Loaded
 from chain.actors.methods import OldActors
 from chain.actors.schema import FIRST_VERSION, type_of
 from chain.address import Address
-from chain.errors import ActorNotFound
 from chain.tipset import TipsetKey
 from rpc.context import Context
 from rpc.methods.market import DealID, market_at, pending_allocation, storage_deal
@@ -42,20 +41,21 @@ async def _inner(ctx: Context, registry: Loaded, table: str, owner: bytes) -> Ci
     return found
 
 
-async def _one(ctx: Context, registry: Loaded, table: str, name: str, owner: bytes, at: int) -> Any:
+async def _one(ctx: Context, registry: Loaded, table: str, name: str, owner: bytes, at: int) -> dict[str, Any] | None:
     root = await _inner(ctx, registry, table, owner)
     if root is None:
         return None
     kind = type_of("verifreg", name, registry.version)
     found = await map_get(ctx.objects, root, uint_key(at), kind)
-    return None if found is None else kind.dump(found)
+    if found is None:
+        return None
+    shown: dict[str, Any] = kind.dump(found)
+    return shown
 
 
 async def _of_root(ctx: Context, registry: Loaded, name: str, root: Cid) -> dict[str, Any]:
     kind = type_of("verifreg", name, registry.version)
-    return {
-        str(read_uint_key(key)): kind.dump(found) async for key, found in map_items(ctx.objects, root, kind)
-    }
+    return {str(read_uint_key(key)): kind.dump(found) async for key, found in map_items(ctx.objects, root, kind)}
 
 
 async def _of_owner(ctx: Context, registry: Loaded, table: str, name: str, owner: bytes) -> dict[str, Any]:
@@ -76,7 +76,7 @@ async def state_get_allocation(
 ) -> dict[str, Any] | None:
     """A client's allocation, or null. Errors: actor not found (11)."""
     registry, owner = await _registry(ctx, tipset_key, client)
-    return await _one(ctx, registry, "Allocations", "Allocation", owner, allocation)  # type: ignore[no-any-return]
+    return await _one(ctx, registry, "Allocations", "Allocation", owner, allocation)
 
 
 @method("Filecoin.StateGetAllocations", cost=Cost.STATE)
@@ -104,7 +104,7 @@ async def state_get_allocation_for_pending_deal(
         return None
     proposal, _ = await storage_deal(ctx, market, deal)
     registry, owner = await _registry(ctx, tipset_key, proposal["Client"])
-    return await _one(ctx, registry, "Allocations", "Allocation", owner, allocation)  # type: ignore[no-any-return]
+    return await _one(ctx, registry, "Allocations", "Allocation", owner, allocation)
 
 
 @method("Filecoin.StateGetClaim", cost=Cost.STATE)
@@ -113,7 +113,7 @@ async def state_get_claim(
 ) -> dict[str, Any] | None:
     """A provider's claim, or null. Errors: actor not found (11)."""
     registry, owner = await _registry(ctx, tipset_key, provider)
-    return await _one(ctx, registry, "Claims", "Claim", owner, claim)  # type: ignore[no-any-return]
+    return await _one(ctx, registry, "Claims", "Claim", owner, claim)
 
 
 @method("Filecoin.StateGetClaims", cost=Cost.STATE)
@@ -151,10 +151,7 @@ async def state_verified_client_status(ctx: Context, address: Address, tipset_ke
     version = actors_version(states.network_version)
     if version < FIRST_VERSION:  # datacap was the registry's own then
         raise OldActors("verifiedregistry", version)
-    try:
-        actor = await states.tree.get(DATACAP)
-    except ActorNotFound:
-        raise
+    actor = await states.tree.get(DATACAP)
     with Said("failed to load datacap actor state"):
         token = (await states.state_of(actor, "datacap")).state["Token"]
     cap = await map_get(ctx.objects, token["Balances"], key, _BIG, token["HamtBitWidth"])
