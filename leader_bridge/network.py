@@ -167,21 +167,21 @@ async def _ask_network(client: NodeClient, name: str, genesis: Cid, prefix: str)
 async def find_schedule(client: NodeClient) -> list[tuple[int, int]]:
     """The upgrades up to the node's head, by asking for the version at tipsets. Errors: NodeError.
 
-    An upgrade inside null rounds is put at the last tipset before it.
+    An upgrade inside null rounds is put at the last of them: no tipset tells the difference.
     """
     head = await chain_head(client)
 
-    async def version(height: int) -> tuple[int, int]:
-        """(epoch of the tipset at or before `height`, its version)."""
+    async def version(height: int) -> int:
+        """The version at the last tipset up to `height`."""
         tipset = await client.call("Filecoin.ChainGetTipSetByHeight", height, key_json(head.key))
-        at, key = tipset_hint(tipset)
+        _, key = tipset_hint(tipset)
         number = await client.call("Filecoin.StateNetworkVersion", key_json(key))
         if not isinstance(number, int):
             raise BadAnswer(f"{client.name}: a network version that is not a number")
-        return at, number
+        return number
 
-    _, first = await version(0)
-    last = (await version(head.height))[1]
+    first = await version(0)
+    last = await version(head.height)
     found = [(-1, first)]
 
     async def look(low: int, low_version: int, high: int, high_version: int) -> None:
@@ -192,9 +192,9 @@ async def find_schedule(client: NodeClient) -> list[tuple[int, int]]:
             found.append((low, high_version))
             return
         middle = (low + high) // 2
-        at, number = await version(middle)
+        number = await version(middle)
         await look(low, low_version, middle, number)
-        await look(middle if at >= low else low, number, high, high_version)
+        await look(middle, number, high, high_version)
 
     try:
         await look(0, first, head.height, last)
