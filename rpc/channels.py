@@ -25,7 +25,7 @@ Send = Callable[[bytes], Awaitable[None]]
 
 
 class Channel:
-    """A running channel. `number` is what the client knows it by."""
+    """A running channel. `number` is what the client knows it by; `on_slow` is told when it was too slow."""
 
     def __init__(
         self,
@@ -34,6 +34,7 @@ class Channel:
         encode: Callable[[Any], bytes],
         send: Send,
         buffer: int,
+        on_slow: Callable[[], None],
     ) -> None:
         self.number = number
         self._values = values
@@ -41,8 +42,7 @@ class Channel:
         self._send = send
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(buffer)
         self._stop = asyncio.Event()
-        #: whether the client was too slow
-        self.overflowed = False
+        self._on_slow = on_slow
 
     def cancel(self) -> None:
         """End it: the client is told by `xrpc.ch.close`."""
@@ -76,7 +76,7 @@ class Channel:
             async for value in self._values:
                 self._queue.put_nowait(self._frame(value))
         except asyncio.QueueFull:
-            self.overflowed = True
+            self._on_slow()
             log.warning("channel %d is read too slowly: closed", self.number)
         except StopAsyncIteration:
             pass  # it ended before its first value

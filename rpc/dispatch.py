@@ -9,12 +9,13 @@ Source: go-jsonrpc v0.10.2 `handler.go`, `server.go`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from blockstore.errors import BadCid
 from rpc.context import Context
+from rpc.eager import together
 from rpc.errors import (
     InternalError,
     InvalidParams,
@@ -43,6 +44,9 @@ _RESULT: Final = b',"jsonrpc":"2.0","result":'
 _UNKNOWN: Final = "unknown"
 _ID_TYPES: Final = (int, str, float)
 _GO_TYPES: Final = {"object": "map[string]interface {}", "array": "[]interface {}", "bool": "bool"}
+
+#: seconds for which a batch answered from memory may keep the loop
+_TURN: Final = 0.005
 
 Guard = Callable[[Context, Method], Awaitable[None]]
 
@@ -148,6 +152,8 @@ class Dispatcher:
         self._heavy = asyncio.Semaphore(self.settings.heavy_parallel)
         self._heavy_waiting = 0
         self.in_flight = 0
+        #: channels closed because their client read too slowly
+        self.slow_channels = 0
         self._drained: asyncio.Event | None = None
 
     def context(self, version: int, permissions: frozenset[str] | None = None, connection: Any = None) -> Context:
@@ -198,6 +204,7 @@ class Dispatcher:
 
     async def http_behind(self, min_head: str, body: bytes, ctx: Context) -> tuple[int, bytes]:
         """As `http`, with the head pinned at sequence number `min_head` or later: waits for it, bounded."""
+        self.in_flight += 1
         try:
             if not min_head.strip().isdecimal():
                 raise InvalidRequest("X-Filecoin-Min-Head: not a sequence number")
@@ -206,6 +213,8 @@ class Dispatcher:
             error = wire_error(raised)
             status, answer = _refused(error, None)
             return (503 if isinstance(error, Unavailable) else status), answer
+        finally:
+            self.leave()
         return await self.http(ctx.version, body, ctx)
 
     async def _one(self, ctx: Context, request: Request) -> tuple[int, bytes]:
@@ -246,13 +255,18 @@ class Dispatcher:
         answers: list[bytes] = []
         size = 0
         width = self.settings.batch_parallel
+        turn = now()
         for at in range(0, len(requests), width):
             part = requests[at : at + width]
+            if now() - turn > _TURN:
+                # other connections want to be served too
+                await asyncio.sleep(0)
+                turn = now()
             if size > self.settings.max_batch_answer:
                 too_big = LimitExceeded("the answers to this batch are too big together: ask for less at once")
                 answers += [_refused(too_big, request.id)[1] for request in part]
                 continue
-            for _, answer in await _together([self._one(ctx, request) for request in part]):
+            for _, answer in await together(self._one(ctx, request) for request in part):
                 if answer:
                     answers.append(answer)
                     size += len(answer)
@@ -345,14 +359,6 @@ def _arguments(method: Method, request: Request) -> list[Any]:
         except (ValueError, RecursionError) as error:
             raise ParseError(f"unmarshaling params for '{request.method}' (param: *{param.go}): {error}") from None
     return arguments
-
-
-async def _together(
-    calls: list[Coroutine[Any, Any, tuple[int, bytes]]],
-) -> list[tuple[int, bytes]]:
-    if len(calls) == 1:
-        return [await calls[0]]
-    return await asyncio.gather(*calls)
 
 
 def _refused(error: RpcError, request_id: Any) -> tuple[int, bytes]:

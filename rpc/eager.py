@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import tasks as _tasks
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from typing import Any, Generic, TypeVar, cast
 
 T = TypeVar("T")
@@ -101,10 +101,13 @@ class Running(Generic[T]):
 def start(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> Running[T]:
     """Run a coroutine up to its first wait. `task` is None when it ended: then `value` is its result.
 
-    Errors: whatever the coroutine raises before it waits. Must not be called from inside a task.
+    Errors: whatever the coroutine raises before it waits.
     """
     running: Running[T] = Running(loop)
     current = cast("asyncio.Task[Any]", running)
+    outer = _tasks.current_task(loop)
+    if outer is not None:
+        _tasks._leave_task(loop, outer)
     _tasks._enter_task(loop, current)
     try:
         waited = coroutine.send(None)
@@ -113,7 +116,19 @@ def start(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) ->
         return running
     finally:
         _tasks._leave_task(loop, current)
+        if outer is not None:
+            _tasks._enter_task(loop, outer)
     running.task = loop.create_task(_finish(_Rest(coroutine, waited)))
     for _ in range(running._cancels):
         running.task.cancel()
     return running
+
+
+async def together(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of coroutines that run at the same time, in their order. Errors: the first one's."""
+    loop = asyncio.get_running_loop()
+    started = [start(loop, coroutine) for coroutine in coroutines]
+    waiting = [running.task for running in started if running.task is not None]
+    if waiting:
+        await asyncio.gather(*waiting)
+    return [cast("T", running.value) if running.task is None else running.task.result() for running in started]

@@ -45,7 +45,7 @@ class Health:
 
     async def answer(self, path: str, *, verbose: bool) -> tuple[int, str] | None:
         """(status, body) of a health path, or None for a path that is none."""
-        kind = path.removeprefix("/health").lstrip("/")
+        kind = path.rpartition("/")[2]
         if path not in ("/livez", "/readyz", "/healthz", "/health/livez", "/health/readyz"):
             return None
         checks: dict[str, Check] = {}

@@ -45,9 +45,10 @@ _BEGINNINGS: Final = tuple(
 _HEAD_END: Final = b"\r\n\r\n"
 #: bodies up to this size are not counted against the budget
 _SMALL: Final = 64 << 10
+#: bytes of answers that wait for the end of a turn of the loop
+_OUTBOX: Final = 256 << 10
 #: how much of a refused body is read and dropped, so that the peer gets to read the refusal
 _LINGER_BYTES: Final = 256 << 20
-_LINGER_SECONDS: Final = 5.0
 
 
 class Wire(Protocol):
@@ -110,8 +111,22 @@ class Shared:
     refused: int = 0
     #: what leaves when this turn of the loop is over; None behind it closes the connection
     _outbox: list[tuple[asyncio.Transport, bytes | None]] = field(default_factory=list)
+    _outbox_bytes: int = 0
+    _empty: asyncio.Event | None = None
     _second: int = 0
     _starts: dict[int, bytes] = field(default_factory=dict)
+
+    def leave(self, connection: HttpProtocol) -> None:
+        """A connection has ended or is another's now."""
+        self.connections.discard(connection)
+        if self._empty is not None and not self.connections:
+            self._empty.set()
+
+    async def empty(self) -> None:
+        """Wait until there is no connection."""
+        if self.connections:
+            self._empty = asyncio.Event()
+            await self._empty.wait()
 
     def send(self, transport: asyncio.Transport, data: bytes | None) -> None:
         """Write, or close for None, together with all that this turn of the loop answers.
@@ -122,10 +137,16 @@ class Shared:
         if not self._outbox:
             self.loop.call_soon(self.flush)
         self._outbox.append((transport, data))
+        if data is not None:
+            self._outbox_bytes += len(data)
+            if self._outbox_bytes > _OUTBOX:
+                # so that the transport can say that its peer does not read
+                self.flush()
 
     def flush(self) -> None:
         """Write what is waiting."""
         outbox, self._outbox = self._outbox, []
+        self._outbox_bytes = 0
         for transport, data in outbox:
             if data is None:
                 transport.close()
@@ -201,7 +222,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         waiting, self._state = self._state, _GONE
-        self._shared.connections.discard(self)
+        self._shared.leave(self)
         self._rest = self._body = b""
         if self._running is not None and self._running.task is not None:
             self._running.task.cancel()
@@ -213,7 +234,7 @@ class HttpProtocol(asyncio.Protocol):
         """A peer that has said all may still read: for a while its answer is waited for."""
         self._eof = True
         if self._state == _RUN:
-            self.deadline = self._shared.loop.time() + self._shared.settings.write_timeout
+            self.deadline = self._shared.loop.time() + self._shared.settings.eof_timeout
         if self._state not in (_RUN, _WAIT):
             self._shared.send(self.transport, None)
         return True
@@ -488,7 +509,7 @@ class HttpProtocol(asyncio.Protocol):
         self._state = _LINGER
         self._dropped = 0
         self._resume()
-        self.deadline = self._shared.loop.time() + _LINGER_SECONDS
+        self.deadline = self._shared.loop.time() + self._shared.settings.linger
         if self.transport.can_write_eof():
             self.transport.write_eof()
 
@@ -501,7 +522,7 @@ class HttpProtocol(asyncio.Protocol):
         """The rest of this connection belongs to the other handler."""
         data, self._rest = self._rest, b""
         self._state = _GONE
-        self._shared.connections.discard(self)
+        self._shared.leave(self)
         self._shared.flush()
         self.deadline = 0.0
         other = self._shared.other()

@@ -121,7 +121,12 @@ def encoder(address_prefix: str) -> Callable[[Any], bytes]:
     dumps = orjson.dumps
 
     def encode(value: Any) -> bytes:
-        return escape(dumps(value, default, _OPTIONS))
+        try:
+            return escape(dumps(value, default, _OPTIONS))
+        except TypeError:
+            # integers beyond 64 bits, nesting beyond 254: the slower writer knows them
+            text = json.dumps(value, default=default, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+            return escape(text.encode("utf-8", "replace"))
 
     return encode
 

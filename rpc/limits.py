@@ -40,6 +40,10 @@ class ServerSettings:
     head_timeout: float = 30.0
     body_timeout: float = 30.0
     write_timeout: float = 60.0
+    #: how long a call goes on for a peer that has closed its side (gone, or only done with sending)
+    eof_timeout: float = 10.0
+    #: how long a refused peer may go on sending, unread, so that it gets to read the refusal
+    linger: float = 2.0
     #: how long a request with X-Filecoin-Min-Head waits for that head
     min_head_wait: float = 10.0
     #: HS256 secret of the bearer tokens; without one, tokens are not looked at

@@ -113,6 +113,7 @@ class Server:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain_seconds):
                 await asyncio.gather(*closing, return_exceptions=True)
+                await self._shared.empty()
                 await self.dispatcher.drained()
         for connection in list(self._shared.connections):
             connection.transport.close()
@@ -276,6 +277,11 @@ class Server:
             lambda: shared.budget.free,
         )
         metrics.counter("follower_rpc_refused_connections", "Connections beyond the limit.", lambda: shared.refused)
+        metrics.counter(
+            "follower_rpc_slow_channels",
+            "Channels closed because their client read too slowly.",
+            lambda: self.dispatcher.slow_channels,
+        )
         metrics.gauge(
             "follower_head_height", "Epoch of the head.", lambda: self._head.tipset.height if self._head else 0
         )

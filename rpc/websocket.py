@@ -15,6 +15,7 @@ from typing import Any, Final
 import orjson
 from aiohttp import WSMsgType, web
 
+from rpc import eager
 from rpc.channels import Channel
 from rpc.dispatch import BrokenRequest, Call, Dispatcher, Request, read_request
 from rpc.errors import LimitExceeded, ParseError, RpcError, wire_error
@@ -38,6 +39,7 @@ class Connection:
         version: int,
         permissions: frozenset[str],
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self._dispatcher = dispatcher
         self._socket = socket
         self._version = version
@@ -92,7 +94,9 @@ class Connection:
         except TimeoutError:
             await self._refuse(request, LimitExceeded("too many calls at once on this connection"))
             return
-        task = asyncio.create_task(self._call(request))
+        task = eager.start(self._loop, self._call(request)).task
+        if task is None:
+            return
         self._tasks.add(task)
         if request.id is not None:
             self._running[request.id] = task.cancel
@@ -163,7 +167,7 @@ class Connection:
             self._last_channel += 1
             number = self._last_channel
             settings = dispatcher.settings
-            channel = Channel(number, values, dispatcher.encode, self.send, settings.ws_buffer)
+            channel = Channel(number, values, dispatcher.encode, self.send, settings.ws_buffer, self._slow)
             self._running[request.id] = channel.cancel
             result = b'{"id":%s,"jsonrpc":"2.0","result":%d}\n'
             await self.send(result % (encode_id(request.id), number))
@@ -175,6 +179,9 @@ class Connection:
         finally:
             first.cancel()
             self._channels -= 1
+
+    def _slow(self) -> None:
+        self._dispatcher.slow_channels += 1
 
     async def _refuse(self, request: Request, error: RpcError) -> None:
         if request.id is not None:

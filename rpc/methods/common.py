@@ -145,9 +145,7 @@ async def net_version(ctx: Context) -> str:
     return str(ctx.network.eth_chain_id)
 
 
-@method(
-    "Filecoin.EthChainId", aliases=("eth_chainId",), versions=V0 | V1 | V2, cost=Cost.FREE, answered="local"
-)
+@method("Filecoin.EthChainId", aliases=("eth_chainId",), versions=V0 | V1 | V2, cost=Cost.FREE, answered="local")
 async def eth_chain_id(ctx: Context) -> str:
     """The Ethereum chain id, 0x-hex."""
     return hex(ctx.network.eth_chain_id)
