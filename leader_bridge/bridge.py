@@ -69,6 +69,7 @@ class BridgeSettings:
     poll_interval: float = 2.0
     actor_code: bool = False
     gap: int = 900
+    keep_log: int = 100_000
     hold: float = 60.0
     quiet: float = 60.0
     first_backoff: float = 0.1
@@ -491,3 +492,5 @@ class Bridge:
         metrics.HEAD_HEIGHT.set(head.height)
         metrics.PUBLISHED.inc()
         self.backfill.head_moved()
+        if entry.seq % min(1000, self.settings.keep_log) == 0:
+            await self.store.trim_head_log(self.settings.keep_log)

@@ -8,6 +8,7 @@ Sources: Lotus `chain/consensus/filcns/upgrades.go`, `chain/stmgr/forks.go` (hei
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from blockstore.store import Batch, Store
 from chain.known_networks import known_network
 from chain.network import NetworkRecord, load_network, network_of, read_network_file, save_network
 from leader_bridge.subscription import chain_head, key_json, key_of, tipset_hint
-from rpc.client import BadAnswer, CallFailed, NodeClient, NodeError
+from rpc.client import BadAnswer, CallFailed, NodeClient
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +153,9 @@ async def _ask_network(client: NodeClient, name: str, genesis: Cid, prefix: str)
                 head.height,
                 record.version_at(head.height),
             )
-            found = await find_schedule(client)
+            found = [(-1, int(version))]
+            with contextlib.suppress(CallFailed):  # a node without old headers: its version now is all we know
+                found = await find_schedule(client)
             record = network_of(
                 {
                     **record.to_json(),
@@ -196,9 +199,5 @@ async def find_schedule(client: NodeClient) -> list[tuple[int, int]]:
         await look(low, low_version, middle, number)
         await look(middle, number, high, high_version)
 
-    try:
-        await look(0, first, head.height, last)
-    except NodeError as error:
-        log.warning("%s does not tell the whole schedule (%s)", client.name, error)
-        return [(-1, last)]
+    await look(0, first, head.height, last)
     return found

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 _FIRST_COOLDOWN: Final = 0.2
 _LONGEST_COOLDOWN: Final = 30.0
+#: in the text of an error that says nothing of whether the object is there
+_BUSY: Final = ("limit", "too many", "busy", "timeout", "timed out", "deadline", "cancel", "overload")
 _LONGEST_LIE: Final = 600.0
 
 
@@ -172,6 +174,8 @@ class Sources:
             at += len(part)
             for cid, answer in zip(part, answers, strict=True):
                 if isinstance(answer, CallFailed):
+                    if any(word in answer.message.lower() for word in _BUSY):
+                        raise answer
                     left.append(cid)
                     continue
                 try:

@@ -44,6 +44,7 @@ class Faults:
     delay: float = 0.0
     mute: bool = False
     busy_status: int = 0
+    item_error: str = ""
 
 
 class TestNode:
@@ -241,6 +242,8 @@ class TestNode:
     def _ChainReadObj(self, cid: dict[str, str]) -> str:
         multihash = parse(cid["/"]).multihash
         self.read.append(multihash)
+        if self.faults.item_error:
+            raise LookupError(self.faults.item_error)
         if multihash in self.faults.lacks or multihash not in self.objects:
             raise LookupError(f"blockstore get: ipld: could not find {cid['/']}")
         data = self.objects[multihash]

@@ -385,6 +385,17 @@ async def test_stop_ends_a_bridge_whose_node_is_not_there(world: World) -> None:
     assert await world.store.head() is None
 
 
+async def test_the_head_log_is_bounded(world: World) -> None:
+    node = await world.node(at=0)
+    async with following(world.store, [node.url], quick(keep_log=3)) as bridge:
+        await until(lambda: bridge.head)
+        for tip in world.tips[1:]:
+            await node.go_to(tip.key)
+            await until(lambda: at_head(bridge, tip))  # noqa: B023 - awaited here
+    entries = await entries_of(world.store)
+    assert [entry.seq for entry in entries] == [10, 11, 12]
+
+
 # --- the past ---------------------------------------------------------------------------------------
 
 

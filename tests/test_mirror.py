@@ -285,3 +285,13 @@ async def test_a_busy_node_is_left_alone_as_long_as_it_asks() -> None:
     assert cid in (await sources.fetch([cid])).found
     assert sources.usable() == [sources.all[1]]
     await shut(nodes, sources)
+
+
+async def test_an_error_of_a_busy_node_is_not_taken_for_absence() -> None:
+    chain, nodes, sources = await two_nodes()
+    cid = chain.genesis.key.cids[0]
+    for node in nodes:
+        node.faults.item_error = "rate limit exceeded"
+    with pytest.raises(NoSource, match="rate limit"):
+        await sources.fetch([cid, cid_of(b"x")])
+    await shut(nodes, sources)
