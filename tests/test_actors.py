@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 import chain.actors  # noqa: F401  (registers the kinds)
 from blockstore.cid import Cid, cid_of
-from chain.actors.leaves import BadJson, Undefined
+from chain.actors.leaves import BadJson, Type, Undefined
 from chain.actors.methods import (
     EMPTY_OBJECT,
     KINDS,
@@ -34,7 +34,7 @@ from chain.actors.methods import (
     state_json,
 )
 from chain.actors.reader import read_cbor
-from chain.actors.schema import TABLES, VERSIONS, Table, Type, to_cbor, type_of, versions_of
+from chain.actors.schema import TABLES, VERSIONS, Table, to_cbor, type_of, versions_of
 from chain.address import Address, from_id
 from chain.dagcbor import decode, encode
 from chain.errors import BadObject, ChainError

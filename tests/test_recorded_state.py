@@ -38,7 +38,7 @@ FAMILIES = {
     "multisigs": (r"MsigGet", 1900, 1200),
     "channels": (r"PaychStatus", 420, 300),
     "money": (
-        r"Supply|StateMinerInitialPledge|PreCommitDepositForPower|CreationDeposit|CollateralBounds|MinerPower",
+        r"Supply|StateMinerInitialPledge|PreCommitDepositForPower|CreationDeposit|CollateralBounds|MinerPower|ListMiners",
         70,
         100,
     ),

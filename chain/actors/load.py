@@ -13,7 +13,7 @@ from chain.actors.codes import actors_version, known_code
 from chain.actors.methods import KINDS, Kind
 from chain.address import Address, from_id
 from chain.dagcbor import decode
-from chain.errors import ChainError
+from chain.errors import ActorNotFound, ChainError
 from chain.objects import ObjectReader
 from chain.state_tree import Actor, StateTree
 
@@ -55,21 +55,41 @@ class Loaded:
 
 
 class States:
-    """The actors of one state root. `network_version` is the network's at the tipset asked about."""
+    """The actors of one state root. `network_version` is the network's at the tipset asked about; `prefix`, the
+    letter that addresses begin with in the texts of errors."""
 
-    __slots__ = ("network_version", "reader", "tree")
+    __slots__ = ("network_version", "prefix", "reader", "tree")
 
-    def __init__(self, reader: ObjectReader, tree: StateTree, network_version: int) -> None:
+    def __init__(self, reader: ObjectReader, tree: StateTree, network_version: int, prefix: str = "f") -> None:
         self.reader = reader
         self.tree = tree
         self.network_version = network_version
+        self.prefix = prefix
+
+    async def actor(self, address: Address) -> Actor:
+        """The actor at an address of any form. Errors: ActorNotFound, Missing, BadObject."""
+        try:
+            return await self.tree.get(address)
+        except ActorNotFound as error:
+            if address.is_id:
+                raise
+            name = address.text(self.prefix)
+            text = f"resolution lookup failed ({name}): resolve address {name}: actor not found"
+            raise ActorNotFound(text) from error
+
+    async def lookup_id(self, address: Address) -> Address:
+        """The ID address of an address. Errors: ActorNotFound, Missing, BadObject."""
+        try:
+            return await self.tree.lookup_id(address)
+        except ActorNotFound as error:
+            raise ActorNotFound(f"resolve address {address.text(self.prefix)}: actor not found") from error
 
     async def load(self, address: Address, kind: str) -> Loaded:
         """The actor at `address`, which must be of `kind` (a module's name), with its state.
 
         Errors: ActorNotFound, WrongKind, OldActors, Missing, BadObject.
         """
-        return await self.state_of(await self.tree.get(address), kind)
+        return await self.state_of(await self.actor(address), kind)
 
     async def kind_of(self, actor: Actor) -> tuple[str, int]:
         """(manifest name, actors version). Errors: WrongKind, for a code that is no built-in actor's."""

@@ -39,7 +39,7 @@ async def market_at(ctx: Context, key: TipsetKey) -> tuple[States, Loaded]:
 async def state_market_balance(ctx: Context, address: Address, tipset_key: TipsetKey) -> dict[str, str]:
     """attoFIL that an account has in the market, and how much of it is locked."""
     states, market = await market_at(ctx, tipset_key)
-    key = bytes(await states.tree.lookup_id(address))
+    key = bytes(await states.lookup_id(address))
     escrow = await map_get(ctx.objects, market.state["EscrowTable"], key, _BIG, _BALANCES_BITS)
     locked = await map_get(ctx.objects, market.state["LockedTable"], key, _BIG, _BALANCES_BITS)
     return {"Escrow": str(escrow or 0), "Locked": str(locked or 0)}
@@ -98,7 +98,7 @@ async def state_market_storage_deal(ctx: Context, deal: DealID, tipset_key: Tips
     """One deal. Errors: a deal that is not there."""
     _, states = await states_at(ctx, tipset_key)
     with Said("failed to load market actor"):
-        actor = await states.tree.get(MARKET)
+        actor = await states.actor(MARKET)
     with Said("failed to load market actor state"):
         market = await states.state_of(actor, "market")
     return _deal(market, *await storage_deal(ctx, market, deal))

@@ -50,7 +50,7 @@ async def _miner(ctx: Context, key: TipsetKey, address: Address, where: str = ""
         loaded = await states.load(address, "miner")
     else:
         with Said(where + _ACTOR):
-            actor = await states.tree.get(address)
+            actor = await states.actor(address)
         with Said(where + _STATE):
             loaded = await states.state_of(actor, "miner")
     return tipset, Miner(ctx.objects, loaded)

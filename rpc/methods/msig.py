@@ -27,7 +27,7 @@ def locked_balance(state: dict[str, Any], epoch: int) -> int:
 async def _wallet(ctx: Context, key: TipsetKey, address: Address) -> tuple[int, Loaded]:
     tipset, states = await states_at(ctx, key)
     with Said(_ACTOR):
-        actor = await states.tree.get(address)
+        actor = await states.actor(address)
     with Said(_STATE):
         return tipset.height, await states.state_of(actor, "multisig")
 
@@ -60,7 +60,7 @@ async def msig_get_vested(ctx: Context, address: Address, start: TipsetKey, end:
         return "0"
     states = await states_of(ctx, last)
     with Said("failed to load multisig actor at end epoch"):
-        actor = await states.tree.get(address)
+        actor = await states.actor(address)
     with Said(_STATE):
         wallet = (await states.state_of(actor, "multisig")).state
     return str(locked_balance(wallet, first.height) - locked_balance(wallet, last.height))

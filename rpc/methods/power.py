@@ -23,6 +23,7 @@ from chain.actors.schema import FIRST_VERSION, type_of
 from chain.actors.supply import all_circulating
 from chain.address import Address
 from chain.errors import ChainError
+from chain.hamt import Hamt
 from chain.tipset import Tipset, TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError
@@ -78,7 +79,7 @@ async def state_miner_power(ctx: Context, address: Address, tipset_key: TipsetKe
     """
     _, states = await states_at(ctx, tipset_key)
     with Said("(get sset) failed to load power actor state"):
-        actor = await states.tree.get(POWER)
+        actor = await states.actor(POWER)
     power = await states.state_of(actor, "power")
     state = power.state
     total = _claim(state["TotalRawBytePower"], state["TotalQualityAdjPower"])
@@ -93,6 +94,15 @@ async def state_miner_power(ctx: Context, address: Address, tipset_key: TipsetKe
         "TotalPower": total,
         "HasMinPower": _may_mine(claim, state, economy_of(actor.code)),
     }
+
+
+@method("Filecoin.StateListMiners", cost=Cost.HEAVY)
+async def state_list_miners(ctx: Context, tipset_key: TipsetKey) -> list[Address] | None:
+    """Every miner that the power actor knows, in the order of its map; null for none."""
+    _, states = await states_at(ctx, tipset_key)
+    power = await _loaded(states, POWER, "power")
+    claims = await Hamt.load(ctx.objects, power.state["Claims"])
+    return [Address.checked(key) async for key, _ in claims.items()] or None
 
 
 def _may_mine(claim: dict[str, Any], state: dict[str, Any], economy: Economy) -> bool:
@@ -145,7 +155,7 @@ async def state_deal_provider_collateral_bounds(
 
 async def _loaded(states: States, address: Address, kind: str) -> Loaded:
     with Said(f"failed to load {kind} actor"):
-        actor = await states.tree.get(address)
+        actor = await states.actor(address)
     with Said(f"failed to load {kind} actor state"):
         return await states.state_of(actor, kind)
 
@@ -155,7 +165,7 @@ async def _inputs(states: States) -> tuple[Loaded, Loaded]:
     found = []
     for address, kind in ((REWARD, "reward"), (POWER, "power")):
         with Said(f"loading {kind} actor"):
-            actor = await states.tree.get(address)
+            actor = await states.actor(address)
         with Said(f"loading {kind} actor state"):
             found.append(await states.state_of(actor, kind))
     return found[0], found[1]
@@ -172,7 +182,7 @@ async def _sector_weight(ctx: Context, states: States, address: Address, info: d
     """Quality-adjusted bytes of a sector with the deals that it names."""
     size = sector_size(info["SealProof"])
     with Said("loading market actor"):
-        actor = await states.tree.get(MARKET)
+        actor = await states.actor(MARKET)
     with Said("loading market actor state"):
         market = await states.state_of(actor, "market")
     with Said("verifying deals for activation"):
@@ -250,5 +260,5 @@ async def state_miner_creation_deposit(ctx: Context, tipset_key: TipsetKey) -> s
     tipset, states = await states_at(ctx, tipset_key)
     if states.network_version < 27:
         return "0"
-    economy = economy_of((await states.tree.get(POWER)).code)
+    economy = economy_of((await states.actor(POWER)).code)
     return str(await _pledge(ctx, tipset, states, economy.named_power // 10))

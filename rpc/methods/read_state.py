@@ -13,6 +13,7 @@ from chain.actors.load import States, kind_of_code
 from chain.actors.methods import GoPanic, params_cbor, params_json, state_json
 from chain.address import Address
 from chain.errors import ActorNotFound, ChainError
+from chain.nodes import NodeCache
 from chain.state_tree import StateTree
 from chain.tipset import Tipset, TipsetKey
 from rpc.context import Context
@@ -21,6 +22,8 @@ from rpc.params import Integer
 from rpc.registry import V1, Cost, method
 
 MethodNum = Annotated[int, Integer("abi.MethodNum", 0, (1 << 64) - 1)]
+
+_NODE_CACHE_BYTES = 64 << 20
 
 #: the code of Lotus' registered "actor not found", which only some methods answer
 ACTOR_NOT_FOUND = 11
@@ -34,8 +37,17 @@ async def states_at(ctx: Context, key: TipsetKey) -> tuple[Tipset, States]:
 
 async def states_of(ctx: Context, tipset: Tipset) -> States:
     """The actors before a tipset's messages."""
-    tree = await StateTree.load(ctx.objects, tipset.parent_state_root)
-    return States(ctx.objects, tree, ctx.network.version_at(tipset.height))
+    tree = await StateTree.load(ctx.objects, tipset.parent_state_root, node_cache(ctx))
+    return States(ctx.objects, tree, ctx.network.version_at(tipset.height), ctx.network.address_prefix)
+
+
+def node_cache(ctx: Context) -> NodeCache:
+    """The process' cache of decoded tree nodes: `extra["node_cache"]`, `extra["node_cache_bytes"]` large."""
+    extra = ctx.extra
+    cache: NodeCache | None = extra.get("node_cache")
+    if cache is None:
+        cache = extra["node_cache"] = NodeCache(extra.get("node_cache_bytes", _NODE_CACHE_BYTES))
+    return cache
 
 
 class Said:
@@ -60,7 +72,7 @@ def actor_not_found(error: ActorNotFound) -> MethodError:
 async def id_address(states: States, address: Address) -> Address:
     """The ID address of `address`. Errors: MethodError with code 11."""
     try:
-        return await states.tree.lookup_id(address)
+        return await states.lookup_id(address)
     except ActorNotFound as error:
         raise actor_not_found(error) from error
 
@@ -75,7 +87,7 @@ async def state_read_state(ctx: Context, actor: Address, tipset_key: TipsetKey) 
     """An actor's balance, code and decoded state. Errors: actor not found; a state that is not decoded."""
     _, states = await states_at(ctx, tipset_key)
     with Said("getting actor"):
-        found = await states.tree.get(actor)
+        found = await states.actor(actor)
     with Said(f"dumping actor state (a:{actor.text(ctx.network.address_prefix)})"):
         kind = await states.kind_of(found)
         data = await ctx.objects.get(found.head)
@@ -90,7 +102,7 @@ async def state_decode_params(
     """The parameters of a call to an actor's method. Errors: unknown method; bytes that are no such value."""
     _, states = await states_at(ctx, tipset_key)
     with Said("getting actor"):
-        found = await states.tree.get(to)
+        found = await states.actor(to)
     name, version = await states.kind_of(found)
     try:
         return params_json(name, version, number, params, str(found.code))

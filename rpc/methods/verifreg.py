@@ -134,7 +134,7 @@ async def state_get_all_claims(ctx: Context, tipset_key: TipsetKey) -> dict[str,
 async def state_verifier_status(ctx: Context, address: Address, tipset_key: TipsetKey) -> str | None:
     """The bytes that a verifier may still hand out, or null for no verifier. Errors: actor not found (11)."""
     _, states = await states_at(ctx, tipset_key)
-    actor = await states.tree.get(VERIFREG)
+    actor = await states.actor(VERIFREG)
     key = await id_address(states, address)
     id_key(key)
     with Said("failed to load verified registry state"):
@@ -151,7 +151,7 @@ async def state_verified_client_status(ctx: Context, address: Address, tipset_ke
     version = actors_version(states.network_version)
     if version < FIRST_VERSION:  # datacap was the registry's own then
         raise OldActors("verifiedregistry", version)
-    actor = await states.tree.get(DATACAP)
+    actor = await states.actor(DATACAP)
     with Said("failed to load datacap actor state"):
         token = (await states.state_of(actor, "datacap")).state["Token"]
     cap = await map_get(ctx.objects, token["Balances"], key, _BIG, token["HamtBitWidth"])
