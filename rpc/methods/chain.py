@@ -203,11 +203,15 @@ async def chain_get_parent_messages(ctx: Context, block: Cid) -> list[dict[str, 
 
     null for the genesis and for a tipset without messages. Errors: Missing, NotHeld.
     """
-    head = await read_block(ctx, block)
-    if head.height == 0:
-        return None
-    parent = await ctx.index.parent(Tipset(TipsetKey.of([block]), (head,)))
-    return await messages_of(ctx, parent)
+    cache = json_cache(ctx)
+    found = cache.get(b"p" + block)
+    if found is None:
+        head = await read_block(ctx, block)
+        if head.height == 0:
+            return None
+        parent = await ctx.index.parent(Tipset(TipsetKey.of([block]), (head,)))
+        found = cache.keep(b"p" + block, await messages_of(ctx, parent))
+    return found  # type: ignore[return-value]
 
 
 @method("Filecoin.ChainGetMessagesInTipset")
@@ -226,19 +230,19 @@ async def chain_get_parent_receipts(ctx: Context, block: Cid) -> list[dict[str, 
 
     Errors: Missing, NotHeld (a snapshot carries no receipts).
     """
-    head = await read_block(ctx, block)
-    if head.height == 0:
-        return None
     cache = json_cache(ctx)
-    key = b"r" + head.parent_message_receipts
-    found = cache.get(key)
+    found = cache.get(b"r" + block)
     if found is None:
+        head = await read_block(ctx, block)
+        if head.height == 0:
+            return None
         try:
             tree = await Amt.load(ctx.objects, head.parent_message_receipts, version=0)
             receipts = [lotus_json.receipt(receipt_of(value)) async for _, value in tree.items()]
         except Missing as error:
-            raise NotHeld(f"the receipts of the parents of block {block} (epoch {head.height}): {error}") from None
-        found = cache.keep(key, receipts)
+            what = f"the receipts of the parents of block {block} (epoch {head.height})"
+            raise NotHeld(f"{what}: {error}") from None
+        found = cache.keep(b"r" + block, receipts)
     return found  # type: ignore[return-value]
 
 
