@@ -1,35 +1,81 @@
-"""What a played node does wrong on request: for tests of whatever follows it."""
+"""What a played node does wrong on request: for tests of whatever follows it.
+
+Everything here can be switched while the node runs. What concerns connections (drop them, restart, stand
+half open) is done by `PlayedNode`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from blockstore.cid import Cid
+from blockstore.errors import Missing
 from blockstore.memory import MemoryStore
+from blockstore.store import Held
+from chain.errors import BadRequest
 from rpc.context import Context
 from rpc.registry import Method
 
 
-@dataclass(slots=True)
+@dataclass
 class Faults:
     """Switches, looked at with every request. `lies` and `lacks` are multihashes.
 
-    `delay` seconds pass before each answer; after every `drop_every` head changes all connections are cut;
-    of every `lie_every` objects read one is answered with wrong bytes. 0: never.
+    `delay` seconds pass before each answer; after every `drop_every` head changes all connections are cut,
+    after every `restart_every` the node restarts, `down_seconds` long; of every `lie_every` objects read one is
+    answered with wrong bytes. `status` (500 to 599) is the HTTP status of one answer in `status_every`, with no
+    JSON in it. Without `websocket` only HTTP is spoken. 0: never.
     """
 
     lies: set[bytes] = field(default_factory=set)
     lacks: set[bytes] = field(default_factory=set)
     delay: float = 0.0
     drop_every: int = 0
+    restart_every: int = 0
+    down_seconds: float = 0.0
     lie_every: int = 0
+    status: int = 0
+    status_every: int = 1
+    websocket: bool = True
     reads: int = 0
+    answers: int = 0
+    _speaking: asyncio.Event = field(default_factory=asyncio.Event, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.status and not 500 <= self.status <= 599:
+            raise BadRequest(f"a status of {self.status}: only 500 to 599 are faults")
+        self._speaking.set()
+
+    @property
+    def mute(self) -> bool:
+        """Whether nothing is answered or pushed, as when the peer has gone without a word."""
+        return not self._speaking.is_set()
+
+    @mute.setter
+    def mute(self, mute: bool) -> None:
+        if mute:
+            self._speaking.clear()
+        else:
+            self._speaking.set()
+
+    async def speaking(self) -> None:
+        """Wait while the node is mute."""
+        await self._speaking.wait()
 
     async def guard(self, ctx: Context, method: Method) -> None:
         """Runs before each call."""
+        await self.speaking()
         if self.delay:
             await asyncio.sleep(self.delay)
+
+    def bad_status(self) -> int:
+        """The status of a bad answer to this request, or 0."""
+        if not self.status:
+            return 0
+        self.answers += 1
+        return self.status if self.answers % max(1, self.status_every) == 0 else 0
 
     def seen(self, multihash: bytes, data: bytes | None) -> bytes | None:
         """What is answered for an object."""
@@ -42,17 +88,65 @@ class Faults:
 
 
 class FaultyStore(MemoryStore):
-    """A store in memory that lies and lacks as `faults` say."""
+    """A store in memory that lies and lacks as `faults` say, to whoever asks for objects one by one.
+
+    `hides`, where set, says of a multihash whether it is not there *yet*. `honest` answers without faults.
+    """
 
     def __init__(self, name: str, faults: Faults) -> None:
         super().__init__(name)
         self.faults = faults
+        self.hides: Callable[[bytes], bool] | None = None
+        self.honest = _Honest(self)
+
+    @property
+    def size(self) -> int:
+        """Bytes of objects held."""
+        return self._bytes
+
+    def held(self, cid: Cid) -> bytes | None:
+        """An object without any fault, or None."""
+        return self._objects.get(cid.multihash)
+
+    def _seen(self, multihash: bytes, data: bytes | None) -> bytes | None:
+        if self.hides is not None and self.hides(multihash):
+            return None
+        return self.faults.seen(multihash, data)
 
     async def get(self, multihash: bytes) -> bytes | None:
         """The object, or what the faults make of it."""
-        return self.faults.seen(multihash, await super().get(multihash))
+        return self._seen(multihash, self._objects.get(multihash))
 
     async def get_many(self, multihashes: Sequence[bytes]) -> list[bytes | None]:
         """The objects, or what the faults make of them."""
-        found = await super().get_many(multihashes)
-        return [self.faults.seen(mh, data) for mh, data in zip(multihashes, found, strict=True)]
+        return [self._seen(multihash, self._objects.get(multihash)) for multihash in multihashes]
+
+    async def held_many(self, multihashes: Sequence[bytes]) -> list[Held]:
+        """How each is held; what is lacked is absent."""
+        found = await super().held_many(multihashes)
+        hides = self.hides or (lambda multihash: False)
+        lacks = self.faults.lacks
+        return [Held.ABSENT if mh in lacks or hides(mh) else held for mh, held in zip(multihashes, found, strict=True)]
+
+
+class _Honest:
+    """The node's own view of its store, by CID: an ObjectReader without faults but for what is not there yet."""
+
+    def __init__(self, store: FaultyStore) -> None:
+        self._store = store
+
+    async def get(self, cid: bytes) -> bytes:
+        """The object. Errors: Missing."""
+        return (await self.get_many([cid]))[0]
+
+    async def get_many(self, cids: Sequence[bytes]) -> list[bytes]:
+        """The objects, in order. Errors: Missing."""
+        store = self._store
+        found = []
+        for cid in cids:
+            multihash = Cid(cid).multihash
+            data = store.held(Cid(cid))
+            if data is None or (store.hides is not None and store.hides(multihash)):
+                raise Missing(Cid(cid))
+            found.append(data)
+        return found

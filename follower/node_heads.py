@@ -28,6 +28,14 @@ class NodeHeads:
         self._head = Head(0, None, head)
         self._log: deque[HeadEntry] = deque(maxlen=_KEPT)
         self._moved = asyncio.Event()
+        #: by subscription, the last entry that it has taken and come back from
+        self._taken: dict[object, int] = {}
+        self._asked = asyncio.Event()
+
+    @property
+    def subscribers(self) -> int:
+        """How many subscriptions there are."""
+        return len(self._taken)
 
     @property
     def head(self) -> Tipset:
@@ -60,13 +68,36 @@ class NodeHeads:
     async def subscribe(self, after: int | None = None) -> AsyncIterator[HeadEntry]:
         """Every entry after `after`, in order. Errors: NotHeld, for one who reads too slowly."""
         last = self._head.seq if after is None else after
+        me = object()
+        self._taken[me] = last
+        try:
+            while True:
+                if last == self._head.seq:
+                    self._taken[me] = last
+                    asked, self._asked = self._asked, asyncio.Event()
+                    asked.set()
+                    await self._moved.wait()
+                    continue
+                first = self._log[0].seq
+                if last + 1 < first:
+                    raise NotHeld(f"head changes since {last}: the log begins at {first}")
+                entry = self._log[last + 1 - first]
+                last = entry.seq
+                yield entry
+        finally:
+            del self._taken[me]
+            self._asked.set()
+
+    async def consumed(self) -> None:
+        """Wait until there is a subscriber, and all have taken every entry and wait for the next."""
         while True:
-            if last == self._head.seq:
-                await self._moved.wait()
+            asked = self._asked
+            if self._taken and all(last == self._head.seq for last in self._taken.values()):
+                # what was taken is on its way to the sockets: let that go on before the next
+                await asyncio.sleep(0)
+                if self._taken:
+                    return
                 continue
-            first = self._log[0].seq
-            if last + 1 < first:
-                raise NotHeld(f"head changes since {last}: the log begins at {first}")
-            entry = self._log[last + 1 - first]
-            last = entry.seq
-            yield entry
+            await asked.wait()
+            if asked is self._asked:
+                self._asked = asyncio.Event()

@@ -1,135 +1,36 @@
-"""A recorded chain, served as a full node would: its head changes in their recorded order, reverts and all.
-
-A recording is a folder with `chain.car.zst` (everything under every block that was ever a head),
-`chain_notify.jsonl.zst` (every frame of a `ChainNotify` subscription, with its time) and `network.json`.
-"""
+"""A recorded chain, served as a full node would: its head changes in their recorded order, reverts and all."""
 
 from __future__ import annotations
 
 import asyncio
-import io
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import orjson
-import zstandard
-
-from blockstore.car import iter_car
-from blockstore.cid import parse
-from chain.block import decode_header
 from chain.errors import BadRequest
-from chain.network import NetworkRecord, read_network_file
-from chain.tipset import Tipset, TipsetKey
-from follower.faults import Faults, FaultyStore
+from follower.faults import Faults
 from follower.node_heads import NodeHeads
-from follower.played_node import PlayedNode, RowWriter, keep_network
+from follower.played_node import PlayedNode
+from follower.recorded_answers import with_answers
+from follower.recorded_chain import Change, RecordedChain
+from rpc.registry import REGISTRY
 
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One recorded frame: tipsets reverted (newest first) and applied (oldest first), and when (seconds)."""
-
-    at: float
-    reverts: tuple[Tipset, ...]
-    applies: tuple[Tipset, ...]
-    head: Tipset
-
-
-@dataclass(slots=True)
-class RecordedChain:
-    """A recording in memory. `first` is the head before the first change."""
-
-    store: FaultyStore
-    network: NetworkRecord
-    first: Tipset
-    changes: list[Change]
-
-    @classmethod
-    async def load(cls, folder: Path, faults: Faults | None = None) -> RecordedChain:
-        """Errors: OSError, BadCar, BadRequest (what is missing in the recording)."""
-        store = FaultyStore(folder.name, faults or Faults())
-        objects = ((cid.multihash, data) for cid, data in iter_car(folder / "chain.car.zst"))
-        await store.put_many(objects, closed=False)
-        loader = _Loader(store)
-        first: Tipset | None = None
-        changes: list[Change] = []
-        for at, events in _frames(folder / "chain_notify.jsonl.zst"):
-            tipsets = [(event["Type"], await loader.tipset(event["Val"])) for event in events]
-            if first is None:
-                if tipsets[0][0] != "current":
-                    raise BadRequest(f"{folder}: the first notification is no 'current'")
-                first = tipsets[0][1]
-                continue
-            reverts = tuple(tipset for kind, tipset in tipsets if kind == "revert")
-            applies = tuple(tipset for kind, tipset in tipsets if kind == "apply")
-            head = applies[-1] if applies else await loader.by_key(reverts[-1].parents)
-            changes.append(Change(at, reverts, applies, head))
-        if first is None:
-            raise BadRequest(f"{folder}: no notification is recorded")
-        await loader.index(first, changes)
-        genesis = loader.lowest
-        network = read_network_file(folder / "network.json", genesis.blocks[0].cid)
-        await keep_network(store, network)
-        return cls(store, network, first, changes)
-
-
-class _Loader:
-    """Tipsets of the recording by key."""
-
-    def __init__(self, store: FaultyStore) -> None:
-        self._store = store
-        self._tipsets: dict[bytes, Tipset] = {}
-        self.lowest: Tipset
-
-    async def tipset(self, value: dict[str, Any]) -> Tipset:
-        return await self.by_key(TipsetKey.of(parse(cid["/"]) for cid in value["Cids"]))
-
-    async def by_key(self, key: TipsetKey) -> Tipset:
-        found = self._tipsets.get(key)
-        if found is None:
-            raws = await self._store.get_many([cid.multihash for cid in key.cids])
-            blocks = []
-            for cid, raw in zip(key.cids, raws, strict=True):
-                if raw is None:
-                    raise BadRequest(f"the recording lacks block {cid}")
-                blocks.append(decode_header(cid, raw))
-            found = self._tipsets[key] = Tipset.of(blocks)
-        return found
-
-    async def index(self, first: Tipset, changes: list[Change]) -> None:
-        """Rows of every tipset from genesis on, forks too."""
-        writer = RowWriter(self._store)
-        down = [first]
-        while down[-1].height > 0:
-            down.append(await self.by_key(down[-1].parents))
-        self.lowest = down[-1]
-        for tipset in reversed(down):
-            await writer.write(tipset)
-        for change in changes:
-            for tipset in change.applies:
-                await writer.write(tipset)
-
-
-def _frames(path: Path) -> Iterator[tuple[float, list[dict[str, Any]]]]:
-    """(time, events) of each notification of a recording, plain or in zstd."""
-    with path.open("rb") as file:
-        stream: Any = zstandard.ZstdDecompressor().stream_reader(file) if path.suffix == ".zst" else file
-        for line in io.TextIOWrapper(stream, encoding="utf-8"):
-            record = orjson.loads(line)
-            frame = record["frame"]
-            if frame.get("method") == "xrpc.ch.val":
-                yield record["t"], frame["params"][1]
+__all__ = ["Change", "RecordedChain", "ReplayNode", "run_replay", "start_replay"]
 
 
 class ReplayNode(PlayedNode):
     """A node that plays a recording. Nothing moves but by `advance` or `play`."""
 
-    def __init__(self, chain: RecordedChain) -> None:
-        super().__init__(chain.store, chain.network, NodeHeads(chain.first), agent="replay")
+    def __init__(self, chain: RecordedChain, *, hide_future: bool = False, answers: Sequence[Path] = ()) -> None:
+        import rpc.methods  # noqa: F401  (registers what is served)
+
+        registry = with_answers(REGISTRY, answers) if answers else REGISTRY
+        super().__init__(chain.store, chain.network, NodeHeads(chain.first), agent="replay", registry=registry)
         self.chain = chain
         self.played = 0
+        if hide_future:
+            arrivals = chain.arrivals()
+            self.store.hides = lambda multihash: arrivals.get(multihash, 0) > self.played
 
     @property
     def ended(self) -> bool:
@@ -143,30 +44,88 @@ class ReplayNode(PlayedNode):
             self.heads.move(change.reverts, change.applies, change.head)
             self.after_move()
 
-    async def play(self, *, speed: float = 1.0, interval: float | None = None) -> AsyncIterator[int]:
+    async def play(
+        self, *, speed: float = 1.0, interval: float | None = None, as_consumed: bool = False
+    ) -> AsyncIterator[int]:
         """Play to the end: every `interval` seconds, else at `speed` times the recorded pace.
 
-        Yields the number of changes played after each one.
+        `as_consumed`: each change as soon as every subscriber has taken the one before; without a subscriber
+        nothing moves. Yields the number of changes played after each one. Errors: BadRequest (a speed of 0).
         """
+        if speed <= 0 or (interval is not None and interval < 0):
+            raise BadRequest("the speed of a replay must be above 0, its interval 0 or more")
         before = self.chain.changes[self.played].at if not self.ended else 0.0
         while not self.ended:
             change = self.chain.changes[self.played]
-            wait = interval if interval is not None else (change.at - before) / speed
+            if as_consumed:
+                await self.heads.consumed()
+            else:
+                wait = interval if interval is not None else max(0.0, change.at - before) / speed
+                await asyncio.sleep(wait)
             before = change.at
-            await asyncio.sleep(wait)
             self.advance()
             yield self.played
+            await self.restart_if_due()
 
 
 async def start_replay(
-    folder: Path, *, host: str = "127.0.0.1", port: int = 0, faults: Faults | None = None, at_end: bool = False
+    folder: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    faults: Faults | None = None,
+    at_end: bool = False,
+    hide_future: bool = False,
+    answers: Sequence[Path] = (),
 ) -> ReplayNode:
     """Load a recording and serve it; the head stands at the recording's first (or, `at_end`, its last).
 
-    Errors: OSError, BadCar, BadRequest.
+    `hide_future`: an object is not there before the head change that needs it. `answers`: files of recorded
+    calls. Errors: OSError, BadCar, BadRequest.
     """
-    node = ReplayNode(await RecordedChain.load(folder, faults))
+    node = ReplayNode(await RecordedChain.load(folder, faults), hide_future=hide_future, answers=answers)
     if at_end:
         node.advance(len(node.chain.changes))
     await node.start(host, port)
     return node
+
+
+async def run_replay(
+    stop: asyncio.Event,
+    *,
+    folder: Path,
+    host: str,
+    port: int,
+    speed: float = 1.0,
+    interval: float | None = None,
+    as_consumed: bool = False,
+    at_end: bool = False,
+    hide_future: bool = False,
+    answers: Sequence[Path] = (),
+    faults: Faults | None = None,
+) -> int:
+    """`follower replay`: play, then stand still until `stop` is set. Errors: as `start_replay`."""
+    node = await start_replay(
+        folder, host=host, port=port, faults=faults, at_end=at_end, hide_future=hide_future, answers=answers
+    )
+    print(f"replaying {folder} at {node.url}", flush=True)
+
+    async def play() -> None:
+        async for _ in node.play(speed=speed, interval=interval, as_consumed=as_consumed):
+            pass
+        print(f"the recording has ended at epoch {node.head.height}", flush=True)
+
+    playing = asyncio.create_task(play())
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({playing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if playing.done():
+            playing.result()
+            await stopped
+    finally:
+        for task in (playing, stopped):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await node.stop()
+    return 0
