@@ -15,8 +15,8 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -101,6 +101,25 @@ def load(
     return Load(**result, cpu=cpu_seconds(pids) - before)
 
 
+def recorded_bodies(records: Path, method: str, *, path: str = "/rpc/v1", limit: int = 500) -> list[bytes]:
+    """Request bodies of a method from a recording (`rpc.jsonl.zst`) whose answers were no errors."""
+    import orjson
+    import zstandard
+
+    bodies: list[bytes] = []
+    with zstandard.open(records, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            if method not in line:
+                continue
+            call = orjson.loads(line)
+            if call["method"] == method and call["path"] == path and "error" not in call:
+                request = {"jsonrpc": "2.0", "id": len(bodies) + 1, "method": method, "params": call["params"]}
+                bodies.append(orjson.dumps(request))
+                if len(bodies) == limit:
+                    break
+    return bodies
+
+
 def _with_wrk(url: str, bodies: Sequence[bytes], seconds: float, connections: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         lines, script = Path(folder, "bodies"), Path(folder, "load.lua")
@@ -152,7 +171,8 @@ async def _with_asyncio(url: str, bodies: Sequence[bytes], seconds: float, conne
 
 
 @contextmanager
-def _forked(serve: Callable[[int], None], port: int):  # type: ignore[no-untyped-def]
+def server_process(serve: Callable[[int], None], port: int) -> Iterator[int]:
+    """Run `serve(port)`, which never returns, in a process of its own; gives its id once it accepts."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -165,11 +185,6 @@ def _forked(serve: Callable[[int], None], port: int):  # type: ignore[no-untyped
     finally:
         os.kill(pid, 15)
         os.waitpid(pid, 0)
-
-
-def server_process(serve: Callable[[int], None], port: int) -> AbstractContextManager[int]:
-    """Run `serve(port)`, which never returns, in a process of its own; gives its id once it accepts."""
-    return _forked(serve, port)
 
 
 def _wait_for(port: int) -> None:
