@@ -12,6 +12,7 @@ import pytest
 
 import rpc.methods.chain
 import rpc.methods.chain_more
+import rpc.methods.chain_node
 import rpc.methods.search  # noqa: F401  (declares)
 from blockstore.memory import MemoryStore
 from blockstore.store import Batch, HeadEntry
@@ -20,7 +21,7 @@ from rpc.dispatch import Dispatcher
 from tests.recorded import recorded
 from tests.test_recorded_chain import PATHS, ask, imported
 
-METHODS = re.compile(r"StateSearchMsg|StateWaitMsg|StateGetReceipt|ChainTipSetWeight|ChainGetFinalizedTipSet")
+METHODS = re.compile(r"StateSearchMsg|StateWaitMsg|StateGetReceipt|ChainTipSetWeight|ChainGetFinalizedTipSet|ChainGetNode")
 
 
 @pytest.mark.recorded
