@@ -27,6 +27,7 @@ from typing import Any, ClassVar, Final
 
 from blockstore.errors import BadCid, Fenced, Missing, StoreError, StoreFull, StoreUnavailable, Unfinished
 from chain.errors import ChainError
+from rpc.node_info import CallFailed, NodeError
 
 log = logging.getLogger("follower.rpc")
 
@@ -164,6 +165,11 @@ def wire_error(error: BaseException, method: str = "") -> RpcError:
         return Unavailable("the store cannot be written to now")
     if isinstance(error, StoreError):
         return MethodError(str(error))
+    if isinstance(error, CallFailed):
+        # a full node was asked in the client's stead: its error is the client's
+        return MethodError(error.message, error.data, code=error.code)
+    if isinstance(error, NodeError):
+        return Unavailable("the full node behind this follower does not answer now")
     if isinstance(error, asyncio.CancelledError):
         return MethodError("context canceled")
     if isinstance(error, TimeoutError):

@@ -19,9 +19,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import rpc.methods.common  # noqa: F401
+from blockstore.cid import cid_of
+from blockstore.errors import Missing, StoreFull, StoreUnavailable
+from chain.errors import NotHeld, NullRound
 from rpc.dispatch import Dispatcher
+from rpc.errors import wire_error
 from rpc.json_wire import encode_id, go_float
 from rpc.limits import ServerSettings
+from rpc.node_info import CallFailed, NodeUnavailable
 from tests.http_raw import RawClient, post, request
 from tests.test_server import ECHO, call, node, soon, until
 from tests.wire_methods import make_registry
@@ -161,6 +166,25 @@ async def test_unknown_objects_are_errors_of_the_method() -> None:
     assert status == 200
     assert json.loads(answer)["error"]["code"] == 1
     assert CID["/"] in json.loads(answer)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (NullRound(3), 12, "requested epoch was a null round (3)"),
+        (NotHeld("receipts"), 1, "not held: receipts"),
+        (Missing(cid_of(b"x")), 1, f"ipld: could not find {cid_of(b'x')}"),
+        (StoreUnavailable("no quorum"), -32002, "the store does not answer now: no quorum"),
+        (StoreFull("disk"), -32002, "the store cannot be written to now"),
+        (CallFailed(3, "reverted", "0x00"), 3, "reverted"),
+        (NodeUnavailable("10.0.0.7:1234: refused"), -32002, "the full node behind this follower does not answer now"),
+        (TimeoutError(), -32002, "context deadline exceeded"),
+        (ZeroDivisionError("secret"), -32603, "internal error"),
+    ],
+)
+def test_each_error_has_one_form_on_the_wire(error: Exception, code: int, text: str) -> None:
+    told = wire_error(error)
+    assert (told.code, told.message) == (code, text)
 
 
 # --- batches -------------------------------------------------------------------------------------------------

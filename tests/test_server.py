@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
+import uvloop
 
 from rpc.auth import make_token
 from rpc.limits import ServerSettings
@@ -22,6 +23,15 @@ from tests.wire_methods import Gate, make_registry
 from tests.wire_node import Heads, services
 
 ECHO = b'{"jsonrpc":"2.0","id":%d,"method":"Test.Echo","params":[%d]}'
+
+
+@pytest.fixture(
+    scope="module", params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"]
+)
+def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
+    """Transports differ in when they write and what they tell: all of this holds on both."""
+    policy: asyncio.AbstractEventLoopPolicy = request.param()
+    return policy
 
 
 def call(method: str, *params: Any, id: Any = 1) -> bytes:
