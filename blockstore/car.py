@@ -28,6 +28,8 @@ _MAX_HEADER: Final = 32 << 20
 #: one read of the stream; also the least that a fingerprint is made of, where there is so much
 _CHUNK: Final = 2 << 20
 _FINGERPRINTED: Final = 64 << 10
+#: sections shorter than this have a length of three bytes at most
+_FAST_SIZE: Final = (1 << 21) - 1
 _V2_PRAGMA: Final = bytes.fromhex("0aa16776657273696f6e02")
 _V2_HEADER: Final = 40
 _CBOR_BLAKE: Final = b"\x01\x71\xa0\xe4\x02\x20"
@@ -255,14 +257,22 @@ class CarReader:
         self._pass(start - self.offset, "where to go on")
 
     def __iter__(self) -> Iterator[tuple[Cid, bytes]]:
-        check, limit = self._check, self._max_section
-        blake2b = hashlib.blake2b
+        for run in self.runs():
+            for cid, data in run:
+                yield Cid(cid), data
+
+    def runs(self) -> Iterator[list[tuple[bytes, bytes]]]:
+        """(CID, bytes) as iterating gives, a list at a time; `offset` is behind the list's last section."""
+        limit = min(self._max_section, _FAST_SIZE)
+        blake2b = hashlib.blake2b if self._check else None
         f3 = self.snapshot.f3 if self.snapshot else None
         while True:
             buffer, at = self._buffer, self._at
-            have = len(buffer)
-            # fast: the whole section is in the buffer, with a length of one to three bytes
-            if have - at > 3:
+            last = len(buffer) - 4
+            run: list[tuple[bytes, bytes]] = []
+            # fast: dag-cbor sections that are whole in the buffer, with a length of one to three bytes;
+            # whatever is unusual or wrong is left to be looked at step by step
+            while at < last:
                 size = buffer[at]
                 body = at + 1
                 if size > 0x7F:
@@ -271,22 +281,30 @@ class CarReader:
                     if size > 0x3FFF:
                         size += (buffer[body] << 14) - 0x4000
                         body += 1
+                    if not buffer[body - 1]:
+                        break
                 behind = body + size
-                if 38 < size < 0x200000 and behind <= have and buffer.startswith(_CBOR_BLAKE, body):
-                    data = buffer[body + 38 : behind]
-                    if check and blake2b(data, digest_size=32).digest() != buffer[body + 6 : body + 38]:
-                        raise BadCar(f"object {Cid(buffer[body : body + 38])} does not have its hash", self.offset)
-                    if size <= limit and (f3 is None or f3 != buffer[body : body + 38]) and _shortest(buffer, at, body):
-                        self._at = behind
-                        yield Cid(buffer[body : body + 38]), data
-                        continue
-            elif have == at and not self._fill(1):
+                if not 38 < size <= limit or behind > last or buffer[body : body + 6] != _CBOR_BLAKE:
+                    break
+                data = buffer[body + 38 : behind]
+                cid = buffer[body : body + 38]
+                if blake2b is not None and blake2b(data, digest_size=32).digest() != cid[6:]:
+                    break
+                if cid == f3:
+                    break
+                run.append((cid, data))
+                at = behind
+            if run:
+                self._at = at
+                yield run
+                continue
+            if at == len(buffer) and not self._fill(1):
                 if self._end is not None and self.offset < self._end:
                     raise BadCar(f"the file ends {self._end - self.offset} bytes before its data does", self.offset)
                 return
             found = self._section(f3)
             if found is not None:
-                yield found
+                yield [found]
 
     def _section(self, f3: Cid | None) -> tuple[Cid, bytes] | None:
         """Any section, checked step by step; None for the F3 part."""
@@ -333,11 +351,6 @@ class CarReader:
         if self._check and digest.digest() != multihash[4:]:
             raise BadCar(f"the F3 part {cid} does not have its hash", start)
         self.f3_bytes = size
-
-
-def _shortest(buffer: bytes, at: int, body: int) -> bool:
-    """Whether the varint in buffer[at:body] is written in its shortest form."""
-    return body == at + 1 or buffer[body - 1] != 0
 
 
 def _metadata_of(data: bytes) -> SnapshotMetadata | None:

@@ -23,6 +23,7 @@ from typing import Final
 
 import orjson
 
+from blockstore.bulk_load import load_objects
 from blockstore.car_feed import Chunk, Ended, Fed, FeedProcess, Opened, Resume, feed
 from blockstore.cid import Cid, parse
 from blockstore.errors import BadCar, WrongNetwork
@@ -169,8 +170,7 @@ class _Import:
                                 break
                         case Chunk():
                             assert state is not None
-                            await self._store.put_many(item.leaves, closed=True)
-                            await self._store.put_many(item.others, closed=False)
+                            await load_objects(self._store, item.leaves, item.others)
                             report.objects += len(item.leaves) + len(item.others)
                             report.object_bytes += item.size
                             state.offset = report.offset = item.offset
