@@ -6,7 +6,7 @@ Sources: go-state-types `builtin/v*/miner/*_state.go`, `dline/deadline.go`; Lotu
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from blockstore.cid import Cid
@@ -15,6 +15,7 @@ from chain.actors.adt import array_count, array_get, array_items, map_get, uint_
 from chain.actors.leaves import LEAVES, Type
 from chain.actors.load import Loaded
 from chain.actors.schema import LAST_VERSION, type_of
+from chain.amt import Amt
 from chain.dagcbor import decode
 from chain.errors import ChainError
 from chain.objects import ObjectReader
@@ -25,6 +26,8 @@ CHALLENGE_WINDOW: Final = 60
 CHALLENGE_LOOKBACK: Final = 20
 FAULT_CUTOFF: Final = 70
 
+#: a walk of the whole array costs less than look-ups of more than one value in so many
+_SPARSE: Final = 8
 _SECTORS_BITS: Final = 5
 _PARTITIONS_BITS: Final = 3
 _SNAPSHOT_BITS: Final = 2
@@ -85,14 +88,25 @@ class Miner:
         kind = self._type("SectorOnChainInfo")
         return [s async for _, s in array_items(self.reader, self.state["Sectors"], kind, _SECTORS_BITS)]
 
-    async def some_sectors(self, numbers: Iterable[int]) -> list[dict[str, Any]]:
-        """These sectors. Errors: MinerError, for one that is not there."""
+    async def some_sectors(self, numbers: bytes) -> list[dict[str, Any]]:
+        """The sectors in a bitfield, by number. Errors: MinerError, for one that is not there; BadObject."""
+        kind = self._type("SectorOnChainInfo")
+        tree = await Amt.load(self.reader, self.state["Sectors"], version=3, bit_width=_SECTORS_BITS)
+        wanted = bitfield.bits(numbers)
+        if bitfield.count(numbers) * _SPARSE < tree.count:
+            return [_found(await tree.get(number), number, kind) for number in wanted]
         out = []
-        for number in numbers:
-            sector = await self.sector(number)
-            if sector is None:
-                raise MinerError(f"failed to load sectors: can't find sector {number}")
-            out.append(sector)
+        number = next(wanted, None)
+        if number is not None:
+            # one walk along both
+            async for at, item in tree.items(start=number):
+                if at < number:
+                    continue
+                out.append(_found(item if at == number else None, number, kind))
+                number = next(wanted, None)
+                if number is None:
+                    return out
+            raise _no_sector(number)
         return out
 
     async def precommit(self, number: int) -> dict[str, Any] | None:
@@ -134,7 +148,10 @@ class Miner:
 
     async def all_partitions(self) -> AsyncIterator[tuple[int, int, dict[str, Any]]]:
         """(deadline index, partition index, Partition) of all deadlines."""
-        for index, deadline in enumerate(await self.deadlines()):
+        deadlines = await self.deadlines()
+        # one read brings the roots that the loop needs one by one
+        await self.reader.get_many(list(dict.fromkeys(deadline["Partitions"] for deadline in deadlines)))
+        for index, deadline in enumerate(deadlines):
             async for at, found in self.partitions(deadline):
                 yield index, at, found
 
@@ -208,6 +225,17 @@ class Miner:
         if epoch >= period + (index + 1) * CHALLENGE_WINDOW:
             period += PROVING_PERIOD
         return deadline_info(period, index, epoch)
+
+
+def _no_sector(number: int) -> MinerError:
+    return MinerError(f"failed to load sectors: can't find sector {number}")
+
+
+def _found(item: Any, number: int, kind: Type) -> dict[str, Any]:
+    if item is None:
+        raise _no_sector(number)
+    found: dict[str, Any] = kind.decode(item)
+    return found
 
 
 def deadline_info(start: int, index: int, epoch: int) -> dict[str, int]:

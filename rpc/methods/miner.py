@@ -115,7 +115,7 @@ async def state_miner_sectors(
 ) -> list[dict[str, Any]]:
     """The sectors of a miner, all or those in the bitfield. Errors: a sector that is not there."""
     _, miner = await _miner(ctx, tipset_key, address)
-    found = await miner.sectors() if sectors is None else await miner.some_sectors(bitfield.bits(sectors))
+    found = await miner.sectors() if sectors is None else await miner.some_sectors(sectors)
     return [shown("SectorOnChainInfo", sector) for sector in found]
 
 
@@ -123,7 +123,7 @@ async def state_miner_sectors(
 async def state_miner_active_sectors(ctx: Context, address: Address, tipset_key: TipsetKey) -> list[dict[str, Any]]:
     """The sectors of a miner that count for power."""
     _, miner = await _miner(ctx, tipset_key, address)
-    found = await miner.some_sectors(bitfield.bits(await _merged(miner, active)))
+    found = await miner.some_sectors(await _merged(miner, active))
     return [shown("SectorOnChainInfo", sector) for sector in found]
 
 
