@@ -23,6 +23,7 @@ from follower.node_heads import NodeHeads
 from rpc.context import Context
 from rpc.dispatch import Dispatcher
 from rpc.limits import ServerSettings
+from rpc.methods import register_all
 from rpc.registry import REGISTRY, Registry
 from rpc.server import Server
 from rpc.services import CheckResult, Checks, Head, Services
@@ -94,7 +95,7 @@ class PlayedNode:
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
         """Listen; port 0 takes a free one. Errors: OSError."""
-        import rpc.methods  # noqa: F401  (registers what is served)
+        register_all()
 
         dispatcher = _NodeDispatcher(self._services, self._registry, self.faults, self._settings)
         server = _NodeServer(self._services, self._registry, self._settings, dispatcher)
@@ -176,7 +177,7 @@ class PlayedNode:
         (gone if receipts else kept).update(receipt_roots)
         (gone if receipts or events else kept).update(event_roots)
         kept |= states[False]
-        lacked = self._below(gone) - self._below(kept)
+        lacked = self._below(gone) - self._below(kept, stop=event_roots - kept)
         self.faults.lacks |= lacked
         return len(lacked)
 
@@ -189,14 +190,15 @@ class PlayedNode:
                     found.add(events)
         return found
 
-    def _below(self, roots: Iterable[Cid]) -> set[bytes]:
-        """The multihashes of what is held under some roots; a header's links are not followed."""
+    def _below(self, roots: Iterable[Cid], stop: Iterable[Cid] = ()) -> set[bytes]:
+        """The multihashes of what is held under some roots; links of headers, and to `stop`, are not followed."""
+        stops = set(stop)
         seen: set[bytes] = set()
         waiting = list(roots)
         while waiting:
             cid = waiting.pop()
             data = self.store.held(cid)
-            if data is None or cid.multihash in seen:
+            if data is None or cid.multihash in seen or cid in stops:
                 continue
             seen.add(cid.multihash)
             # a block header is the one object here that is a list of 16

@@ -13,6 +13,7 @@ from follower.node_heads import NodeHeads
 from follower.played_node import PlayedNode
 from follower.recorded_answers import with_answers
 from follower.recorded_chain import Change, RecordedChain
+from rpc.methods import register_all
 from rpc.registry import REGISTRY
 
 __all__ = ["Change", "RecordedChain", "ReplayNode", "run_replay", "start_replay"]
@@ -22,7 +23,7 @@ class ReplayNode(PlayedNode):
     """A node that plays a recording. Nothing moves but by `advance` or `play`."""
 
     def __init__(self, chain: RecordedChain, *, hide_future: bool = False, answers: Sequence[Path] = ()) -> None:
-        import rpc.methods  # noqa: F401  (registers what is served)
+        register_all()
 
         registry = with_answers(REGISTRY, answers) if answers else REGISTRY
         super().__init__(chain.store, chain.network, NodeHeads(chain.first), agent="replay", registry=registry)
