@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any, Final
 
 from blockstore.store import Store
@@ -91,9 +92,14 @@ class Context:
                     if head.seq >= seq:
                         self.pinned = head
                         return head
-                    async for entry in source.subscribe(after=head.seq):
-                        if entry.seq >= seq:
-                            break
+                    entries = source.subscribe(after=head.seq)
+                    try:
+                        async for entry in entries:
+                            if entry.seq >= seq:
+                                break
+                    finally:
+                        if isinstance(entries, AsyncGenerator):
+                            await entries.aclose()
         except TimeoutError:
             raise Unavailable(f"head {seq} has not come within {seconds:g} s") from None
 

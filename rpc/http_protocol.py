@@ -16,6 +16,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from time import time
 from typing import Final, Protocol
 from wsgiref.handlers import format_date_time
@@ -29,15 +30,6 @@ from rpc.errors import InvalidRequest, ParseError, RpcError, Unavailable
 from rpc.json_wire import encode_error
 from rpc.limits import ServerSettings
 
-_REASONS: Final = {
-    200: b"200 OK",
-    400: b"400 Bad Request",
-    401: b"401 Unauthorized",
-    408: b"408 Request Timeout",
-    431: b"431 Request Header Fields Too Large",
-    500: b"500 Internal Server Error",
-    503: b"503 Service Unavailable",
-}
 _PATHS: Final = {b"/rpc/v0": 0, b"/rpc/v1": 1, b"/rpc/v2": 2}
 _BEGINNINGS: Final = tuple(
     b"%s %s%s" % (verb, path, end) for end in (b" ", b"?") for path in _PATHS for verb in (b"POST", b"PUT")
@@ -158,16 +150,28 @@ class Shared:
         second = int(time())
         if second != self._second:
             self._second = second
-            origin = self.settings.cors_origin
-            lines = [f"Date: {format_date_time(second)}", "Content-Type: application/json"]
-            if origin:
-                lines.append(f"Access-Control-Allow-Origin: {origin}")
-                lines.append("Access-Control-Expose-Headers: X-Filecoin-Head")
-            fixed = "\r\n".join(lines).encode()
-            self._starts = {
-                code: b"HTTP/1.1 %s\r\n%s\r\nContent-Length: " % (reason, fixed) for code, reason in _REASONS.items()
-            }
-        return self._starts[status]
+            self._starts = {}
+        return self._starts.get(status) or self._make_start(status, second)
+
+    def _make_start(self, status: int, second: int) -> bytes:
+        lines = [
+            f"HTTP/1.1 {status} {_phrase(status)}",
+            f"Date: {format_date_time(second)}",
+            "Content-Type: application/json",
+        ]
+        if self.settings.cors_origin:
+            lines.append(f"Access-Control-Allow-Origin: {self.settings.cors_origin}")
+            lines.append("Access-Control-Expose-Headers: X-Filecoin-Head")
+        lines.append("Content-Length: ")
+        found = self._starts[status] = "\r\n".join(lines).encode()
+        return found
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Unknown"
 
 
 # what a connection is doing
