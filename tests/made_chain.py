@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -31,21 +32,31 @@ class Log:
         self.entries: list[HeadEntry] = []
         self.tipsets: dict[bytes, Tipset] = {}
         self.trimmed = 0
+        #: whether a subscription waits for more at its end
+        self.live = False
+        self._grew = asyncio.Event()
 
     def publish(self, reverts: Sequence[Tipset], applies: Sequence[Tipset]) -> None:
         for tipset in (*reverts, *applies):
             self.tipsets[tipset.key] = tipset
         refs = [tuple(TipsetRef(t.height, t.key) for t in some) for some in (reverts, applies)]
         self.entries.append(HeadEntry(len(self.entries) + 1, 1, refs[0], refs[1], refs[1][-1]))
+        self._grew.set()
 
     async def current(self) -> Head:
         last = self.entries[-1]
         return Head(last.seq, last, self.tipsets[last.head.key])
 
     async def subscribe(self, after: int | None = None) -> AsyncIterator[HeadEntry]:
-        start = len(self.entries) if after is None else after
-        for entry in self.entries[max(start, self.trimmed) :]:
-            yield entry
+        at = max(len(self.entries) if after is None else after, self.trimmed)
+        while True:
+            while at < len(self.entries):
+                yield self.entries[at]
+                at += 1
+            if not self.live:
+                return
+            self._grew.clear()
+            await self._grew.wait()
 
 
 class MadeChain:
@@ -68,6 +79,9 @@ class MadeChain:
         root = await amt_build(lambda cid, raw: made.append((cid.multihash, raw)), values, version, bit_width)
         await self.store.put_many(made, closed=True)
         return root
+
+    async def put_message(self, message: Message) -> Cid:
+        return await self.put(encode_message(message))
 
     async def message_meta(self, bls: Sequence[Message], signed: Sequence[SignedMessage]) -> Cid:
         roots = [
