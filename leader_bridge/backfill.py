@@ -21,6 +21,7 @@ from chain.errors import ChainError
 from chain.index import HELD_EVENTS, HELD_MESSAGES, HELD_RECEIPTS, HELD_STATE, TipsetRow, row_of
 from chain.tipset import Tipset, TipsetKey
 from leader_bridge import metrics
+from leader_bridge.coverage import MESSAGES_INDEX, TIPSETS_INDEX
 from leader_bridge.keeper import GROUP, Keeper, NotYet, Wanted
 from leader_bridge.sources import NoSource
 
@@ -135,7 +136,9 @@ class Backfill:
         head = self._head()
         if head is None:
             return
-        lacking, bottom = await self._scan(TipsetKey(head.head.key))
+        lacking, bottom, loose_ends = await self._scan(TipsetKey(head.head.key))
+        for key in reversed(loose_ends):
+            await self._relink([key])
         await self._complete(
             [row for row in lacking if not _whole(row)],
             Wanted(messages=False, state=False),
@@ -154,24 +157,28 @@ class Backfill:
         async with self._busy:
             return
 
-    async def _scan(self, key: TipsetKey) -> tuple[list[TipsetRow], TipsetRow | None]:
-        """(rows of the chain below `key` that lack something, newest first; the lowest row there is).
+    async def _scan(self, key: TipsetKey) -> tuple[list[TipsetRow], TipsetRow | None, list[TipsetKey]]:
+        """(rows of the chain below `key` that lack something, newest first; the lowest row there is; tipsets
+        whose rows were written before their parents' and, a bridge having been killed, not again since).
 
         It ends where messages are not held: below, an import holds headers alone.
         """
         found: list[TipsetRow] = []
         bottom: TipsetRow | None = None
+        loose_ends: list[TipsetKey] = []
         while len(found) < _SCAN:
             row = await self._keeper.row(key)
             if row is None or not row.held & HELD_MESSAGES:
                 break
+            if bottom is not None and bottom.parent_height < 0:
+                loose_ends.append(bottom.key)
             bottom = row
             if not _whole(row) or (self._state and not row.held & HELD_STATE):
                 found.append(row)
             if row.height == 0:
                 break
             key = row.parent
-        return found, bottom
+        return found, bottom, loose_ends
 
     async def _complete(self, rows: Sequence[TipsetRow], wanted: Wanted, flags: int, what: str) -> None:
         """Fetch for existing rows, newest first, what `wanted` says; `flags` are what is to be gained."""
@@ -234,12 +241,16 @@ class Backfill:
             tipsets = await self._keeper.tipsets(keys[at : at + 256])
             async with self._keeper.rows_lock:
                 batch = Batch()
+                epochs: list[tuple[int, int]] = []
                 for tipset in tipsets:
                     old = await self._keeper.row(tipset.key)
                     if parent is None:
                         parent = await self._keeper.row(tipset.parents)
+                    if parent is not None:  # the null rounds between two groups
+                        epochs.append((parent.height + 1, tipset.height))
                     parent = row_of(tipset, parent, 0 if old is None else old.held)
                     batch.put(TIPSETS, tipset.key.cid, b"", parent.encode())
+                await self._keeper.cover(batch, (TIPSETS_INDEX, MESSAGES_INDEX), epochs)
                 await self._store.write(batch)
 
 

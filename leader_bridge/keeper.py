@@ -34,6 +34,7 @@ from chain.objects import Objects
 from chain.tipset import Tipset, TipsetKey
 from chain.tipset_messages import message_cids
 from leader_bridge import metrics
+from leader_bridge.coverage import MESSAGES_INDEX, TIPSETS_INDEX, covered, merged, save_coverage
 from leader_bridge.indexer import BlockMessages, index_tipset
 from leader_bridge.mirror import Mirror
 
@@ -183,6 +184,7 @@ class Keeper:
         async with self.rows_lock:
             batch = Batch()
             rows: list[TipsetRow] = []
+            epochs: list[tuple[int, int]] = []
             known: dict[TipsetKey, TipsetRow] = {}
             for tipset, held in zip(tipsets, flags, strict=True):
                 before = await self.row(tipset.key)
@@ -192,6 +194,9 @@ class Keeper:
                 row = index_tipset(batch, tipset, parent, await self.block_messages(tipset), held)
                 known[tipset.key] = row
                 rows.append(row)
+                below = tipset.height if parent is None else parent.height + 1
+                epochs.append((min(below, tipset.height), tipset.height))
+            await self.cover(batch, (TIPSETS_INDEX, MESSAGES_INDEX), epochs)
             await self._store.write(batch)
         metrics.TIPSETS.inc(len(tipsets))
         return rows
@@ -209,7 +214,17 @@ class Keeper:
             batch = Batch()
             parent = await self.row(tipset.parents)
             index_tipset(batch, tipset, parent, messages, held | (before.held if before else 0))
+            indices = (TIPSETS_INDEX,) if messages is None else (TIPSETS_INDEX, MESSAGES_INDEX)
+            await self.cover(batch, indices, [(tipset.height, tipset.height)])
             await self._store.write(batch)
+
+    async def cover(self, batch: Batch, indices: Sequence[bytes], epochs: Sequence[tuple[int, int]]) -> None:
+        """Note with the rows that these indices now cover these epochs; with `rows_lock` held."""
+        for index in indices:
+            before = await covered(self._store, index)
+            after = merged([*before, *epochs])
+            if after != before:
+                save_coverage(batch, index, after)
 
     async def put_headers(self, tipsets: Sequence[Tipset]) -> None:
         """Store the block headers: closed, for what they name is recorded tipset by tipset."""

@@ -29,6 +29,7 @@ from chain.objects import Objects
 from chain.tipset import Tipset, TipsetKey
 from leader_bridge.backfill import Backfill, save_floor
 from leader_bridge.bridge import Bridge
+from leader_bridge.coverage import MESSAGES_INDEX, TIPSETS_INDEX, covered
 from leader_bridge.keeper import Keeper
 from leader_bridge.mirror import Mirror
 from leader_bridge.network import find_schedule, schedule_of
@@ -400,9 +401,9 @@ async def test_the_head_log_is_bounded(world: World) -> None:
 
 
 async def test_backfill_of_an_empty_store_goes_down_to_its_floor(world: World) -> None:
-    node = await world.node()
+    node = await world.node(at=8)  # a null round is between it and the tipset below
     floor = world.tips[3].height
-    async with following(world.store, [node.url], quick(backfill=world.tips[7].height - floor)) as bridge:
+    async with following(world.store, [node.url], quick(backfill=world.tips[8].height - floor)) as bridge:
         await until(lambda: bridge.head)
         await asyncio.wait_for(bridge.backfill.idle.wait(), 20)
         await node.go_to(world.tips[11].key)
@@ -414,7 +415,9 @@ async def test_backfill_of_an_empty_store_goes_down_to_its_floor(world: World) -
         await walker.tree(world.store, tip.parent_state_root)
         await walker.tree(world.store, tip.parent_message_receipts)
     assert await index.held(world.tips[2].key) == 0
-    for tip in world.tips[3:8]:
+    for name in (TIPSETS_INDEX, MESSAGES_INDEX):
+        assert await covered(world.store, name) == [(0, 0), (floor, world.tips[11].height)]
+    for tip in world.tips[3:9]:
         row = await index.row(tip.key)
         assert row is not None and (row.parent_height >= 0) == (tip is not world.tips[3]), "linked upwards"
     head = await index.tipset(world.tips[11].key)
@@ -435,6 +438,19 @@ async def test_a_killed_backfill_goes_on(world: World) -> None:
         await asyncio.wait_for(bridge.backfill.idle.wait(), 20)
     for tip in world.tips[:8]:
         assert await held(world.store, tip) == HELD_ALL
+
+
+async def test_rows_that_a_killed_backfill_left_unlinked_are_linked(world: World) -> None:
+    node = await world.node()
+    async with following(world.store, [node.url], quick(backfill=1000)) as bridge:
+        await asyncio.wait_for(bridge.backfill.idle.wait(), 20)
+    whole = [await bridge.keeper.row(tip.key) for tip in world.tips[:8]]
+    batch = Batch()
+    index_rows(batch, world.tips[4], None, HELD_ALL)
+    await world.store.write(batch)
+    async with following(world.store, [node.url]) as bridge:
+        await asyncio.wait_for(bridge.backfill.idle.wait(), 20)
+    assert [await bridge.keeper.row(tip.key) for tip in world.tips[:8]] == whole
 
 
 async def test_receipts_and_events_that_a_snapshot_lacks_are_fetched_newest_first(
