@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 import zstandard
 
-from blockstore.car import CarReader
+from blockstore.car import iter_car
 from blockstore.cid import DAG_CBOR, Cid, parse
 from chain.block import decode_header
 from chain.dagcbor import links
@@ -58,9 +58,7 @@ class RecordedChain:
     ) -> RecordedChain:
         """The recording in these files. Errors: as `load`."""
         store = FaultyStore(car.parent.name, faults or Faults())
-        with CarReader(car) as reader:
-            for batch in reader.batches():
-                await store.put_many([(s.cid.multihash, s.data) for s in batch], closed=False)
+        await store.put_many(((cid.multihash, data) for cid, data in iter_car(car)), closed=False)
         loader = _Loader(store)
         first: Tipset | None = None
         changes: list[Change] = []

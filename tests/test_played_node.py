@@ -192,11 +192,11 @@ async def test_lies_are_other_bytes_for_the_same_cid() -> None:
     async with playing(3) as (node, client):
         cid = node.head.parent_state_root
         true = (await client.read_objects([cid]))[0]
-        assert true is not None
+        assert isinstance(true, bytes)
         verify(cid.multihash, true)
         node.faults.lies.add(cid.multihash)
         false = (await client.read_objects([cid]))[0]
-        assert false is not None
+        assert isinstance(false, bytes)
         with pytest.raises(HashMismatch):
             verify(cid.multihash, false)
         node.faults.lies.clear()
