@@ -29,6 +29,7 @@ import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, Final, NewType, Protocol
 
 from blockstore.cid import Cid
@@ -161,9 +162,18 @@ class _CidParam:
                 f"invalid cid: json: cannot unmarshal {json_kind(text)} into Go struct field ./ of type string"
             )
         try:
-            return parse_cid(text)
+            return _cid(text) if len(text) <= _LONGEST else parse_cid(text)
         except BadCid as error:
             raise ValueError(f"invalid cid: invalid cid: invalid cid: {error}") from None
+
+
+#: texts up to this length are remembered: every CID of the chain is shorter
+_LONGEST: Final = 80
+
+
+@lru_cache(maxsize=8192)
+def _cid(text: str) -> Cid:
+    return parse_cid(text)
 
 
 class _KeyParam:

@@ -63,6 +63,7 @@ class Server:
             max_line_size=settings.max_head,
             max_field_size=settings.max_head,
             auto_decompress=False,
+            handler_cancellation=True,
         )
         self._shared = Shared(
             loop=self._loop,

@@ -276,14 +276,46 @@ async def test_heavy_answers_have_a_lane() -> None:
         assert n.gate.most == 1
 
 
-async def test_a_peer_that_leaves_takes_its_call_along() -> None:
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_peer_that_leaves_takes_its_call_along(chunked: bool) -> None:
     async with node(eof_timeout=0.05) as n:
         client = await RawClient.connect(n.port)
-        await client.send(request(call("Test.Wait")))
+        body = call("Test.Wait")
+        if chunked:
+            await client.send(b"POST /rpc/v1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+            await client.send(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+        else:
+            await client.send(request(body))
         await soon(n.gate.entered.acquire())
         client.writer.transport.abort()
         await soon(n.gate.cancelled.wait())
         await until(lambda: n.server.dispatcher.in_flight == 0)
+
+
+async def test_two_servers_share_a_port() -> None:
+    async with node() as n:
+        other = await serve(services(), "127.0.0.1", n.port, registry=make_registry())
+        for _ in range(20):
+            assert (await soon(post(n.port, ECHO % (1, 1)))).status == 200
+        await other.stop(0)
+        with pytest.raises(OSError):
+            await serve(services(), "127.0.0.1", n.port, registry=make_registry(), reuse_port=False)
+        assert (await soon(post(n.port, ECHO % (1, 1)))).status == 200
+
+
+async def test_too_many_connections() -> None:
+    async with node(max_connections=2) as n:
+        kept = [await RawClient.connect(n.port) for _ in range(2)]
+        for client in kept:
+            await client.send(request(ECHO % (1, 1)))
+            assert (await soon(client.answer())).status == 200
+        third = await RawClient.connect(n.port)
+        assert (await soon(third.answer())).status == 503
+        assert await soon(third.closed()) == b""
+        for client in kept:
+            await client.close()
+        await until(lambda: not n.server._shared.connections)
+        assert (await soon(post(n.port, ECHO % (1, 1)))).status == 200
 
 
 async def test_a_time_out_inside_a_method_that_began_at_once() -> None:
