@@ -97,6 +97,8 @@ class Shared:
     settings: ServerSettings
     wire: Wire
     other: Callable[[], asyncio.Protocol]
+    #: how many connections have been handed over and are there still
+    others: Callable[[], int]
     budget: BodyBudget
     connections: set[HttpProtocol] = field(default_factory=set)
     draining: bool = False
@@ -214,7 +216,7 @@ class HttpProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         shared = self._shared
         self.transport = transport  # type: ignore[assignment]
-        if len(shared.connections) >= shared.settings.max_connections:
+        if len(shared.connections) + shared.others() >= shared.settings.max_connections:
             shared.refused += 1
             self._state = _GONE
             self._write(503, _unavailable("too many connections"), close=True)

@@ -39,6 +39,20 @@ _JSON: Final = "application/json"
 _SWEEP: Final = 1.0
 
 
+class _Web(web.Server):
+    """aiohttp's server, counting its connections."""
+
+    count = 0
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        self.count += 1
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        self.count -= 1
+
+
 class Server:
     """A running server. Made by `serve`; ended by `stop`."""
 
@@ -56,7 +70,7 @@ class Server:
         self.tokens = Tokens(settings.jwt_secret, settings.default_permissions)
         self._services = services
         self._loop = asyncio.get_running_loop()
-        self._web = web.Server(
+        self._web = _Web(
             self._other,
             access_log=None,
             keepalive_timeout=settings.idle_timeout,
@@ -71,6 +85,7 @@ class Server:
             settings=settings,
             wire=self.tokens,
             other=self._hand_over,
+            others=lambda: self._web.count,
             budget=BodyBudget(settings.body_budget),
         )
         self._sockets: set[web.WebSocketResponse] = set()

@@ -306,15 +306,15 @@ async def test_two_servers_share_a_port() -> None:
 async def test_too_many_connections() -> None:
     async with node(max_connections=2) as n:
         kept = [await RawClient.connect(n.port) for _ in range(2)]
-        for client in kept:
-            await client.send(request(ECHO % (1, 1)))
+        for client, data in zip(kept, (request(ECHO % (1, 1)), request(method="GET", path="/livez")), strict=True):
+            await client.send(data)
             assert (await soon(client.answer())).status == 200
         third = await RawClient.connect(n.port)
         assert (await soon(third.answer())).status == 503
         assert await soon(third.closed()) == b""
         for client in kept:
             await client.close()
-        await until(lambda: not n.server._shared.connections)
+        await until(lambda: not n.server._shared.connections and not n.server._web.count)
         assert (await soon(post(n.port, ECHO % (1, 1)))).status == 200
 
 
