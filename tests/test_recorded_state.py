@@ -74,3 +74,27 @@ async def ask(dispatcher: Dispatcher, path: str, method: str, params: Any) -> An
     body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
     _, answer = await dispatcher.http(int(path[-1]), body)
     return orjson.loads(answer)
+
+
+@pytest.mark.recorded
+async def test_v0_has_no_null_for_a_sector_that_is_not_pre_committed(folder: str) -> None:
+    dispatcher = Dispatcher(await recorded_services(recorded(folder)))
+    params = ["f01000", 99, []]
+    newer = await ask(dispatcher, "/rpc/v1", "Filecoin.StateSectorPreCommitInfo", params)
+    assert newer["result"] is None
+    older = await ask(dispatcher, "/rpc/v0", "Filecoin.StateSectorPreCommitInfo", params)
+    assert older["error"] == {"code": 1, "message": "precommit info does not exist"}
+    encode = await ask(dispatcher, "/rpc/v0", "Filecoin.StateEncodeParams", [])
+    assert encode["error"]["code"] == -32601
+
+
+@pytest.mark.recorded
+async def test_sectors_of_a_bitfield(folder: str) -> None:
+    dispatcher = Dispatcher(await recorded_services(recorded(folder)))
+    every = await ask(dispatcher, "/rpc/v1", "Filecoin.StateMinerSectors", ["f01000", None, []])
+    numbers = [sector["SectorNumber"] for sector in every["result"]]
+    assert numbers
+    some = await ask(dispatcher, "/rpc/v1", "Filecoin.StateMinerSectors", ["f01000", [numbers[0], 1], []])
+    assert some["result"] == every["result"][:1]
+    bad = await ask(dispatcher, "/rpc/v1", "Filecoin.StateMinerSectors", ["f01000", {"no": "runs"}, []])
+    assert bad["error"]["code"] == -32700

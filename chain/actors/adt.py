@@ -6,7 +6,7 @@ Source: go-state-types `abi/keyer.go`, `builtin/v*/util/adt`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 from blockstore.cid import Cid, read_uvarint, uvarint
@@ -91,3 +91,26 @@ async def array_items(reader: ObjectReader, root: bytes, of: Type, bits: int) ->
 async def array_count(reader: ObjectReader, root: bytes, bits: int) -> int:
     """How many values an array says it holds. Errors: Missing, BadObject."""
     return (await Amt.load(reader, Cid(root), version=3, bit_width=bits)).count
+
+
+class _Ahead:
+    """An ObjectReader that has some objects already."""
+
+    def __init__(self, reader: ObjectReader, held: dict[bytes, bytes]) -> None:
+        self._reader = reader
+        self._held = held
+
+    async def get(self, cid: bytes) -> bytes:
+        found = self._held.get(cid)
+        return await self._reader.get(cid) if found is None else found
+
+    async def get_many(self, cids: Sequence[bytes]) -> list[bytes]:
+        if all(cid in self._held for cid in cids):
+            return [self._held[cid] for cid in cids]
+        return await self._reader.get_many(cids)
+
+
+async def read_ahead(reader: ObjectReader, cids: Sequence[bytes]) -> ObjectReader:
+    """`reader`, with these objects (few and small: roots) read in one round trip. Errors: Missing."""
+    wanted = list(dict.fromkeys(bytes(cid) for cid in cids))
+    return _Ahead(reader, dict(zip(wanted, await reader.get_many(wanted), strict=True)))

@@ -11,13 +11,13 @@ from typing import Any, Final
 
 from blockstore.cid import Cid
 from chain import bitfield
-from chain.actors.adt import array_count, array_get, array_items, map_get, uint_key
+from chain.actors.adt import array_count, array_get, array_items, map_get, read_ahead, uint_key
 from chain.actors.leaves import LEAVES, Type
 from chain.actors.load import Loaded
 from chain.actors.schema import LAST_VERSION, type_of
 from chain.amt import Amt
 from chain.dagcbor import decode
-from chain.errors import ChainError
+from chain.errors import BadObject, ChainError
 from chain.objects import ObjectReader
 
 DEADLINES: Final = 48
@@ -135,24 +135,27 @@ class Miner:
         found: dict[str, Any] = await self._object("Deadline", due[index])
         return found
 
-    async def partitions(self, deadline: dict[str, Any]) -> AsyncIterator[tuple[int, dict[str, Any]]]:
+    async def partitions(
+        self, deadline: dict[str, Any], reader: ObjectReader | None = None
+    ) -> AsyncIterator[tuple[int, dict[str, Any]]]:
         """(index, Partition) of a deadline."""
         kind = self._type("Partition")
-        async for at, found in array_items(self.reader, deadline["Partitions"], kind, _PARTITIONS_BITS):
+        root = deadline["Partitions"]
+        async for at, found in array_items(reader or self.reader, root, kind, _PARTITIONS_BITS):
             yield at, found
 
-    async def disputable_proofs(self, deadline: dict[str, Any]) -> int:
-        """How many proofs of the last proving period can still be disputed."""
-        root = deadline["OptimisticPoStSubmissionsSnapshot"]
-        return await array_count(self.reader, root, _SNAPSHOT_BITS)
+    async def disputable_proofs(self, deadlines: list[dict[str, Any]]) -> list[int]:
+        """How many proofs of the last proving period can still be disputed, for each deadline."""
+        roots = [deadline["OptimisticPoStSubmissionsSnapshot"] for deadline in deadlines]
+        ahead = await read_ahead(self.reader, roots)
+        return [await array_count(ahead, root, _SNAPSHOT_BITS) for root in roots]
 
     async def all_partitions(self) -> AsyncIterator[tuple[int, int, dict[str, Any]]]:
-        """(deadline index, partition index, Partition) of all deadlines."""
+        """(deadline index, partition index, Partition) of all deadlines: the arrays' roots come in one read."""
         deadlines = await self.deadlines()
-        # one read brings the roots that the loop needs one by one
-        await self.reader.get_many(list(dict.fromkeys(deadline["Partitions"] for deadline in deadlines)))
+        ahead = await read_ahead(self.reader, [deadline["Partitions"] for deadline in deadlines])
         for index, deadline in enumerate(deadlines):
-            async for at, found in self.partitions(deadline):
+            async for at, found in self.partitions(deadline, ahead):
                 yield index, at, found
 
     async def find_sector(self, number: int) -> tuple[int, int]:
@@ -185,23 +188,29 @@ class Miner:
         return on_time, early
 
     async def vested(self, epoch: int) -> int:
-        """attoFIL that vested before `epoch` and are still in the vesting table."""
+        """attoFIL that vested before `epoch` and are still in the vesting table, which is in order of epochs."""
         total = 0
-        for fund in await self._vesting():
+        kind = self._type("VestingFund")
+        for item in await self._vesting():
+            fund = item if type(item) is dict else kind.decode(item)
             if fund["Epoch"] >= epoch:
                 break
             total += fund["Amount"]
         return total
 
-    async def _vesting(self) -> list[dict[str, Any]]:
+    async def _vesting(self) -> list[Any]:
+        """The vesting table; entries of a stored one are not decoded yet, for few of them are ever looked at."""
         held = self.state["VestingFunds"]
-        if self.version < 16:
-            found: list[dict[str, Any]] = (await self._object("VestingFunds", held))["Funds"]
-            return found
         if held is None:
             return []
-        tail = type_of("miner", "[]VestingFund", self.version)
-        return [held["Head"], *tail.decode(decode(await self.reader.get(held["Tail"])))]
+        stored = decode(await self.reader.get(held["Tail"] if self.version >= 16 else held))
+        if self.version < 16:
+            if type(stored) is not list or len(stored) != 1:
+                raise BadObject("a vesting table is a list of one list")
+            stored = stored[0]
+        if type(stored) is not list:
+            raise BadObject("a vesting table is a list")
+        return [held["Head"], *stored] if self.version >= 16 else stored
 
     def available(self) -> int:
         """The balance that is neither locked nor owed, attoFIL; can be below zero. Errors: MinerError."""

@@ -143,13 +143,14 @@ async def state_miner_sector_count(ctx: Context, address: Address, tipset_key: T
 async def state_miner_deadlines(ctx: Context, address: Address, tipset_key: TipsetKey) -> list[dict[str, Any]]:
     """The 48 deadlines of a miner's proving period."""
     _, miner = await _miner(ctx, tipset_key, address)
+    deadlines = await miner.deadlines()
     return [
         {
             "PostSubmissions": bitfield.to_json(deadline["PartitionsPoSted"]),
-            "DisputableProofCount": await miner.disputable_proofs(deadline),
+            "DisputableProofCount": proofs,
             "DailyFee": str(deadline.get("DailyFee", 0)),
         }
-        for deadline in await miner.deadlines()
+        for deadline, proofs in zip(deadlines, await miner.disputable_proofs(deadlines), strict=True)
     ]
 
 
