@@ -20,8 +20,10 @@ _WIDTH: Final = 5
 _MASK: Final = 31
 _BITS: Final = 256
 _CID_HEAD: Final = b"\x01\x71\xa0\xe4\x02\x20"
-#: tag 42, 39 bytes, the leading zero, and what a CID begins with
-_LINK_HEAD: Final = b"\xd8\x2a\x58\x27\x00" + _CID_HEAD
+_CID_SIZE: Final = 38
+#: tag 42, 39 bytes, the leading zero
+_TAG: Final = b"\xd8\x2a\x58\x27\x00"
+_LINK_HEAD: Final = _TAG + _CID_HEAD
 
 #: (hash of the key, key, encoded value)
 Entry = tuple[int, bytes, bytes]
@@ -163,6 +165,6 @@ class LiveHamt:
             return None
 
 
-def link(cid: Cid) -> bytes:
+def link(cid: bytes) -> bytes:
     """A CID as a DAG-CBOR link."""
-    return encode(cid)
+    return _TAG + cid if len(cid) == _CID_SIZE else encode(Cid(cid))

@@ -44,6 +44,9 @@ _SECTORS: Final = 8
 _EIGHT: Final = b"\x14\x01"
 _SECTOR_SIZE: Final = 32 << 30
 _DEADLINES: Final = 48
+#: of a miner's info: what stands between the peer and the beneficiary, and what comes last
+_INFO: Final = b"\x80" + b"".join(map(encode, (13, _SECTOR_SIZE, 2349, -1, None)))
+_TERM: Final = encode([b"", b"", 0]) + b"\xf6"
 #: how many events a miner emits for one message
 _EVENTS: Final = 3
 
@@ -63,8 +66,14 @@ def amt(put: Put, values: Sequence[Any], version: int = 3, bit_width: int = 3) -
     return built(amt_build(put, values, version, bit_width))
 
 
+def _octets(data: bytes) -> bytes:
+    """A byte string of under 256 bytes."""
+    size = len(data)
+    return (bytes((0x40 + size,)) if size < 24 else bytes((0x58, size))) + data
+
+
 def _big(value: int) -> bytes:
-    return encode(encode_bigint(value))
+    return _octets(encode_bigint(value))
 
 
 def _sealed(digest: bytes) -> Cid:
@@ -246,6 +255,7 @@ class StateMaker:
         def actors() -> Iterator[tuple[bytes, bytes]]:
             yield from singletons.items()
             for number in range(self.sizes.miners):
+                put(*self._info(number))
                 head = self._miner(put, number, 0, self._first_sectors, self._first_deadlines, 0)
                 yield self.miner_id(number), self._actor("storageminer", head, 10 * FIL)
             for number in range(self.sizes.accounts):
@@ -273,18 +283,18 @@ class StateMaker:
             return b"\x85" + self._code["ethaccount"] + link(self.empty) + b"\0" + _big(balance) + encode(address)
         return self._actor("account", self._store(put, [address]), balance)
 
+    def _info(self, number: int) -> tuple[Cid, bytes]:
+        """A miner's info, which never changes."""
+        owner = _octets(self.account_id(number % self.sizes.accounts))
+        peer = blake2b(b"peer %d %d" % (self.seed, number), digest_size=32).digest()
+        raw = b"\x8e" + owner * 2 + b"\x80\xf6" + _octets(b"\0\x24\x08\x01\x12\x20" + peer) + _INFO + owner + _TERM
+        return cid_of(raw), raw
+
     def _miner(self, put: Put, number: int, epoch: int, sectors: Cid, deadlines: Cid, locked: int) -> Cid:
         """A miner's state."""
-        owner = self.account_id(number % self.sizes.accounts)
-        peer = blake2b(b"peer %d %d" % (self.seed, number), digest_size=32).digest()
-        term = [b"", b"", 0]
-        info = [
-            owner, owner, [], None, b"\0\x24\x08\x01\x12\x20" + peer, [], 13, _SECTOR_SIZE, 2349, -1, None, owner,
-            term, None,
-        ]  # fmt: skip
         raw = (
             b"\x8f"
-            + link(self._store(put, info))
+            + link(self._info(number)[0])
             + b"\x40"
             + _big(locked)
             + b"\xf6\x40"
@@ -409,6 +419,6 @@ class _Ledger:
     def records(self) -> dict[bytes, bytes]:
         """What changed, encoded."""
         return {
-            address: encode([Cid(code), Cid(head), nonce, balance, delegated])
+            address: b"\x85" + link(code) + link(head) + encode(nonce) + _octets(balance) + encode(delegated)
             for address, (code, head, nonce, balance, delegated) in self._found.items()
         }
