@@ -50,6 +50,22 @@ async def test_recorded_searches(folder: str) -> None:
     assert not wrong, f"{len(wrong)} of {asked}\n" + "\n".join(wrong[:20])
 
 
+@pytest.mark.recorded
+@pytest.mark.parametrize("source", ["Tickets", "Beacon"])
+async def test_v0_spells_randomness_with_the_tipset_first(source: str) -> None:
+    dispatcher = Dispatcher(await imported("devnet", MemoryStore()))
+    asked = 0
+    wanted = re.compile(f"StateGetRandomnessFrom{source}$")
+    for record in read_records(recorded("devnet/rpc.jsonl.zst"), wanted, ("/rpc/v1",)):
+        personalization, epoch, entropy, key = record.params
+        answer = await call(
+            dispatcher, f"ChainGetRandomnessFrom{source}", key, personalization, epoch, entropy, version=0
+        )
+        assert judge(record, answer) == (None, False)
+        asked += 1
+    assert asked > 5
+
+
 # --- a chain whose state holds nothing but one sender's nonce --------------------------------------------
 
 SENDER = b"\0\x64"

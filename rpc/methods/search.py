@@ -26,6 +26,7 @@ from rpc import lotus_json
 from rpc.context import Context
 from rpc.errors import MethodError, Unavailable
 from rpc.methods.chain import read_tipset
+from rpc.methods.notify import following
 from rpc.methods.read_state import states_of
 from rpc.methods.senders import id_of
 from rpc.params import Integer, Uint64
@@ -142,8 +143,10 @@ async def _by_nonce(
         sender = await tree.lookup_id(Address(message.from_))
         if (await tree.get(sender)).nonce <= message.nonce:
             return None
-    except (ActorNotFound, Missing):
+    except ActorNotFound:
         raise NotFound("failed to load initial tipset") from None
+    except Missing as error:
+        raise NotHeld(f"the state before the tipset at epoch {start.height}: {error}") from None
     # below `low` the nonce is not passed (or not known), at `high` it is
     low = 0 if limit == NO_LIMIT else max(0, start.height - limit)
     high, top = start.height, start
@@ -257,8 +260,7 @@ async def wait(ctx: Context, cid: Cid, confidence: int, limit: int, allow_replac
     Errors: as `search`; Unavailable, when the head changes come faster than they are read.
     """
     message = await load_message(ctx, cid)
-    source = ctx.services.head_source
-    head = ctx.pinned = await source.current()
+    head = await ctx.head()
     height = head.tipset.height
     candidate = await executed_in(ctx, head.tipset, cid, message, allow_replaced)
     if candidate is None:
@@ -269,18 +271,19 @@ async def wait(ctx: Context, cid: Cid, confidence: int, limit: int, allow_replac
             candidate = None
     if candidate is not None and height - candidate.tipset.height >= confidence:
         return message, candidate
-    async for entry in source.subscribe(head.seq):
-        if candidate is not None and _reverts(entry, candidate):
-            candidate = None
-        for ref in entry.applies:
-            if candidate is not None and ref.height - candidate.tipset.height >= confidence:
-                return message, candidate
-            tipset = await ctx.index.tipset(TipsetKey(ref.key))
-            found = await executed_in(ctx, tipset, cid, message, allow_replaced)
-            if found is not None:
-                candidate = found
-                if confidence == 0:
-                    return message, found
+    async with following(ctx.services.head_source, head.seq) as entries:
+        async for entry in entries:
+            if candidate is not None and _reverts(entry, candidate):
+                candidate = None
+            for ref in entry.applies:
+                if candidate is not None and ref.height - candidate.tipset.height >= confidence:
+                    return message, candidate
+                tipset = await ctx.index.tipset(TipsetKey(ref.key))
+                found = await executed_in(ctx, tipset, cid, message, allow_replaced)
+                if found is not None:
+                    candidate = found
+                    if confidence == 0:
+                        return message, found
     raise Unavailable("the subscription to the head ended: ask again")
 
 
