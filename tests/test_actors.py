@@ -288,6 +288,8 @@ def test_keys_are_matched_as_go_matches_them() -> None:
         {"To": "f0x"},
         {"To": "f0100", "Value": 5},
         {"To": "f0100", "Value": "5x"},
+        {"To": "f0100", "Value": "9" * 5000},
+        {"To": "f0100", "Value": "9" * 350},
         {"To": "f0100", "Method": -1},
         {"To": "f0100", "Method": 1.5},
         {"To": "f0100", "Method": 1 << 64},

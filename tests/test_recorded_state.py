@@ -84,8 +84,6 @@ async def test_v0_has_no_null_for_a_sector_that_is_not_pre_committed(folder: str
     assert newer["result"] is None
     older = await ask(dispatcher, "/rpc/v0", "Filecoin.StateSectorPreCommitInfo", params)
     assert older["error"] == {"code": 1, "message": "precommit info does not exist"}
-    encode = await ask(dispatcher, "/rpc/v0", "Filecoin.StateEncodeParams", [])
-    assert encode["error"]["code"] == -32601
 
 
 @pytest.mark.recorded

@@ -26,6 +26,9 @@ from chain.errors import BadAddress, BadObject, ChainError
 #: cbor-gen's limits: bytes of a byte string, bytes of a text
 _MAXBYTES: Final = 2 << 20
 _MAX_TEXT: Final = 8192
+_MAX_BIG: Final = 128
+#: more digits than any big integer of 128 bytes has
+_MAX_DIGITS: Final = 400
 _MAX_LABEL: Final = 256
 #: version 1, dag-cbor or raw, blake2b-256: nearly every CID, taken without being parsed
 _COMMON_CIDS: Final = (b"\x01\x71\xa0\xe4\x02\x20", b"\x01\x55\xa0\xe4\x02\x20")
@@ -162,6 +165,25 @@ def _bytes_load(item: Any) -> bytes:
         raise BadJson("illegal base64 data") from None
 
 
+def _bytes_cbor(value: bytes) -> bytes:
+    if len(value) > _MAX_BYTES:
+        raise Undefined("byte array was too long")
+    return value
+
+
+def _text_cbor(value: str) -> str:
+    if len(value.encode()) > _MAX_TEXT:
+        raise Undefined("value was too long")
+    return value
+
+
+def _big_cbor(value: int) -> bytes:
+    packed = encode_bigint(value)
+    if len(packed) > _MAX_BIG:
+        raise Undefined("big integer byte array too long")
+    return packed
+
+
 def _text_decode(item: Any) -> str:
     if type(item) is not str:
         raise wrong(item, "a text")
@@ -179,8 +201,8 @@ def _text_load(item: Any) -> str:
 def _big_load(item: Any) -> int:
     if type(item) is not str:
         raise unjson(item, "string")
-    if not re.fullmatch(r"[+-]?[0-9]+", item, re.ASCII):
-        raise BadJson(f"failed to parse big string: '\"{item}\"'")
+    if len(item) > _MAX_DIGITS or not re.fullmatch(r"[+-]?[0-9]+", item, re.ASCII):
+        raise BadJson(f"failed to parse big string: '\"{item[:80]}\"'")
     return int(item)
 
 
@@ -372,7 +394,7 @@ class _CidParam(Leaf):
 
 
 BYTE = _int_leaf("u8", "uint8", 0, 256)
-BYTES = Leaf("bytes", _bytes_decode, _same, lambda value: value or None, _bytes_load, b"", keep_null=False)
+BYTES = Leaf("bytes", _bytes_decode, _bytes_cbor, lambda value: value or None, _bytes_load, b"", keep_null=False)
 LEAVES: Final[dict[str, Type]] = {
     leaf.name: leaf
     for leaf in (
@@ -385,8 +407,8 @@ LEAVES: Final[dict[str, Type]] = {
         _int_leaf("deal", "abi.DealID", 0, _MAX_UINT),
         _int_leaf("actor", "abi.ActorID", 0, _MAX_UINT),
         Leaf("bool", _bool_decode, _same, _same, _bool_load, False),
-        Leaf("text", _text_decode, _same, _same, _text_load, ""),
-        Leaf("big", decode_bigint, encode_bigint, _big_dump, _big_load, 0, keep_null=False),
+        Leaf("text", _text_decode, _text_cbor, _same, _text_load, ""),
+        Leaf("big", decode_bigint, _big_cbor, _big_dump, _big_load, 0, keep_null=False),
         Leaf("addr", _addr_decode, _addr_cbor, _same, _addr_load, UNDEFINED),
         Leaf("cid", _cid_decode, _cid_cbor, _same, _cid_load, None, keep_null=False),
         _CidParam("cidparam", _cid_decode, _cid_cbor, lambda _: {}, lambda _: None, None, keep_null=False),

@@ -12,7 +12,7 @@ from chain.actors.codes import known_code
 from chain.actors.load import States, kind_of_code
 from chain.actors.methods import GoPanic, params_cbor, params_json, state_json
 from chain.address import Address
-from chain.errors import ActorNotFound, ChainError
+from chain.errors import ActorNotFound, ChainError, NotFound
 from chain.nodes import NodeCache
 from chain.state_tree import StateTree
 from chain.tipset import Tipset, TipsetKey
@@ -89,7 +89,9 @@ async def state_read_state(ctx: Context, actor: Address, tipset_key: TipsetKey) 
     with Said("getting actor"):
         found = await states.actor(actor)
     with Said(f"dumping actor state (a:{actor.text(ctx.network.address_prefix)})"):
-        kind = await states.kind_of(found)
+        kind = await kind_of_code(states.tree, found.code, states.network_version)
+        if kind is None:
+            raise NotFound(f"state type for actor {found.code} not found")
         data = await ctx.objects.get(found.head)
         state = state_json(*kind, found.head, data)
     return {"Balance": str(found.balance), "Code": found.code, "State": state}
@@ -103,7 +105,7 @@ async def state_decode_params(
     _, states = await states_at(ctx, tipset_key)
     with Said("getting actor"):
         found = await states.actor(to)
-    name, version = await states.kind_of(found)
+    name, version = await kind_of_code(states.tree, found.code, states.network_version) or ("", 0)
     try:
         return params_json(name, version, number, params, str(found.code))
     except LookupError as error:
