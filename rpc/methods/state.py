@@ -18,7 +18,7 @@ from chain.state_tree import Actor, StateTree
 from chain.tipset import TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError
-from rpc.methods.read_state import Said, id_address, states_at
+from rpc.methods.read_state import Said, actor_not_found
 from rpc.registry import Cost, method
 
 _CACHE = "node_cache"
@@ -96,11 +96,11 @@ async def wallet_validate_address(ctx: Context, text: str) -> Address:
 @method("Filecoin.StateLookupID", cost=Cost.STATE)
 async def state_lookup_id(ctx: Context, address: Address, tipset_key: TipsetKey) -> Address:
     """The ID address of an address. Errors: actor not found, with its own code."""
-    if address.is_id:
-        await ctx.tipset(tipset_key)
-        return address
-    _, states = await states_at(ctx, tipset_key)
-    return await id_address(states, address)
+    tree = await tree_at(ctx, tipset_key)
+    try:
+        return await tree.lookup_id(address)
+    except ActorNotFound as error:
+        raise actor_not_found(error) from error
 
 
 @method("Filecoin.StateLookupRobustAddress", cost=Cost.HEAVY)
