@@ -108,6 +108,8 @@ class CarReader:
         #: where in the stream the buffer starts, and where the data ends (None: at its end)
         self._base = 0
         self._end: int | None = None
+        #: where the section starts that is being looked at step by step
+        self._begun: int | None = None
         self.f3_bytes = 0
         first = file.read(4)
         while len(first) < 4 and (more := file.read(4 - len(first))):
@@ -127,7 +129,11 @@ class CarReader:
 
     @property
     def offset(self) -> int:
-        """The position in the decompressed stream; between sections, where the next one starts."""
+        """The position in the decompressed stream; after an error, where the section began that is wrong."""
+        return self._position if self._begun is None else self._begun
+
+    @property
+    def _position(self) -> int:
         return self._base + self._at
 
     @property
@@ -163,7 +169,7 @@ class CarReader:
             count -= inside
             if not count:
                 return
-            if self._end is not None and self.offset + count > self._end:
+            if self._end is not None and self._position + count > self._end:
                 raise BadCar(f"{what} lies behind the end of the data", self._end)
             moved = self._stream.skip(count)
             if moved:
@@ -171,14 +177,14 @@ class CarReader:
                 self._buffer, self._at = b"", 0
                 count -= moved
             elif not self._fill(1):
-                raise BadCar(f"{what} lies behind the end of the file", self.offset)
+                raise BadCar(f"{what} lies behind the end of the file", self._position)
 
     def _varint(self, what: str) -> int:
-        start = self.offset
+        start = self._position
         value = shift = 0
         while True:
             if self._at >= len(self._buffer) and not self._fill(1):
-                raise BadCar(f"the file ends within {what}", self.offset)
+                raise BadCar(f"the file ends within {what}", self._position)
             byte = self._buffer[self._at]
             self._at += 1
             value |= (byte & 0x7F) << shift
@@ -202,14 +208,14 @@ class CarReader:
         self._at += _V2_HEADER
         data_offset = int.from_bytes(header[16:24], "little")
         data_size = int.from_bytes(header[24:32], "little")
-        if data_offset < self.offset or not data_size:
+        if data_offset < self._position or not data_size:
             raise BadCar(f"the CARv2 header says {data_size} bytes of data at {data_offset}", len(_V2_PRAGMA))
-        self._pass(data_offset - self.offset, "the CARv2 data")
+        self._pass(data_offset - self._position, "the CARv2 data")
         self._end = data_offset + data_size
         self._fill(1)
 
     def _header(self) -> tuple[Cid, ...]:
-        start = self.offset
+        start = self._position
         size = self._varint("the header's length")
         if not 0 < size <= _MAX_HEADER:
             raise BadCar(f"a header of {size} bytes: this is no CAR file", start)
@@ -252,9 +258,9 @@ class CarReader:
 
     def seek(self, start: int) -> None:
         """Go on at the section that starts at `start`, from an earlier reader's `offset`. Errors: BadCar."""
-        if start < self.offset:
+        if start < self._position:
             raise BadCar("no section starts so early: the header ends behind it", start)
-        self._pass(start - self.offset, "where to go on")
+        self._pass(start - self._position, "where to go on")
 
     def __iter__(self) -> Iterator[tuple[Cid, bytes]]:
         for run in self.runs():
@@ -299,16 +305,19 @@ class CarReader:
                 yield run
                 continue
             if at == len(buffer) and not self._fill(1):
-                if self._end is not None and self.offset < self._end:
-                    raise BadCar(f"the file ends {self._end - self.offset} bytes before its data does", self.offset)
+                if self._end is not None and self._position < self._end:
+                    left = self._end - self._position
+                    raise BadCar(f"the file ends {left} bytes before its data does", self._position)
                 return
+            self._begun = self._position
             found = self._section(f3)
+            self._begun = None
             if found is not None:
                 yield [found]
 
     def _section(self, f3: Cid | None) -> tuple[Cid, bytes] | None:
         """Any section, checked step by step; None for the F3 part."""
-        start = self.offset
+        start = self._position
         size = self._varint("a section's length")
         if not size:
             raise BadCar("a section of length 0", start)
@@ -343,7 +352,7 @@ class CarReader:
         left = size
         while left:
             if self._at >= len(self._buffer) and not self._fill(1):
-                raise BadCar(f"the file ends within the F3 part that starts at {start}", self.offset)
+                raise BadCar(f"the file ends within the F3 part that starts at {start}", self._position)
             part = self._buffer[self._at : self._at + left]
             digest.update(part)
             self._at += len(part)

@@ -43,7 +43,7 @@ PROGRESS: Final = b"import_progress"
 #: files larger than this are read by a process of their own
 _WORTH_A_PROCESS: Final = 24 << 20
 #: tipsets indexed in one batch of rows
-_GROUP: Final = 256
+GROUP: Final = 256
 
 
 @dataclass(slots=True)
@@ -275,7 +275,7 @@ class _Import:
         self._progress.phase("tipsets", spool.count, "tipsets")
         self._progress.at(0)
         keys = spool.backwards()
-        while group := list(islice(keys, _GROUP)):
+        while group := list(islice(keys, GROUP)):
             batch = Batch()
             await indexer.index(batch, group)
             state.indexed = group[-1].hex()
