@@ -24,7 +24,7 @@ from chain.dagcbor import encode as encode_cbor
 from chain.errors import BadAddress, BadObject, ChainError
 
 #: cbor-gen's limits: bytes of a byte string, bytes of a text
-_MAXBYTES: Final = 2 << 20
+_MAX_BYTES: Final = 2 << 20
 _MAX_TEXT: Final = 8192
 _MAX_BIG: Final = 128
 #: more digits than any big integer of 128 bytes has
@@ -147,7 +147,7 @@ def _bool_load(item: Any) -> bool:
 def _bytes_decode(item: Any) -> bytes:
     if not isinstance(item, bytes) or isinstance(item, Cid):
         raise wrong(item, "a byte string")
-    if len(item) > _MAXBYTES:
+    if len(item) > _MAX_BYTES:
         raise BadObject(f"byte array too large ({len(item)})")
     return item
 
