@@ -10,7 +10,7 @@ Source: Lotus `build/builtin_actors_gen.go`, go-state-types `actors/version.go`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from typing import Any, Final
 
@@ -94,7 +94,7 @@ def known_code(code: bytes) -> tuple[str, int] | None:
     return _known().get(code)
 
 
-@cache
+@lru_cache(maxsize=1024)
 def networks_of(code: bytes) -> frozenset[str]:
     """The bundle networks in which a code CID occurs: one, but for code that several are built alike with."""
     return frozenset(bundle.network for bundle in bundles() if code in bundle.actors.values())
