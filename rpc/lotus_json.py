@@ -122,6 +122,10 @@ def event(value: Event) -> dict[str, Any]:
     return {"Emitter": value.emitter, "Entries": entries or None}
 
 
+#: (tipset, epoch) pairs whose answer is remembered: about 400 bytes each
+_ANCESTORS: Final = 8192
+
+
 class JsonCache:
     """Texts that cannot change, by what they are of: an LRU of `cache_bytes`, one a server.
 
@@ -138,6 +142,7 @@ class JsonCache:
         self.limit = cache_bytes
         #: bytes held, with what the entries cost beside their texts
         self.size = 0
+        self._ancestors: OrderedDict[tuple[bytes, int, bool], TipsetKey] = OrderedDict()
 
     def get(self, key: bytes) -> orjson.Fragment | None:
         """A text that was kept, or None."""
@@ -176,6 +181,18 @@ class JsonCache:
     def tipset_by_key(self, key: TipsetKey) -> orjson.Fragment | None:
         """The text of a tipset that was asked for before."""
         return self.get(b"t" + key)
+
+    def ancestor(self, anchor: Tipset, epoch: int, previous: bool) -> orjson.Fragment | None:
+        """The text of an ancestor that was asked for before. Which one it is can never change."""
+        key = self._ancestors.get((anchor.key, epoch, previous))
+        return None if key is None else self.tipset_by_key(key)
+
+    def keep_ancestor(self, anchor: Tipset, epoch: int, previous: bool, found: Tipset) -> orjson.Fragment:
+        """The text of an ancestor, to be found again by its epoch."""
+        self._ancestors[anchor.key, epoch, previous] = found.key
+        if len(self._ancestors) > _ANCESTORS:
+            self._ancestors.popitem(last=False)
+        return self.tipset(found)
 
     def head_change(self, kind: str, value: Tipset) -> dict[str, Any]:
         """One change of a `ChainNotify` frame or a path: `kind` is `CURRENT`, `REVERT` or `APPLY`."""

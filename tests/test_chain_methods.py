@@ -363,6 +363,26 @@ async def test_the_cache_is_bounded_and_forgets_the_oldest() -> None:
     assert cache.get(b"large") is None
 
 
+async def test_an_ancestor_is_remembered_for_its_own_chain_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rpc.lotus_json._ANCESTORS", 3)
+    chain, trunk = await made(3)
+    left = await chain.add(await chain.add(trunk[-1], 6, salt=1), 9, salt=1)
+    right = await chain.add(await chain.add(trunk[-1], 7, salt=2), 9, salt=2)
+    dispatcher = Dispatcher(chain.services())
+    for _ in range(3):
+        for tip in (left, right):
+            for epoch in (6, 7, 8):
+                below = await ask(dispatcher, "ChainGetTipSetByHeight", epoch, links(tip.key))
+                above = await ask(dispatcher, "ChainGetTipSetAfterHeight", epoch, links(tip.key))
+                first = 6 if tip is left else 7
+                assert below["result"]["Height"] == (first if epoch >= first else 4)
+                assert above["result"]["Height"] == (first if epoch <= first else 9)
+                side = [links(tip.parents), links(tip.key), links(trunk[-1].key)]
+                assert below["result"]["Cids"] in side
+                assert above["result"]["Cids"] in side
+    assert len(methods.json_cache(dispatcher.context(1))._ancestors) <= 3
+
+
 async def test_addresses_have_the_networks_prefix() -> None:
     chain, _ = await made(2)
     dispatcher = Dispatcher(chain.services())

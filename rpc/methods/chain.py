@@ -114,7 +114,11 @@ async def _by_height(ctx: Context, epoch: int, key: TipsetKey, previous: bool) -
         anchor = await read_tipset(ctx, key)
     except NotFound as error:
         raise NotFound(f"loading tipset {key}: {error}") from None
-    return json_cache(ctx).tipset(await tipset_at(ctx, epoch, anchor, previous))
+    cache = json_cache(ctx)
+    found = cache.ancestor(anchor, epoch, previous)
+    if found is None:
+        found = cache.keep_ancestor(anchor, epoch, previous, await tipset_at(ctx, epoch, anchor, previous))
+    return found
 
 
 async def tipset_at(ctx: Context, epoch: int, anchor: Tipset, previous: bool = True) -> Tipset:
