@@ -222,6 +222,7 @@ class Dispatcher:
         request_id = request.id
         stats = self._unknown
         call: Call | None = None
+        error: RpcError
         try:
             call = self.resolve(ctx, request)
             stats = call.stats
@@ -237,6 +238,12 @@ class Dispatcher:
             answer = b'{"id":' + encode_id(request_id) + _RESULT + self.encode(answer) + b"}\n"
             stats.add(started, 0)
             return 200, answer
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # not this request was cancelled, but one that it shared some work with
+            error = Unavailable("what this answer waited for was given up: ask again")
         except Exception as raised:
             error = self._fault(raised, call, request.method)
         stats.add(started, error.code)

@@ -13,6 +13,7 @@ may take, and what is read ahead while an answer is under way or the peer does n
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ from rpc.dispatch import Dispatcher
 from rpc.errors import InvalidRequest, ParseError, RpcError, Unavailable
 from rpc.json_wire import encode_error
 from rpc.limits import ServerSettings
+
+log = logging.getLogger("follower.rpc")
 
 _PATHS: Final = {b"/rpc/v0": 0, b"/rpc/v1": 1, b"/rpc/v2": 2}
 _BEGINNINGS: Final = tuple(
@@ -309,7 +312,8 @@ class HttpProtocol(asyncio.Protocol):
                 self._hand_over()
                 return
             if answered == 32:
-                # others want their turn too
+                # others want their turn too, and what is behind these can wait outside
+                self._pause()
                 shared.loop.call_soon(self._work)
                 return
             answered += 1
@@ -379,7 +383,6 @@ class HttpProtocol(asyncio.Protocol):
         self._held = self._length
         waiting, self._rest = self._rest, b""
         self._start_body()
-        self._resume()
         if waiting and self._state == _BODY:
             self._more_body(waiting)
 
@@ -388,6 +391,7 @@ class HttpProtocol(asyncio.Protocol):
         self._body = bytearray(self._body)
         self._mark = len(self._body) + _SMALL
         self.deadline = self._shared.loop.time() + self._shared.settings.body_timeout
+        self._resume()
 
     def _more_body(self, data: bytes) -> None:
         missing = self._length - len(self._body)
@@ -456,7 +460,12 @@ class HttpProtocol(asyncio.Protocol):
             answer = dispatcher.http(ctx.version, body, ctx)
         else:
             answer = dispatcher.http_behind(self._min_head, body, ctx)
-        running = eager.start(shared.loop, answer)
+        try:
+            running = eager.start(shared.loop, answer)
+        except Exception:
+            log.exception("a request could not be answered")
+            self.transport.abort()
+            return
         if running.task is None:
             assert running.value is not None
             self._answered(*running.value, ctx)

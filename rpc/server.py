@@ -160,7 +160,11 @@ class Server:
             now = self._loop.time()
             for connection in list(self._shared.connections):
                 if connection.deadline and connection.deadline < now:
-                    connection.expire()
+                    try:
+                        connection.expire()
+                    except Exception:
+                        log.exception("a connection could not be closed in order")
+                        connection.transport.abort()
 
     # --- everything that is not on the hot path --------------------------------------------------------
 

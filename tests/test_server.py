@@ -324,6 +324,28 @@ async def test_a_time_out_inside_a_method_that_began_at_once() -> None:
         assert json.loads(answer.body)["result"] == "timed out"
 
 
+@pytest.mark.parametrize("later", [False, True])
+async def test_what_another_request_gave_up(later: bool) -> None:
+    async with node() as n:
+        answer = await soon(post(n.port, call("Test.Abandoned", later)))
+        assert (answer.status, json.loads(answer.body)["error"]["code"]) == (200, -32002)
+
+
+async def test_thousands_of_pipelined_requests() -> None:
+    """Each turn of the loop takes some; what lies behind them is bounded by the sockets' buffers."""
+    count = 5000
+    async with node() as n:
+        client = await RawClient.connect(n.port)
+        sending = asyncio.create_task(client.send(b"".join(request(ECHO % (i, i)) for i in range(count))))
+        most = 0
+        for number in range(count):
+            assert json.loads((await soon(client.answer())).body)["result"] == number
+            most = max(most, *(len(c._rest) for c in n.server._shared.connections))
+        await sending
+        assert most <= 1 << 20
+        await client.close()
+
+
 async def test_a_peer_that_does_not_take_its_answers() -> None:
     """Reading stops while the peer does not read, and the connection is closed in the end."""
     async with node(write_timeout=0.2) as n:

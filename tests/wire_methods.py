@@ -108,6 +108,16 @@ def make_registry(gate: Gate | None = None) -> Registry:
             return "timed out"
         return "never"
 
+    @method("Test.Abandoned")
+    async def abandoned(ctx: Context, later: bool) -> None:
+        """Waits for something shared that another request has given up."""
+        shared: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if later:
+            asyncio.get_running_loop().call_soon(shared.cancel)
+        else:
+            shared.cancel()
+        await shared
+
     @method("Test.Heavy", cost=Cost.HEAVY)
     async def heavy(ctx: Context) -> str:
         """Waits for the gate, in the lane of heavy answers."""
