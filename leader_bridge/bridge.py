@@ -67,7 +67,7 @@ class BridgeSettings:
     fetch_batch: int = 256
     node_timeout: float = 30.0
     poll_interval: float = 2.0
-    actor_code: bool = False
+    actor_code: bool = True
     gap: int = 900
     keep_log: int = 100_000
     hold: float = 60.0

@@ -4,9 +4,10 @@ The walk stops at closed objects, reads loose ones locally, and fetches the rest
 hash before it is looked into. An object is closed only when all its children are, so a crash at any moment
 leaves a store in which *closed* means what it says.
 
-Not walked: identity CIDs, commitments to sectors and pieces (their codecs), and the code of built-in actors
-unless `actor_code`: links to code stand in an actor's record of the state tree and in the manifest, and are
-told apart by that, so that an EVM contract's bytecode is walked.
+Not walked: identity CIDs, and commitments to sectors and pieces (told by their codecs). The code of built-in
+actors is fetched where `actor_code` says so, but what links to it is closed without it: a node need not hold
+it, and no answer is computed from it. Links to code stand in an actor's record of the state tree and in the
+manifest, and are told apart by that, so that an EVM contract's bytecode is walked.
 """
 
 from __future__ import annotations
@@ -70,21 +71,27 @@ def code_links(value: Any) -> set[bytes]:
     return found
 
 
+def split_links(cid: Cid, data: bytes) -> tuple[list[Cid], list[Cid]]:
+    """(links of an object that a walk must follow, links to actors' code), each once. Errors: BadObject."""
+    if _MARK not in data or cid[:2] == _RAW_PREFIX or cid.codec != DAG_CBOR:
+        return [], []
+    found = [link for link in dict.fromkeys(links(data)) if is_walked(link)]
+    if not any(link[:2] == _RAW_PREFIX for link in found):
+        return found, []
+    code = code_links(decode(data))
+    return [link for link in found if link not in code], [link for link in found if link in code]
+
+
 def walked_links(cid: Cid, data: bytes, actor_code: bool = False) -> list[Cid]:
     """The links of an object that a walk follows, each once. Errors: BadObject."""
-    if _MARK not in data or cid[:2] == _RAW_PREFIX or cid.codec != DAG_CBOR:
-        return []
-    found = [link for link in dict.fromkeys(links(data)) if is_walked(link)]
-    if not actor_code and any(link[:2] == _RAW_PREFIX for link in found):
-        code = code_links(decode(data))
-        found = [link for link in found if link not in code]
-    return found
+    must, code = split_links(cid, data)
+    return [*must, *code] if actor_code else must
 
 
 class _Node:
     """One object of a walk that is not closed yet."""
 
-    __slots__ = ("cid", "data", "failed", "loose", "multihash", "parents", "seen", "waits_for")
+    __slots__ = ("cid", "code", "data", "failed", "loose", "multihash", "parents", "seen", "waits_for")
 
     def __init__(self, cid: Cid) -> None:
         self.cid = cid
@@ -93,6 +100,8 @@ class _Node:
         self.loose = False
         self.seen = False
         self.failed = False
+        #: code of an actor: nothing waits for it
+        self.code = False
         self.waits_for = 0
         self.parents: list[_Node] = []
 
@@ -130,6 +139,8 @@ class Mirror:
         self._in_flight = in_flight
         self._batch = batch
         self._actor_code = actor_code
+        #: code that is stored, or that no node holds: not looked for again (some twenty a network version)
+        self._known_code: set[Cid] = set()
         self._flush_objects = flush_objects
         self._flush_bytes = flush_bytes
         self._spill_bytes = spill_bytes
@@ -181,6 +192,7 @@ class _Walk:
         self._ready_bytes = 0
         self._open_bytes = 0
         self._loose: list[tuple[bytes, bytes]] = []
+        self._code: set[Cid] = set()
         self._out = Walked()
 
     async def run(self, roots: list[Cid]) -> Walked:
@@ -208,6 +220,7 @@ class _Walk:
             await asyncio.gather(*flying, return_exceptions=True)
             raise
         await self._flush()
+        self._m._known_code |= self._code
         self._out.failed = {node.cid for node in nodes if node.failed}
         return self._out
 
@@ -233,6 +246,10 @@ class _Walk:
         if held == Held.CLOSED:
             self._finish(node, stored=True)
             return
+        if data is None and node.code:
+            log.info("no node holds the actor code %s", node.cid)
+            self._finish(node, stored=True)
+            return
         if data is None:
             node.failed = True
             if len(self._out.missing) < _MISSING_LIMIT:
@@ -243,7 +260,10 @@ class _Walk:
         if not node.loose:
             node.data = data
             self._open_bytes += len(data)
-        for link in walked_links(node.cid, data, self._m._actor_code):
+        must, code = split_links(node.cid, data)
+        if code and self._m._actor_code:
+            self._ask_for_code(code)
+        for link in must:
             key = link.multihash
             if key in self._ready_keys:
                 continue
@@ -258,6 +278,14 @@ class _Walk:
             node.waits_for += 1
         if not node.waits_for:
             self._finish(node)
+
+    def _ask_for_code(self, code: list[Cid]) -> None:
+        for link in code:
+            if link not in self._m._known_code and link not in self._code and link.multihash not in self._open:
+                self._code.add(link)
+                node = self._open[link.multihash] = _Node(link)
+                node.code = True
+                self._stack.append(node)
 
     def _finish(self, node: _Node, stored: bool = False) -> None:
         """The object and all below it are known: put it in line to be written, then look at its parents."""

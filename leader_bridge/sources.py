@@ -3,7 +3,8 @@
 An object is asked of one node after another. A node that answers wrong bytes lies: it is named, counted and
 left alone for minutes. One that says it does not hold an object is not to blame; the next is asked. One that
 cannot be reached is left alone for a moment that grows. Only when every node was asked and said no is an
-object *missing*.
+object *missing*; one that failed three times in a row, or lies, is not waited for, or a dead node in the list
+could hold up everything.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 _FIRST_COOLDOWN: Final = 0.2
 _LONGEST_COOLDOWN: Final = 30.0
+#: a node that failed so often in a row counts as gone: nothing waits for what it may hold
+_GONE: Final = 3
 #: in the text of an error that says nothing of whether the object is there
 _BUSY: Final = ("limit", "too many", "busy", "timeout", "timed out", "deadline", "cancel", "overload")
 _LONGEST_LIE: Final = 600.0
@@ -148,10 +151,14 @@ class Sources:
                 left = [cid for cid in left if cid not in fetched.found]
         if not left:
             return fetched
-        resting = [s.name for s in self.all if not s.wrong and s.rests_until > time.monotonic()]
-        if not asked or resting:
-            # one that rests may hold it: "nobody has it" is only said when everybody was asked
-            raise NoSource(unsure or f"{', '.join(resting) or 'every node'} cannot be asked", self.next_usable_in())
+        now = time.monotonic()
+        awaited = [
+            s.name for s in self.all if not s.wrong and s.rests_until > now and s.failures < _GONE and not s.lies
+        ]
+        if not asked or awaited:
+            # one that rests may hold it: "nobody has it" is only said when everybody was asked who can be
+            reason = unsure or f"{', '.join(awaited) or 'every node'} cannot be asked just now"
+            raise NoSource(reason, self.next_usable_in())
         fetched.missing = left
         return fetched
 

@@ -189,6 +189,24 @@ async def test_code_of_actors_is_left_out_and_bytecode_of_contracts_is_not() -> 
     assert code_links([["name", b"\x01\x55x"], {"a": [1, 2]}]) == {b"\x01\x55x"}
 
 
+async def test_code_of_actors_is_fetched_where_wanted_and_never_waited_for() -> None:
+    code, absent = cid_of(b"wasm", RAW), cid_of(b"nowhere", RAW)
+    state = encode(["state"])
+    node = encode([[code, cid_of(state), 3, b"\0\x01"], [absent, cid_of(state), 4, b"\0\x01"]])
+    other = encode([[absent, cid_of(state), 5, b"\0\x01"], [code, cid_of(state), 5, b"\0\x01"]])
+    objects = {cid_of(raw).multihash: raw for raw in (state, node, other)} | {code.multihash: b"wasm"}
+    for wanted in (False, True):
+        shelf = Shelf(objects)
+        store = CheckedStore()
+        mirror = Mirror(store, shelf, actor_code=wanted)
+        walked = await mirror.close([cid_of(node)])
+        assert not walked.failed and not walked.missing
+        assert (await store.get(code.multihash) == b"wasm") == wanted
+        assert (await store.held_many([cid_of(node).multihash])) == [Held.CLOSED]
+        await mirror.close([cid_of(other)])
+        assert shelf.asked.count(absent) == shelf.asked.count(code) == int(wanted)
+
+
 def test_identity_commitments_and_look_alikes_are_not_walked() -> None:
     inner = cid_of(b"inner")
     identity = Cid(b"\x01\x71" + uvarint(IDENTITY) + b"\x01\x80")
@@ -260,8 +278,13 @@ async def test_missing_is_said_only_when_every_node_was_asked() -> None:
     absent = cid_of(b"nowhere")
     assert (await sources.fetch([absent])).missing == [absent]
     await nodes[1].stop()
-    with pytest.raises(NoSource):
-        await sources.fetch([absent])
+    for _ in range(2):
+        with pytest.raises(NoSource):
+            await sources.fetch([absent])
+        sources.all[1].rests_until = 0
+    # at the third failure in a row the node counts as gone, and holds nothing up
+    assert (await sources.fetch([absent])).missing == [absent]
+    assert (await sources.fetch([absent])).missing == [absent]
     await shut(nodes, sources)
 
 
