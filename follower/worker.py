@@ -20,6 +20,7 @@ from chain.index import ChainIndex
 from chain.network import NetworkRecord, load_network
 from chain.objects import Fetch, Objects
 from follower.head import StoreHeads
+from follower.node_route import NodeRoute
 from follower.settings import CannotRun, Settings, split_listen
 from rpc.client import NodeClient, NodeError
 from rpc.limits import ServerSettings
@@ -174,6 +175,7 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         objects=objects,
         network=network,
         head_source=heads,
+        node=NodeRoute(clients) if clients else None,
         agent=agent(),
         checks=build_checks(heads, followed, settings["ready_lag"]),
     )

@@ -9,6 +9,7 @@
     ├── NotServed               -32004  a method of the node that this server does not answer yet
     ├── LimitExceeded           -32005  a range or a rate beyond what is allowed (EIP-1474)
     ├── Unavailable             -32002  the store or the node behind it does not answer now (EIP-1474)
+    ├── NeedsNode               -32010  only a full node can answer, and none is behind this server
     ├── OutOfGas                     2
     ├── ExecutionReverted            3  `data`: the revert bytes, hex
     ├── F3Disabled                   4
@@ -39,6 +40,7 @@ INTERNAL_ERROR: Final = -32603
 NOT_SERVED: Final = -32004
 LIMIT_EXCEEDED: Final = -32005
 UNAVAILABLE: Final = -32002
+NEEDS_NODE: Final = -32010
 
 
 class RpcError(Exception):
@@ -123,6 +125,15 @@ class Unavailable(RpcError):
     """What is behind this server does not answer now: ask again later."""
 
     code = UNAVAILABLE
+
+
+class NeedsNode(RpcError):
+    """Only a full node can answer, and none is behind this server."""
+
+    code = NEEDS_NODE
+
+    def __init__(self, method: str) -> None:
+        super().__init__(f"method '{method}' needs a full node, and this follower was started without one (--node)")
 
 
 class OutOfGas(RpcError):
