@@ -32,30 +32,34 @@ _FLUSH: Final = 20_000
 _MISSING_SAID: Final = 100
 
 
-def possible_links(cid: Cid, data: bytes, actor_code: bool = False) -> tuple[list[Cid], bool]:
-    """(links of an object that a walk follows, each once; whether that is exact or may be too many)."""
-    if cid[:2] != b"\x01\x71" and cid.codec != DAG_CBOR:
-        return [], True
+def possible_links(cid: bytes, data: bytes, actor_code: bool = False) -> Sequence[bytes]:
+    """CIDs of all objects that a walk goes on to from this one; there may be too many, and doubles."""
+    if cid[:2] != b"\x01\x71" and Cid(cid).codec != DAG_CBOR:
+        return ()
     marks = data.count(_MARK)
     if not marks:
-        return [], True
+        return ()
     found: list[bytes] = _LINK.findall(data)
-    if len(found) + data.count(_COMMITMENTS[0]) + data.count(_COMMITMENTS[1]) == marks:
-        return [Cid(link) for link in dict.fromkeys(found)], False
-    return walked_links(cid, data, actor_code), True
+    if len(found) == marks or len(found) + data.count(_COMMITMENTS[0]) + data.count(_COMMITMENTS[1]) == marks:
+        return found
+    return walked_links(Cid(cid), data, actor_code)
+
+
+def _multihash(cid: bytes) -> bytes:
+    return cid[2:] if cid[0] == 1 and cid[1] < 0x80 else Cid(cid).multihash
 
 
 class _Open:
     """An object of the walk that is loose, and waits for those below it."""
 
-    __slots__ = ("cid", "failed", "parents", "read", "waits")
+    __slots__ = ("cid", "failed", "parents", "waits")
 
-    def __init__(self, cid: Cid) -> None:
+    def __init__(self, cid: bytes) -> None:
         self.cid = cid
         self.parents: list[_Open] = []
-        self.waits = 0
-        self.read = False
-        #: multihashes below that cannot be closed
+        #: objects below it that are not finished; -1 until it was read
+        self.waits = -1
+        #: CIDs below it that cannot be closed
         self.failed: list[bytes] = []
 
 
@@ -69,22 +73,23 @@ class Closed:
 
 
 class Closer:
-    """Closes trees. One instance remembers what could not be closed, so that no tree is walked for it twice.
+    """Closes trees. One instance remembers what is closed and what cannot be, so that it asks for it once.
 
-    `actor_code`: whether the code of built-in actors must be held too. `remembered` bounds that memory, in
-    entries of about 100 bytes.
+    `actor_code`: whether the code of built-in actors must be held too. `batch` objects are read at once;
+    `remembered` bounds each memory, in entries of about 150 bytes.
     """
 
     def __init__(
-        self, store: Store, *, actor_code: bool = False, batch: int = _BATCH, remembered: int = 2_000_000
+        self, store: Store, *, actor_code: bool = False, batch: int = _BATCH, remembered: int = 500_000
     ) -> None:
         self._store = store
         self._actor_code = actor_code
         self._batch = batch
         self._remembered = remembered
         self._failed: set[bytes] = set()
+        #: closed, or in line to be: those in `_ready` come before whatever links to them
+        self._known: set[bytes] = set()
         self._ready: list[bytes] = []
-        self._ready_set: set[bytes] = set()
         self._open: dict[bytes, _Open] = {}
         self._stack: list[_Open] = []
         self._result = Closed()
@@ -92,72 +97,66 @@ class Closer:
     async def close(self, roots: Iterable[Cid]) -> Closed:
         """Close what can be closed under `roots`, and them. A root that is absent fails. Errors: BadObject."""
         self._result = result = Closed()
-        wanted = [cid for cid in dict.fromkeys(roots) if is_walked(cid)]
+        wanted = [bytes(cid) for cid in dict.fromkeys(roots) if is_walked(cid)]
         if len(self._failed) > self._remembered:
             self._failed.clear()
-        for cid, held in zip(wanted, await self._held(wanted), strict=True):
+        asked = [cid for cid in wanted if cid not in self._known and cid not in self._failed]
+        for cid, held in (await self._held(asked)).items():
             if held == Held.ABSENT:
                 self._note_missing(cid)
-                self._failed.add(cid.multihash)
-            elif held == Held.LOOSE and cid.multihash not in self._failed:
+                self._failed.add(cid)
+            elif held == Held.LOOSE:
                 self._push(cid)
         while self._stack:
             await self._step()
         await self._flush()
-        result.failed = {cid for cid in wanted if cid.multihash in self._failed}
+        result.failed = {Cid(cid) for cid in wanted if cid in self._failed}
         return result
 
-    def _push(self, cid: Cid) -> _Open:
-        node = _Open(cid)
-        self._open[cid.multihash] = node
+    def _push(self, cid: bytes) -> _Open:
+        node = self._open[cid] = _Open(cid)
         self._stack.append(node)
         return node
 
-    def _note_missing(self, cid: Cid) -> None:
+    def _note_missing(self, cid: bytes) -> None:
         if len(self._result.missing) < _MISSING_SAID:
-            self._result.missing.append(cid)
+            self._result.missing.append(Cid(cid))
 
-    async def _held(self, cids: Sequence[Cid]) -> list[Held]:
-        known = [Held.CLOSED if cid.multihash in self._ready_set else None for cid in cids]
-        asked = [cid.multihash for cid, held in zip(cids, known, strict=True) if held is None]
-        answers = iter(await self._store.held_many(asked))
-        return [next(answers) if held is None else held for held in known]
+    async def _held(self, cids: Sequence[bytes]) -> dict[bytes, Held]:
+        answers = await self._store.held_many([_multihash(cid) for cid in cids])
+        held = dict(zip(cids, answers, strict=True))
+        self._known.update(cid for cid, how in held.items() if how == Held.CLOSED)
+        return held
 
     async def _step(self) -> None:
         """Read one batch off the stack, and see what their links lead to."""
         nodes = self._stack[-self._batch :]
         del self._stack[-self._batch :]
-        raws = await self._store.get_many([node.cid.multihash for node in nodes])
-        found: list[tuple[_Open, list[Cid]]] = []
-        for node, raw in zip(nodes, raws, strict=True):
-            if raw is None:
-                raise Missing(node.cid)
-            found.append((node, possible_links(node.cid, raw, self._actor_code)[0]))
-        asked = list(
-            dict.fromkeys(
-                link
-                for _, links in found
-                for link in links
-                if link.multihash not in self._open and link.multihash not in self._failed
-            )
-        )
-        held = dict(zip(asked, await self._held(asked), strict=True))
+        known, opened, failed = self._known, self._open, self._failed
+        found: list[tuple[_Open, bytes, Iterable[bytes]]] = []
+        asked: dict[bytes, None] = {}
+        for node, raw in zip(nodes, await self._raws(nodes), strict=True):
+            new = {link: None for link in possible_links(node.cid, raw, self._actor_code) if link not in known}
+            found.append((node, raw, new))
+            asked.update((link, None) for link in new if link not in opened and link not in failed)
+        held = await self._held(list(asked))
         done: list[_Open] = []
-        for (node, links), raw in zip(found, raws, strict=True):
-            if any(link.multihash in self._failed or held.get(link) == Held.ABSENT for link in links):
+        for node, raw, possible in found:
+            links = possible
+            if any(link in failed or held.get(link) == Held.ABSENT for link in links):
                 # only true links count: one inside a byte string, or to code that need not be held, does not
-                assert raw is not None
-                links = walked_links(node.cid, raw, self._actor_code)
-            node.read = True
+                links = [bytes(link) for link in walked_links(Cid(node.cid), raw, self._actor_code)]
+            node.waits = 0
             for link in links:
-                multihash = link.multihash
-                if held.get(link) == Held.ABSENT:
+                if link in known:
+                    continue
+                if link in failed:
+                    node.failed.append(link)
+                elif held.get(link) == Held.ABSENT:
                     self._note_missing(link)
-                    node.failed.append(multihash)
-                elif multihash in self._failed:
-                    node.failed.append(multihash)
-                elif held.get(link) != Held.CLOSED and multihash not in self._ready_set:
-                    child = self._open.get(multihash) or self._push(link)
+                    node.failed.append(link)
+                else:
+                    child = opened.get(link) or self._push(link)
                     child.parents.append(node)
                     node.waits += 1
             if not node.waits:
@@ -167,41 +166,48 @@ class Closer:
         if len(self._ready) >= _FLUSH:
             await self._flush()
 
+    async def _raws(self, nodes: Sequence[_Open]) -> list[bytes]:
+        out: list[bytes] = []
+        raws = await self._store.get_many([_multihash(node.cid) for node in nodes])
+        for node, raw in zip(nodes, raws, strict=True):
+            if raw is None:
+                raise Missing(Cid(node.cid))
+            out.append(raw)
+        return out
+
     async def _finish(self, first: _Open) -> None:
         """All that is below a node is known: it is closed, or fails, and then its parents are looked at."""
         waiting = [first]
         while waiting:
             node = waiting.pop()
-            multihash = node.cid.multihash
-            if node.failed and await self._fails(node):
-                self._failed.add(multihash)
+            failed = bool(node.failed) and await self._fails(node)
+            if failed:
+                self._failed.add(node.cid)
             else:
-                node.failed.clear()
-                self._ready.append(multihash)
-                self._ready_set.add(multihash)
-            del self._open[multihash]
+                self._ready.append(node.cid)
+                self._known.add(node.cid)
+            del self._open[node.cid]
             for parent in node.parents:
                 parent.waits -= 1
-                if multihash in self._failed:
-                    parent.failed.append(multihash)
-                if not parent.waits and parent.read:
+                if failed:
+                    parent.failed.append(node.cid)
+                if not parent.waits:
                     waiting.append(parent)
 
     async def _fails(self, node: _Open) -> bool:
         """Whether something that cannot be closed is truly linked to."""
-        (raw,) = await self._store.get_many([node.cid.multihash])
-        if raw is None:
-            raise Missing(node.cid)
-        true = {link.multihash for link in walked_links(node.cid, raw, self._actor_code)}
-        return any(multihash in true for multihash in node.failed)
+        (raw,) = await self._raws([node])
+        true = set(walked_links(Cid(node.cid), raw, self._actor_code))
+        return any(cid in true for cid in node.failed)
 
     async def _flush(self) -> None:
         ready, self._ready = self._ready, []
         if ready:
             # children come before parents, and a store applies parts in order: a crash between leaves truth
-            await self._store.close_many(ready)
+            await self._store.close_many([_multihash(cid) for cid in ready])
             self._result.closed += len(ready)
-        self._ready_set.clear()
+        if len(self._known) > self._remembered:
+            self._known.clear()
 
 
 async def verify_closed(store: Store, root: Cid, *, actor_code: bool = False) -> int:
