@@ -63,13 +63,17 @@ class Taker(Protocol):
 class BodyBudget:
     """Bytes that the bodies of all connections may take together; who finds no room waits its turn."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, size: int) -> None:
+        self._loop = loop
         self.free = size
         self._size = size
         self._waiting: deque[tuple[int, Taker]] = deque()
 
     def take(self, size: int, taker: Taker) -> bool:
-        """Whether there is room now; if not, `taker.go_on()` is called when there is."""
+        """Whether there is room now; if not, `taker.go_on()` is called when there is.
+
+        Who no longer wants it by then gives it back.
+        """
         size = min(size, self._size)
         if not self._waiting and size <= self.free:
             self.free -= size
@@ -83,7 +87,7 @@ class BodyBudget:
         while self._waiting and self._waiting[0][0] <= self.free:
             wanted, taker = self._waiting.popleft()
             self.free -= wanted
-            taker.go_on()
+            self._loop.call_soon(taker.go_on)
 
     def forget(self, taker: Taker) -> None:
         """Whoever waits no longer."""
@@ -380,6 +384,9 @@ class HttpProtocol(asyncio.Protocol):
 
     def go_on(self) -> None:
         """The budget has room for the body that is waiting."""
+        if self._state != _WAIT:
+            self._shared.budget.give(self._length)
+            return
         self._held = self._length
         waiting, self._rest = self._rest, b""
         self._start_body()

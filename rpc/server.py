@@ -86,7 +86,7 @@ class Server:
             wire=self.tokens,
             other=self._hand_over,
             others=lambda: self._web.count,
-            budget=BodyBudget(settings.body_budget),
+            budget=BodyBudget(self._loop, settings.body_budget),
         )
         self._sockets: set[web.WebSocketResponse] = set()
         self._listeners: list[asyncio.Server] = []
@@ -200,10 +200,11 @@ class Server:
             return web.Response(status=401, headers=headers)
         if "upgrade" in request.headers.get("Connection", "").lower():
             return await self._websocket(request, version, permissions)
-        waiter = _Waiter(self._loop)
+        waiter = _Waiter(self._loop, self._shared.budget)
         size = min(request.content_length or 0, self.settings.max_body)
         if request.content_length is None and request.can_read_body:
             size = self.settings.max_body
+        waiter.size = size
         try:
             if size and not self._shared.budget.take(size, waiter):
                 await waiter.room
@@ -314,12 +315,16 @@ class Server:
 class _Waiter:
     """Waits for room in the body budget."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, budget: BodyBudget) -> None:
         self.room: asyncio.Future[None] = loop.create_future()
+        self.size = 0
+        self._budget = budget
 
     def go_on(self) -> None:
-        """There is room now; it is taken."""
-        if not self.room.done():
+        """There is room now, and it has been taken."""
+        if self.room.done():
+            self._budget.give(self.size)
+        else:
             self.room.set_result(None)
 
 

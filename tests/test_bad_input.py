@@ -338,6 +338,38 @@ async def test_bodies_of_all_connections_share_a_budget() -> None:
         await second.close()
 
 
+async def test_hundreds_that_wait_for_the_budget_all_get_through() -> None:
+    """On both ways in; whoever leaves while it waits holds nothing back."""
+    body = call("Test.Echo", "x" * 100_000)
+    whole = request(body)
+    chunked = b"POST /rpc/v1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunked += b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    async with node(body_budget=150_000, max_body=120_000) as n:
+        budget = n.server._shared.budget
+        holder = await RawClient.connect(n.port)
+        await holder.send(whole[:1000])
+        await until(lambda: budget.free < 150_000)
+        clients = [await RawClient.connect(n.port) for _ in range(300)]
+        for number, client in enumerate(clients):
+            await client.send((whole if number % 3 else chunked)[:50_000])
+        await until(lambda: len(budget._waiting) == 300)
+        for client in clients[::7]:
+            client.writer.transport.abort()
+        await holder.send(whole[1000:])
+        assert (await soon(holder.answer())).status == 200
+
+        async def finish(number: int, client: RawClient) -> int:
+            await client.send((whole if number % 3 else chunked)[50_000:])
+            status = (await client.answer()).status
+            await client.close()
+            return status
+
+        stayed = [finish(number, client) for number, client in enumerate(clients) if number % 7]
+        assert set(await soon(asyncio.gather(*stayed))) == {200}
+        await until(lambda: budget.free == 150_000)
+        await holder.close()
+
+
 # --- a real process ------------------------------------------------------------------------------------------
 
 _SERVER = """
