@@ -13,6 +13,7 @@ BENCHES: dict[str, tuple[str, list[str]]] = {
     "mirror": ("benches.mirror", []),
     "head": ("benches.head_latency", []),
     "chain": ("benches.chain_methods", []),
+    "state": ("benches.state_methods", []),
 }
 
 
