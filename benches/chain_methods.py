@@ -2,9 +2,9 @@
 
     python -m benches.chain_methods [--store lmdb:///path] [--seconds N] [--methods REGEX]
 
-Without `--store` the recorded chain is imported into a store of its own. Each method is asked for up to
-200 tipsets, blocks or messages spread over the chain, so that warm answers come from caches; `cold` rows turn
-those caches off, so that every answer is made of stored bytes.
+Without `--store` the recorded chain, or a simulated one, is imported into a store of its own. Each method is
+asked for up to 200 tipsets, blocks or messages spread over the chain, so that warm answers come from caches;
+`cold` rows turn those caches off, so that every answer is made of stored bytes.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from follower.head import StoreHeads
 from rpc.services import Services
 
 _SAMPLES = 200
+_SIMULATED_BYTES = 50_000_000
 
 
 async def services_over(store: Store, cold: bool = False) -> Services:
@@ -119,17 +120,23 @@ def serving(url: str, cold: bool) -> Callable[[int], None]:
     return run
 
 
-async def import_recorded(folder: Path) -> str:
-    """The URL of a store with the recorded chain in it."""
+async def import_chain(folder: Path) -> str:
+    """The URL of a store with the recorded chain in it, or with a simulated one where no recording is there."""
+    from benches.simulated_car import write_car
+    from follower.sim_chain import SimSettings
     from leader_bridge.importer import import_car
     from tests.recorded import recorded_root
 
-    source = recorded_root() / "devnet"
-    if not source.exists():
-        raise SystemExit(f"no recorded chain at {source}: give --store")
+    car = recorded_root() / "devnet" / "chain.car.zst"
+    network = car.with_name("network.json")
+    if not car.exists():
+        car = folder / "simulated.car"
+        write_car(car, _SIMULATED_BYTES, SimSettings())
+        network = car.with_name(car.name + ".network.json")
+    print(f"chain: {car.name}", flush=True)
     url = f"lmdb://{folder}/store"
     store = await open_store(url, map_size=1 << 30)
-    await import_car(store, source / "chain.car.zst", network_file=source / "network.json")
+    await import_car(store, car, network_file=network)
     await store.close()
     return url
 
@@ -152,11 +159,11 @@ def run(make: Callable[[Path], Awaitable[str]], url: str | None, seconds: float,
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benches.chain_methods", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--store", metavar="URL", help="a store with a chain in it (default: the recorded chain)")
+    parser.add_argument("--store", metavar="URL", help="a store with a chain in it (default: one made for this)")
     parser.add_argument("--seconds", type=float, default=2.0, help="for each row (default 2)")
     parser.add_argument("--methods", default="", metavar="REGEX", help="only methods in which this is found")
     args = parser.parse_args(arguments)
-    run(import_recorded, args.store, args.seconds, re.compile(args.methods))
+    run(import_chain, args.store, args.seconds, re.compile(args.methods))
 
 
 if __name__ == "__main__":
