@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -60,6 +60,8 @@ class _Environment:
         self.users = 0
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="lmdb-writer")
         self.sync = sync
+        #: held by a write transaction, and while another process's larger map is adopted
+        self.mapping = threading.Lock()
         try:
             self.databases = self._open_databases()
         except BaseException:
@@ -89,6 +91,18 @@ class _Environment:
             return databases
         except lmdb.NotFoundError:
             raise StoreUnavailable(f"lmdb://{self.path} has not been made yet") from None
+        except lmdb.MapFullError:
+            raise StoreFull(f"lmdb://{self.path} has no room for its tables; raise map_size_gb") from None
+        except lmdb.Error as error:
+            raise StoreUnavailable(f"lmdb://{self.path} cannot be opened: {error}") from None
+
+    def adopt_size(self) -> None:
+        """Take over the map size that another process has set.
+
+        Called on the thread that reads, so that no read transaction is open; writes wait at the lock.
+        """
+        with self.mapping:
+            self.env.set_mapsize(0)
 
 
 _open: dict[Path, _Environment] = {}
@@ -117,13 +131,14 @@ def _table_key(partition: bytes, key: bytes) -> bytes:
 class LmdbStore:
     """A Store in one directory. Made by `open`; see the module for what is durable when."""
 
-    def __init__(self, environment: _Environment, *, bulk: bool = False) -> None:
+    def __init__(self, environment: _Environment, *, bulk: bool = False, readonly: bool = False) -> None:
         self.url = f"lmdb://{environment.path}"
         self._shared = environment
         self._env = environment.env
         self._objects = environment.databases[_OBJECTS.decode()]
         self._tables = environment.databases
         self._bulk = bulk
+        self._readonly = readonly or environment.readonly
         self._closed = False
         self._head: HeadEntry | None = None
 
@@ -147,13 +162,13 @@ class LmdbStore:
                         raise StoreUnavailable(f"lmdb://{path}: {error.strerror}") from None
                 shared = _open[path] = _Environment(path, map_size, readonly, sync=not bulk)
             shared.users += 1
-        return cls(shared, bulk=bulk)
+        return cls(shared, bulk=bulk, readonly=readonly)
 
     async def close(self) -> None:
         if self._closed:
             return
         self._closed = True
-        if not self._shared.readonly:
+        if not self._readonly:
             await self.flush()
         with _open_lock:
             self._shared.users -= 1
@@ -166,6 +181,8 @@ class LmdbStore:
     # --- objects -----------------------------------------------------------------------------------
 
     async def get(self, multihash: bytes) -> bytes | None:
+        if not 0 < len(multihash) <= _MAX_KEY:
+            return None
         with self._begin() as txn:
             value = txn.get(multihash, db=self._objects)
         return None if value is None else value[1:]
@@ -175,7 +192,7 @@ class LmdbStore:
         with self._begin() as txn:
             get, objects = txn.get, self._objects
             for multihash in multihashes:
-                value = get(multihash, None, objects)
+                value = get(multihash, None, objects) if 0 < len(multihash) <= _MAX_KEY else None
                 found.append(None if value is None else value[1:])
         return found
 
@@ -183,7 +200,8 @@ class LmdbStore:
         found = []
         with self._begin(buffers=True) as txn:
             for multihash in multihashes:
-                value = txn.get(multihash, db=self._objects)
+                key_fits = 0 < len(multihash) <= _MAX_KEY
+                value = txn.get(multihash, db=self._objects) if key_fits else None
                 held = Held.ABSENT if value is None else Held.CLOSED if value[0] else Held.LOOSE
                 found.append(held)
         return found
@@ -200,6 +218,31 @@ class LmdbStore:
         cursor = txn.cursor(self._objects)
         # a loose put never undoes a closed one; a closed one replaces whatever stands there
         cursor.putmulti(items, overwrite=flag is _CLOSED)
+
+    async def iterate_objects(
+        self, after: bytes = b"", chunk: int = 1000
+    ) -> AsyncIterator[tuple[bytes, bytes, bool]]:
+        """(multihash, bytes, closed) of every object behind `after`, in order of the multihash.
+
+        For maintenance, never for a request. Each `chunk` objects are a read transaction of their own, so a
+        slow reader keeps no page from being used again; what is put meanwhile may or may not be seen.
+        """
+        while True:
+            found: list[tuple[bytes, bytes, bool]] = []
+            with self._begin() as txn, txn.cursor(self._objects) as cursor:
+                there = cursor.set_range(after) if after else cursor.first()
+                if there and after and cursor.key() == after:
+                    there = cursor.next()
+                while there and len(found) < chunk:
+                    value = cursor.value()
+                    found.append((cursor.key(), value[1:], value[:1] == _CLOSED))
+                    there = cursor.next()
+            for one in found:
+                yield one
+            if len(found) < chunk:
+                return
+            after = found[-1][0]
+            await asyncio.sleep(0)
 
     async def close_many(self, multihashes: Sequence[bytes]) -> None:
         for start in range(0, len(multihashes), _CHUNK):
@@ -237,7 +280,7 @@ class LmdbStore:
         limit: int = 1000,
     ) -> list[tuple[bytes, bytes]]:
         prefix = _table_key(partition, b"")
-        first = prefix + start
+        first = (prefix + start)[:_MAX_KEY]
         # behind every key of the partition: no key can be longer than the limit
         behind = prefix + (b"\xff" * (_MAX_KEY - len(prefix)) if end is None else end)
         found: list[tuple[bytes, bytes]] = []
@@ -289,8 +332,7 @@ class LmdbStore:
             txn.put(key, encode_entry(entry), db=self._tables[HEAD_LOG.name])
 
         await self._write(append)
-        if self._bulk:
-            await self.flush()
+        await self.flush()
 
     async def head(self) -> HeadEntry | None:
         with self._begin() as txn, txn.cursor(self._tables[HEAD_LOG.name]) as cursor:
@@ -341,20 +383,32 @@ class LmdbStore:
         try:
             return self._env.begin(None, None, False, buffers)
         except lmdb.MapResizedError:
-            self._env.set_mapsize(0)
+            self._shared.adopt_size()
             return self._env.begin(None, None, False, buffers)
         except lmdb.Error as error:
             raise StoreUnavailable(f"{self.url} cannot be read: {error}") from None
 
     async def _write(self, work: Callable[[Any], T]) -> T:
-        if self._closed or self._shared.readonly:
+        if self._closed or self._readonly:
             raise StoreUnavailable(f"{self.url} is {'closed' if self._closed else 'open read-only'}")
-        return await asyncio.get_running_loop().run_in_executor(self._shared.writer, self._transact, work)
+        run = asyncio.get_running_loop().run_in_executor
+        try:
+            result = await run(self._shared.writer, self._transact, work)
+        except lmdb.MapResizedError:
+            self._shared.adopt_size()
+            result = await run(self._shared.writer, self._transact, work)
+        if not self._bulk:
+            await self.flush()  # does nothing unless an importer in this process opened the same store in bulk
+        return result
 
     def _transact(self, work: Callable[[Any], T]) -> T:
         try:
-            with self._env.begin(write=True) as txn:
+            with self._shared.mapping, self._env.begin(write=True) as txn:
                 return work(txn)
+        except lmdb.MapResizedError:
+            raise
+        except lmdb.BadValsizeError:
+            raise StoreError(f"{self.url}: an object's key is empty or longer than {_MAX_KEY} bytes") from None
         except lmdb.MapFullError:
             size = self._env.info()["map_size"] >> 30
             raise StoreFull(f"{self.url} is full: its map is {size} GiB; raise map_size_gb") from None

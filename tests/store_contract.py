@@ -84,6 +84,15 @@ class StoreContract:
         assert await store.get_many(keys) == [data for _, data in pairs]
         assert set(await store.held_many(keys)) == {Held.CLOSED}
 
+    async def test_keys_that_nothing_can_have_are_absent(self, store: Store) -> None:
+        held = multihash_of(b"held")
+        await store.put_many([(held, b"held")], closed=False)
+        asked = [b"", b"\x00\xe8\x07" + b"i" * 1000, held]
+        assert await store.get_many(asked) == [None, None, b"held"]
+        assert await store.held_many(asked) == [Held.ABSENT, Held.ABSENT, Held.LOOSE]
+        assert await store.get(asked[0]) is None
+        assert await store.get(asked[1]) is None
+
     # --- rows --------------------------------------------------------------------------------------
 
     async def test_tables_and_partitions_are_apart(self, store: Store) -> None:

@@ -102,6 +102,62 @@ async def test_keys_that_lmdb_cannot_hold_are_refused(tmp_path: Path) -> None:
     await store.close()
 
 
+async def test_an_object_key_that_lmdb_cannot_hold_is_refused(tmp_path: Path) -> None:
+    store = await LmdbStore.open(tmp_path / "store")
+    with pytest.raises(StoreError, match="an object's key"):
+        await store.put_many([(b"\x00" + b"i" * 600, b"x")], closed=False)
+    assert (await store.stats())["objects"] == 0
+    await store.close()
+
+
+async def test_every_object_is_walked_once_whatever_the_chunk(tmp_path: Path) -> None:
+    store = await LmdbStore.open(tmp_path / "store", bulk=True)
+    pairs = {multihash_of(bytes((n,))): bytes((n,)) for n in range(50)}
+    await store.put_many(pairs.items(), closed=False)
+    shut = sorted(pairs)[::3]
+    await store.close_many(shut)
+    every = [(multihash, pairs[multihash], multihash in shut) for multihash in sorted(pairs)]
+    for chunk in (1, 7, 50, 1000):
+        assert [one async for one in store.iterate_objects(chunk=chunk)] == every
+    assert [one async for one in store.iterate_objects(after=every[9][0], chunk=7)] == every[10:]
+    await store.close()
+
+
+async def test_one_view_may_be_read_only_while_another_of_the_process_writes(tmp_path: Path) -> None:
+    writer = await LmdbStore.open(tmp_path / "store")
+    reader = await LmdbStore.open(tmp_path / "store", readonly=True)
+    await writer.put_many([(multihash_of(b"x"), b"x")], closed=False)
+    assert await reader.get(multihash_of(b"x")) == b"x"
+    with pytest.raises(StoreUnavailable, match="read-only"):
+        await reader.put_many([(multihash_of(b"y"), b"y")], closed=False)
+    await reader.close()
+    await writer.put_many([(multihash_of(b"y"), b"y")], closed=False)
+    await writer.close()
+
+
+async def test_a_map_that_another_process_made_larger_is_taken_over(tmp_path: Path) -> None:
+    store = await LmdbStore.open(tmp_path / "store", map_size=1 << 20)
+    grow = """
+import asyncio, sys
+from pathlib import Path
+from blockstore.cid import multihash_of
+from blockstore.lmdb_store import LmdbStore
+async def main():
+    store = await LmdbStore.open(Path(sys.argv[1]), map_size=64 << 20)
+    objects = [b"%d" % n * 2000 for n in range(2000)]
+    await store.put_many([(multihash_of(data), data) for data in objects], closed=False)
+    await store.close()
+asyncio.run(main())
+"""
+    command = [sys.executable, "-c", grow, str(tmp_path / "store")]
+    done = await asyncio.to_thread(subprocess.run, command, cwd=Path(__file__).parents[1], timeout=60)
+    assert done.returncode == 0
+    await store.put_many([(multihash_of(b"after"), b"after")], closed=True)
+    last = b"1999" * 2000
+    assert await store.get_many([multihash_of(last), multihash_of(b"after")]) == [last, b"after"]
+    await store.close()
+
+
 _WRITER = """
 import asyncio, os, sys
 from pathlib import Path
