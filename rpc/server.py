@@ -23,7 +23,8 @@ from rpc.auth import Tokens
 from rpc.dispatch import Dispatcher
 from rpc.errors import ParseError, Unavailable
 from rpc.health import Health
-from rpc.http_protocol import BodyBudget, HttpProtocol, Shared
+from rpc.http_protocol import HttpProtocol
+from rpc.http_shared import BodyBudget, Shared
 from rpc.json_wire import encode_error
 from rpc.limits import ServerSettings
 from rpc.metrics import CONTENT_TYPE, Metrics
