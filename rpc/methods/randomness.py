@@ -8,13 +8,12 @@ from chain.beacon import beacon_entry, digest, draw, ticket_digest_at
 from chain.errors import NotHeld
 from chain.tipset import TipsetKey
 from rpc.context import Context
-from rpc.errors import MethodError
 from rpc.methods.chain import read_tipset
 from rpc.params import Int64
-from rpc.registry import V1, Cost, method
+from rpc.registry import V0, V1, Cost, method
 
 
-@method("Filecoin.StateGetRandomnessFromTickets", versions=V1, cost=Cost.CHAIN)
+@method("Filecoin.StateGetRandomnessFromTickets", cost=Cost.CHAIN)
 async def state_get_randomness_from_tickets(
     ctx: Context, personalization: Int64, epoch: int, entropy: bytes, key: TipsetKey
 ) -> bytes:
@@ -24,7 +23,7 @@ async def state_get_randomness_from_tickets(
     return draw(base, personalization, epoch, entropy)
 
 
-@method("Filecoin.StateGetRandomnessFromBeacon", versions=V1, cost=Cost.CHAIN)
+@method("Filecoin.StateGetRandomnessFromBeacon", cost=Cost.CHAIN)
 async def state_get_randomness_from_beacon(
     ctx: Context, personalization: Int64, epoch: int, entropy: bytes, key: TipsetKey
 ) -> bytes:
@@ -53,10 +52,29 @@ async def state_get_beacon_entry(ctx: Context, epoch: int) -> dict[str, Any]:
     if epoch > head.height:
         if ctx.node is None:
             raise NotHeld(f"the beacon entry of epoch {epoch}: the head is at {head.height}")
-        try:
-            result: dict[str, Any] = await ctx.node.call("Filecoin.StateGetBeaconEntry", [epoch])
-        except OSError as error:
-            raise MethodError(f"the node does not answer: {error}") from None
+        result: dict[str, Any] = await ctx.node.call("Filecoin.StateGetBeaconEntry", [epoch])
         return result
     round_, data = await beacon_entry(ctx.index, ctx.network, head, max(epoch, 0))
     return {"Round": round_, "Data": data or None}
+
+
+@method("Filecoin.ChainGetRandomnessFromTickets", versions=V0, cost=Cost.CHAIN)
+async def chain_get_randomness_from_tickets(
+    ctx: Context, key: TipsetKey, personalization: Int64, epoch: int, entropy: bytes
+) -> bytes:
+    """The v0 spelling of `StateGetRandomnessFromTickets`. Errors: NotHeld."""
+    return await state_get_randomness_from_tickets(ctx, personalization, epoch, entropy, key)
+
+
+@method("Filecoin.ChainGetRandomnessFromBeacon", versions=V0, cost=Cost.CHAIN)
+async def chain_get_randomness_from_beacon(
+    ctx: Context, key: TipsetKey, personalization: Int64, epoch: int, entropy: bytes
+) -> bytes:
+    """The v0 spelling of `StateGetRandomnessFromBeacon`. Errors: NotHeld."""
+    return await state_get_randomness_from_beacon(ctx, personalization, epoch, entropy, key)
+
+
+@method("Filecoin.BeaconGetEntry", versions=V0, cost=Cost.CHAIN)
+async def beacon_get_entry(ctx: Context, epoch: int) -> dict[str, Any]:
+    """The v0 spelling of `StateGetBeaconEntry`. Errors: NotHeld."""
+    return await state_get_beacon_entry(ctx, epoch)

@@ -16,7 +16,7 @@ from rpc.context import Context
 from rpc.methods.chain import load_tipset, read_tipset
 from rpc.methods.senders import id_of
 from rpc.params import mismatch
-from rpc.registry import V1, Cost, method
+from rpc.registry import Cost, method
 
 #: epochs one request may walk; Lotus has no limit, a gateway's is a day
 LOOKBACK: Final = 2880
@@ -53,7 +53,7 @@ class _MatchParam:
         return Match(fields["to"], fields["from"])
 
 
-@method("Filecoin.StateListMessages", versions=V1, cost=Cost.SCAN)
+@method("Filecoin.StateListMessages", cost=Cost.SCAN)
 async def state_list_messages(
     ctx: Context, match: Annotated[Match, _MatchParam()], key: TipsetKey, to_height: int
 ) -> list[Cid] | None:
