@@ -49,8 +49,8 @@ GROUP: Final = 256
 @dataclass(slots=True)
 class ImportReport:
     """What an import did. Sizes in bytes; `resumed_at` is the stream's offset at which it went on, 0 for a
-    new one; `lowest` the epoch of the lowest tipset of the chain; `missing` some of what heads name but is
-    not held."""
+    new one; `lowest` the epoch of the lowest tipset that was new to the index; `closed` counts objects that the
+    last pass closed; `published` whether the head moved."""
 
     objects: int = 0
     object_bytes: int = 0

@@ -10,7 +10,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 import pytest
@@ -358,11 +358,12 @@ async def test_a_newer_file_moves_the_head(tmp_path: Path, made: Path) -> None:
 # --- crashes -----------------------------------------------------------------------------------------
 
 
-def run_child(url: str, car: Path, network: Path, steps: int | None) -> str:
+def run_child(url: str, car: Path, network: Path, steps: int | None, given: BinaryIO | None = None) -> str:
     """Let an import go `steps` steps and kill it (None: to its end); its last line."""
     root = Path(__file__).resolve().parents[1]
     child = subprocess.Popen(
         [sys.executable, "-m", "tests.import_child", url, str(car), str(network)],
+        stdin=given,
         stdout=subprocess.PIPE,
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(root)},
@@ -414,6 +415,16 @@ async def test_killed_at_random_moments(tmp_path: Path) -> None:
 
 async def test_made_chain_killed(tmp_path: Path, made: Path) -> None:
     await killed_and_resumed(tmp_path, made / "made.car", made / "network.json", kills=3, steps=6)
+
+
+async def test_standard_input(tmp_path: Path, made: Path) -> None:
+    url = f"lmdb://{tmp_path}/store"
+    with open(made / "made.car", "rb") as car:
+        last = await asyncio.to_thread(run_child, url, Path("-"), made / "network.json", None, car)
+    assert last == "done 0"
+    store = await open_store(url)
+    await check_whole(store)
+    await store.close()
 
 
 async def test_cancelled_import_leaves_no_process(tmp_path: Path, made: Path) -> None:
