@@ -22,6 +22,7 @@ from chain.address import Address
 from chain.block import BlockHeader
 from chain.message import Event, Message, Receipt, SignedMessage, encode_message
 from chain.tipset import Tipset, TipsetKey
+from chain.tipset_messages import Included
 from rpc.context import Context
 from rpc.json_wire import encoder
 
@@ -212,6 +213,12 @@ def json_cache(ctx: Context) -> JsonCache:
     return cache
 
 
-def messages(values: Iterable[tuple[Cid, Message]]) -> list[dict[str, Any]] | None:
-    """(CID, message) pairs as Lotus lists them with their CIDs; null where there are none."""
-    return [{"Cid": cid, "Message": message(value)} for cid, value in values] or None
+def messages(values: Iterable[Included]) -> list[dict[str, Any]] | None:
+    """Messages as Lotus lists those of a tipset, with their CIDs; null where there are none."""
+    return [
+        {
+            "Cid": one.cid,
+            "Message": message(one.message, one.cid if one.signed is None else inner_message_cid(one.raw, one.signed)),
+        }
+        for one in values
+    ] or None

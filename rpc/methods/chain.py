@@ -69,7 +69,7 @@ async def messages_of(ctx: Context, tipset: Tipset) -> list[dict[str, Any]] | No
     found = cache.get(key)
     if found is None:
         included = await tipset_messages(ctx.objects, tipset, ctx.network, id_of(ctx))
-        found = cache.keep(key, lotus_json.messages((one.cid, one.message) for one in included))
+        found = cache.keep(key, lotus_json.messages(included))
     return found  # type: ignore[return-value]
 
 
