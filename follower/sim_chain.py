@@ -78,7 +78,7 @@ class SimSettings:
     def sized(cls, actors: int, objects: int, *, seed: int = 1) -> SimSettings:
         """About `actors` actors, of which a third are miners, and `objects` new objects an epoch."""
         miners = max(1, actors // 3)
-        messages = max(1, min(100, objects // 100))
+        messages = max(1, min(100, objects // 14))
         updates = max(0, min(miners, round((objects - 5 * messages) / 5.4)))
         return cls(seed=seed, accounts=max(3, actors - miners), miners=miners, messages=messages, miner_updates=updates)
 
