@@ -230,18 +230,14 @@ class NodeClient:
             raise BadAnswer(f"{self.name}: a batch of {count} has {len(found)} answers")
         return found
 
-    async def read_objects(
-        self, cids: Sequence[Cid], *, timeout: float | None = None
-    ) -> list[bytes | CallFailed]:
+    async def read_objects(self, cids: Sequence[Cid], *, timeout: float | None = None) -> list[bytes | CallFailed]:
         """The bytes of objects by `ChainReadObj`, in order; NOT verified. A failed one's place holds why.
 
         Errors: NodeError when the request as a whole failed.
         """
         if len(cids) == 1:  # an endpoint that takes no batches is still of use
             try:
-                results: list[Any] = [
-                    await self.call("Filecoin.ChainReadObj", {"/": str(cids[0])}, timeout=timeout)
-                ]
+                results: list[Any] = [await self.call("Filecoin.ChainReadObj", {"/": str(cids[0])}, timeout=timeout)]
             except CallFailed as error:
                 return [error]
         else:

@@ -116,9 +116,7 @@ class WsConnection:
         async with self._slots:
             return await self._request(method, params, timeout)
 
-    async def open_channel(
-        self, method: str, params: list[Any], timeout: float, limit: int = CHANNEL_ITEMS
-    ) -> Channel:
+    async def open_channel(self, method: str, params: list[Any], timeout: float, limit: int = CHANNEL_ITEMS) -> Channel:
         """Call a channel method. Errors: as `call`; BadAnswer when the result is no channel id."""
         channel = await self._request(method, params, timeout, limit)
         assert isinstance(channel, Channel)

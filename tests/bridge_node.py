@@ -24,7 +24,7 @@ from chain.tipset import Tipset, TipsetKey
 async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     """Let the loop run until `condition` holds. Errors: TimeoutError."""
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens in another party
+        while not condition():
             await asyncio.sleep(0.001)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from blockstore.errors import Fenced, StoreUnavailable, WrongNetwork
 from blockstore.memory import MemoryStore
@@ -321,6 +322,27 @@ async def test_a_token_is_sent_and_never_logged(world: World, caplog: pytest.Log
         await until(lambda: at_head(bridge, world.tips[9]))
     assert secret not in caplog.text
     assert "the token is not taken" in caplog.text
+
+
+async def test_metrics_tell_where_the_bridge_is(world: World) -> None:
+    def sample(name: str, **labels: str) -> float:
+        return REGISTRY.get_sample_value(f"follower_bridge_{name}", labels) or 0.0
+
+    node = await world.node()
+    counted = ("objects_total", "tipsets_total", "heads_published_total", "reconnects_total")
+    before = {name: sample(name) for name in counted}
+    async with following(world.store, [node.url]) as bridge:
+        await until(lambda: bridge.head)
+        await node.cut()
+        await until(lambda: bridge.reconnects == 1)
+        await node.go_to(world.tips[9].key)
+        await until(lambda: at_head(bridge, world.tips[9]) and not bridge.lag)
+    assert sample("head_height") == world.tips[9].height
+    assert sample("lag_epochs") == 0
+    assert sample("reconnects_total") == before["reconnects_total"] + 1
+    assert sample("heads_published_total") == before["heads_published_total"] + 2
+    assert sample("tipsets_total") == before["tipsets_total"] + 3
+    assert sample("objects_total") > before["objects_total"]
 
 
 async def test_a_long_gap_is_filled_in_bounded_steps_each_whole(world: World) -> None:
