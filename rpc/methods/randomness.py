@@ -58,22 +58,6 @@ async def state_get_beacon_entry(ctx: Context, epoch: int) -> dict[str, Any]:
     return {"Round": round_, "Data": data or None}
 
 
-@method("Filecoin.ChainGetRandomnessFromTickets", versions=V0, cost=Cost.CHAIN)
-async def chain_get_randomness_from_tickets(
-    ctx: Context, key: TipsetKey, personalization: Int64, epoch: int, entropy: bytes
-) -> bytes:
-    """The v0 spelling of `StateGetRandomnessFromTickets`. Errors: NotHeld."""
-    return await state_get_randomness_from_tickets(ctx, personalization, epoch, entropy, key)
-
-
-@method("Filecoin.ChainGetRandomnessFromBeacon", versions=V0, cost=Cost.CHAIN)
-async def chain_get_randomness_from_beacon(
-    ctx: Context, key: TipsetKey, personalization: Int64, epoch: int, entropy: bytes
-) -> bytes:
-    """The v0 spelling of `StateGetRandomnessFromBeacon`. Errors: NotHeld."""
-    return await state_get_randomness_from_beacon(ctx, personalization, epoch, entropy, key)
-
-
 @method("Filecoin.BeaconGetEntry", versions=V0, cost=Cost.CHAIN)
 async def beacon_get_entry(ctx: Context, epoch: int) -> dict[str, Any]:
     """The v0 spelling of `StateGetBeaconEntry`. Errors: NotHeld."""
