@@ -88,7 +88,7 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
 @given(addresses.filter(lambda a: a.protocol != 0), st.data())
 def test_one_changed_letter_is_refused(address: Address, data: st.DataObject) -> None:
     text = address.text()
-    at = data.draw(st.integers(text.rindex("f") + 2 if address.protocol == 4 else 2, len(text) - 1))
+    at = data.draw(st.integers(text.index("f", 2) + 1 if address.protocol == 4 else 2, len(text) - 1))
     letter = data.draw(st.sampled_from("abcdefghijklmnopqrstuvwxyz234567").filter(lambda c: c != text[at]))
     with pytest.raises(BadAddress):
         parse(text[:at] + letter + text[at + 1 :])
