@@ -22,6 +22,7 @@ from chain.objects import Fetch, Objects
 from follower.head import StoreHeads
 from follower.node_route import NodeRoute
 from follower.settings import CannotRun, Settings, split_listen
+from rpc.admin import Admin
 from rpc.client import NodeClient, NodeError
 from rpc.limits import ServerSettings
 from rpc.methods import register_all
@@ -181,14 +182,24 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
     )
     host, port = split_listen(settings["listen"])
     watcher = asyncio.create_task(followed.watch()) if followed is not None else None
+    admin: Admin | None = None
+
+    async def stop(_: float) -> None:
+        stopping.set()
+
     try:
         server = await serve(services, host, port, settings=server_settings(settings))
+        if settings["admin_listen"]:
+            admin = Admin(server, stop=stop)
+            await admin.listen(*split_listen(settings["admin_listen"]))
         if started is not None:
             started(f"http://{settings['listen']}/rpc/v1")
         await stopping.wait()
         await heads.close()
         await server.stop(settings["drain_seconds"])
     finally:
+        if admin is not None:
+            await admin.close()
         if watcher is not None:
             watcher.cancel()
         for client in clients:
