@@ -12,7 +12,6 @@ import pytest
 
 import rpc.methods.chain_more
 import rpc.methods.chain_node  # noqa: F401
-import rpc.methods.randomness  # noqa: F401
 import rpc.methods.search as search_methods
 from blockstore.cid import Cid, cid_of, parse
 from blockstore.memory import MemoryStore

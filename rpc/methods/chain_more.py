@@ -18,8 +18,10 @@ from rpc.context import Context
 from rpc.errors import MethodError
 from rpc.lotus_json import json_cache
 from rpc.methods.chain import read_tipset, tipset_at
+from rpc.methods.randomness import state_get_randomness_from_beacon, state_get_randomness_from_tickets
 from rpc.methods.read_state import Said, states_of
-from rpc.registry import Cost, method
+from rpc.params import Int64
+from rpc.registry import V0, Cost, method
 
 #: epochs after which the expected consensus is final
 CHAIN_FINALITY: Final = 900
@@ -94,3 +96,19 @@ async def chain_get_finalized_tipset(ctx: Context) -> dict[str, Any]:
     if found is None:
         found = await tipset_at(ctx, epoch, head)
     return json_cache(ctx).tipset(found)  # type: ignore[return-value]
+
+
+@method("Filecoin.ChainGetRandomnessFromTickets", versions=V0)
+async def chain_get_randomness_from_tickets(
+    ctx: Context, key: TipsetKey, personalization: Int64, epoch: int, entropy: bytes
+) -> bytes:
+    """As `StateGetRandomnessFromTickets`, with the tipset first."""
+    return await state_get_randomness_from_tickets(ctx, personalization, epoch, entropy, key)
+
+
+@method("Filecoin.ChainGetRandomnessFromBeacon", versions=V0)
+async def chain_get_randomness_from_beacon(
+    ctx: Context, key: TipsetKey, personalization: Int64, epoch: int, entropy: bytes
+) -> bytes:
+    """As `StateGetRandomnessFromBeacon`, with the tipset first."""
+    return await state_get_randomness_from_beacon(ctx, personalization, epoch, entropy, key)
