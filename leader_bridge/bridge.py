@@ -283,10 +283,7 @@ class Bridge:
         """Store and publish one head change."""
         self.node_height = changes[-1].height
         if self.head is None:
-            target = changes[-1]
-            if target.kind == REVERT:
-                target = await chain_head(source.client)
-            await self._begin(target)
+            await self._begin(await self._target(changes))
             self._last_node = source.name
             return
         if changes[-1].key == self.head.head.key and changes[-1].kind != REVERT:
@@ -295,17 +292,23 @@ class Bridge:
             return
         path = None if changes[0].kind == CURRENT else await self._fit(changes)
         if path is None:
-            target = changes[-1]
-            if target.kind == REVERT:
-                target = await chain_head(source.client)
             try:
-                await self._go_to(source, target)
+                await self._go_to(source, await self._target(changes))
             except _Hold:
                 return
         else:
             await self._publish(path)
         self._held_since = None
         self._last_node = source.name
+
+    async def _target(self, changes: list[Change]) -> Change:
+        """The head that a head change leads to. Not the node's head *now*: frames that wait would lead back."""
+        last = changes[-1]
+        if last.kind != REVERT:
+            return last
+        (tipset,) = await self.keeper.tipsets([last.key])
+        (parent,) = await self.keeper.tipsets([tipset.parents])
+        return Change(CURRENT, parent.height, parent.key)
 
     async def _begin(self, target: Change) -> None:
         """The first head of an empty store."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from blockstore.memory import MemoryStore
@@ -37,6 +37,7 @@ STEPS = st.lists(
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example(steps=["wait", "lose", "extend"], seed=0, nodes=1)
 @given(steps=STEPS, seed=st.integers(0, 2**31), nodes=st.integers(1, 2))
 async def test_whatever_happens_the_log_leads_to_the_nodes_head(steps: list[str], seed: int, nodes: int) -> None:
     rng = random.Random(seed)
