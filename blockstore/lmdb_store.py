@@ -355,7 +355,7 @@ class LmdbStore:
             with txn.cursor(database) as cursor:
                 if not cursor.last():
                     return
-                oldest = int.from_bytes(cursor.key()[-8:], "big") - keep
+                oldest = int.from_bytes(cursor.key()[-8:], "big") - max(1, keep)
                 there = cursor.first()
                 while there and int.from_bytes(cursor.key()[-8:], "big") <= oldest:
                     there = cursor.delete()

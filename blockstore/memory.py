@@ -119,7 +119,7 @@ class MemoryStore:
         return self._heads[at : at + limit]
 
     async def trim_head_log(self, keep: int) -> None:
-        del self._heads[: max(0, len(self._heads) - keep)]
+        del self._heads[: max(0, len(self._heads) - max(1, keep))]
 
     async def stats(self) -> dict[str, int]:
         return {"objects": len(self._objects), "bytes": self._bytes}

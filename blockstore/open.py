@@ -15,7 +15,8 @@ _memory: dict[str, MemoryStore] = {}
 async def open_store(
     url: str, *, readonly: bool = False, map_size: int = DEFAULT_MAP_SIZE, bulk: bool = False
 ) -> Store:
-    """The store that `url` names: `lmdb:///absolute`, `lmdb://relative`, `memory://name`.
+    """The store that `url` names: `lmdb:///absolute`, `lmdb://relative`, `memory://name`,
+    `cassandra://[user:password@]host[,host][:port]/keyspace`.
 
     `map_size` (bytes) and `bulk` (sync at the end only) concern LMDB. Errors: StoreError (an unknown
     scheme), StoreUnavailable, SchemaMismatch.
@@ -25,4 +26,9 @@ async def open_store(
         return await LmdbStore.open(Path(rest), readonly=readonly, map_size=map_size, bulk=bulk)
     if scheme == "memory":
         return _memory.setdefault(rest, MemoryStore(rest))
-    raise StoreError(f"{url!r} is not a store URL (lmdb:///path)")
+    if scheme == "cassandra":
+        # its drivers take a third of a second to import, which nobody else should pay
+        from blockstore.cassandra_store import CassandraStore
+
+        return await CassandraStore.open(url, readonly=readonly)
+    raise StoreError(f"{url!r} is not a store URL (lmdb:///path, cassandra://host/keyspace)")

@@ -218,6 +218,9 @@ class StoreContract:
         await store.append_head(entry(11, term))
         await store.trim_head_log(100)
         assert [e.seq for e in await store.head_entries(0)] == [8, 9, 10, 11]
+        await store.trim_head_log(0)  # the newest one stays: the log goes on from it
+        assert [e.seq for e in await store.head_entries(0)] == [11]
+        await store.append_head(entry(12, term))
 
     # --- whole store -------------------------------------------------------------------------------
 

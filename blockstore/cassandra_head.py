@@ -1,0 +1,179 @@
+"""The head log in Cassandra: two compare-and-sets an entry, so that no follower shows it before every one may.
+
+The first compare-and-set, on (term, last sequence number), *prepares* an entry. Only when that is settled the
+second stamps `visible_at = max(now + delta, previous + 2 epsilon)`. A new term stamps what an older one left
+prepared before anything else. All of it is one partition: what is compared stands in static columns, so
+each step is a single conditional UPDATE (no conditional batch: YCQL has none).
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from blockstore.cassandra_session import Session, Unsettled
+from blockstore.errors import Fenced, StoreError, StoreUnavailable
+from blockstore.head_log import decode_entry, encode_entry
+from blockstore.store import HEAD_LOG, HeadEntry
+
+#: how often a compare-and-set that timed out is tried again before the caller hears of it
+_TRIES: Final = 5
+_PARTITION: Final = b"head"
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """The newest end of the log: stamped entries (newest last), and whether one behind them is only prepared."""
+
+    entries: tuple[HeadEntry, ...]
+    prepared: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Who leads. Standbys watch `renewals` stand still by their own clock; nobody compares clocks."""
+
+    term: int
+    owner: str
+    renewals: int
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class CassandraHeadLog:
+    """Publishing and reading the log of one keyspace. `delta_ms` and `epsilon_ms` are the design's δ and ε."""
+
+    def __init__(
+        self, session: Session, keyspace: str, delta_ms: int, epsilon_ms: int, now: Callable[[], int] = _now
+    ) -> None:
+        self._session = session
+        self._delta = delta_ms
+        self._epsilon = epsilon_ms
+        self._now = now
+        table = f"{keyspace}.{HEAD_LOG.name}"
+        self._init = f"INSERT INTO {table} (p, term, last, renewals) VALUES (?, 0, 0, 0) IF NOT EXISTS"
+        self._take = f"UPDATE {table} SET term = ?, owner = ?, renewals = 0 WHERE p = ? IF term = ?"
+        self._renew = f"UPDATE {table} SET renewals = ? WHERE p = ? IF term = ?"
+        self._prepare = (
+            f"UPDATE {table} SET entry = ?, visible_at = 0, last = ? WHERE p = ? AND seq = ? IF term = ? AND last = ?"
+        )
+        self._stamp = f"UPDATE {table} SET visible_at = ? WHERE p = ? AND seq = ? IF term = ? AND visible_at = 0"
+        self._state = f"SELECT term, last, owner, renewals FROM {table} WHERE p = ? LIMIT 1"
+        self._newest = f"SELECT seq, entry, visible_at FROM {table} WHERE p = ? ORDER BY seq DESC LIMIT ?"
+        self._after = f"SELECT seq, entry, visible_at FROM {table} WHERE p = ? AND seq > ? ORDER BY seq ASC LIMIT ?"
+        self._trim = f"DELETE FROM {table} WHERE p = ? AND seq <= ?"
+
+    async def make(self) -> None:
+        """Write the first state of a log; one that is there stays as it is."""
+        await self._session.execute(self._init, [_PARTITION])
+
+    async def new_term(self, owner: str) -> int:
+        """Fence every older term, then stamp what one of them left prepared."""
+        mark = f"{owner}\0{secrets.token_hex(8)}".encode()
+        for _ in range(_TRIES * 4):
+            term, _, held_by, _ = await self._read_state()
+            if held_by != mark:  # else: a try that timed out was applied after all
+                try:
+                    if not await self._cas(self._take, [term + 1, mark, _PARTITION, term]):
+                        continue
+                except Unsettled:
+                    continue
+                term += 1
+            newest = await self._session.execute(self._newest, [_PARTITION, 2], serial=True)
+            if newest and newest[0][0] is not None and newest[0][2] == 0:
+                await self._publish(newest[0][0], term, newest)
+            return int(term)
+        raise StoreUnavailable("the lease is contended, or its writes time out")
+
+    async def renew(self, term: int, renewals: int) -> None:
+        """Count the lease up. Errors: Fenced when another term exists."""
+        if not await self._cas(self._renew, [renewals, _PARTITION, term]):
+            raise Fenced(f"term {term} has ended")
+
+    async def lease(self) -> Lease:
+        """Who leads now (a SERIAL read)."""
+        term, _, owner, renewals = await self._read_state()
+        return Lease(term, (owner or b"").split(b"\0")[0].decode(), renewals)
+
+    async def append(self, entry: HeadEntry) -> None:
+        """Prepare, then stamp. A call again after StoreUnavailable goes on where the first one stopped."""
+        blob = encode_entry(replace(entry, visible_at=0))
+        values = [blob, entry.seq, _PARTITION, entry.seq, entry.term, entry.seq - 1]
+        for _ in range(_TRIES):
+            try:
+                if await self._cas(self._prepare, values):
+                    break
+            except Unsettled:
+                pass
+            # not applied, or not known: the SERIAL read settles which
+            term, last, _, _ = await self._read_state()
+            newest = await self._session.execute(self._newest, [_PARTITION, 1], serial=True)
+            if term == entry.term and last == entry.seq and newest and newest[0] == [entry.seq, blob, 0]:
+                break
+            if (term, last) != (entry.term, entry.seq - 1):
+                raise Fenced(f"entry {entry.seq} of term {entry.term}: the log is at {last}, term {term}")
+        else:
+            raise StoreUnavailable(f"entry {entry.seq} cannot be prepared: its writes time out")
+        newest = await self._session.execute(self._newest, [_PARTITION, 2], serial=True)
+        await self._publish(entry.seq, entry.term, newest)
+
+    async def _publish(self, seq: int, term: int, newest: list[list[Any]]) -> None:
+        """Stamp entry `seq`, known to be prepared. `newest`: its row and the one before it, newest first."""
+        previous = newest[1][2] if len(newest) > 1 else 0
+        for _ in range(_TRIES):
+            # taken after the prepare was settled: what a follower's horizon rests on
+            visible_at = max(self._now() + self._delta, previous + 2 * self._epsilon)
+            try:
+                if await self._cas(self._stamp, [visible_at, _PARTITION, seq, term]):
+                    return
+                raise Fenced(f"entry {seq} of term {term} was not stamped: a newer term exists")
+            except Unsettled:
+                rows = await self._session.execute(self._newest, [_PARTITION, 1], serial=True)
+                if rows and rows[0][0] == seq and rows[0][2]:
+                    return
+        raise StoreUnavailable(f"entry {seq} cannot be stamped: its writes time out")
+
+    async def tail(self, limit: int = 2) -> Tail:
+        """The newest entries, by a QUORUM read: what the bounded-staleness rule is about."""
+        rows = await self._session.execute(self._newest, [_PARTITION, limit])
+        entries = tuple(_entry(row) for row in reversed(rows) if row[2])
+        return Tail(entries, any(row[0] is not None and not row[2] for row in rows))
+
+    async def head(self) -> HeadEntry | None:
+        """The newest stamped entry; its reader minds `visible_at`."""
+        entries = (await self.tail()).entries
+        return entries[-1] if entries else None
+
+    async def entries(self, after: int, limit: int) -> list[HeadEntry]:
+        """Stamped entries behind `after`."""
+        rows = await self._session.execute(self._after, [_PARTITION, after, limit])
+        return [_entry(row) for row in rows if row[2]]
+
+    async def trim(self, keep: int) -> None:
+        """Forget all but the newest `keep` (at least one) entries."""
+        head = await self.head()
+        if head is not None:
+            await self._session.execute(self._trim, [_PARTITION, head.seq - max(1, keep)])
+
+    async def last(self) -> int:
+        """The newest sequence number, prepared ones too; 0 in an empty log."""
+        rows = await self._session.execute(self._state, [_PARTITION])
+        return int(rows[0][1]) if rows else 0
+
+    async def _cas(self, cql: str, values: list[Any]) -> bool:
+        return bool((await self._session.execute(cql, values))[0][0])
+
+    async def _read_state(self) -> list[Any]:
+        rows = await self._session.execute(self._state, [_PARTITION], serial=True)
+        if not rows:
+            raise StoreError("the head log has not been made")
+        return rows[0]
+
+
+def _entry(row: list[Any]) -> HeadEntry:
+    return replace(decode_entry(row[1]), visible_at=row[2])

@@ -1,0 +1,63 @@
+"""The tables in a Cassandra keyspace: what `follower schema` prints and applies.
+
+`cassandra-driver` does this, not the data path's driver: it waits for schema agreement. Only CQL that
+YCQL documents: no materialized view, no secondary index.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cassandra import DriverException, RequestExecutionException
+from cassandra.auth import PlainTextAuthProvider
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
+from cassandra.policies import RoundRobinPolicy
+
+from blockstore.cassandra_session import Place
+from blockstore.errors import StoreUnavailable
+from blockstore.store import HEAD_LOG, TABLES
+
+
+def statements(keyspace: str, replication: int = 1) -> list[str]:
+    """The DDL of a store, in the order to apply it. `replication` is the number of copies."""
+    ddl = [
+        f"CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = "
+        f"{{'class': 'SimpleStrategy', 'replication_factor': {replication}}}",
+        # `c` (closed) is a column of its own, so that a loose put, which leaves it alone, never reopens an object
+        f"CREATE TABLE IF NOT EXISTS {keyspace}.objects (m blob PRIMARY KEY, d blob, c boolean)",
+        # what publishing compares is static, beside the entries: one partition, one compare-and-set
+        f"CREATE TABLE IF NOT EXISTS {keyspace}.{HEAD_LOG.name} (p blob, seq bigint, entry blob, visible_at bigint, "
+        "term bigint STATIC, last bigint STATIC, owner blob STATIC, renewals bigint STATIC, PRIMARY KEY (p, seq))",
+    ]
+    ddl += [
+        f"CREATE TABLE IF NOT EXISTS {keyspace}.{name} (p blob, k blob, v blob, PRIMARY KEY (p, k))"
+        for name in TABLES
+        if name != HEAD_LOG.name
+    ]
+    return ddl
+
+
+def apply(place: Place, replication: int = 1) -> None:
+    """Make what is not there. Blocks: call it in a thread. Errors: StoreUnavailable."""
+    run(place, statements(place.keyspace, replication))
+
+
+def run(place: Place, cql: list[str]) -> None:
+    """Run administrative statements one after another. Blocks. Errors: StoreUnavailable."""
+    auth: Any = PlainTextAuthProvider(place.user, place.password) if place.user else None
+    profile = ExecutionProfile(load_balancing_policy=RoundRobinPolicy(), request_timeout=60)
+    cluster = Cluster(
+        list(place.hosts),
+        port=place.port,
+        protocol_version=4,
+        auth_provider=auth,
+        execution_profiles={EXEC_PROFILE_DEFAULT: profile},
+    )
+    try:
+        session = cluster.connect()
+        for statement in cql:
+            session.execute(statement)
+    except (NoHostAvailable, DriverException, RequestExecutionException) as error:
+        raise StoreUnavailable(f"{place.url}: the schema cannot be applied: {error}") from None
+    finally:
+        cluster.shutdown()

@@ -1,0 +1,145 @@
+"""The data path to Cassandra: one small seam, `Session`, and what stands behind it (acsylla, over the C++ driver).
+
+A statement is its CQL text; it is prepared once a session. Everything runs at QUORUM unless said otherwise,
+over native protocol 4, which YugabyteDB, Cassandra and ScyllaDB all speak.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final, Protocol, TypeVar
+from urllib.parse import unquote
+
+import acsylla
+
+from blockstore.errors import StoreError, StoreUnavailable
+
+T = TypeVar("T")
+A = TypeVar("A")
+
+#: requests that one call keeps under way at a time
+BURST: Final = 128
+_errors = acsylla.errors
+
+
+class NotMade(StoreUnavailable):
+    """The keyspace or one of its tables is not there yet."""
+
+
+class Unsettled(StoreUnavailable):
+    """A write timed out: it may or may not have been applied, now or later."""
+
+
+class Session(Protocol):
+    """What the store asks of a driver."""
+
+    async def execute(self, cql: str, values: Sequence[Any] = (), *, serial: bool = False) -> list[list[Any]]:
+        """The rows of one statement. `serial` reads settle compare-and-sets that are under way.
+
+        Errors: Unsettled, NotMade, StoreUnavailable.
+        """
+
+    async def close(self) -> None:
+        """Close every connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a store is: `cassandra://[user:password@]host[,host][:port]/keyspace`."""
+
+    hosts: tuple[str, ...]
+    port: int
+    keyspace: str
+    user: str = ""
+    password: str = ""
+
+    @property
+    def url(self) -> str:
+        """The URL without credentials."""
+        return f"cassandra://{','.join(self.hosts)}:{self.port}/{self.keyspace}"
+
+    @classmethod
+    def parse(cls, url: str) -> Place:
+        """Errors: StoreError, which never repeats the credentials."""
+        scheme, _, rest = url.partition("://")
+        credentials, at, rest = rest.rpartition("@")
+        found = re.fullmatch(r"([^/:]+)(?::(\d{1,5}))?/([a-z][a-z0-9_]{0,47})", rest)
+        if scheme != "cassandra" or found is None or (at and ":" not in credentials):
+            raise StoreError(f"{rest!r} is not a place of cassandra://[user:password@]host[,host][:port]/keyspace")
+        user, _, password = credentials.partition(":")
+        hosts = tuple(host for host in found[1].split(",") if host)
+        if not hosts:
+            raise StoreError(f"{rest!r} names no host")
+        return cls(hosts, int(found[2] or 9042), found[3], unquote(user), unquote(password))
+
+
+class AcsyllaSession:
+    """A `Session` of acsylla. Bound to the event loop that opened it."""
+
+    def __init__(self, session: Any, url: str) -> None:
+        self._session = session
+        self._url = url
+        self._prepared: dict[str, Any] = {}
+
+    @classmethod
+    async def open(cls, place: Place) -> AcsyllaSession:
+        """Errors: StoreUnavailable."""
+        credentials = {"username": place.user, "password": place.password} if place.user else {}
+        try:
+            cluster = acsylla.create_cluster(
+                list(place.hosts),
+                port=place.port,
+                protocol_version=4,
+                consistency=acsylla.Consistency.QUORUM,
+                serial_consistency=acsylla.Consistency.SERIAL,
+                log_level="error",
+                use_schema=True,
+                **credentials,
+            )
+            return cls(await cluster.create_session(), place.url)
+        except _errors.CassException as error:
+            raise StoreUnavailable(f"{place.url} does not answer: {error}") from None
+
+    async def execute(self, cql: str, values: Sequence[Any] = (), *, serial: bool = False) -> list[list[Any]]:
+        try:
+            prepared = self._prepared.get(cql)
+            if prepared is None:
+                prepared = self._prepared[cql] = await self._session.create_prepared(cql)
+            statement = prepared.bind()
+            statement.bind_list(values)
+            if serial:
+                statement.set_consistency(acsylla.Consistency.SERIAL)
+            result = await self._session.execute(statement)
+            return [row.as_list() for row in result]
+        except (_errors.CassErrorServerWriteTimeout, _errors.CassErrorLibRequestTimedOut) as error:
+            raise Unsettled(f"{self._url}: a request timed out: {error}") from None
+        except _errors.CassErrorServerInvalidQuery as error:
+            text = str(error)
+            if "does not exist" in text or "unconfigured table" in text.lower() or "undefined" in text.lower():
+                raise NotMade(f"{self._url} has not been made yet") from None
+            raise StoreError(f"{self._url} refuses a statement: {text}") from None
+        except _errors.CassException as error:
+            raise StoreUnavailable(f"{self._url} cannot be used: {error}") from None
+
+    async def close(self) -> None:
+        await self._session.close()
+
+
+async def burst(work: Callable[[A], Awaitable[T]], items: Iterable[A]) -> list[T]:
+    """`work` of every item, in order, at most `BURST` of them under way at a time.
+
+    The first error is raised when nothing of its round is under way any more.
+    """
+    source = iter(items)
+    found: list[T] = []
+    while some := list(islice(source, BURST)):
+        results = await asyncio.gather(*(work(item) for item in some), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+            found.append(result)
+    return found

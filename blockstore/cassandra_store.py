@@ -1,0 +1,247 @@
+"""The shared store: a keyspace of Apache Cassandra, ScyllaDB or YugabyteDB (YCQL), for N followers on N machines.
+
+Objects stand by multihash, rows by (partition, key), each table by its access path. Everything is read and
+written at QUORUM; nothing is counted or scanned over partitions. Every value begins with a byte: 0 as it is, 1 LZ4.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import lz4.block
+
+from blockstore import cassandra_schema
+from blockstore.cassandra_head import CassandraHeadLog, Lease, Tail
+from blockstore.cassandra_session import AcsyllaSession, NotMade, Place, Session, burst
+from blockstore.errors import Missing, SchemaMismatch, StoreUnavailable
+from blockstore.store import META, SCHEMA_VERSION, Batch, HeadEntry, Held, Table
+
+_SCHEMA_KEY: Final = b"\0schema"
+#: values below this size are not tried: LZ4 gains nothing there
+_SMALL: Final = 256
+#: Cassandra has no empty partition key, and none over 64 KiB; no multihash is so long
+_MAX_KEY: Final = 0xFFFF
+
+
+def pack(data: bytes) -> bytes:
+    """The stored form of a value: LZ4 where that saves a tenth."""
+    if len(data) >= _SMALL:
+        small = lz4.block.compress(data)
+        if len(small) < len(data) * 9 // 10:
+            return b"\1" + bytes(small)
+    return b"\0" + data
+
+
+def unpack(value: bytes) -> bytes:
+    """What `pack` packed."""
+    return bytes(lz4.block.decompress(value[1:])) if value[0] else value[1:]
+
+
+class CassandraStore:
+    """A Store in one keyspace. Made by `open`; bound to the event loop that opened it."""
+
+    def __init__(self, session: Session, place: Place, head_log: CassandraHeadLog, readonly: bool) -> None:
+        self.url = place.url
+        self._session = session
+        self._keyspace = place.keyspace
+        self._log = head_log
+        self._readonly = readonly
+        self._closed = False
+        objects = f"{place.keyspace}.objects"
+        self._get = f"SELECT d FROM {objects} WHERE m = ?"
+        self._held = f"SELECT m, c FROM {objects} WHERE m = ?"
+        self._put_loose = f"INSERT INTO {objects} (m, d) VALUES (?, ?)"
+        self._put_closed = f"INSERT INTO {objects} (m, d, c) VALUES (?, ?, true)"
+        self._close_one = f"UPDATE {objects} SET c = true WHERE m = ?"
+
+    @classmethod
+    async def open(
+        cls, url: str, *, readonly: bool = False, delta_ms: int = 500, epsilon_ms: int = 50, replication: int = 1
+    ) -> CassandraStore:
+        """A writer makes the tables if none are there. Errors: StoreUnavailable, SchemaMismatch, StoreError."""
+        place = Place.parse(url)
+        session = await AcsyllaSession.open(place)
+        store = cls(
+            session, place, CassandraHeadLog(session, place.keyspace, delta_ms, epsilon_ms), readonly=readonly
+        )
+        try:
+            await store._check(place, replication)
+        except BaseException:
+            await session.close()
+            raise
+        return store
+
+    async def _check(self, place: Place, replication: int) -> None:
+        try:
+            made = await self.row(META, b"", _SCHEMA_KEY)
+        except NotMade:
+            made = None
+        if made is None:
+            if self._readonly:
+                raise StoreUnavailable(f"{self.url} has not been made yet")
+            await asyncio.to_thread(cassandra_schema.apply, place, replication)
+            await self._log.make()
+            batch = Batch()
+            batch.put(META, b"", _SCHEMA_KEY, b"%d" % SCHEMA_VERSION)
+            await self.write(batch)
+        elif int(made) != SCHEMA_VERSION:
+            age = "newer" if int(made) > SCHEMA_VERSION else "older"
+            raise SchemaMismatch(
+                f"{self.url} has schema {int(made)}, {age} than {SCHEMA_VERSION} which this version writes"
+            )
+
+    async def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            await self._session.close()
+
+    # --- objects -----------------------------------------------------------------------------------
+
+    async def get(self, multihash: bytes) -> bytes | None:
+        if not 0 < len(multihash) <= _MAX_KEY:
+            return None
+        rows = await self._execute(self._get, [bytes(multihash)])
+        return unpack(rows[0][0]) if rows else None
+
+    async def get_many(self, multihashes: Sequence[bytes]) -> list[bytes | None]:
+        return await burst(self.get, multihashes)
+
+    async def held_many(self, multihashes: Sequence[bytes]) -> list[Held]:
+        return await burst(self._held_one, multihashes)
+
+    async def _held_one(self, multihash: bytes) -> Held:
+        if not 0 < len(multihash) <= _MAX_KEY:
+            return Held.ABSENT
+        rows = await self._execute(self._held, [bytes(multihash)])
+        return Held.ABSENT if not rows else Held.CLOSED if rows[0][1] else Held.LOOSE
+
+    async def put_many(self, objects: Iterable[tuple[bytes, bytes]], *, closed: bool) -> None:
+        self._writable()
+        cql = self._put_closed if closed else self._put_loose
+
+        async def put(pair: tuple[bytes, bytes]) -> None:
+            await self._execute(cql, [bytes(pair[0]), pack(pair[1])])
+
+        await burst(put, objects)
+
+    async def close_many(self, multihashes: Sequence[bytes]) -> None:
+        self._writable()
+        # an UPDATE would make a row that is absent: look first (no object is ever removed)
+        held = await self.held_many(multihashes)
+        for multihash, how in zip(multihashes, held, strict=True):
+            if how is Held.ABSENT:
+                raise Missing(multihash)
+        loose = [bytes(mh) for mh, how in zip(multihashes, held, strict=True) if how is Held.LOOSE]
+        await burst(lambda mh: self._execute(self._close_one, [mh]), loose)
+
+    # --- rows --------------------------------------------------------------------------------------
+
+    async def row(self, table: Table, partition: bytes, key: bytes) -> bytes | None:
+        cql = f"SELECT v FROM {self._keyspace}.{table.name} WHERE p = ? AND k = ?"
+        rows = await self._execute(cql, [_partition(partition), bytes(key)])
+        return unpack(rows[0][0]) if rows else None
+
+    async def rows(self, table: Table, keys: Sequence[tuple[bytes, bytes]]) -> list[bytes | None]:
+        return await burst(lambda pair: self.row(table, *pair), keys)
+
+    async def scan(
+        self,
+        table: Table,
+        partition: bytes,
+        *,
+        start: bytes = b"",
+        end: bytes | None = None,
+        reverse: bool = False,
+        limit: int = 1000,
+    ) -> list[tuple[bytes, bytes]]:
+        if end is not None and end <= start:
+            return []
+        order = "DESC" if reverse else "ASC"
+        below = "" if end is None else " AND k < ?"
+        cql = (
+            f"SELECT k, v FROM {self._keyspace}.{table.name} WHERE p = ? AND k >= ?{below} ORDER BY k {order} LIMIT ?"
+        )
+        values: list[Any] = [_partition(partition), bytes(start), limit]
+        if end is not None:
+            values.insert(2, bytes(end))
+        return [(key, unpack(value)) for key, value in await self._execute(cql, values)]
+
+    async def write(self, batch: Batch) -> None:
+        """The runs of one table after another, the rows of a run at once; the last write of a row wins."""
+        self._writable()
+        written = {(table.name, p, k): v for table, p, k, v in batch.puts}
+        gone = {(t.name, p, k) for t, p, k in batch.deletes} - written.keys()
+        await burst(self._delete, sorted(gone))
+        run: list[tuple[str, bytes, bytes, bytes]] = []
+        for (name, partition, key), value in written.items():
+            if run and run[-1][0] != name:
+                await burst(self._put, run)
+                run = []
+            run.append((name, partition, key, value))
+        await burst(self._put, run)
+
+    async def _put(self, row: tuple[str, bytes, bytes, bytes]) -> None:
+        name, partition, key, value = row
+        cql = f"INSERT INTO {self._keyspace}.{name} (p, k, v) VALUES (?, ?, ?)"
+        await self._execute(cql, [_partition(partition), bytes(key), pack(value)])
+
+    async def _delete(self, row: tuple[str, bytes, bytes]) -> None:
+        name, partition, key = row
+        cql = f"DELETE FROM {self._keyspace}.{name} WHERE p = ? AND k = ?"
+        await self._execute(cql, [_partition(partition), bytes(key)])
+
+    # --- head log ----------------------------------------------------------------------------------
+
+    async def new_term(self, owner: str) -> int:
+        self._writable()
+        return await self._log.new_term(owner)
+
+    async def append_head(self, entry: HeadEntry) -> None:
+        self._writable()
+        await self._log.append(entry)
+
+    async def head(self) -> HeadEntry | None:
+        return await self._log.head()
+
+    async def head_entries(self, after: int, limit: int = 1000) -> list[HeadEntry]:
+        return await self._log.entries(after, limit)
+
+    async def head_tail(self) -> Tail:
+        """The newest entries, and whether one is prepared behind them: for the bounded-staleness rule."""
+        return await self._log.tail()
+
+    async def trim_head_log(self, keep: int) -> None:
+        self._writable()
+        await self._log.trim(keep)
+
+    async def renew_lease(self, term: int, renewals: int) -> None:
+        """Count the lease of `term` up to `renewals`. Errors: Fenced."""
+        self._writable()
+        await self._log.renew(term, renewals)
+
+    async def lease(self) -> Lease:
+        """Who leads."""
+        return await self._log.lease()
+
+    # --- whole store -------------------------------------------------------------------------------
+
+    async def stats(self) -> dict[str, int]:
+        return {"head_seq": await self._log.last()}
+
+    # --- within ------------------------------------------------------------------------------------
+
+    def _writable(self) -> None:
+        if self._closed or self._readonly:
+            raise StoreUnavailable(f"{self.url} is {'closed' if self._closed else 'open read-only'}")
+
+    async def _execute(self, cql: str, values: list[Any]) -> list[list[Any]]:
+        if self._closed:
+            raise StoreUnavailable(f"{self.url} is closed")
+        return await self._session.execute(cql, values)
+
+
+def _partition(partition: bytes) -> bytes:
+    # an empty partition key is refused by Cassandra
+    return b"p" + partition
