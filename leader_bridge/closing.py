@@ -22,8 +22,9 @@ from blockstore.store import Held, Store
 from leader_bridge.mirror import is_walked, walked_links
 
 _MARK: Final = b"\xd8\x2a"
-#: dag-cbor and raw blake2b-256 links as encoded, overlapping ones too
-_LINK: Final = re.compile(rb"(?=\xd8\x2a\x58\x27\x00(\x01[\x71\x55]\xa0\xe4\x02\x20.{32}))", re.DOTALL)
+#: dag-cbor and raw blake2b-256 links as encoded. One that begins inside another match is not found, but then
+#: the object has more marks than matches, and is decoded
+_LINK: Final = re.compile(rb"\xd8\x2a\x58\x27\x00(\x01[\x71\x55]\xa0\xe4\x02\x20.{32})", re.DOTALL)
 #: links to unsealed and sealed sector commitments
 _COMMITMENTS: Final = (b"\xd8\x2a\x58\x28\x00\x01\x81\xe2\x03", b"\xd8\x2a\x58\x29\x00\x01\x82\xe2\x03")
 _BATCH: Final = 256

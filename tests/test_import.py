@@ -41,7 +41,7 @@ from chain.known_networks import CALIBNET, MAINNET, known_network
 from chain.network import load_network
 from chain.objects import Objects
 from chain.tipset import TipsetKey
-from leader_bridge.closing import Closer, verify_closed
+from leader_bridge.closing import Closer, possible_links, verify_closed
 from leader_bridge.coverage import MESSAGES_INDEX, TIPSETS_INDEX, covered, merged
 from leader_bridge.importer import MARK, PROGRESS, import_car
 from leader_bridge.progress import Lines, reporting
@@ -567,3 +567,11 @@ def test_bar_on_a_terminal() -> None:
         reporter.say("a word")
     assert "objects" in out.getvalue()
     assert "a word" in out.getvalue()
+
+
+def test_a_link_behind_what_looks_like_one() -> None:
+    """A byte string that ends like the beginning of a link hides none that follows."""
+    target = cid_of(b"target")
+    beginning = encode(target)[:11]
+    raw = encode([beginning, target])
+    assert list(possible_links(cid_of(raw), raw)) == [target]
