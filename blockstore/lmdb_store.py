@@ -3,7 +3,7 @@
 Every read begins a transaction of its own (about a microsecond), so it sees all that was committed before it.
 Writes go through one thread a process, never the event loop; a commit is on disk when the call returns, so
 neither kill -9 nor a power cut loses what was acknowledged. `bulk=True` (imports) leaves the syncing to
-`append_head` and `flush`: kill -9 still loses nothing, a power cut may cost the import.
+`append_head` and `flush`: kill -9 still loses nothing, a power cut may cost the whole store.
 """
 
 from __future__ import annotations
