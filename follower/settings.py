@@ -155,7 +155,7 @@ SETTINGS: Final = (
     Setting(
         "backfill",
         _whole(0, 10_000_000),
-        0,
+        1000,
         "Epochs below its first head that a bridge of an empty store fetches too.",
     ),
     Setting(

@@ -14,7 +14,7 @@ from typing import Final
 
 from blockstore.errors import StoreUnavailable
 from blockstore.open import open_store
-from blockstore.store import Store
+from blockstore.store import META, Store
 from chain.errors import NotHeld
 from chain.index import ChainIndex
 from chain.network import NetworkRecord, load_network
@@ -77,6 +77,8 @@ async def wait_for_store(settings: Settings, stopping: asyncio.Event) -> tuple[S
             network = await load_network(store)
             if network is None:
                 reason = "it names no network yet"
+            elif await store.row(META, b"", b"import") is not None:
+                reason = "an import into it has not finished"
             elif await store.head() is None:
                 reason = "it holds no head yet"
             else:
