@@ -9,6 +9,7 @@ import time
 
 #: name -> (module, arguments of a run that takes minutes at most)
 BENCHES: dict[str, tuple[str, list[str]]] = {
+    "store": ("benches.store", []),
     "import": ("benches.import_car", []),
     "mirror": ("benches.mirror", []),
     "head": ("benches.head_latency", []),
