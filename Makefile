@@ -21,7 +21,7 @@ run: $(READY)
 	$(BIN)/follower up
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -m "not long" --numprocesses auto --dist loadfile
 
 test-long: $(READY)
 	$(BIN)/python -m pytest
