@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from cachetools import LRUCache
 
 from blockstore.cid import Cid, verify
-from blockstore.errors import HashMismatch, Missing
+from blockstore.errors import HashMismatch, Missing, StoreError, StoreUnavailable
 from blockstore.store import Store
 
-#: Asks a full node for objects: the bytes in the order asked for, None for one it does not have.
-Fetch = Callable[[Sequence[Cid]], Awaitable[list[bytes | None]]]
+log = logging.getLogger(__name__)
+
+#: Asks full nodes for objects: for each, in order, its bytes, None where no node has it, or why it cannot be
+#: told now. Raises StoreError, when nothing at all can be told.
+Fetch = Callable[[Sequence[Cid]], Awaitable[Sequence[bytes | StoreError | None]]]
+
+_Found = bytes | StoreError | None
 
 #: what a cached entry costs beside its bytes
 _OVERHEAD = 150
@@ -33,7 +39,8 @@ class Objects:
     """An ObjectReader over a store, with an LRU cache of `cache_bytes`.
 
     With `fetch` (lazy state) a missing object is asked of the sources once however many wait for it,
-    verified by its hash, and stored as a loose object. Absence is never cached.
+    verified by its hash, and stored as a loose object; what is missed at the same moment goes into one
+    request. Absence is never cached.
     """
 
     def __init__(self, store: Store, *, cache_bytes: int = 64 << 20, fetch: Fetch | None = None) -> None:
@@ -41,13 +48,16 @@ class Objects:
         self._fetch = fetch
         self._cache: LRUCache[bytes, bytes] = LRUCache(cache_bytes, getsizeof=lambda v: len(v) + _OVERHEAD)
         self._cache_limit = cache_bytes // 16
-        self._waiting: dict[bytes, asyncio.Future[bytes | None]] = {}
+        #: by multihash
+        self._waiting: dict[bytes, asyncio.Future[_Found]] = {}
+        self._wanted: list[Cid] = []
+        self._asking: set[asyncio.Task[None]] = set()
         self.reads = 0
         self.round_trips = 0
         self.fetched = 0
 
     async def get(self, cid: bytes) -> bytes:
-        """The object's bytes. Errors: Missing, HashMismatch (a lying source)."""
+        """The object's bytes. Errors: Missing, HashMismatch (a lying source), StoreUnavailable."""
         multihash = cid[2:] if cid[:1] == b"\x01" and cid[1] < 0x80 else Cid(cid).multihash
         found = self._cache.get(multihash)
         if found is not None:
@@ -64,7 +74,7 @@ class Objects:
         return data
 
     async def get_many(self, cids: Sequence[bytes]) -> list[bytes]:
-        """The objects in the order asked for. Errors: Missing, HashMismatch."""
+        """The objects in the order asked for. Errors: Missing, HashMismatch, StoreUnavailable."""
         out: list[bytes | None] = [None] * len(cids)
         asked: list[int] = []
         hashes: list[bytes] = []
@@ -92,6 +102,8 @@ class Objects:
                 wanted = [Cid(cids[at]) for at in missing]
                 for at, data in zip(missing, await self._fetch_missing(wanted), strict=True):
                     out[at] = data
+                    if len(data) < self._cache_limit:
+                        self._cache[Cid(cids[at]).multihash] = data
         return out  # type: ignore[return-value]
 
     async def has(self, cid: bytes) -> bool:
@@ -102,55 +114,75 @@ class Objects:
     async def _fetch_missing(self, cids: Sequence[Cid]) -> list[bytes]:
         if self._fetch is None:
             raise Missing(cids[0])
-        waits: list[asyncio.Future[bytes | None]] = []
-        mine: list[Cid] = []
+        waits: list[asyncio.Future[_Found]] = []
         loop = asyncio.get_running_loop()
         for cid in cids:
-            future = self._waiting.get(cid)
+            # by multihash: one object may be named under two codecs
+            future = self._waiting.get(cid.multihash)
             if future is None:
-                future = self._waiting[cid] = loop.create_future()
-                mine.append(cid)
+                future = self._waiting[cid.multihash] = loop.create_future()
+                if not self._wanted:
+                    # what others miss until this task's first step goes into the same request
+                    asking = loop.create_task(self._ask_wanted())
+                    self._asking.add(asking)
+                    asking.add_done_callback(self._asking.discard)
+                self._wanted.append(cid)
             waits.append(future)
-        if mine:
-            await self._ask(mine)
         out: list[bytes] = []
         for cid, future in zip(cids, waits, strict=True):
-            data = await asyncio.shield(future)
-            if data is None:
+            # a request that is given up must not take the object from the others that wait for it
+            found = await asyncio.shield(future)
+            if found is None:
                 raise Missing(cid)
-            out.append(data)
+            if not isinstance(found, bytes):
+                raise found
+            out.append(found)
         return out
 
-    async def _ask(self, cids: list[Cid]) -> None:
-        assert self._fetch is not None
+    async def _ask_wanted(self) -> None:
+        cids, self._wanted = self._wanted, []
+        outcomes: dict[bytes, _Found] = {}
         try:
-            found = await self._fetch(cids)
-            good: list[tuple[bytes, bytes]] = []
-            bad: HashMismatch | None = None
-            for cid, data in zip(cids, found, strict=True):
-                if data is None:
-                    continue
-                try:
-                    verify(cid.multihash, data)
-                except HashMismatch as error:
-                    bad = error
-                else:
-                    good.append((cid.multihash, data))
-            await self._store.put_many(good, closed=False)
-            self.fetched += len(good)
-            if bad is not None:
-                raise bad
-        except BaseException as error:
+            outcomes = await self._asked(cids)
+        except StoreError as error:
+            outcomes = dict.fromkeys((cid.multihash for cid in cids), error)
+        except Exception as error:
+            log.exception("objects could not be fetched")
+            wrapped = StoreUnavailable(f"an object cannot be fetched now: {type(error).__name__}")
+            outcomes = dict.fromkeys((cid.multihash for cid in cids), wrapped)
+        finally:
             for cid in cids:
-                future = self._waiting.pop(cid, None)
-                if future is not None and not future.done():
-                    if isinstance(error, Exception):
-                        future.set_exception(error)
-                        future.exception()  # seen: whoever waits raises it, nobody may be waiting
-                    else:
-                        future.cancel()
-            raise
-        for cid, data in zip(cids, found, strict=True):
-            future = self._waiting.pop(cid)
-            if not future.done():
-                future.set_result(data)
+                future = self._waiting.pop(cid.multihash)
+                if future.done():
+                    continue
+                if cid.multihash in outcomes:
+                    future.set_result(outcomes[cid.multihash])
+                else:
+                    future.cancel()
+
+    async def _asked(self, cids: list[Cid]) -> dict[bytes, _Found]:
+        """What became of each, by multihash: bytes that are verified and stored, None, or an error."""
+        assert self._fetch is not None
+        outcomes: dict[bytes, _Found] = {}
+        # whoever missed an object may have looked just before another's fetch of it was stored
+        left: list[Cid] = []
+        for cid, data in zip(cids, await self._store.get_many([cid.multihash for cid in cids]), strict=True):
+            if data is None:
+                left.append(cid)
+            else:
+                outcomes[cid.multihash] = data
+        if not left:
+            return outcomes
+        good: list[tuple[bytes, bytes]] = []
+        for cid, found in zip(left, await self._fetch(left), strict=True):
+            outcomes[cid.multihash] = found
+            if isinstance(found, bytes):
+                try:
+                    verify(cid.multihash, found)
+                except HashMismatch as error:
+                    outcomes[cid.multihash] = error
+                else:
+                    good.append((cid.multihash, found))
+        await self._store.put_many(good, closed=False)
+        self.fetched += len(good)
+        return outcomes

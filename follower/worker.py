@@ -18,8 +18,9 @@ from blockstore.store import META, Store
 from chain.errors import NotHeld
 from chain.index import ChainIndex
 from chain.network import NetworkRecord, load_network
-from chain.objects import Fetch, Objects
+from chain.objects import Objects
 from follower.head import StoreHeads
+from follower.lazy import lazy_fetch
 from follower.node_route import NodeRoute
 from follower.settings import CannotRun, Settings, split_listen
 from rpc.admin import Admin
@@ -115,22 +116,6 @@ def build_checks(heads: StoreHeads, followed: FollowedNode | None, ready_lag: in
     return Checks(live={"store": heads.check}, ready={"head": heads.check, "node": close_to_node})
 
 
-def lazy_fetch(client: NodeClient, batch: int) -> Fetch:
-    """Objects from the node by `ChainReadObj`, in requests of `batch`; None for what it does not hold."""
-
-    async def fetch(cids):  # type: ignore[no-untyped-def]
-        found: list[bytes | None] = []
-        for start in range(0, len(cids), batch):
-            try:
-                part = await client.read_objects(cids[start : start + batch])
-            except NodeError as error:
-                raise StoreUnavailable(f"state cannot be fetched now: {error}") from None
-            found += [data if isinstance(data, bytes) else None for data in part]
-        return found
-
-    return fetch
-
-
 def server_settings(settings: Settings) -> ServerSettings:
     """The limits of the server. Errors: CannotRun (the secret's file)."""
     secret = None
@@ -167,7 +152,7 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         if settings["node"]
         else []
     )
-    fetch = lazy_fetch(clients[0], settings["fetch_batch"]) if clients and settings["state"] == "lazy" else None
+    fetch = lazy_fetch(clients, settings["fetch_batch"]) if clients and settings["state"] == "lazy" else None
     objects = Objects(store, cache_bytes=settings["object_cache_mb"] << 20, fetch=fetch)
     index = ChainIndex(store, objects, network)
     heads = StoreHeads(store, index)

@@ -1,0 +1,50 @@
+"""From a recorded chain, played by a node, into a store by the bridge; and what the store is judged by."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from blockstore.store import Store
+from follower.replay import ReplayNode
+from leader_bridge.bridge import Bridge, BridgeSettings
+from rpc.node_info import parse_node_info
+from tests.recorded import recorded
+
+CHAINS: Final = ("devnet", "upgrades")
+METHODS: Final = r"Filecoin\.(State|Chain|Msig|Paych|Wallet)"
+#: what only the node itself knows, or makes up anew each time
+EXCLUDED: Final = r"ChainValidateIndex|StateGetNetworkParams"
+#: how many calls were recorded at least
+LEAST: Final = {"devnet": 31_000, "upgrades": 48_000}
+
+
+async def reach(store: Store, node: ReplayNode, running: asyncio.Task[None]) -> None:
+    """Wait until the store's head is the node's."""
+    async with asyncio.timeout(60):
+        while True:
+            entry = await store.head()
+            if entry is not None and entry.head.key == node.heads.head.key:
+                return
+            if running.done():
+                running.result()
+            await asyncio.sleep(0.002)
+
+
+async def filled(store: Store, node: ReplayNode, folder: str, *, state: str = "full") -> None:
+    """Run a bridge behind `node`, which is played to its end, until the store holds all down to the genesis."""
+    settings = BridgeSettings(
+        network_file=recorded(f"{folder}/network.json"), backfill=100_000, actor_code=True, state=state
+    )
+    bridge = Bridge(store, parse_node_info(node.base), settings)
+    running = asyncio.create_task(bridge.run())
+    try:
+        await reach(store, node, running)
+        while not node.ended:
+            node.advance(40)
+            await reach(store, node, running)
+        async with asyncio.timeout(60):
+            await bridge.backfill.idle.wait()
+    finally:
+        bridge.stop()
+        await running
