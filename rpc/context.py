@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from blockstore.store import Store
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 #: what a caller without a token may do
 DEFAULT_PERMISSIONS: Final = frozenset({"read"})
 ALL_PERMISSIONS: Final = frozenset({"read", "write", "sign", "admin"})
+#: the most values that one note shows, however many calls of a batch had something to say
+_NOTED: Final = 16
 
 
 class Context:
@@ -27,9 +29,10 @@ class Context:
 
     The head is pinned at first use, and stays: whatever a request asks of "the head", it asks of one tipset.
     `version` is 0, 1 or 2: the API path that was called; `connection` the WebSocket session or None.
+    `verbose` (the query's `?verbose`): where Lotus answers a bare null, an error that says why is wanted.
     """
 
-    __slots__ = ("connection", "permissions", "pinned", "services", "version")
+    __slots__ = ("connection", "notes", "permissions", "pinned", "services", "verbose", "version")
 
     def __init__(
         self,
@@ -44,6 +47,28 @@ class Context:
         self.connection = connection
         self.permissions = permissions
         self.pinned: Head | None = None
+        self.verbose = False
+        #: by name, what `note` was told; None for nothing
+        self.notes: dict[str, list[str]] | None = None
+
+    def note(self, name: str, value: str) -> None:
+        """Say something beside the answer: an HTTP header (WebSocket calls have none) of printable ASCII.
+
+        Calls of one batch share a header: different values stand in one line, with commas, and no more than
+        a few of them. Errors: ValueError, for what is no header.
+        """
+        if not (name + value).isascii() or not (name + value).isprintable() or ":" in name:
+            raise ValueError(f"no header: {name!r}: {value!r}")
+        if self.notes is None:
+            self.notes = {}
+        values = self.notes.setdefault(name, [])
+        if value not in values and len(values) < _NOTED:
+            values.append(value)
+
+    def noted(self) -> Iterator[tuple[str, str]]:
+        """The notes as (header, value)."""
+        for name, values in (self.notes or {}).items():
+            yield name, ", ".join(values)
 
     @property
     def store(self) -> Store:

@@ -21,7 +21,7 @@ import httptools
 from rpc import eager
 from rpc.context import Context
 from rpc.errors import InvalidRequest, ParseError, RpcError, Unavailable
-from rpc.http_shared import Shared
+from rpc.http_shared import Shared, wants_verbose
 from rpc.json_wire import encode_error
 
 log = logging.getLogger("follower.rpc")
@@ -314,6 +314,8 @@ class HttpProtocol(asyncio.Protocol):
             self._answered(503, _unavailable("too many requests at once: try again"), None)
             return
         ctx = dispatcher.context(_PATHS[path], permissions)
+        if query:
+            ctx.verbose = wants_verbose(query)
         self._state = _RUN
         self.deadline = 0.0
         if self._min_head is None:
@@ -362,8 +364,11 @@ class HttpProtocol(asyncio.Protocol):
         elif self._named:
             # HTTP/1.0 wants to be told
             more = b"\r\nConnection: keep-alive\r\n\r\n"
-        if ctx is not None and ctx.pinned is not None:
-            more = b"\r\nX-Filecoin-Head: " + ctx.pinned.text + more
+        if ctx is not None:
+            if ctx.pinned is not None:
+                more = b"\r\nX-Filecoin-Head: " + ctx.pinned.text + more
+            if ctx.notes is not None:
+                more = "".join(f"\r\n{name}: {value}" for name, value in ctx.noted()).encode() + more
         start = shared.start(status) + b"%d" % len(body) + more
         if len(body) < _SMALL:
             shared.send(self.transport, start + body)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: bytes of answers that wait for the end of a turn of the loop
 _OUTBOX: Final = 256 << 10
+#: the header names of ours that a browser lets its page read
+EXPOSED: Final = "X-Filecoin-Head, X-Filecoin-Not-Found"
 
 
 class Wire(Protocol):
@@ -145,10 +147,15 @@ class Shared:
         ]
         if self.settings.cors_origin:
             lines.append(f"Access-Control-Allow-Origin: {self.settings.cors_origin}")
-            lines.append("Access-Control-Expose-Headers: X-Filecoin-Head")
+            lines.append(f"Access-Control-Expose-Headers: {EXPOSED}")
         lines.append("Content-Length: ")
         found = self._starts[status] = "\r\n".join(lines).encode()
         return found
+
+
+def wants_verbose(query: bytes) -> bool:
+    """Whether a URL's query says `verbose` (whatever its value)."""
+    return any(part.partition(b"=")[0] == b"verbose" for part in query.split(b"&"))
 
 
 def _phrase(status: int) -> str:

@@ -24,7 +24,7 @@ from rpc.dispatch import Dispatcher
 from rpc.errors import ParseError, Unavailable
 from rpc.health import Health
 from rpc.http_protocol import HttpProtocol
-from rpc.http_shared import BodyBudget, Shared
+from rpc.http_shared import EXPOSED, BodyBudget, Shared, wants_verbose
 from rpc.json_wire import encode_error
 from rpc.limits import ServerSettings
 from rpc.metrics import CONTENT_TYPE, Metrics
@@ -186,7 +186,7 @@ class Server:
             return {}
         return {
             "Access-Control-Allow-Origin": self.settings.cors_origin,
-            "Access-Control-Expose-Headers": "X-Filecoin-Head",
+            "Access-Control-Expose-Headers": EXPOSED,
         }
 
     async def _rpc(self, request: BaseRequest, version: int) -> web.StreamResponse:
@@ -226,6 +226,7 @@ class Server:
                 busy = encode_error(Unavailable("too many requests at once: try again"), b"null")
                 return web.Response(status=503, body=busy, content_type=_JSON, headers=headers)
             ctx = self.dispatcher.context(version, permissions)
+            ctx.verbose = wants_verbose(request.query_string.encode())
             min_head = request.headers.get("X-Filecoin-Min-Head")
             if min_head is None:
                 status, out = await self.dispatcher.http(version, body, ctx)
@@ -235,6 +236,7 @@ class Server:
             self._shared.budget.give(size)
         if ctx.pinned is not None:
             headers["X-Filecoin-Head"] = ctx.pinned.text.decode()
+        headers.update(ctx.noted())
         return web.Response(status=status, body=out, content_type=_JSON, headers=headers)
 
     async def _body(self, request: BaseRequest) -> bytes | None:

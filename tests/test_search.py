@@ -6,6 +6,7 @@ import asyncio
 import random
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 import pytest
@@ -24,7 +25,10 @@ from follower.compare import judge, read_records
 from leader_bridge.indexer import message_key
 from rpc.context import Context
 from rpc.dispatch import Dispatcher
+from rpc.methods import register_all
 from rpc.methods.search import NO_LIMIT, executed_in
+from rpc.server import serve
+from tests.http_raw import post
 from tests.made_chain import NOWHERE, MadeChain, link, links
 from tests.made_chain import ask as call
 from tests.recorded import recorded
@@ -191,18 +195,73 @@ async def test_a_replaced_message() -> None:
     assert (await call(dispatcher, "StateSearchMsg", link(other.cid), version=0))["result"] == replaced["result"]
 
 
-async def test_state_that_is_not_held_is_no_null() -> None:
+async def test_a_miss_is_null_and_says_why_in_a_header() -> None:
     made, where = await sending(random.Random(3), 60, False)
+    register_all()
     nonce = next(iter(where))
-    wanted = message(nonce)
-    dispatcher = Dispatcher(made.chain.services())
+    other, never = message(nonce, premium=77), message(500)
+    for one in (other, never):
+        await made.chain.put_message(one)
+    server = await serve(made.chain.services(), "127.0.0.1", 0)
+
+    async def search(one: Message, limit: int, allow: bool, query: str = "") -> tuple[dict[str, Any], Any]:
+        body = orjson.dumps(
+            {
+                "jsonrpc": "2.0",
+                "id": 1,
+                "method": "Filecoin.StateSearchMsg",
+                "params": [[], link(one.cid), limit, allow],
+            }
+        )
+        answer = await post(server.port, body, "/rpc/v1" + query)
+        return orjson.loads(answer.body), answer.headers.get("x-filecoin-not-found")
+
+    there, why = await search(message(nonce), -1, True)
+    assert there["result"]["Message"] == link(message(nonce).cid)
+    assert why is None
+    missed = [
+        (never, -1, True, "not on chain"),
+        (message(nonce), 1, True, "look-back limit"),
+        (message(nonce), 0, True, "look-back limit"),
+        (other, -1, False, "replaced by another message"),
+    ]
+    for one, limit, allow, reason in missed:
+        for query in ("", "?quiet=verbose"):
+            answer, why = await search(one, limit, allow, query)
+            assert answer["result"] is None
+            assert why == reason
+        for query in ("?verbose", "?a=b&verbose=1"):
+            answer, why = await search(one, limit, allow, query)
+            assert answer["error"]["code"] == 1
+            assert answer["error"]["data"] == {"reason": reason}
+            assert reason in answer["error"]["message"]
+            assert why == reason
+
     # from the middle down nothing but headers is left
     for tipset in made.tipsets[: len(made.tipsets) // 2]:
         made.chain.store._objects.pop(tipset.parent_state_root.multihash, None)
-    answer = await call(dispatcher, "StateSearchMsg", [], link(wanted.cid), -1, True)
-    held = made.tipsets[len(made.tipsets) // 2].height
-    assert where[nonce] < held
-    assert "not held" in answer["error"]["message"]
+    assert where[nonce] < made.tipsets[len(made.tipsets) // 2].height
+    await server.stop(0)
+    server = await serve(made.chain.services(), "127.0.0.1", 0)
+    answer, why = await search(message(nonce), -1, True)
+    assert answer["result"] is None
+    assert why == "beyond what is held"
+    await server.stop(0)
+
+
+async def test_a_wait_is_not_ended_by_a_look_up_that_misses() -> None:
+    made, where = await sending(random.Random(3), 60, False)
+    made.chain.log.live = True
+    for tipset in made.tipsets[: len(made.tipsets) // 2]:
+        made.chain.store._objects.pop(tipset.parent_state_root.multihash, None)
+    wanted = message(next(iter(where)))
+    waiting = asyncio.create_task(search_methods.wait(Context(made.chain.services()), wanted.cid, 0, NO_LIMIT, True))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
 
 
 async def test_confidence_has_a_bound_and_the_message_must_be_there() -> None:

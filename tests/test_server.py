@@ -72,6 +72,39 @@ async def until(true: Callable[[], bool]) -> None:
 # --- HTTP ------------------------------------------------------------------------------------------------
 
 
+async def test_notes_are_headers_on_both_ways_to_answer() -> None:
+    async with node() as n:
+        one = call("Test.Note", "X-Why", "because")
+        both = b"[" + b",".join([one, call("Test.Note", "X-Why", "so"), one, call("Test.Note", "X-Else", "1")]) + b"]"
+        for query, verbose in (("", False), ("?verbose", True)):
+            plain = await post(n.port, one, "/rpc/v1" + query)
+            assert plain.headers["x-why"] == "because"
+            assert orjson.loads(plain.body)["result"] is verbose
+            many = await post(n.port, both, "/rpc/v1" + query)
+            assert many.headers["x-why"] == "because, so"
+            assert many.headers["x-else"] == "1"
+            client = await RawClient.connect(n.port)
+            head = f"POST /rpc/v1{query} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            await client.send(head.encode() + b"%x\r\n%s\r\n0\r\n\r\n" % (len(both), both))
+            other = await soon(client.answer())
+            await client.close()
+            assert other.headers["x-why"] == "because, so"
+            assert orjson.loads(other.body)[0]["result"] is verbose
+        assert "x-why" not in (await post(n.port, ECHO % (1, 1))).headers
+
+
+async def test_a_note_cannot_break_out_of_its_header() -> None:
+    async with node() as n:
+        for name, value in (("X-Why", "a\r\nX-Other: b"), ("X: y", "z"), ("X-Why", "ü")):
+            answer = await post(n.port, call("Test.Note", name, value))
+            assert orjson.loads(answer.body)["error"]["code"] == -32603
+            assert "x-other" not in answer.headers
+            assert "x-why" not in answer.headers
+        many = [call("Test.Note", "X-Many", str(number)) for number in range(100)]
+        answer = await post(n.port, b"[" + b",".join(many) + b"]")
+        assert answer.headers["x-many"] == ", ".join(map(str, range(16)))
+
+
 async def test_keep_alive_and_pipelining_keep_the_order() -> None:
     async with node() as n:
         client = await RawClient.connect(n.port)

@@ -18,9 +18,7 @@ from tests.whole_path import CHAINS, EXCLUDED, LEAST, METHODS, filled
 
 async def by_import(folder: str, at: Path) -> None:
     store = await open_store(f"lmdb://{at}")
-    await import_car(
-        store, recorded(f"{folder}/chain.car.zst"), network_file=recorded(f"{folder}/network.json")
-    )
+    await import_car(store, recorded(f"{folder}/chain.car.zst"), network_file=recorded(f"{folder}/network.json"))
     await store.close()
 
 

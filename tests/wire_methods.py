@@ -52,6 +52,12 @@ def make_registry(gate: Gate | None = None) -> Registry:
         """The sum."""
         return a + b
 
+    @method("Test.Note")
+    async def note(ctx: Context, name: str, value: str) -> bool:
+        """Puts a header out; whether the caller asked for a verbose answer."""
+        ctx.note(name, value)
+        return ctx.verbose
+
     @method("Test.Raw")
     async def raw(ctx: Context, params: RawParams) -> Any:
         """Its parameters, however many."""

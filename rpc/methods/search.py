@@ -8,6 +8,7 @@ sender's nonce over the chain (Lotus walks). Order, limits and texts follow Lotu
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Annotated, Any, Final
 
 from blockstore.cid import Cid
@@ -47,6 +48,15 @@ class Found:
     tipset: Tipset
     cid: Cid
     receipt: Receipt
+
+
+class Miss(StrEnum):
+    """Why a look-up found nothing, as the header `X-Filecoin-Not-Found` says it."""
+
+    NOT_ON_CHAIN = "not on chain"
+    BEYOND_HELD = "beyond what is held"
+    LIMIT = "look-back limit"
+    REPLACED = "replaced by another message"
 
 
 class Replaced(ChainError):
@@ -136,25 +146,26 @@ async def _nonce(ctx: Context, tipset: Tipset, sender: Address) -> int | None:
 
 async def _by_nonce(
     ctx: Context, start: Tipset, cid: Cid, message: Message, limit: int, allow_replaced: bool
-) -> Found | None:
+) -> Found | Miss:
     """The execution in the one tipset of `start`'s chain that took the nonce. Errors: NotHeld, Replaced."""
     try:
         tree = await StateTree.load(ctx.objects, start.parent_state_root)
         sender = await tree.lookup_id(Address(message.from_))
         if (await tree.get(sender)).nonce <= message.nonce:
-            return None
+            return Miss.NOT_ON_CHAIN
     except ActorNotFound:
         raise NotFound("failed to load initial tipset") from None
-    except Missing as error:
-        raise NotHeld(f"the state before the tipset at epoch {start.height}: {error}") from None
+    except Missing:
+        return Miss.BEYOND_HELD
     # below `low` the nonce is not passed (or not known), at `high` it is
     low = 0 if limit == NO_LIMIT else max(0, start.height - limit)
     high, top = start.height, start
     if low >= high:
-        return None
+        return Miss.LIMIT
     known = await _passed(ctx, start, low, sender, message.nonce)
     if known:
-        return None
+        # what passed it lies at `low` or below
+        return Miss.LIMIT if low else Miss.NOT_ON_CHAIN
     while high - low > 1:
         middle = (low + high) // 2
         passed = await _passed(ctx, start, middle, sender, message.nonce)
@@ -164,8 +175,8 @@ async def _by_nonce(
             low, known = middle, passed
     top = await ctx.index.at_height(start, high)
     if known is None:
-        raise NotHeld(f"the state at epoch {top.height - 1} and below, which could tell of message {cid}")
-    return await executed_in(ctx, top, cid, message, allow_replaced)
+        return Miss.BEYOND_HELD
+    return await executed_in(ctx, top, cid, message, allow_replaced) or Miss.NOT_ON_CHAIN
 
 
 async def _passed(ctx: Context, start: Tipset, epoch: int, sender: Address, nonce: int) -> bool | None:
@@ -179,21 +190,20 @@ async def _passed(ctx: Context, start: Tipset, epoch: int, sender: Address, nonc
 
 async def search(
     ctx: Context, start: Tipset, cid: Cid, limit: int, allow_replaced: bool
-) -> tuple[Message, Found | None]:
-    """The message, and its execution as seen from `start`, at most `limit` epochs back.
+) -> tuple[Message, Found | Miss]:
+    """The message, and its execution as seen from `start`, at most `limit` epochs back, or why there is none.
 
     Errors: NotFound (the message itself is not held), NotHeld, Replaced.
     """
     message = await load_message(ctx, cid)
     found = await executed_in(ctx, start, cid, message, allow_replaced)
-    if found is None:
-        found = await _indexed(ctx, (await ctx.head()).tipset, cid, message)
-        if found is not None:
-            if limit != NO_LIMIT and found.tipset.height + limit < start.height:
-                return message, None
-            return message, found
-        found = await _by_nonce(ctx, start, cid, message, limit, allow_replaced)
-    return message, found
+    if found is not None:
+        return message, found
+    found = await _indexed(ctx, (await ctx.head()).tipset, cid, message)
+    if found is not None:
+        too_deep = limit != NO_LIMIT and found.tipset.height + limit < start.height
+        return message, Miss.LIMIT if too_deep else found
+    return message, await _by_nonce(ctx, start, cid, message, limit, allow_replaced)
 
 
 def lookup(found: Found, decoded: Any = None) -> dict[str, Any]:
@@ -208,16 +218,24 @@ def lookup(found: Found, decoded: Any = None) -> dict[str, Any]:
 
 
 async def _search(ctx: Context, key: TipsetKey, cid: Cid, limit: int, allow_replaced: bool) -> Found | None:
+    """The execution; None, with a note of the reason, for a look-up that misses (an error under `?verbose`)."""
     try:
         start = await read_tipset(ctx, key)
     except NotFound as error:
         raise NotFound(f"loading tipset {key}: {error}") from None
+    found: Found | Miss
     try:
-        return (await search(ctx, start, cid, limit, allow_replaced))[1]
+        found = (await search(ctx, start, cid, limit, allow_replaced))[1]
     except Replaced:
         if allow_replaced:
             raise
-        return None
+        found = Miss.REPLACED
+    if isinstance(found, Found):
+        return found
+    ctx.note("X-Filecoin-Not-Found", str(found))
+    if ctx.verbose:
+        raise MethodError(f"message {cid} was not found: {found}", {"reason": str(found)})
+    return None
 
 
 @method("Filecoin.StateSearchMsg", versions=V1, cost=Cost.STATE, answered="indexed")
@@ -226,7 +244,8 @@ async def state_search_msg(
 ) -> dict[str, Any] | None:
     """Where a message was executed, looked for from a tipset down, at most `limit` epochs (-1: any number).
 
-    null where it was not. Errors: NotFound (no such message), NotHeld.
+    null where it was not; the header `X-Filecoin-Not-Found` has the reason. Errors: NotFound (no such message),
+    NotHeld (it is on chain, its receipt is not held).
     """
     found = await _search(ctx, key, message, limit, allow_replaced)
     return None if found is None else lookup(found)
@@ -265,7 +284,8 @@ async def wait(ctx: Context, cid: Cid, confidence: int, limit: int, allow_replac
     candidate = await executed_in(ctx, head.tipset, cid, message, allow_replaced)
     if candidate is None:
         try:
-            _, candidate = await search(ctx, head.tipset, cid, limit, allow_replaced)
+            _, looked_up = await search(ctx, head.tipset, cid, limit, allow_replaced)
+            candidate = looked_up if isinstance(looked_up, Found) else None
         except ChainError:
             # it may still come: what cannot be looked up below is no reason not to wait
             candidate = None
