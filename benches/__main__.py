@@ -14,7 +14,8 @@ BENCHES: dict[str, tuple[str, list[str]]] = {
     "mirror": ("benches.mirror", []),
     "head": ("benches.head_latency", []),
     "chain": ("benches.chain_methods", []),
-    "state": ("benches.state_methods", []),
+    "state": ("benches.state_methods", ["--seconds", "1"]),
+    "tree": ("benches.state_tree", []),
 }
 
 

@@ -1,9 +1,18 @@
-"""What one look-up of an actor costs in a state tree of a million actors on LMDB, and a walk over all.
+"""What `StateGetActor` costs on a state tree of a million actors on LMDB, the tree alone, and a walk over all.
 
     python -m benches.state_tree [--actors 1000000] [--store DIR] [--json]
 
-CPU time is this process' own; "cold" is a state tree that was never read by this process: nothing is cached but
-the file system's pages. Objects and round trips are counted at the reader.
+CPU time is this process' own. The rows:
+
+    method_cold   the whole method through the dispatcher, bytes in, bytes out, the tipset named by its key; nothing is
+                  cached but the file system's pages
+    method_warm   the same for a few hundred actors asked for again and again, with a follower's caches
+    method_mixed  the same for actors anywhere in the tree, each asked for once: the upper levels are in the caches
+    tree_…        `StateTree.load` and `get` alone: without caches, with objects cached, with decoded nodes cached
+    walk          every actor
+
+Objects and store round trips are counted at the reader. A cold look-up reads the tipset's header and the state root,
+then one node a level. The methods are asked by the keys of two tipsets in turn, so that no cache of one keeps either.
 """
 
 from __future__ import annotations
@@ -20,22 +29,33 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import orjson
+
+from benches.chain_methods import services_over
 from blockstore.cid import Cid, cid_of
 from blockstore.open import open_store
-from blockstore.store import Store
+from blockstore.store import Batch, HeadEntry, Store, TipsetRef
 from chain.address import from_id
 from chain.bigint import encode_bigint
+from chain.block import BlockHeader, decode_header, encode_header
 from chain.dagcbor import encode
 from chain.hamt import hamt_build
+from chain.index import HELD_ALL, index_rows
+from chain.network import NetworkRecord, save_network
 from chain.nodes import NodeCache
 from chain.objects import Objects
 from chain.state_tree import StateTree
+from chain.tipset import Tipset
+from rpc.dispatch import Dispatcher
+from rpc.methods import register_all
+from rpc.services import Services
 
 _BATCH = 20_000
+_NOWHERE = cid_of(b"")
 
 
 async def fill(store: Store, actors: int) -> Cid:
-    """Write a state tree of so many actors and return its root."""
+    """Write a state tree of so many actors, a tipset on it, published as the head; return the tree's root."""
     code = cid_of(b"account", 0x55)
     pending: list[tuple[bytes, bytes]] = []
 
@@ -53,7 +73,32 @@ async def fill(store: Store, actors: int) -> Cid:
     put(cid_of(root), root)
     for at in range(0, len(pending), _BATCH):
         await store.put_many(pending[at : at + _BATCH], closed=True)
+    await publish(store, cid_of(root))
     return cid_of(root)
+
+
+async def publish(store: Store, root: Cid) -> None:
+    """A genesis and a tipset whose messages are executed on this state: the head of the store."""
+    nothing = cid_of(encode([]))
+    parents: tuple[Cid, ...] = ()
+    row = None
+    batch = Batch()
+    for height in (0, 1):
+        made = BlockHeader(
+            _NOWHERE, from_id(1000), b"ticket", (1, b"proof"), (), (), parents, height, height, root, nothing, nothing,
+            (2, b"bls"), 1_700_000_000 + 30 * height, (2, b"signature"), 0, 100,
+        )  # fmt: skip
+        raw = encode_header(made)
+        header = decode_header(cid_of(raw), raw)
+        await store.put_many([(header.cid.multihash, raw)], closed=True)
+        tipset = Tipset.of([header])
+        if row is None:
+            save_network(batch, NetworkRecord("made", header.cid, "f", 314, 30, ((-1, 29),)))
+        row = index_rows(batch, tipset, row, HELD_ALL)
+        parents = (header.cid,)
+    await store.write(batch)
+    ref = TipsetRef(tipset.height, tipset.key)
+    await store.append_head(HeadEntry(1, await store.new_term("bench"), (), (ref,), ref))
 
 
 def fill_store(actors: int, store_dir: str) -> bytes:
@@ -95,6 +140,33 @@ async def look_ups(objects: Objects, root: Cid, ids: list[int], cache: NodeCache
     return report(times, objects, reads, trips)
 
 
+async def methods(services: Services, ids: list[int]) -> dict[str, float]:
+    """`StateGetActor` of many actors, from the bytes of a request to the bytes of its answer."""
+    dispatcher, objects = Dispatcher(services), services.objects
+    head = (await services.head_source.current()).tipset
+    keys = [[{"/": str(cid)} for cid in key.cids] for key in (head.key, head.parents)]
+    bodies = [
+        orjson.dumps(
+            {
+                "jsonrpc": "2.0",
+                "id": 1,
+                "method": "Filecoin.StateGetActor",
+                "params": [str(from_id(number)), keys[at % 2]],
+            }
+        )
+        for at, number in enumerate(ids)
+    ]
+    reads, trips = objects.reads, objects.round_trips
+    times = []
+    for body, number in zip(bodies, ids, strict=True):
+        begin = time.thread_time()
+        _, answer = await dispatcher.http(1, body)
+        times.append(time.thread_time() - begin)
+        if b'"Nonce":%d,' % (number % 97) not in answer:
+            raise SystemExit(f"{body!r} answered {answer[:300]!r}")
+    return report(times, objects, reads, trips)
+
+
 async def run(actors: int, store_dir: str) -> dict[str, Any]:
     """All measurements."""
     begin = time.monotonic()
@@ -126,16 +198,26 @@ async def run(actors: int, store_dir: str) -> dict[str, Any]:
 
     pick = random.Random(7)
     some = [pick.randrange(actors) for _ in range(3000)]
-    no_cache = Objects(store, cache_bytes=0)
-    result["cold"] = await look_ups(no_cache, root, some, None)
     few = some[:300]
+    cold = await services_over(store, cold=True)
+    cold.extra["node_cache_bytes"] = 1
+    result["method_cold"] = await methods(cold, some)
+    warm = await services_over(store)
+    await methods(warm, few)
+    result["method_warm"] = await methods(warm, few * 10)
+    mixed = await services_over(store)
+    await methods(mixed, [pick.randrange(actors) for _ in range(3000)])
+    result["method_mixed"] = await methods(mixed, some)
+
+    no_cache = Objects(store, cache_bytes=0)
+    result["tree_cold"] = await look_ups(no_cache, root, some, None)
     objects = Objects(store, cache_bytes=256 << 20)
     await look_ups(objects, root, few, None)
-    result["warm_objects"] = await look_ups(objects, root, few * 10, None)
+    result["tree_warm_objects"] = await look_ups(objects, root, few * 10, None)
     objects = Objects(store, cache_bytes=256 << 20)
     nodes = NodeCache(256 << 20)
     await look_ups(objects, root, few, nodes)
-    result["warm_nodes"] = await look_ups(objects, root, few * 10, nodes)
+    result["tree_warm_nodes"] = await look_ups(objects, root, few * 10, nodes)
 
     await store.close()
     return result
@@ -143,6 +225,7 @@ async def run(actors: int, store_dir: str) -> dict[str, Any]:
 
 def main() -> None:
     """The command line."""
+    register_all()
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--actors", type=int, default=1_000_000)
     parser.add_argument("--store", help="a folder to make the store in (a temporary one)")
@@ -154,7 +237,7 @@ def main() -> None:
         print(json.dumps(result))
         return
     for name, value in result.items():
-        print(f"{name:14} {value}")
+        print(f"{name:18} {value}")
 
 
 if __name__ == "__main__":

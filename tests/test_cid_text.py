@@ -34,6 +34,7 @@ def test_what_the_standard_library_refuses(text: str) -> None:
 @given(st.binary(max_size=20), st.sampled_from([0x55, 0x71, 0x70, 0x51]))
 def test_a_cid_comes_back_from_its_text(data: bytes, codec: int) -> None:
     cid = cid_of(data, codec)
+    assert str(cid) == "b" + base64.b32encode(cid).decode().rstrip("=").lower()
     assert parse(str(cid)) == cid
     assert type(parse(str(cid))) is Cid
 

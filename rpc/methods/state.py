@@ -13,25 +13,12 @@ from chain.actors.codes import BadNetworkVersion, actors_version, bundle_of, net
 from chain.address import Address
 from chain.address import parse as parse_address
 from chain.errors import ActorNotFound, BadAddress, ChainError, NotFound, NotHeld
-from chain.nodes import NodeCache
 from chain.state_tree import Actor, StateTree
 from chain.tipset import TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError
-from rpc.methods.read_state import Said, actor_not_found
+from rpc.methods.read_state import Said, actor_not_found, node_cache
 from rpc.registry import Cost, method
-
-_CACHE = "node_cache"
-_CACHE_BYTES = 64 << 20
-
-
-def node_cache(ctx: Context) -> NodeCache:
-    """The process' cache of decoded tree nodes, `node_cache_bytes` large."""
-    extra = ctx.extra
-    cache: NodeCache | None = extra.get(_CACHE)
-    if cache is None:
-        cache = extra[_CACHE] = NodeCache(extra.get("node_cache_bytes", _CACHE_BYTES))
-    return cache
 
 
 async def tree_at(ctx: Context, key: TipsetKey) -> StateTree:
