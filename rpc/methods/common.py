@@ -14,6 +14,7 @@ from typing import Any, Final
 import orjson
 
 from blockstore.store import META
+from chain.known_networks import MAINNET
 from chain.network import NetworkRecord
 from chain.tipset import TipsetKey
 from rpc.context import Context
@@ -62,6 +63,8 @@ _FORKS: Final[tuple[tuple[str, int | None, int], ...]] = (
     ("UpgradeFireHorseHeight", 28, 0),
     ("UpgradeXxHeight", 29, 0),
 )
+#: the network of Lotus' integration tests
+_TEST_KIT: Final = "testing"
 #: what Lotus sets for an upgrade that is not planned yet
 _NEVER: Final = 9_999_999_999
 
@@ -103,15 +106,22 @@ def fork_heights(network: NetworkRecord) -> dict[str, int]:
 
     An upgrade that the network began with is at -1. Those that change no network version stand in no
     schedule: mainnet's are known; elsewhere they are given as there from the start.
+
+    A node of Lotus' own test kit (network "testing") is built with mainnet's constants, and tells them whatever
+    schedule it runs; only Assembly is marked as past (`itests/kit/init.go`).
     """
+    kit = network.name == _TEST_KIT
+    schedule = MAINNET if kit else network
     heights: dict[str, int] = {}
     for name, wanted, on_mainnet in _FORKS:
         if wanted is None:
-            heights[name] = on_mainnet if network.name == "mainnet" else -1
+            heights[name] = on_mainnet if schedule.name == MAINNET.name else -1
             continue
-        reached = [height for height, begins in network.upgrades if begins >= wanted]
+        reached = [height for height, begins in schedule.upgrades if begins >= wanted]
         heights[name] = min(reached) if reached else _NEVER
     heights["BreezeGasTampingDuration"] = 120
+    if kit:
+        heights["UpgradeAssemblyHeight"] = -1
     return heights
 
 
