@@ -108,7 +108,7 @@ def fork_heights(network: NetworkRecord) -> dict[str, int]:
     schedule: mainnet's are known; elsewhere they are given as there from the start.
 
     A node of Lotus' own test kit (network "testing") is built with mainnet's constants, and tells them whatever
-    schedule it runs; only Assembly is marked as past (`itests/kit/init.go`).
+    schedule it runs; only Assembly is marked as past (`itests/kit/ensemble.go`).
     """
     kit = network.name == _TEST_KIT
     schedule = MAINNET if kit else network
