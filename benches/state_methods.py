@@ -2,39 +2,45 @@
 
     python -m benches.state_methods [--store lmdb:///path] [--seconds N] [--methods REGEX]
 
-Without `--store` the recorded chain is imported into a store of its own. Each method is asked about up to 200
-actors of the head's state. `cold` rows turn the caches off, so that every answer is made of stored bytes;
-behind each cold row stand the objects and the store round trips of one answer.
+Without `--store` the recorded chain (or a simulated one, where no recording is there) is imported into a store of its
+own. Each method is asked about up to 200 actors of the head's state, `StateSearchMsg` about 200 messages. `cold` rows
+turn the caches off, so that every answer is made of stored bytes; behind each cold row stand the objects and the store
+round trips of one answer.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from benches.chain_methods import import_recorded, services_over
+from benches.chain_methods import import_chain, services_over
 from benches.rpc_load import free_port, load, server_process
+from blockstore.cid import Cid
 from blockstore.open import open_store
 from chain.tipset import EMPTY_KEY
+from chain.tipset_messages import tipset_messages
 from rpc.context import Context
 from rpc.dispatch import Dispatcher
+from rpc.methods import register_all
 from rpc.methods.read_state import states_at
+from rpc.methods.senders import id_of
 from rpc.services import Services
 
 _SAMPLES = 200
-_MODULES = ("read_state", "miner", "market", "msig", "verifreg", "power")
 
 #: by the kind of actor that they are asked about; None: about nothing but the tipset
 _ASKED: dict[str | None, tuple[tuple[str, tuple[Any, ...]], ...]] = {
     "account": (
+        ("StateGetActor", ()),
+        ("StateLookupID", ()),
+        ("StateAccountKey", ()),
         ("StateReadState", ()),
         ("StateMarketBalance", ()),
         ("StateVerifierStatus", ()),
@@ -57,6 +63,7 @@ _ASKED: dict[str | None, tuple[tuple[str, tuple[Any, ...]], ...]] = {
         ("StateGetClaims", ()),
     ),
     None: (
+        ("StateListActors", ()),
         ("StateMarketDeals", ()),
         ("StateGetAllClaims", ()),
         ("StateListMiners", ()),
@@ -64,11 +71,6 @@ _ASKED: dict[str | None, tuple[tuple[str, tuple[Any, ...]], ...]] = {
         ("StateDealProviderCollateralBounds", (1 << 30, False)),
     ),
 }
-
-
-def _declare() -> None:
-    for name in _MODULES:
-        importlib.import_module(f"rpc.methods.{name}")
 
 
 async def questions(url: str) -> dict[str, list[bytes]]:
@@ -85,11 +87,23 @@ async def questions(url: str) -> dict[str, list[bytes]]:
             asked = params.setdefault(method, [])
             if len(asked) < _SAMPLES:
                 asked.append([str(address), *more, []])
+    params["StateSearchMsg"] = [[[], {"/": str(cid)}, -1, True] async for cid in executed(ctx)]
     await store.close()
     return {
         name: [orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": f"Filecoin.{name}", "params": one}) for one in some]
         for name, some in params.items()
     }
+
+
+async def executed(ctx: Context) -> AsyncIterator[Cid]:
+    """Up to 200 messages that were executed on the head's chain, of any age."""
+    head = (await ctx.head()).tipset
+    found = 0
+    for height in range(2, head.height, max(1, head.height // _SAMPLES)):
+        for one in await tipset_messages(ctx.objects, await ctx.index.at_height(head, height), ctx.network, id_of(ctx)):
+            if found < _SAMPLES:
+                found += 1
+                yield one.cid
 
 
 def serving(url: str, cold: bool) -> Callable[[int], None]:
@@ -101,7 +115,7 @@ def serving(url: str, cold: bool) -> Callable[[int], None]:
         async def main() -> None:
             from rpc.server import serve
 
-            _declare()
+            register_all()
             await serve(await _services(url, cold), "127.0.0.1", port)
             await asyncio.Event().wait()
 
@@ -132,9 +146,9 @@ async def reads(url: str, bodies: list[bytes]) -> tuple[float, float]:
 
 def run(url: str | None, seconds: float, wanted: re.Pattern[str]) -> None:
     """Print one row a method, warm and cold."""
-    _declare()
+    register_all()
     with tempfile.TemporaryDirectory() as folder:
-        url = url or asyncio.run(import_recorded(Path(folder)))
+        url = url or asyncio.run(import_chain(Path(folder)))
         asked = {name: some for name, some in asyncio.run(questions(url)).items() if wanted.search(name)}
         for cold in (False, True):
             port = free_port()
