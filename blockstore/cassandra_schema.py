@@ -6,7 +6,8 @@ YCQL documents: no materialized view, no secondary index.
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final
 
 from cassandra import DriverException, RequestExecutionException
 from cassandra.auth import PlainTextAuthProvider
@@ -15,7 +16,10 @@ from cassandra.policies import RoundRobinPolicy
 
 from blockstore.cassandra_session import Place
 from blockstore.errors import StoreUnavailable
-from blockstore.store import HEAD_LOG, TABLES
+from blockstore.store import FILTERS, FLEET, HEAD_LOG, TABLES
+
+#: what a follower may write: nothing of the chain
+READER_WRITES: Final = (FILTERS, FLEET)
 
 
 def statements(keyspace: str, replication: int = 1) -> list[str]:
@@ -35,6 +39,21 @@ def statements(keyspace: str, replication: int = 1) -> list[str]:
         if name != HEAD_LOG.name
     ]
     return ddl
+
+
+def grants(keyspace: str, reader: str, writer: str) -> list[str]:
+    """What a follower's role (`reader`) and a bridge's (`writer`) are granted. Both exist already.
+
+    Errors: ValueError (not two different names of letters, digits and underscores).
+    """
+    if reader == writer or not all(re.fullmatch(r"[a-z][a-z0-9_]{0,47}", role) for role in (reader, writer)):
+        raise ValueError("roles are two different names of small letters, digits and underscores")
+    return [
+        f"GRANT SELECT ON KEYSPACE {keyspace} TO {reader}",
+        *(f"GRANT MODIFY ON TABLE {keyspace}.{table.name} TO {reader}" for table in READER_WRITES),
+        f"GRANT SELECT ON KEYSPACE {keyspace} TO {writer}",
+        f"GRANT MODIFY ON KEYSPACE {keyspace} TO {writer}",
+    ]
 
 
 def apply(place: Place, replication: int = 1) -> None:

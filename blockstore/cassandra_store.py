@@ -208,9 +208,13 @@ class CassandraStore:
     async def head_entries(self, after: int, limit: int = 1000) -> list[HeadEntry]:
         return await self._log.entries(after, limit)
 
-    async def head_tail(self) -> Tail:
+    async def head_tail(self, limit: int = 2) -> Tail:
         """The newest entries, and whether one is prepared behind them: for the bounded-staleness rule."""
-        return await self._log.tail()
+        return await self._log.tail(limit)
+
+    async def clock_ms(self) -> int:
+        """The clock of one of the store's nodes, milliseconds since 1970."""
+        return int((await self._execute("SELECT toUnixTimestamp(now()) FROM system.local", []))[0][0])
 
     async def trim_head_log(self, keep: int) -> None:
         self._writable()

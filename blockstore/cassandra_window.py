@@ -9,12 +9,12 @@ from __future__ import annotations
 from blockstore.cassandra_head import Tail
 from blockstore.store import HeadEntry
 
-#: entries that are remembered: those whose time may not have come on every machine, and some more
-_KEPT = 64
-
 
 class HeadWindow:
-    """What one follower knows of the log. Feed it each read; ask it which head may be served."""
+    """What one follower knows of the log. Feed it each read; ask it which head may be served.
+
+    It keeps the newest entry that may be served and those still to come, as many as it is fed.
+    """
 
     def __init__(self, delta_ms: int, epsilon_ms: int) -> None:
         if not delta_ms > 2 * epsilon_ms > 0:
@@ -32,8 +32,6 @@ class HeadWindow:
         """
         for entry in tail.entries:
             self.entries[entry.seq] = entry
-        while len(self.entries) > _KEPT:
-            del self.entries[min(self.entries)]
         if not tail.prepared:
             until = began + self.delta - self.epsilon
             self.horizon = until if self.horizon is None else max(self.horizon, until)
@@ -48,4 +46,8 @@ class HeadWindow:
                 return None
             if entry.visible_at < wall and (best is None or entry.seq > best.seq):
                 best = entry
+        if best is not None:
+            # an older one was visible 2 epsilon before: no clock in bounds serves it any more
+            for seq in [seq for seq in self.entries if seq < best.seq]:
+                del self.entries[seq]
         return best

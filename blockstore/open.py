@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from blockstore.errors import StoreError
@@ -9,17 +10,34 @@ from blockstore.lmdb_store import DEFAULT_MAP_SIZE, LmdbStore
 from blockstore.memory import MemoryStore
 from blockstore.store import Store
 
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What a store of many machines is told: how long (milliseconds) a written head waits until it is visible,
+    the most that two clocks differ, and of how many copies its tables are made.
+    """
+
+    delta_ms: int = 500
+    epsilon_ms: int = 50
+    replication: int = 1
+
+
 _memory: dict[str, MemoryStore] = {}
 
 
 async def open_store(
-    url: str, *, readonly: bool = False, map_size: int = DEFAULT_MAP_SIZE, bulk: bool = False
+    url: str,
+    *,
+    readonly: bool = False,
+    map_size: int = DEFAULT_MAP_SIZE,
+    bulk: bool = False,
+    shared: Shared | None = None,
 ) -> Store:
     """The store that `url` names: `lmdb:///absolute`, `lmdb://relative`, `memory://name`,
     `cassandra://[user:password@]host[,host][:port]/keyspace`.
 
-    `map_size` (bytes) and `bulk` (sync at the end only) concern LMDB. Errors: StoreError (an unknown
-    scheme), StoreUnavailable, SchemaMismatch.
+    `map_size` (bytes) and `bulk` (sync at the end only) concern LMDB, `shared` a store of many machines. Errors:
+    StoreError (an unknown scheme), StoreUnavailable, SchemaMismatch.
     """
     scheme, _, rest = url.partition("://")
     if scheme == "lmdb" and rest:
@@ -30,5 +48,12 @@ async def open_store(
         # its drivers take a third of a second to import, which nobody else should pay
         from blockstore.cassandra_store import CassandraStore
 
-        return await CassandraStore.open(url, readonly=readonly)
+        known = shared or Shared()
+        return await CassandraStore.open(
+            url,
+            readonly=readonly,
+            delta_ms=known.delta_ms,
+            epsilon_ms=known.epsilon_ms,
+            replication=known.replication,
+        )
     raise StoreError(f"{url!r} is not a store URL (lmdb:///path, cassandra://host/keyspace)")

@@ -80,6 +80,12 @@ def _status(settings: Settings, args: argparse.Namespace) -> int:
     return status(settings, as_json=args.json)
 
 
+def _schema(settings: Settings, args: argparse.Namespace) -> int:
+    from follower.schema_command import run_schema
+
+    return run_schema(settings, args)
+
+
 def _config(settings: Settings, args: argparse.Namespace) -> int:
     for setting, value, source in settings.table():
         print(f"# {setting.doc}\n# default {setting.default!r}; flag {setting.flag}; environment {setting.env}")
@@ -115,10 +121,17 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
 
 
+def _schema_arguments(parser: argparse.ArgumentParser) -> None:
+    from follower.schema_command import schema_arguments
+
+    schema_arguments(parser)
+
+
 def _status_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
+_SHARED: Final = ("delta_ms", "epsilon_ms", "replication")
 _SERVING: Final = (
     "store",
     "listen",
@@ -136,6 +149,7 @@ _SERVING: Final = (
     "map_size_gb",
     "log_level",
     "node_timeout",
+    *_SHARED,
 )
 _BRIDGING: Final = (
     "store",
@@ -151,6 +165,8 @@ _BRIDGING: Final = (
     "map_size_gb",
     "log_level",
     "metrics_listen",
+    "lease_seconds",
+    *_SHARED,
 )
 
 COMMANDS: Final = (
@@ -180,7 +196,7 @@ COMMANDS: Final = (
         "import",
         "Read a CAR file into the store.",
         "follower import snapshot.forest.car.zst --store lmdb:///var/lib/follower",
-        ("store", "map_size_gb", "log_level"),
+        ("store", "map_size_gb", "log_level", *_SHARED),
         _import,
         _import_arguments,
     ),
@@ -215,6 +231,14 @@ COMMANDS: Final = (
         ("store", "map_size_gb", "log_level"),
         _status,
         _status_arguments,
+    ),
+    Command(
+        "schema",
+        "The statements that make a shared store.",
+        "follower schema --store cassandra://host1,host2/filecoin --replication 3 --apply",
+        ("store", "replication", "log_level"),
+        _schema,
+        _schema_arguments,
     ),
     Command(
         "config",

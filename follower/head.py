@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Final, Protocol
 
 from blockstore.errors import Missing, StoreError
-from blockstore.store import HeadEntry, Store
+from blockstore.store import HeadEntry
 from chain.errors import ChainError, NotHeld
 from chain.index import ChainIndex
 from chain.tipset import TipsetKey
@@ -26,6 +26,16 @@ _QUEUE: Final = 256
 _PAGE: Final = 100
 
 
+class HeadLog(Protocol):
+    """What is asked of a store here."""
+
+    async def head(self) -> HeadEntry | None:
+        """The newest visible entry."""
+
+    async def head_entries(self, after: int, limit: int = 1000) -> list[HeadEntry]:
+        """Visible entries with seq > `after`, in order."""
+
+
 class _Subscriber:
     __slots__ = ("behind", "queue")
 
@@ -37,7 +47,7 @@ class _Subscriber:
 class StoreHeads:
     """A HeadSource over a store's head log. `poll_seconds` is how often subscribers' news are looked for."""
 
-    def __init__(self, store: Store, index: ChainIndex, *, poll_seconds: float = 0.02) -> None:
+    def __init__(self, store: HeadLog, index: ChainIndex, *, poll_seconds: float = 0.02) -> None:
         self._store = store
         self._index = index
         self._poll_seconds = poll_seconds
@@ -79,6 +89,8 @@ class StoreHeads:
             if after is not None:
                 async for entry in self._log(after, last):
                     yield entry
+                # the reader may know an entry that the poller has not come to
+                last = max(last, after)
             while True:
                 if subscriber.behind and subscriber.queue.empty():
                     return

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from blockstore.open import Shared
 from rpc.node_info import parse_node_info
 
 #: environment variables are the setting's name in capitals behind this
@@ -203,6 +204,20 @@ SETTINGS: Final = (
         1024,
         "The most an LMDB store may grow to, in GiB (address space, not disk).",
     ),
+    Setting("delta_ms", _whole(1, 600_000), 500, "Milliseconds from a head's writing to its showing, shared store."),
+    Setting(
+        "epsilon_ms",
+        _whole(1, 100_000),
+        50,
+        "The most that clocks of a shared store's machines differ, in milliseconds; below half of delta_ms.",
+    ),
+    Setting("replication", _whole(1, 100), 1, "Copies of what a shared store holds, where its tables are made."),
+    Setting(
+        "lease_seconds",
+        _seconds(0.1, 600),
+        5.0,
+        "A bridge of a shared store leads until it has not renewed for so long.",
+    ),
     Setting("log_level", _one_of("debug", "info", "warning", "error"), "info", "What is logged."),
     Setting("metrics_listen", _text, "", "HOST:PORT of a bridge's own /metrics; empty for none."),
 )
@@ -297,6 +312,16 @@ def _nearest(name: str) -> str:
 
     near = difflib.get_close_matches(name, BY_NAME, 1)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def shared_options(settings: Settings) -> Shared:
+    """What `open_store` is told about a shared store. Errors: CannotRun (values that cannot hold together)."""
+    if settings["delta_ms"] <= 2 * settings["epsilon_ms"]:
+        raise CannotRun(
+            f"delta_ms is {settings['delta_ms']}, epsilon_ms {settings['epsilon_ms']}: delta_ms must be more than "
+            "twice epsilon_ms"
+        )
+    return Shared(settings["delta_ms"], settings["epsilon_ms"], settings["replication"])
 
 
 def split_listen(text: str) -> tuple[str, int]:

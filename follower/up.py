@@ -8,19 +8,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import secrets
 import signal
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
 
 from blockstore.open import open_store
-from follower.settings import CannotRun, Settings, split_listen
+from follower.settings import CannotRun, Settings, shared_options, split_listen
 from follower.supervisor import Child, Supervisor
 from follower.worker import run_worker
+
+if TYPE_CHECKING:
+    from leader_bridge.bridge import Bridge
 
 log = logging.getLogger(__name__)
 
@@ -89,42 +94,60 @@ def _free_port() -> int:
 def run_bridge(settings: Settings) -> int:
     """`follower bridge`: follow until SIGINT or SIGTERM."""
     from leader_bridge.bridge import Bridge, BridgeSettings
+    from leader_bridge.lease import LeaseStore, lead
     from rpc.node_info import parse_node_info
 
     if not settings["node"]:
         raise CannotRun("no node to follow: give --node, FULLNODE_API_INFO, or 'node' in the settings file")
 
     async def run() -> int:
-        store = await open_store(settings["store"], map_size=settings["map_size_gb"] << 30)
-        bridge = Bridge(
-            store,
-            parse_node_info(settings["node"]),
-            BridgeSettings(
-                state=settings["state"],
-                backfill=settings["backfill"],
-                actor_code=settings["actor_code"],
-                network_file=Path(settings["network_file"]) if settings["network_file"] else None,
-                fetch_concurrency=settings["fetch_concurrency"],
-                fetch_batch=settings["fetch_batch"],
-                node_timeout=settings["node_timeout"],
-                poll_interval=settings["poll_interval"],
-            ),
-        )
+        shared = shared_options(settings)
+        store = await open_store(settings["store"], map_size=settings["map_size_gb"] << 30, shared=shared)
+        # random: a process that is started again is not the one that held the lease
+        owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+        def bridge() -> Bridge:
+            return Bridge(
+                store,
+                parse_node_info(settings["node"]),
+                BridgeSettings(
+                    state=settings["state"],
+                    backfill=settings["backfill"],
+                    actor_code=settings["actor_code"],
+                    network_file=Path(settings["network_file"]) if settings["network_file"] else None,
+                    fetch_concurrency=settings["fetch_concurrency"],
+                    fetch_batch=settings["fetch_batch"],
+                    node_timeout=settings["node_timeout"],
+                    poll_interval=settings["poll_interval"],
+                    owner=owner,
+                ),
+            )
+
         stop = asyncio.Event()
         on_signals(stop)
-        following = asyncio.create_task(bridge.run())
-        stopped = asyncio.create_task(stop.wait())
         try:
             async with metrics_server(settings["metrics_listen"]):
-                await asyncio.wait({following, stopped}, return_when=asyncio.FIRST_COMPLETED)
-                bridge.stop()
-                await following
+                if isinstance(store, LeaseStore):
+                    await lead(store, bridge, owner, settings["lease_seconds"], stop)
+                else:
+                    await _until_stopped(bridge(), stop)
         finally:
-            stopped.cancel()
             await store.close()
         return 0
 
     return run_loop(run())
+
+
+async def _until_stopped(bridge: Bridge, stop: asyncio.Event) -> None:
+    """Follow until `stop` is set. Errors: what `Bridge.run` raises, Fenced too."""
+    following = asyncio.create_task(bridge.run())
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({following, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        bridge.stop()
+        await following
+    finally:
+        stopped.cancel()
 
 
 def run_import(settings: Settings, file: Path, *, index: bool) -> int:
@@ -135,7 +158,8 @@ def run_import(settings: Settings, file: Path, *, index: bool) -> int:
     network_file = Path(settings["network_file"]) if settings["network_file"] else None
 
     async def run() -> int:
-        store = await open_store(settings["store"], map_size=settings["map_size_gb"] << 30, bulk=True)
+        shared = shared_options(settings)
+        store = await open_store(settings["store"], map_size=settings["map_size_gb"] << 30, bulk=True, shared=shared)
         try:
             with reporting() as progress:
                 done = await import_car(store, str(file), network_file=network_file, progress=progress, index=index)

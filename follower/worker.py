@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from blockstore.errors import StoreUnavailable
 from blockstore.open import open_store
@@ -22,14 +22,18 @@ from chain.objects import Objects
 from follower.head import StoreHeads
 from follower.lazy import lazy_fetch
 from follower.node_route import NodeRoute
-from follower.settings import CannotRun, Settings, split_listen
+from follower.settings import CannotRun, Settings, shared_options, split_listen
 from rpc.admin import Admin
 from rpc.client import NodeClient, NodeError
+from rpc.errors import RpcError
 from rpc.limits import ServerSettings
 from rpc.methods import register_all
 from rpc.node_info import parse_node_info
 from rpc.server import serve
-from rpc.services import CheckResult, Checks, Services
+from rpc.services import Check, CheckResult, Checks, Services
+
+if TYPE_CHECKING:
+    from follower.window_heads import WindowHeads
 
 log = logging.getLogger(__name__)
 
@@ -71,10 +75,11 @@ async def wait_for_store(settings: Settings, stopping: asyncio.Event) -> tuple[S
     A follower may start before its bridge. Errors: every other StoreError (another schema, …).
     """
     told = ""
+    shared = shared_options(settings)
     while not stopping.is_set():
         store: Store | None = None
         try:
-            store = await open_store(settings["store"], map_size=settings["map_size_gb"] << 30)
+            store = await open_store(settings["store"], map_size=settings["map_size_gb"] << 30, shared=shared)
             network = await load_network(store)
             if network is None:
                 reason = "it names no network yet"
@@ -96,7 +101,21 @@ async def wait_for_store(settings: Settings, stopping: asyncio.Event) -> tuple[S
     return None
 
 
-def build_checks(heads: StoreHeads, followed: FollowedNode | None, ready_lag: int) -> Checks:
+def build_heads(store: Store, index: ChainIndex, settings: Settings) -> StoreHeads | WindowHeads:
+    """Where requests get their head: read anew by each, or on a shared store by the bounded-staleness rule."""
+    if not store.url.startswith("cassandra://"):
+        return StoreHeads(store, index)
+    # imported here: the drivers take a third of a second
+    from blockstore.cassandra_store import CassandraStore
+    from follower.window_heads import WindowHeads
+
+    assert isinstance(store, CassandraStore)
+    heads = WindowHeads(store, index, settings["delta_ms"], settings["epsilon_ms"])
+    heads.start()
+    return heads
+
+
+def build_checks(heads: StoreHeads | WindowHeads, followed: FollowedNode | None, ready_lag: int) -> Checks:
     """Live: the store answers. Ready: a head is there, close to the one of the node that is followed."""
 
     async def close_to_node() -> CheckResult:
@@ -106,14 +125,17 @@ def build_checks(heads: StoreHeads, followed: FollowedNode | None, ready_lag: in
             return CheckResult(True, "the followed node has not answered yet")
         try:
             head = await heads.current()
-        except NotHeld as error:
+        except (NotHeld, RpcError) as error:
             return CheckResult(False, str(error))
         behind = followed.height - head.tipset.height
         age = time.monotonic() - followed.asked_at
         text = f"{max(behind, 0)} epochs behind the node (asked {age:.0f} s ago)"
         return CheckResult(behind <= ready_lag, text)
 
-    return Checks(live={"store": heads.check}, ready={"head": heads.check, "node": close_to_node})
+    ready: dict[str, Check] = {"head": heads.check, "node": close_to_node}
+    if isinstance(heads, StoreHeads):
+        return Checks(live={"store": heads.check}, ready=ready)
+    return Checks(live={"store": heads.live_check}, ready=ready | {"clock": heads.clock_check})
 
 
 def server_settings(settings: Settings) -> ServerSettings:
@@ -155,7 +177,7 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
     fetch = lazy_fetch(clients, settings["fetch_batch"]) if clients and settings["state"] == "lazy" else None
     objects = Objects(store, cache_bytes=settings["object_cache_mb"] << 20, fetch=fetch)
     index = ChainIndex(store, objects, network)
-    heads = StoreHeads(store, index)
+    heads = build_heads(store, index, settings)
     followed = FollowedNode(clients[0]) if clients else None
     services = Services(
         store=store,

@@ -145,6 +145,11 @@ class Bridge:
         """Epochs between the node's head and ours."""
         return max(0, self.node_height - (self.head.head.height if self.head else self.node_height))
 
+    @property
+    def term(self) -> int:
+        """The leader term that this bridge publishes under; 0 before it has one."""
+        return self._term
+
     def stop(self) -> None:
         """Ask `run` to end after the head change in hand."""
         self._stopping.set()

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from follower.settings import ENV_PREFIX, SETTINGS, SettingsError, load_settings, split_listen
+from blockstore.open import Shared
+from follower.settings import (
+    ENV_PREFIX,
+    SETTINGS,
+    CannotRun,
+    SettingsError,
+    load_settings,
+    shared_options,
+    split_listen,
+)
 
 
 def test_the_later_source_wins(tmp_path: Path) -> None:
@@ -71,6 +80,13 @@ def test_workers_get_what_was_set() -> None:
     again = load_settings(None, found.environment(), {})
     assert again["store"] == "lmdb:///x"
     assert again["workers"] == 3
+
+
+def test_times_of_a_shared_store_must_hold_together() -> None:
+    found = load_settings(None, {}, {"delta_ms": "200", "epsilon_ms": "20", "replication": "3"})
+    assert shared_options(found) == Shared(200, 20, 3)
+    with pytest.raises(CannotRun, match="twice epsilon_ms"):
+        shared_options(load_settings(None, {}, {"delta_ms": "200", "epsilon_ms": "100"}))
 
 
 def test_every_setting_is_documented() -> None:
