@@ -30,6 +30,7 @@ from leader_bridge.backfill import Backfill, save_floor
 from leader_bridge.keeper import Keeper, NotYet, Wanted
 from leader_bridge.mirror import Mirror
 from leader_bridge.network import check_network
+from leader_bridge.recorder import Recorder
 from leader_bridge.sources import NoSource, Source, Sources
 from leader_bridge.subscription import (
     APPLY,
@@ -126,6 +127,7 @@ class Bridge:
             patience=s.patience,
         )
         self.keeper = Keeper(store, self.mirror, late=s.late)
+        self.recorder = Recorder(store)
         self.wanted = Wanted(state=s.state == "full")
         self.backfill = Backfill(
             store, self.keeper, state=s.state == "full", head=lambda: self.head, busy=self._working
@@ -172,6 +174,7 @@ class Bridge:
             for one in (task, stop):
                 one.cancel()
             await asyncio.gather(task, stop, return_exceptions=True)
+            self.recorder.stop()
             await self.sources.close()
 
     # --- connections -------------------------------------------------------------------------------
@@ -252,6 +255,7 @@ class Bridge:
             metrics.RECONNECTS.inc()
         self.following = source.name
         self.sources.prefer(source)
+        self.recorder.begin(client)
         log.info("following %s by %s", source.name, subscription.way)
         try:
             while True:
@@ -477,6 +481,7 @@ class Bridge:
 
     async def _publish(self, path: _Path) -> None:
         """Store what is applied, then append the head change. Errors: Fenced, NotYet, NoSource, StoreError."""
+        self.recorder.ask()
         for ref in path.reverts:
             # below the first head of a store: who reads the log wants the header of what is reverted
             if await self.keeper.row(TipsetKey(ref.key)) is None:
@@ -495,6 +500,7 @@ class Bridge:
             applies=refs,
             head=head,
         )
+        await self.recorder.keep(TipsetKey(head.key).cid)
         await self.store.append_head(entry)
         self.head = entry
         metrics.HEAD_HEIGHT.set(head.height)

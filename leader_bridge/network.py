@@ -19,6 +19,7 @@ from blockstore.errors import WrongNetwork
 from blockstore.store import Batch, Store
 from chain.known_networks import known_network
 from chain.network import NetworkRecord, load_network, network_of, read_network_file, save_network
+from leader_bridge.recorder import keep_network_params
 from leader_bridge.subscription import chain_head, key_json, key_of, tipset_hint
 from rpc.client import BadAnswer, CallFailed, NodeClient
 
@@ -112,6 +113,7 @@ async def check_network(store: Store, client: NodeClient, network_file: Path | N
         await store.write(batch)
         log.info("the store is of network %s, genesis %s", name, genesis)
     _same(record, name, genesis, client)
+    await keep_network_params(store, client)
     return record
 
 

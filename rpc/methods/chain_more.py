@@ -13,6 +13,7 @@ from blockstore.errors import Missing
 from blockstore.store import RECORDED
 from chain.actors.load import POWER
 from chain.errors import NotFound
+from chain.recorded import F3_CERTIFICATE
 from chain.tipset import Tipset, TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError
@@ -25,8 +26,6 @@ from rpc.registry import V0, Cost, method
 
 #: epochs after which the expected consensus is final
 CHAIN_FINALITY: Final = 900
-#: key in RECORDED, under a tipset-key CID, of the newest F3 certificate that the node had at that head, as JSON
-F3_CERTIFICATE: Final = b"F3GetLatestCertificate"
 
 _BLOCKS_PER_EPOCH: Final = 5
 _RATIO_NUMERATOR: Final = 1

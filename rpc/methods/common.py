@@ -16,6 +16,7 @@ import orjson
 from blockstore.store import META
 from chain.known_networks import MAINNET
 from chain.network import NetworkRecord
+from chain.recorded import NETWORK_PARAMS
 from chain.tipset import TipsetKey
 from rpc.context import Context
 from rpc.openrpc import document
@@ -23,8 +24,6 @@ from rpc.registry import REGISTRY, V0, V1, V2, Cost, method
 
 #: API versions as Lotus packs them: major << 16 | minor << 8 | patch
 _API_VERSIONS: Final = {0: 1 << 16 | 5 << 8, 1: 2 << 16 | 3 << 8, 2: 2 << 16 | 3 << 8}
-#: META row with a node's whole StateGetNetworkParams answer, JSON
-NETWORK_PARAMS_KEY: Final = b"network_params"
 
 #: In Lotus' order: the network version that an upgrade begins; for those that change none, mainnet's height.
 _FORKS: Final[tuple[tuple[str, int | None, int], ...]] = (
@@ -131,7 +130,7 @@ async def state_get_network_params(ctx: Context) -> dict[str, Any]:
 
     Errors: NotHeld (the genesis block).
     """
-    told = await ctx.store.row(META, b"", NETWORK_PARAMS_KEY)
+    told = await ctx.store.row(META, b"", NETWORK_PARAMS)
     if told is not None:
         params: dict[str, Any] = orjson.loads(told)
         return params
