@@ -1,13 +1,13 @@
 """Everything `chain` raises. `code` is the JSON-RPC code that a client sees (1: any error of a method).
 
-    ChainError
-    ├── BadObject           bytes that are not what their schema says
-    ├── BadAddress          not an address
-    ├── NotHeld             the store does not hold what the answer needs: never an empty answer instead
-    ├── NotFound            a look-up by CID or key that misses, in Lotus' words
-    ├── NullRound           no tipset at that epoch (`data`: the epoch)
-    ├── ActorNotFound       no such actor in this state
-    └── BadRequest          arguments that make no sense together
+ChainError
+├── BadObject           bytes that are not what their schema says
+├── BadAddress          not an address
+├── NotHeld             the store does not hold what the answer needs: never an empty answer instead
+├── NotFound            a look-up by CID or key that misses, in Lotus' words
+├── NullRound           no tipset at that epoch (`data`: the epoch)
+├── ActorNotFound       no such actor in this state
+└── BadRequest          arguments that make no sense together
 """
 
 from __future__ import annotations

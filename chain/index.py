@@ -54,9 +54,7 @@ class TipsetRow:
     def encode(self) -> bytes:
         """The stored form."""
         skips = [[height, bytes(key)] for height, key in self.skips]
-        return encode(
-            [bytes(self.key), self.height, bytes(self.parent), self.parent_height, self.held, skips]
-        )
+        return encode([bytes(self.key), self.height, bytes(self.parent), self.parent_height, self.held, skips])
 
 
 def decode_row(value: bytes) -> TipsetRow:

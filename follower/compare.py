@@ -58,6 +58,11 @@ class Record:
     answer: dict[str, Any]
     size: int
 
+    @property
+    def call(self) -> str:
+        """The method and its parameters as JSON, a space between."""
+        return f"{self.method} {json.dumps(self.params, separators=(',', ':'), default=str)}"
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -221,7 +226,8 @@ def read_records(
 ) -> Iterator[Record]:
     """The records of a `.jsonl` or `.jsonl.zst` file whose method matches, as a stream.
 
-    `paths` are API paths such as "/rpc/v1"; none means all. Errors: CompareError, OSError.
+    `paths` are API paths such as "/rpc/v1"; none means all. `exclude` is looked for in the method and the
+    parameters as JSON, a space between. Errors: CompareError, OSError.
     """
     with open(path, "rb") as file:
         stream: io.RawIOBase | io.BufferedReader = file
@@ -233,7 +239,7 @@ def read_records(
                     record = _record(path, number, line)
                     if paths and record.path not in paths:
                         continue
-                    if methods.search(record.method) and not (exclude and exclude.search(record.method)):
+                    if methods.search(record.method) and not (exclude and exclude.search(record.call)):
                         yield record
             except zstandard.ZstdError as error:
                 raise CompareError(f"{path}: {error}") from None
@@ -397,7 +403,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--records", required=True, action="append", type=Path, metavar="FILE",
                         help=".jsonl or .jsonl.zst; may be given again")  # fmt: skip
     parser.add_argument("--methods", default="", metavar="REGEX", help="only methods in which this is found")
-    parser.add_argument("--exclude", default="", metavar="REGEX", help="but not those in which this is found")
+    parser.add_argument("--exclude", default="", metavar="REGEX",
+                        help="but not calls in which this is found, looked for in 'METHOD PARAMETERS'")  # fmt: skip
     parser.add_argument("--path", action="append", choices=("v0", "v1", "v2"), default=[],
                         help="only this API path; may be given again")  # fmt: skip
     parser.add_argument("--report", type=int, default=20, metavar="N", help="differences to show (default 20)")

@@ -1,12 +1,13 @@
 """Recorded calls, answered again: for what a played node cannot work out (traces need a virtual machine).
 
-A file holds a JSON line a call: `path`, `method`, `params`, then `result` or `error`. Methods that are served
-here anyway are left alone.
+A file holds a JSON line a call: `path`, `method`, `params`, then `result` or `error`. Methods that are answered
+here anyway are left alone; those that a follower forwards to a full node are answered from the file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,25 +25,35 @@ Answers = dict[bytes, tuple[Any, dict[str, Any] | None]]
 
 
 def with_answers(registry: Registry, files: Iterable[Path]) -> Registry:
-    """A registry of all of `registry`'s methods and of the recorded ones that it lacks.
+    """A registry of all of `registry`'s methods, with recorded answers for those that it lacks or forwards.
 
     Errors: OSError, BadRequest (what is in a file is no JSON).
     """
-    recorded: dict[tuple[Versions, str], Answers] = {}
+    lacked: dict[tuple[Versions, str], Answers] = {}
+    forwarded: dict[str, Answers] = {}
     for file in files:
         for record in lines(file):
             version = _PATHS.get(record.get("path", ""))
             name = record.get("method", "")
-            if version is None or name in registry.names(version):
+            if version is None:
                 continue
-            answers = recorded.setdefault((version, name), {})
+            method = registry.names(version).get(name)
+            if method is None:
+                answers = lacked.setdefault((version, name), {})
+            elif method.answered == "forwarded":
+                answers = forwarded.setdefault(method.name, {})
+            else:
+                continue
             error = record.get("error")
             result = None if error else orjson.Fragment(orjson.dumps(record.get("result")))
             answers[_key(record.get("params"))] = (result, error)
     both = Registry()
     for method in registry:
+        if method.name in forwarded:
+            handler = _answering(method.name, forwarded[method.name])
+            method = replace(method, handler=handler, params=(), raw=True, answered="recorded")
         both.add(method)
-    for (version, name), answers in recorded.items():
+    for (version, name), answers in lacked.items():
         both.method(name, versions=version, cost=Cost.CHAIN, answered="recorded")(_answering(name, answers))
     return both
 

@@ -11,13 +11,14 @@ from blockstore.store import TIPSETS, Batch, HeadEntry, Store, TipsetRef
 from chain.block import decode_header
 from chain.dagcbor import decode
 from chain.errors import BadObject
+from chain.eth_index import ETH_TXS_INDEX, index_eth_txs
 from chain.index import HELD_EVENTS, HELD_MESSAGES, HELD_RECEIPTS, HELD_STATE, TipsetRow, decode_row
 from chain.objects import Objects
 from chain.tipset import Tipset, TipsetKey
 from chain.tipset_messages import message_cids
 from leader_bridge.closing import Closer
 from leader_bridge.coverage import MESSAGES_INDEX, TIPSETS_INDEX, Ranges, covered, merged, save_coverage
-from leader_bridge.indexer import BlockMessages, index_tipset
+from leader_bridge.indexer import BlockMessages, index_tipset, signed_messages
 
 #: the most tipsets in one head log entry, where an import moves a head that was there
 _ENTRY: Final = 900
@@ -46,8 +47,9 @@ async def _load_tipsets(store: Store, keys: Sequence[TipsetKey]) -> list[Tipset]
 class Indexer:
     """Closes what tipsets name and writes their rows, oldest first: each row is made from its parent's."""
 
-    def __init__(self, store: Store, *, actor_code: bool = False) -> None:
+    def __init__(self, store: Store, chain_id: int, *, actor_code: bool = False) -> None:
         self._store = store
+        self._chain_id = chain_id
         self._closer = Closer(store, actor_code=actor_code)
         self._reader = Objects(store, cache_bytes=16 << 20)
         self._last: TipsetRow | None = None
@@ -63,6 +65,7 @@ class Indexer:
         tipsets = await _load_tipsets(self._store, keys)
         flags = await self._close(tipsets)
         await self._store.close_many([cid.multihash for tipset in tipsets for cid in tipset.key.cids])
+        listed: list[list[BlockMessages]] = []
         before = await self._store.rows(TIPSETS, [(tipset.key.cid, b"") for tipset in tipsets])
         for tipset, held, old in zip(tipsets, flags, before, strict=True):
             parent = await self._parent(tipset)
@@ -73,7 +76,10 @@ class Indexer:
             low = tipset.height if parent is None else parent.height + 1
             await self._cover(TIPSETS_INDEX, low, tipset.height)
             if messages is not None:
+                listed.append(messages)
                 await self._cover(MESSAGES_INDEX, low, tipset.height)
+                await self._cover(ETH_TXS_INDEX, low, tipset.height)
+        await index_eth_txs(batch, self._reader, signed_messages(listed), self._chain_id)
         for index, ranges in self._ranges.items():
             save_coverage(batch, index, ranges)
 

@@ -139,7 +139,7 @@ class _Import:
             save_network(batch, network)
             await self._store.write(batch)
             report.network = network
-            await self._up(spool, state, actor_code)
+            await self._up(spool, state, network, actor_code)
         report.published = await publish_head(self._store, head)
         report.head = (await load_tipset(self._store, head)).key
         await self._clear()
@@ -269,9 +269,9 @@ class _Import:
             if spool.count % 1000 == 0:
                 await asyncio.sleep(0)
 
-    async def _up(self, spool: KeySpool, state: _State, actor_code: bool) -> None:
+    async def _up(self, spool: KeySpool, state: _State, network: NetworkRecord, actor_code: bool) -> None:
         """Close and index from the oldest tipset to the head."""
-        indexer = Indexer(self._store, actor_code=actor_code)
+        indexer = Indexer(self._store, network.eth_chain_id, actor_code=actor_code)
         self._progress.phase("tipsets", spool.count, "tipsets")
         self._progress.at(0)
         keys = spool.backwards()

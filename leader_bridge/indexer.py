@@ -52,3 +52,8 @@ def index_tipset(
         for cid in included(messages):
             batch.put(MESSAGES, bytes(cid), key, b"")
     return row
+
+
+def signed_messages(tipsets: Iterable[Sequence[BlockMessages]]) -> Iterable[Cid]:
+    """The CIDs of all messages of secp256k1 and delegated keys that the blocks of some tipsets list."""
+    return (cid for blocks in tipsets for _, signed in blocks for cid in signed)

@@ -21,6 +21,7 @@ from blockstore.store import TIPSETS, Batch, Store
 from chain.amt import Amt
 from chain.block import decode_header
 from chain.errors import BadObject
+from chain.eth_index import ETH_TXS_INDEX, index_eth_txs
 from chain.index import (
     HELD_EVENTS,
     HELD_MESSAGES,
@@ -30,12 +31,13 @@ from chain.index import (
     decode_row,
     with_held,
 )
+from chain.network import load_network
 from chain.objects import Objects
 from chain.tipset import Tipset, TipsetKey
 from chain.tipset_messages import message_cids
 from leader_bridge import metrics
 from leader_bridge.coverage import MESSAGES_INDEX, TIPSETS_INDEX, covered, merged, save_coverage
-from leader_bridge.indexer import BlockMessages, index_tipset
+from leader_bridge.indexer import BlockMessages, index_tipset, signed_messages
 from leader_bridge.mirror import Mirror
 
 log = logging.getLogger(__name__)
@@ -69,6 +71,7 @@ class Keeper:
         #: headers that were read and are not stored yet
         self._headers: LRUCache[Cid, bytes] = LRUCache(4096)
         self._said: dict[int, bool] = {}
+        self._chain_id: int | None = None
         #: rows are read, changed and written by the bridge and the backfill
         self.rows_lock = asyncio.Lock()
 
@@ -109,6 +112,18 @@ class Keeper:
     async def block_messages(self, tipset: Tipset) -> list[BlockMessages]:
         """What each block of a stored tipset lists. Errors: Missing, BadObject."""
         return await asyncio.gather(*(message_cids(self._objects, block.messages) for block in tipset.blocks))
+
+    async def _index_eth_txs(
+        self, batch: Batch, tipsets: Sequence[Sequence[BlockMessages]], epochs: Sequence[tuple[int, int]]
+    ) -> None:
+        """Add the rows of Ethereum transactions. A store that does not say its network yet has none."""
+        if self._chain_id is None:
+            network = await load_network(self._store)
+            if network is None:
+                return
+            self._chain_id = network.eth_chain_id
+        await index_eth_txs(batch, self._objects, signed_messages(tipsets), self._chain_id)
+        await self.cover(batch, (ETH_TXS_INDEX,), epochs)
 
     # --- storing -----------------------------------------------------------------------------------
 
@@ -186,17 +201,20 @@ class Keeper:
             rows: list[TipsetRow] = []
             epochs: list[tuple[int, int]] = []
             known: dict[TipsetKey, TipsetRow] = {}
+            listed: list[Sequence[BlockMessages]] = []
             for tipset, held in zip(tipsets, flags, strict=True):
                 before = await self.row(tipset.key)
                 if before is not None:
                     held |= before.held
                 parent = known.get(tipset.parents) or await self.row(tipset.parents)
-                row = index_tipset(batch, tipset, parent, await self.block_messages(tipset), held)
+                listed.append(await self.block_messages(tipset))
+                row = index_tipset(batch, tipset, parent, listed[-1], held)
                 known[tipset.key] = row
                 rows.append(row)
                 below = tipset.height if parent is None else parent.height + 1
                 epochs.append((min(below, tipset.height), tipset.height))
             await self.cover(batch, (TIPSETS_INDEX, MESSAGES_INDEX), epochs)
+            await self._index_eth_txs(batch, listed, epochs)
             await self._store.write(batch)
         metrics.TIPSETS.inc(len(tipsets))
         return rows
@@ -215,7 +233,10 @@ class Keeper:
             parent = await self.row(tipset.parents)
             index_tipset(batch, tipset, parent, messages, held | (before.held if before else 0))
             indices = (TIPSETS_INDEX,) if messages is None else (TIPSETS_INDEX, MESSAGES_INDEX)
-            await self.cover(batch, indices, [(tipset.height, tipset.height)])
+            epochs = [(tipset.height, tipset.height)]
+            await self.cover(batch, indices, epochs)
+            if messages is not None:
+                await self._index_eth_txs(batch, [messages], epochs)
             await self._store.write(batch)
 
     async def cover(self, batch: Batch, indices: Sequence[bytes], epochs: Sequence[tuple[int, int]]) -> None:

@@ -13,7 +13,7 @@ from follower.replay import start_replay
 from leader_bridge.importer import import_car
 from tests.recorded import recorded
 from tests.served import served
-from tests.whole_path import CHAINS, EXCLUDED, LEAST, METHODS, filled
+from tests.whole_path import CHAINS, ETH, EXCLUDED, LEAST, METHODS, eth_excluded, filled
 
 
 async def by_import(folder: str, at: Path) -> None:
@@ -66,3 +66,8 @@ async def test_the_chains_methods_answer_as_lotus_did(stored: Path, folder: str)
 @pytest.mark.recorded
 async def test_the_states_methods_answer_as_lotus_did(stored: Path, folder: str) -> None:
     assert await judge(stored, folder, METHODS, rf"{EXCLUDED}|Filecoin\.Chain") > LEAST[folder] - 1100
+
+
+@pytest.mark.recorded
+async def test_the_ethereum_methods_answer_as_lotus_did(stored: Path, folder: str) -> None:
+    assert await judge(stored, folder, ETH, eth_excluded(folder)) > 5_000

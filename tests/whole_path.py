@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Final
 
+from blockstore.cid import parse
 from blockstore.store import Store
+from chain.eth_types import hash_of
+from chain.tipset import TipsetKey
+from follower.compare import read_records
 from follower.replay import ReplayNode
 from leader_bridge.bridge import Bridge, BridgeSettings
 from rpc.node_info import parse_node_info
@@ -15,8 +20,18 @@ CHAINS: Final = ("devnet", "upgrades")
 METHODS: Final = r"Filecoin\.(State|Chain|Msig|Paych|Wallet)"
 #: what only the node itself knows, or makes up anew each time
 EXCLUDED: Final = r"ChainValidateIndex|StateGetNetworkParams"
+ETH: Final = r"^(eth|net|web3)_|Filecoin\.(Eth|Net|Web3|ChainGetEvents|GetActorEventsRaw)"
+#: what a node makes up anew or only it knows; what a virtual machine answers
+_ETH_NODE: Final = r"eth_(gasPrice|maxPriorityFeePerGas|call|estimateGas|syncing) |[Cc]lientVersion |[tT]race"
 #: how many calls were recorded at least
 LEAST: Final = {"devnet": 31_000, "upgrades": 48_000}
+
+
+def eth_excluded(folder: str) -> str:
+    """What of the Ethereum calls needs a full node, as a pattern: also `pending`, and the head by its own hash."""
+    heads = read_records(recorded(f"{folder}/rpc.jsonl.zst"), re.compile(r"Filecoin\.ChainHead$"))
+    head = TipsetKey.of(parse(cid["/"]) for cid in next(heads).answer["result"]["Cids"])
+    return rf'{_ETH_NODE}|"pending"|0x{hash_of(head.cid).hex()}'
 
 
 async def reach(store: Store, node: ReplayNode, running: asyncio.Task[None]) -> None:
