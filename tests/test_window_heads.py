@@ -302,30 +302,3 @@ async def test_followers_over_one_log_never_go_back(cassandra: CassandraStore) -
     finally:
         for one in heads:
             await one.close()
-
-
-@pytest.mark.recorded
-async def test_a_shared_store_answers_as_lotus_did() -> None:
-    car, network = recorded("devnet/chain.car.zst"), recorded("devnet/network.json")
-    store = await emptied(keyspace_url("follower_whole"), delta_ms=100, epsilon_ms=10, every=True)
-    await import_car(store, car, network_file=network)
-    register_all()
-    services = await services_over(store)
-    heads = WindowHeads(store, services.index, 100, 10)
-    heads.start()
-    services = replace(services, head_source=heads, checks=build_checks(heads, None, 5))
-    server = await serve(services, "127.0.0.1", 0)
-    try:
-        report = await compare(
-            f"http://127.0.0.1:{server.port}",
-            [recorded("devnet/rpc.jsonl.zst")],
-            r"Filecoin\.Chain",
-            exclude="ChainValidateIndex",
-            paths=["/rpc/v0", "/rpc/v1", "/rpc/v2"],
-        )
-        assert not report.differences, report.differences[:5]
-        assert report.equal == report.total > 900
-    finally:
-        await server.stop(0)
-        await heads.close()
-        await store.close()
