@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import pytest
 
@@ -14,18 +13,12 @@ from blockstore.errors import StoreUnavailable
 from blockstore.store import HeadEntry, TipsetRef
 from chain.errors import NotHeld
 from chain.tipset import Tipset
-from follower.compare import compare
 from follower.window_heads import Offset, WindowHeads
 from follower.worker import build_checks
-from leader_bridge.importer import import_car
 from rpc.errors import Unavailable
 from rpc.health import run_checks
-from rpc.methods import register_all
-from rpc.server import serve
 from tests.cassandra_stores import emptied, keyspace_url
 from tests.made_chain import MadeChain
-from tests.recorded import recorded
-from tests.served import services_over
 
 DELTA, EPSILON = 100, 10
 
