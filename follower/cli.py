@@ -86,6 +86,12 @@ def _schema(settings: Settings, args: argparse.Namespace) -> int:
     return run_schema(settings, args)
 
 
+def _loadbalancer(settings: Settings, args: argparse.Namespace) -> int:
+    from follower.loadbalancer_command import run_loadbalancer
+
+    return run_loadbalancer(settings, args)
+
+
 def _config(settings: Settings, args: argparse.Namespace) -> int:
     for setting, value, source in settings.table():
         print(f"# {setting.doc}\n# default {setting.default!r}; flag {setting.flag}; environment {setting.env}")
@@ -127,6 +133,12 @@ def _schema_arguments(parser: argparse.ArgumentParser) -> None:
     schema_arguments(parser)
 
 
+def _loadbalancer_arguments(parser: argparse.ArgumentParser) -> None:
+    from follower.loadbalancer_command import loadbalancer_arguments
+
+    loadbalancer_arguments(parser)
+
+
 def _status_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
@@ -146,6 +158,11 @@ _SERVING: Final = (
     "admin_listen",
     "ready_lag",
     "drain_seconds",
+    "drain_notice_seconds",
+    "fleet",
+    "advertise",
+    "agent_listen",
+    "renew_seconds",
     "map_size_gb",
     "log_level",
     "node_timeout",
@@ -239,6 +256,14 @@ COMMANDS: Final = (
         ("store", "replication", "log_level"),
         _schema,
         _schema_arguments,
+    ),
+    Command(
+        "loadbalancer",
+        "The configuration of HAProxy or nginx, from the fleet in the store.",
+        "follower loadbalancer haproxy --store cassandra://db1,db2/filecoin --output /etc/haproxy/haproxy.cfg",
+        ("store", "map_size_gb", "log_level", *_SHARED),
+        _loadbalancer,
+        _loadbalancer_arguments,
     ),
     Command(
         "config",

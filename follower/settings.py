@@ -99,6 +99,10 @@ def _listen(value: Any) -> str:
     return text
 
 
+def _optional_listen(value: Any) -> str:
+    return "" if value == "" else _listen(value)
+
+
 def _node(value: Any) -> str:
     if isinstance(value, list):
         value = ",".join(_text(item) for item in value)
@@ -198,6 +202,23 @@ SETTINGS: Final = (
         "Epochs behind the followed node's head at which a follower is not ready.",
     ),
     Setting("drain_seconds", _seconds(0, 600), 30.0, "Seconds a stopping follower takes to finish what it has."),
+    Setting(
+        "drain_notice_seconds",
+        _seconds(0, 600),
+        3.0,
+        "Of drain_seconds, how long a stopping member of a fleet still takes requests, for balancers to notice.",
+    ),
+    Setting(
+        "fleet",
+        _one_of("auto", "on", "off"),
+        "auto",
+        "Register for load balancers: on, off, or auto: over a shared store, or with advertise or agent_listen set.",
+    ),
+    Setting("advertise", _optional_listen, "", "HOST:PORT under which balancers reach this follower; empty: listen."),
+    Setting(
+        "agent_listen", _optional_listen, "", "HOST:PORT where HAProxy's agent checks are answered; empty for none."
+    ),
+    Setting("renew_seconds", _seconds(0.05, 60), 5.0, "Seconds between renewals of a follower's registration."),
     Setting(
         "map_size_gb",
         _whole(1, 1 << 16),

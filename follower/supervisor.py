@@ -22,16 +22,20 @@ _HEALTHY: Final = 60.0
 
 @dataclass(slots=True)
 class Child:
-    """A process to run: `follower` with these arguments. `fatal` exit codes are not tried again."""
+    """A process to run: `follower` with these arguments. `fatal` exit codes are not tried again.
+
+    The children of one `stage` are stopped together, those of a higher one first.
+    """
 
     name: str
     arguments: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     fatal: frozenset[int] = frozenset({2})
+    stage: int = 0
 
 
 class Supervisor:
-    """Runs children until told to stop. Stopping goes in reverse order of starting."""
+    """Runs children until told to stop."""
 
     def __init__(self, children: Sequence[Child], *, stop_seconds: float = 40.0) -> None:
         self._children = list(children)
@@ -51,8 +55,8 @@ class Supervisor:
             loop.add_signal_handler(signum, self.stop)
         keepers = [asyncio.create_task(self._keep(child), name=child.name) for child in self._children]
         await self._stopping.wait()
-        for child in reversed(self._children):
-            await self._end(child.name)
+        for stage in sorted({child.stage for child in self._children}, reverse=True):
+            await asyncio.gather(*(self._end(child.name) for child in self._children if child.stage == stage))
         await asyncio.gather(*keepers)
         if self._failed is not None:
             print(f"follower: {self._failed}", file=sys.stderr)

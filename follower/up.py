@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import uvloop
 
 from blockstore.open import open_store
+from follower.membership import membership
 from follower.settings import CannotRun, Settings, shared_options, split_listen
 from follower.supervisor import Child, Supervisor
 from follower.worker import run_worker
@@ -54,13 +55,15 @@ def serve(settings: Settings, *, config: Path | None, one: bool) -> int:
                 print(f"serving {settings['store']} at {url}", flush=True)
 
         return run_loop(run_worker(settings, started=started))
+    membership(settings, "")  # its errors are for here, not for each worker to tell
     print(f"serving {settings['store']} at http://{settings['listen']}/rpc/v1", flush=True)
-    return run_loop(Supervisor(_workers(settings, settings.environment(), config)).run())
+    workers = _workers(settings, settings.environment(), config)
+    return run_loop(Supervisor(workers, stop_seconds=settings["drain_seconds"] + 10).run())
 
 
 def _workers(settings: Settings, environment: dict[str, str], config: Path | None) -> list[Child]:
     return [
-        Child(f"worker {number}", ["serve", "--one", *_config_arguments(config)], environment)
+        Child(f"worker {number}", ["serve", "--one", *_config_arguments(config)], environment, stage=2)
         for number in range(1, settings["workers"] + 1)
     ]
 
@@ -79,7 +82,7 @@ def up(settings: Settings, *, config: Path | None) -> int:
             environment["FOLLOWER_NODE"] = f"http://{node}"
             children.append(Child("simulated node", ["simulate", "--listen", node], environment))
             print(CALIBNET_HINT, flush=True)
-        children.append(Child("bridge", ["bridge", *_config_arguments(config)], environment))
+        children.append(Child("bridge", ["bridge", *_config_arguments(config)], environment, stage=1))
         children += _workers(settings, environment, config)
         print(f"answering at http://{settings['listen']}/rpc/v1 (Ctrl-C stops it)", flush=True)
         return run_loop(Supervisor(children, stop_seconds=settings["drain_seconds"] + 10).run())

@@ -21,6 +21,7 @@ from chain.network import NetworkRecord, load_network
 from chain.objects import Objects
 from follower.head import StoreHeads
 from follower.lazy import lazy_fetch
+from follower.membership import Membership, membership
 from follower.node_route import NodeRoute
 from follower.settings import CannotRun, Settings, shared_options, split_listen
 from rpc.admin import Admin
@@ -160,10 +161,17 @@ def server_settings(settings: Settings) -> ServerSettings:
 async def run_worker(settings: Settings, *, started: Callable[[str], None] | None = None) -> int:
     """Serve until SIGINT or SIGTERM, then drain. `started` is called with the URL once requests are taken."""
     register_all()
+    member = membership(settings, agent())
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
+    hurry = asyncio.Event()
+
+    def on_signal() -> None:
+        # the second one asks not to wait for balancers
+        (hurry if stopping.is_set() else stopping).set()
+
     for signum in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(signum, stopping.set)
+        loop.add_signal_handler(signum, on_signal)
 
     opened = await wait_for_store(settings, stopping)
     if opened is None:
@@ -192,6 +200,7 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
     host, port = split_listen(settings["listen"])
     watcher = asyncio.create_task(followed.watch()) if followed is not None else None
     admin: Admin | None = None
+    part: Membership | None = None
 
     async def stop(_: float) -> None:
         stopping.set()
@@ -201,12 +210,16 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         if settings["admin_listen"]:
             admin = Admin(server, stop=stop)
             await admin.listen(*split_listen(settings["admin_listen"]))
+        part = Membership(settings, server, store, member)
+        await part.join()
         if started is not None:
             started(f"http://{settings['listen']}/rpc/v1")
         await stopping.wait()
-        await heads.close()
-        await server.stop(settings["drain_seconds"])
+        await server.stop(await part.part(hurry))
     finally:
+        await heads.close()
+        if part is not None:
+            await part.close()
         if admin is not None:
             await admin.close()
         if watcher is not None:

@@ -1,2 +1,1 @@
-"""HAProxy and nginx configuration, agent checks, the fleet registry. Imports: `blockstore`.
-"""
+"""HAProxy and nginx configuration, agent checks, the fleet registry. Imports: `blockstore`."""

@@ -43,6 +43,10 @@ class Health:
         #: set when the server is going to stop: not ready, still alive
         self.draining = False
 
+    async def ready(self) -> dict[str, CheckResult]:
+        """What decides whether a balancer may send requests here: live and ready, check by check."""
+        return await run_checks(self._checks.live | self._checks.ready)
+
     async def answer(self, path: str, *, verbose: bool) -> tuple[int, str] | None:
         """(status, body) of a health path, or None for a path that is none."""
         kind = path.rpartition("/")[2]

@@ -89,7 +89,7 @@ class Server:
             others=lambda: self._web.count,
             budget=BodyBudget(self._loop, settings.body_budget),
         )
-        self._sockets: set[web.WebSocketResponse] = set()
+        self._sockets: dict[web.WebSocketResponse, Connection] = {}
         self._listeners: list[asyncio.Server] = []
         self._sweeper = self._loop.create_task(self._sweep())
         self._head: Head | None = None
@@ -115,18 +115,24 @@ class Server:
         self._listeners.append(listener)
         self.host, self.port = listener.sockets[0].getsockname()[:2]
 
+    def drain(self) -> None:
+        """Go on answering, but say that this server stops: not ready, connections closed behind their next answer,
+        no new WebSocket. `stop` comes after it, once balancers had the time to notice.
+        """
+        self.health.draining = True
+        self._shared.draining = True
+
     async def stop(self, drain_seconds: float = 5.0) -> None:
         """Accept no more, let what is under way end for a while, then close everything. Twice does nothing."""
         if self._stopped:
             return
         self._stopped = True
-        self.health.draining = True
-        self._shared.draining = True
+        self.drain()
         for listener in self._listeners:
             listener.close()
         for connection in list(self._shared.connections):
             connection.drain()
-        closing = [ws.close(code=WSCloseCode.GOING_AWAY, message=b"server stops") for ws in list(self._sockets)]
+        closing = [self._send_away(ws, connection, drain_seconds) for ws, connection in list(self._sockets.items())]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain_seconds):
                 await asyncio.gather(*closing, return_exceptions=True)
@@ -137,6 +143,15 @@ class Server:
         await self._web.shutdown(min(drain_seconds, 1.0))
         self._sweeper.cancel()
         await asyncio.gather(self._sweeper, return_exceptions=True)
+
+    @staticmethod
+    async def _send_away(ws: web.WebSocketResponse, connection: Connection, seconds: float) -> None:
+        """Close a WebSocket behind the answers to the calls that are under way; its channels end with it."""
+        with contextlib.suppress(TimeoutError):
+            # a call that takes longer is given up, but not without a word
+            async with asyncio.timeout(seconds * 3 / 4):
+                await connection.quiet()
+        await ws.close(code=WSCloseCode.GOING_AWAY, message=b"server stops")
 
     # --- connections ---------------------------------------------------------------------------------
 
@@ -170,6 +185,12 @@ class Server:
     # --- everything that is not on the hot path --------------------------------------------------------
 
     async def _other(self, request: BaseRequest) -> web.StreamResponse:
+        response = await self._routed(request)
+        if self._shared.draining and not response.prepared:
+            response.force_close()
+        return response
+
+    async def _routed(self, request: BaseRequest) -> web.StreamResponse:
         path = request.path
         version = _VERSIONS.get(path)
         if version is not None:
@@ -274,11 +295,11 @@ class Server:
         if self.health.draining or len(self._sockets) >= self.settings.max_connections:
             return web.Response(status=503)
         await ws.prepare(request)
-        self._sockets.add(ws)
+        connection = self._sockets[ws] = Connection(self.dispatcher, ws, version, permissions)
         try:
-            await Connection(self.dispatcher, ws, version, permissions).run()
+            await connection.run()
         finally:
-            self._sockets.discard(ws)
+            del self._sockets[ws]
         return ws
 
     # --- metrics ---------------------------------------------------------------------------------------

@@ -45,6 +45,10 @@ class Connection:
         self._version = version
         self._permissions = permissions
         self._tasks: set[asyncio.Task[None]] = set()
+        #: calls that have not been answered; open channels are none
+        self._calls = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
         self._running: dict[Any, Callable[[], object]] = {}
         self._places = asyncio.Semaphore(dispatcher.settings.ws_parallel)
         self._channels = 0
@@ -63,6 +67,19 @@ class Connection:
     async def send(self, frame: bytes) -> None:
         """Send one text frame; waits while the peer does not read. Errors: ConnectionError."""
         await self._socket.send_frame(frame, WSMsgType.TEXT)
+
+    async def quiet(self) -> None:
+        """Wait until no call is under way."""
+        await self._quiet.wait()
+
+    def _begin(self) -> None:
+        self._calls += 1
+        self._quiet.clear()
+
+    def _end(self) -> None:
+        self._calls -= 1
+        if not self._calls:
+            self._quiet.set()
 
     async def run(self) -> None:
         """Serve until the peer goes."""
@@ -121,6 +138,7 @@ class Connection:
         dispatcher = self._dispatcher
         ctx = dispatcher.context(self._version, self._permissions, self)
         held = True
+        self._begin()
         dispatcher.in_flight += 1
         try:
             call: Call | None = None
@@ -143,6 +161,7 @@ class Connection:
                 await self._refuse(request, LimitExceeded("too many channels on this connection"))
                 return
             self._places.release()
+            self._end()
             held = False
             await self._channel(ctx, call, request)
         except ConnectionError:
@@ -151,6 +170,7 @@ class Connection:
             dispatcher.leave()
             if held:
                 self._places.release()
+                self._end()
 
     async def _channel(self, ctx: Any, call: Call, request: Request) -> None:
         dispatcher = self._dispatcher

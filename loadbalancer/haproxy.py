@@ -1,0 +1,131 @@
+"""A whole HAProxy configuration from the members of a fleet. Works with HAProxy 2.6 and later."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from loadbalancer.fleet import Member
+from loadbalancer.settings import (
+    HEALTH_PATHS,
+    RPC_PATHS,
+    WRITES,
+    BalancerSettings,
+    body_limit,
+    described,
+    nobody,
+    too_big,
+)
+
+#: what HAProxy asks for its own health, answered by itself
+MONITOR: Final = "/balancer/healthz"
+
+_TEMPLATE: Final = """\
+# Written by `follower loadbalancer haproxy` from the fleet in the store: what is changed here is lost.
+# Start HAProxy with a master (`haproxy -Ws -S /run/haproxy-master.sock -f FILE`, Debian's unit does so): then
+# `--watch` can have it read this file again without dropping anything.
+
+global
+    log stdout format raw local0 notice
+    # (no maxconn: HAProxy takes as many connections as its limit of open files allows)
+    # What can be sent again must fit in a buffer whole: reads do, large batches do not and are then sent once.
+    tune.bufsize 32768
+    # After a reload the former process goes on with what it has: WebSockets for so long, then their clients
+    # must connect again. And no more than so many former processes.
+    hard-stop-after 30m
+    mworker-max-reloads 20
+
+defaults
+    mode http
+    log global
+    option httplog
+    # one line a fault, none a request
+    option dontlog-normal
+
+    # A request that got no answer, or 503 (a follower that drains, or has no head that it may serve), goes to
+    # another follower. One whose answer has begun, or takes long, does not.
+    retries 3
+    option redispatch 1
+    retry-on conn-failure empty-response 503
+
+    timeout connect 1s
+    timeout check 3s
+    # until a request has come whole
+    timeout http-request 30s
+    # between two requests of a connection; followers wait for 5 minutes
+    timeout http-keep-alive 60s
+    timeout client 60s
+    # the longest answer: whole trees, StateWaitMsg
+    timeout server 10m
+    timeout queue 10s
+    # WebSockets: followers ping every 30 seconds, so that a silent one is dead
+    timeout tunnel 2h
+    timeout client-fin 30s
+    # in a reload a client's idle connection is closed behind its next answer, never under a request
+    option idle-close-on-response
+    http-error status 503 content-type application/json string '{nobody}'
+
+frontend rpc
+    bind {bind}
+    # HAProxy's own health, for what stands before it
+    monitor-uri {monitor}
+    acl nobody nbsrv(followers) lt 1
+    monitor fail if nobody
+
+    acl rpc path {rpc}
+    acl health path {health}
+    http-request return status 404 content-type text/plain string "404 page not found\\n" unless rpc or health
+    # the followers' own limit, in their own words
+    http-request return status 500 content-type application/json string '{too_big}' if {{ req.body_size gt {limit} }}
+
+    # The client's address. What a client wrote there itself is not passed on.
+    http-request set-header X-Forwarded-For %[src]
+    http-request set-header X-Forwarded-Proto {proto}
+
+    # Reads may be sent twice. What gives a message to a node, or reads a filter off, is sent again only when it
+    # certainly has not arrived (no connection). Looked for in the whole body, so that batches count too.
+    http-request wait-for-body time 30s if METH_POST rpc
+    acl writes req.body -m sub -i {writes}
+    http-request disable-l7-retry if writes
+    default_backend followers
+
+backend followers
+    # no stickiness: the head does not go back from one follower to another
+    balance roundrobin
+    # Ready: alive, and close to the head of the node that is followed. Draining: not ready.
+    option httpchk
+    http-check send meth GET uri /readyz ver HTTP/1.1 hdr Host follower
+    http-check expect status 200
+    # a failed connection makes the next check come at once
+    default-server check inter 1s fastinter 250ms downinter 1s fall 2 rise 1 observe layer4 on-error fastinter
+    default-server init-addr last,libc,none
+{servers}
+"""
+
+
+def haproxy_config(members: Sequence[Member], settings: BalancerSettings | None = None) -> str:
+    """The file's text. The same members give the same text. Errors: those of BalancerSettings."""
+    settings = settings or BalancerSettings()
+    bind = settings.bind
+    if settings.certificate:
+        bind += f" ssl crt {settings.certificate} alpn h2,http/1.1"
+    limit = body_limit(members)
+    return _TEMPLATE.format(
+        bind=bind,
+        health=" ".join(HEALTH_PATHS),
+        limit=limit,
+        monitor=MONITOR,
+        nobody=nobody(),
+        proto="https" if settings.certificate else "http",
+        rpc=" ".join(RPC_PATHS),
+        servers="\n".join(_server(member) for member in members) or "    # no follower is registered",
+        too_big=too_big(limit),
+        writes=" ".join(WRITES),
+    )
+
+
+def _server(member: Member) -> str:
+    name = re.sub(r"[^A-Za-z0-9.-]", "_", member.address)
+    agent = f" agent-check agent-port {member.agent_port} agent-inter 1s" if member.agent_port else ""
+    return f"    # {described(member)}\n    server {name} {member.address}{agent}"

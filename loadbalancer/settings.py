@@ -1,0 +1,64 @@
+"""What an operator tells the balancer, and what both kinds of configuration have in common."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from loadbalancer.fleet import BadAddress, Member, split_address
+
+#: what a follower answers; the rest (metrics) is not for the clients of a balancer
+RPC_PATHS: Final = ("/rpc/v0", "/rpc/v1", "/rpc/v2")
+HEALTH_PATHS: Final = ("/health/livez", "/health/readyz", "/livez", "/readyz", "/healthz")
+
+#: what stands in a request that must not be sent twice: messages given to a node, filters that are read off
+WRITES: Final = ("Push", "SendRawTransaction", "FilterChanges")
+
+#: where no member is registered: Lotus' own limit
+_BODY: Final = 100 << 20
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_./:@%+,=-]+\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class BalancerSettings:
+    """`bind` is HOST:PORT, `certificate` a PEM file (chain and key) or empty.
+
+    `runtime_dir` is where nginx keeps its pid and temporary files; empty: where it was built to.
+    """
+
+    bind: str = "0.0.0.0:1234"
+    certificate: str = ""
+    runtime_dir: str = ""
+
+    def __post_init__(self) -> None:
+        """Errors: BadAddress, ValueError (a path that a configuration file cannot hold)."""
+        split_address(self.bind)
+        for path in (self.certificate, self.runtime_dir):
+            if path and not _PLAIN.match(path):
+                raise ValueError(f"{path!r}: blanks and quotes cannot stand in a configuration file's path")
+
+
+def body_limit(members: Sequence[Member]) -> int:
+    """The largest request body, in bytes, that every member takes."""
+    return min((member.max_body for member in members), default=_BODY)
+
+
+def too_big(limit: int) -> str:
+    """What a follower answers to a larger body, so that a client sees one node."""
+    text = f"request bigger than maximum {limit} allowed"
+    return f'{{"error":{{"code":-32700,"message":"{text}"}},"id":null,"jsonrpc":"2.0"}}'
+
+
+def nobody() -> str:
+    """The answer where no follower takes requests; code as EIP-1474 has it."""
+    return '{"error":{"code":-32002,"message":"no follower is ready now: try again"},"id":null,"jsonrpc":"2.0"}'
+
+
+def described(member: Member) -> str:
+    """A member in a few words, for a comment."""
+    return f"{member.address} {member.version}".strip()
+
+
+__all__ = ["BadAddress", "BalancerSettings", "body_limit", "described", "nobody", "too_big"]
