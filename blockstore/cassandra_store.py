@@ -16,13 +16,15 @@ from blockstore import cassandra_schema
 from blockstore.cassandra_head import CassandraHeadLog, Lease, Tail
 from blockstore.cassandra_session import AcsyllaSession, NotMade, Place, Session, burst
 from blockstore.errors import Missing, SchemaMismatch, StoreUnavailable
-from blockstore.store import META, SCHEMA_VERSION, Batch, HeadEntry, Held, Table
+from blockstore.store import COVERAGE, META, SCHEMA_VERSION, TIPSETS, Batch, HeadEntry, Held, Table
 
 _SCHEMA_KEY: Final = b"\0schema"
 #: values below this size are not tried: LZ4 gains nothing there
 _SMALL: Final = 256
 #: Cassandra has no empty partition key, and none over 64 KiB; no multihash is so long
 _MAX_KEY: Final = 0xFFFF
+#: tables whose rows say what other rows and objects are there
+_PROMISING: Final = frozenset({TIPSETS.name, COVERAGE.name, META.name})
 
 
 def pack(data: bytes) -> bytes:
@@ -63,9 +65,7 @@ class CassandraStore:
         """A writer makes the tables if none are there. Errors: StoreUnavailable, SchemaMismatch, StoreError."""
         place = Place.parse(url)
         session = await AcsyllaSession.open(place)
-        store = cls(
-            session, place, CassandraHeadLog(session, place.keyspace, delta_ms, epsilon_ms), readonly=readonly
-        )
+        store = cls(session, place, CassandraHeadLog(session, place.keyspace, delta_ms, epsilon_ms), readonly=readonly)
         try:
             await store._check(place, replication)
         except BaseException:
@@ -119,12 +119,22 @@ class CassandraStore:
 
     async def put_many(self, objects: Iterable[tuple[bytes, bytes]], *, closed: bool) -> None:
         self._writable()
-        cql = self._put_closed if closed else self._put_loose
+        if not closed:
+            await burst(lambda pair: self._put_one(self._put_loose, pair), objects)
+            return
+        pairs = list(objects)
+        if len(pairs) == 1:
+            await self._put_one(self._put_closed, pairs[0])
+            return
+        # some may be below others: none is marked before all are durable, whatever is lost meanwhile
+        await burst(lambda pair: self._put_one(self._put_loose, pair), pairs)
+        await burst(self._mark_closed, dict.fromkeys(pair[0] for pair in pairs))
 
-        async def put(pair: tuple[bytes, bytes]) -> None:
-            await self._execute(cql, [bytes(pair[0]), pack(pair[1])])
+    async def _put_one(self, cql: str, pair: tuple[bytes, bytes]) -> None:
+        await self._execute(cql, [bytes(pair[0]), pack(pair[1])])
 
-        await burst(put, objects)
+    async def _mark_closed(self, multihash: bytes) -> None:
+        await self._execute(self._close_one, [bytes(multihash)])
 
     async def close_many(self, multihashes: Sequence[bytes]) -> None:
         self._writable()
@@ -133,8 +143,8 @@ class CassandraStore:
         for multihash, how in zip(multihashes, held, strict=True):
             if how is Held.ABSENT:
                 raise Missing(multihash)
-        loose = [bytes(mh) for mh, how in zip(multihashes, held, strict=True) if how is Held.LOOSE]
-        await burst(lambda mh: self._execute(self._close_one, [mh]), loose)
+        loose = [mh for mh, how in zip(multihashes, held, strict=True) if how is Held.LOOSE]
+        await burst(self._mark_closed, loose)
 
     # --- rows --------------------------------------------------------------------------------------
 
@@ -160,22 +170,26 @@ class CassandraStore:
             return []
         order = "DESC" if reverse else "ASC"
         below = "" if end is None else " AND k < ?"
-        cql = (
-            f"SELECT k, v FROM {self._keyspace}.{table.name} WHERE p = ? AND k >= ?{below} ORDER BY k {order} LIMIT ?"
-        )
+        cql = f"SELECT k, v FROM {self._keyspace}.{table.name} WHERE p = ? AND k >= ?{below} ORDER BY k {order} LIMIT ?"
         values: list[Any] = [_partition(partition), bytes(start), limit]
         if end is not None:
             values.insert(2, bytes(end))
         return [(key, unpack(value)) for key, value in await self._execute(cql, values)]
 
     async def write(self, batch: Batch) -> None:
-        """The runs of one table after another, the rows of a run at once; the last write of a row wins."""
+        """Rows that promise nothing at once, then the others in order, a table's at once; the last write of a row wins.
+
+        So a batch of which a part was lost leaves no row that says of others that they are there.
+        """
         self._writable()
         written = {(table.name, p, k): v for table, p, k, v in batch.puts}
         gone = {(t.name, p, k) for t, p, k in batch.deletes} - written.keys()
         await burst(self._delete, sorted(gone))
+        await burst(self._put, [(*row, value) for row, value in written.items() if row[0] not in _PROMISING])
         run: list[tuple[str, bytes, bytes, bytes]] = []
         for (name, partition, key), value in written.items():
+            if name not in _PROMISING:
+                continue
             if run and run[-1][0] != name:
                 await burst(self._put, run)
                 run = []

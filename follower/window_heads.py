@@ -161,12 +161,13 @@ class WindowHeads:
         return self.window.head(self._now() + 1, self._wall())
 
     async def _wait(self) -> HeadEntry | None:
-        until = time.monotonic() + self._wait_seconds
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._wait_seconds
         pause = max(0.001, self.window.epsilon / 4000)
         # what is waited for is a clock as well as a read
         while True:
             entry = self._servable()
-            if entry is not None or time.monotonic() >= until:
+            if entry is not None or loop.time() >= until:
                 return entry
             await asyncio.sleep(pause)
 
@@ -223,8 +224,9 @@ class WindowHeads:
 
     async def _read_on(self) -> None:
         """Start a read every delta / 4, whatever became of those before."""
+        loop = asyncio.get_running_loop()
         pause = self.window.delta / 4000
-        due = time.monotonic()
+        due = loop.time()
         while True:
             if len(self._reads) >= _HANGING:
                 next(iter(self._reads)).cancel()
@@ -232,8 +234,8 @@ class WindowHeads:
             self._reads[task] = None
             task.add_done_callback(self._read_ended)
             # a loop that was held up starts one read, not all those that it missed
-            due = max(due + pause, time.monotonic())
-            await asyncio.sleep(due - time.monotonic())
+            due = max(due + pause, loop.time())
+            await asyncio.sleep(due - loop.time())
 
     def _read_ended(self, task: asyncio.Task[None]) -> None:
         self._reads.pop(task, None)
