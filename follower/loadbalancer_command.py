@@ -3,47 +3,90 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import logging
 import sys
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Final
 
 from blockstore.open import open_store
+from blockstore.store import Store
 from follower.settings import CannotRun, Settings, shared_options
+from loadbalancer.control import Balancer, Haproxy, Nginx
 from loadbalancer.files import replacing
-from loadbalancer.fleet import SERVING, Member, read_fleet, recent
-from loadbalancer.haproxy import haproxy_config
+from loadbalancer.fleet import SERVING, FleetWatch, Member, read_fleet, recent
 from loadbalancer.settings import BalancerSettings
+from loadbalancer.watch import Watcher
 
 log = logging.getLogger(__name__)
+
+_MASTER: Final = "/run/haproxy-master.sock"
 
 
 def loadbalancer_arguments(parser: argparse.ArgumentParser) -> None:
     """What the subcommand takes beside its settings."""
-    parser.add_argument("kind", choices=("haproxy",), help="which balancer")
+    parser.add_argument("kind", choices=("haproxy", "nginx"), help="which balancer")
     parser.add_argument("--output", type=Path, metavar="FILE", help="the file to write, instead of standard output")
+    parser.add_argument("--watch", action="store_true", help="go on, and apply each change of the fleet")
+    parser.add_argument(
+        "--interval", type=_interval, default=1.0, metavar="SECONDS", help="between looks (%(default)s)"
+    )
     parser.add_argument("--bind", default="0.0.0.0:1234", metavar="HOST:PORT", help="where clients come (%(default)s)")
     parser.add_argument("--certificate", default="", metavar="FILE", help="PEM file with chain and key, for TLS")
+    parser.add_argument("--runtime-dir", default="", metavar="DIR", help="nginx: where its pid and temporary files are")
+    parser.add_argument(
+        "--master-socket", type=Path, default=Path(_MASTER), metavar="FILE", help="HAProxy's master (%(default)s)"
+    )
+    parser.add_argument("--check", metavar="COMMAND", help="how a new {file} is checked, instead of the usual way")
+    parser.add_argument("--reload", metavar="COMMAND", help="how the balancer is told, instead of the usual way")
+
+
+def _interval(text: str) -> float:
+    seconds = float(text)
+    if not 0.05 <= seconds <= 60:
+        raise argparse.ArgumentTypeError("must be from 0.05 to 60")
+    return seconds
 
 
 def run_loadbalancer(settings: Settings, args: argparse.Namespace) -> int:
-    """Write the configuration. Errors: CannotRun, StoreError, OSError."""
+    """Write the configuration, once or whenever the fleet changes. Errors: CannotRun, StoreError, OSError."""
     from follower.up import run_loop
 
+    if args.watch and args.output is None:
+        raise CannotRun("--watch needs --output: the file that the balancer reads")
+    balancer = _balancer(args)
+    return run_loop(_watch(settings, args, balancer) if args.watch else _once(settings, args, balancer))
+
+
+def _balancer(args: argparse.Namespace) -> Balancer:
+    """Errors: CannotRun."""
+    commands = {f"{name}_command": value for name in ("check", "reload") if (value := getattr(args, name))}
     try:
-        balancer = BalancerSettings(bind=args.bind, certificate=args.certificate)
+        told = BalancerSettings(bind=args.bind, certificate=args.certificate, runtime_dir=args.runtime_dir)
     except ValueError as error:
         raise CannotRun(str(error)) from None
-    return run_loop(_once(settings, args, balancer))
+    if args.kind == "nginx":
+        return Nginx(told, **commands)
+    return Haproxy(told, args.master_socket, **commands)
 
 
-async def _once(settings: Settings, args: argparse.Namespace, balancer: BalancerSettings) -> int:
-    """From one look at the fleet. Who lives is told by the time written in the rows, generously."""
-    store = await open_store(settings["store"], map_size=settings["map_size_gb"] << 30, shared=shared_options(settings))
+@contextlib.asynccontextmanager
+async def _opened(settings: Settings) -> AsyncIterator[Store]:
+    shared = shared_options(settings)
+    store = await open_store(settings["store"], map_size=settings["map_size_gb"] << 30, shared=shared)
     try:
-        rows = await read_fleet(store)
+        yield store
     finally:
         await store.close()
+
+
+async def _once(settings: Settings, args: argparse.Namespace, balancer: Balancer) -> int:
+    """From one look at the fleet. Who lives is told by the time written in the rows, generously."""
+    async with _opened(settings) as store:
+        rows = await read_fleet(store)
     now = time.time_ns() // 1_000_000
     members: list[Member] = []
     for _, (member, _value) in sorted(rows.items()):
@@ -54,11 +97,23 @@ async def _once(settings: Settings, args: argparse.Namespace, balancer: Balancer
         else:
             members.append(member)
     if not members:
-        log.warning("no follower is registered in %s", settings["store"].rpartition("@")[2])
-    text = haproxy_config(members, balancer)
+        log.warning("no follower is registered in this store")
+    text = balancer.config(members, ())
     if args.output is None:
         sys.stdout.write(text)
     else:
         with replacing(args.output, text):
             pass
+    return 0
+
+
+async def _watch(settings: Settings, args: argparse.Namespace, balancer: Balancer) -> int:
+    """Until SIGINT or SIGTERM."""
+    from follower.up import on_signals
+
+    stop = asyncio.Event()
+    on_signals(stop)
+    async with _opened(settings) as store:
+        watcher = Watcher(FleetWatch(store, args.interval), balancer, args.output)
+        await watcher.run(stop, args.interval)
     return 0

@@ -72,9 +72,12 @@ def split_address(text: str) -> tuple[str, int]:
 def usable_address(text: str) -> str:
     """The address itself, when others could connect to it. Errors: BadAddress (a wildcard, port 0, no HOST:PORT)."""
     host, _ = split_address(text)
-    with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(host).is_unspecified:
-            raise BadAddress(f"{text} stands for every address of this machine: no balancer can connect to it")
+    try:
+        wildcard = ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        wildcard = False  # a name
+    if wildcard:
+        raise BadAddress(f"{text} stands for every address of this machine: no balancer can connect to it")
     return text
 
 
@@ -123,14 +126,14 @@ def decode_member(key: bytes, value: bytes) -> Member | None:
             agent_port=_within(found["agent_port"], 0, 65535),
             version=_VERSION.sub("?", str(found["version"]))[:80],
             max_body=_within(found["max_body"], 1, 1 << 40),
-            renew_seconds=min(max(float(found["renew_seconds"]), 0.05), 60.0),
+            renew_seconds=_seconds(found["renew_seconds"]),
             written_ms=_within(found["written_ms"], 0, 1 << 53),
             instance=str(found["instance"])[:64],
             renewals=_within(found["renewals"], 0, 1 << 53),
         )
         if member.state not in (SERVING, DRAINING) or member.address.encode() != key:
             raise ValueError("state or key")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         log.warning("a row of the fleet is left out: %r: %s", key[:80], error)
         return None
     return member
@@ -140,6 +143,13 @@ def _within(value: Any, least: int, most: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise ValueError("a number is out of range")
     return value
+
+
+def _seconds(value: Any) -> float:
+    seconds = float(value)
+    if not 0.0 < seconds < 1e9:
+        raise ValueError("a number is out of range")
+    return min(max(seconds, 0.05), 60.0)
 
 
 async def read_fleet(store: Store) -> dict[str, tuple[Member, bytes]]:

@@ -1,0 +1,177 @@
+"""What is done to a running balancer: a file is checked, then read anew. One class a kind of balancer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import shlex
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from loadbalancer.fleet import Member
+from loadbalancer.haproxy import haproxy_config
+from loadbalancer.nginx import nginx_config
+from loadbalancer.settings import BalancerSettings
+
+#: seconds for a command, for an answer of the master, and for a new process to take over
+_COMMAND: Final = 30.0
+_MASTER: Final = 5.0
+_TAKE_OVER: Final = 10.0
+_LOOK: Final = 0.05
+#: characters of a command's words that are told
+_TOLD: Final = 2000
+
+
+class BadConfiguration(Exception):
+    """The balancer does not take this file; the text is what it said."""
+
+
+class NotReloaded(Exception):
+    """The running balancer could not be told, or did not follow."""
+
+
+class Balancer(Protocol):
+    """A kind of balancer."""
+
+    #: whether it finds out by itself which members are ready
+    checks_health: bool
+
+    def config(self, members: Sequence[Member], down: Collection[str]) -> str:
+        """The file's text; `down`: addresses of members that are not ready."""
+
+    async def check(self, file: Path) -> None:
+        """Errors: BadConfiguration."""
+
+    async def reload(self, file: Path) -> None:
+        """Have the running balancer take the file. Errors: NotReloaded."""
+
+
+def _words(command: str, file: Path) -> list[str]:
+    words = [word.replace("{file}", str(file.absolute())) for word in shlex.split(command)]
+    if not words:
+        raise ValueError("an empty command")
+    return words
+
+
+async def _run(command: str, file: Path) -> tuple[int, str]:
+    """A command's exit code and words; `{file}` in it is the configuration. Errors: OSError, ValueError."""
+    words = _words(command, file)
+    process = await asyncio.create_subprocess_exec(
+        *words, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    try:
+        async with asyncio.timeout(_COMMAND):
+            said, _ = await process.communicate()
+    except BaseException as error:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        if isinstance(error, TimeoutError):
+            return 1, f"no end within {_COMMAND:g} s"
+        raise
+    return process.returncode or 0, said.decode(errors="replace").strip()[-_TOLD:]
+
+
+async def _checked(command: str, file: Path) -> None:
+    try:
+        code, said = await _run(command, file)
+    except (OSError, ValueError) as error:
+        raise BadConfiguration(f"{command}: {error}") from None
+    if code:
+        raise BadConfiguration(f"{command} ended with {code}: {said}")
+
+
+async def _told(command: str, file: Path) -> None:
+    try:
+        code, said = await _run(command, file)
+    except (OSError, ValueError) as error:
+        raise NotReloaded(f"{command}: {error}") from None
+    if code:
+        raise NotReloaded(f"{command} ended with {code}: {said}")
+
+
+@dataclass(frozen=True, slots=True)
+class Haproxy:
+    """HAProxy under a master process, told by the master's socket, or by a command."""
+
+    settings: BalancerSettings
+    master_socket: Path = Path("/run/haproxy-master.sock")
+    check_command: str = "haproxy -c -q -f {file}"
+    reload_command: str = ""
+    checks_health = True
+
+    def config(self, members: Sequence[Member], down: Collection[str]) -> str:
+        """HAProxy asks about readiness by itself: `down` is not looked at."""
+        return haproxy_config(members, self.settings)
+
+    async def check(self, file: Path) -> None:
+        """Errors: BadConfiguration."""
+        await _checked(self.check_command, file)
+
+    async def reload(self, file: Path) -> None:
+        """Returns when a new worker has taken over. Errors: NotReloaded."""
+        if self.reload_command:
+            await _told(self.reload_command, file)
+            return
+        before = _workers(await self._ask("show proc"))
+        await self._ask("reload")
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _TAKE_OVER
+        while loop.time() < until:
+            with contextlib.suppress(NotReloaded):
+                # for a moment the master answers nothing: it starts itself anew
+                now = _workers(await self._ask("show proc"))
+                if now and not now & before:
+                    return
+            await asyncio.sleep(_LOOK)
+        raise NotReloaded(f"{self.master_socket}: HAProxy goes on with its former configuration (see its log)")
+
+    async def _ask(self, command: str) -> str:
+        try:
+            async with asyncio.timeout(_MASTER):
+                reader, writer = await asyncio.open_unix_connection(str(self.master_socket))
+                try:
+                    writer.write(command.encode() + b"\n")
+                    await writer.drain()
+                    return (await reader.read(1 << 20)).decode(errors="replace")
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError) as error:
+            raise NotReloaded(f"HAProxy's master at {self.master_socket} does not answer: {error!r}") from None
+
+
+def _workers(proc: str) -> set[int]:
+    """The process ids of the workers that take connections, out of `show proc`."""
+    found: set[int] = set()
+    section = ""
+    for line in proc.splitlines():
+        if line.startswith("#"):
+            section = line
+        elif section.startswith("# workers") and (match := re.match(r"(\d+)\s+worker\b", line)):
+            found.add(int(match[1]))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Nginx:
+    """nginx, told by its own command. Of readiness it learns from the file."""
+
+    settings: BalancerSettings
+    check_command: str = "nginx -t -q -c {file}"
+    reload_command: str = "nginx -s reload -c {file}"
+    checks_health = False
+
+    def config(self, members: Sequence[Member], down: Collection[str]) -> str:
+        """With those that are `down` marked so."""
+        return nginx_config(members, self.settings, down)
+
+    async def check(self, file: Path) -> None:
+        """Errors: BadConfiguration."""
+        await _checked(self.check_command, file)
+
+    async def reload(self, file: Path) -> None:
+        """Errors: NotReloaded."""
+        await _told(self.reload_command, file)
