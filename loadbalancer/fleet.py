@@ -59,7 +59,9 @@ def split_address(text: str) -> tuple[str, int]:
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
         try:
-            ipaddress.IPv6Address(host)
+            # no scope: what stands behind a % may be anything
+            if ipaddress.IPv6Address(host).scope_id is not None:
+                raise ValueError
         except ValueError:
             raise BadAddress(f"{text!r} is no HOST:PORT") from None
     elif not _HOST.match(host):

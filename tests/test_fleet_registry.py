@@ -142,8 +142,14 @@ async def test_processes_behind_one_address_keep_one_row(store: Store) -> None:
         seen.update(member.instance for member, _ in rows.values())
         return len(rows) == 1 and len(seen) == 2
 
-    for worker in workers:
-        worker.start()
+    async def first() -> bool:
+        return bool(await read_fleet(store))
+
+    workers[0].start()
+    await until(first)
+    # half way between two renewals of the first, so that both can be seen
+    await asyncio.sleep(0.025)
+    workers[1].start()
     await until(both)
     # one is killed: the other still renews
     await workers[0]._halt()
