@@ -306,6 +306,22 @@ class LmdbStore:
         for table, partition, key, value in batch.puts:
             txn.put(_table_key(partition, key), value, db=self._tables[table.name])
 
+    async def swap(
+        self, table: Table, partition: bytes, key: bytes, expected: bytes | None, value: bytes | None
+    ) -> bool:
+        database, at = self._tables[table.name], _table_key(partition, key)
+
+        def compare(txn: Any) -> bool:
+            if txn.get(at, db=database) != expected:
+                return False
+            if value is None:
+                txn.delete(at, db=database)
+            else:
+                txn.put(at, value, db=database)
+            return True
+
+        return await self._write(compare)
+
     # --- head log ----------------------------------------------------------------------------------
 
     async def new_term(self, owner: str) -> int:

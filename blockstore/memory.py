@@ -101,6 +101,18 @@ class MemoryStore:
         for table, partition, key, value in batch.puts:
             self._rows.setdefault((table.name, partition), _Partition()).put(key, value)
 
+    async def swap(
+        self, table: Table, partition: bytes, key: bytes, expected: bytes | None, value: bytes | None
+    ) -> bool:
+        found = self._rows.setdefault((table.name, partition), _Partition())
+        if found.rows.get(key) != expected:
+            return False
+        if value is None:
+            found.delete(key)
+        else:
+            found.put(key, value)
+        return True
+
     async def new_term(self, owner: str) -> int:
         self._term += 1
         return self._term

@@ -165,6 +165,15 @@ class Store(Protocol):
     async def write(self, batch: Batch) -> None:
         """Apply a batch of row writes; durable on return."""
 
+    async def swap(
+        self, table: Table, partition: bytes, key: bytes, expected: bytes | None, value: bytes | None
+    ) -> bool:
+        """Write a row (None: remove it) if its value is `expected` (None: if there is none); whether it was.
+
+        Of several at once, from whatever process, one succeeds. Rows written so are written in no other way. After
+        StoreUnavailable it is not known whether it was written.
+        """
+
     # --- head log ----------------------------------------------------------------------------------
 
     async def new_term(self, owner: str) -> int:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from blockstore.cid import multihash_of
 from blockstore.errors import Fenced, Missing
-from blockstore.store import EVENTS, MESSAGES, META, TIPSETS, Batch, HeadEntry, Held, Store, TipsetRef
+from blockstore.store import EVENTS, FILTERS, MESSAGES, META, TIPSETS, Batch, HeadEntry, Held, Store, TipsetRef
 
 small = st.binary(max_size=6)
 _operations = st.lists(
@@ -172,6 +172,45 @@ class StoreContract:
                 assert await store.rows(MESSAGES, keys) == [model.get(pair) for pair in keys]
 
         check()
+
+    # --- compare and set ---------------------------------------------------------------------------
+
+    async def test_a_row_is_swapped_only_for_the_value_expected(self, store: Store) -> None:
+        at = (FILTERS, b"part", b"key")
+        assert not await store.swap(*at, b"old", b"new")
+        assert not await store.swap(*at, b"old", None)
+        assert await store.swap(*at, None, None)
+        assert await store.swap(*at, None, b"one")
+        assert not await store.swap(*at, None, b"two")
+        assert not await store.swap(*at, b"on", b"two")
+        assert await store.swap(*at, b"one", b"long " * 200)
+        assert await store.row(*at) == b"long " * 200
+        assert not await store.swap(*at, b"one", None)
+        assert await store.swap(*at, b"long " * 200, b"")
+        assert await store.row(*at) == b""
+        assert await store.swap(*at, b"", None)
+        assert await store.row(*at) is None
+        assert await store.scan(FILTERS, b"part") == []
+        assert await store.swap(*at, None, b"again")
+
+    async def test_of_many_swaps_at_once_one_succeeds(self, store: Store) -> None:
+        at = (FILTERS, b"part", b"counter")
+        assert await store.swap(*at, None, b"0")
+
+        async def count(who: int) -> int:
+            done = 0
+            while done < 5:
+                value = await store.row(*at)
+                assert value is not None
+                number = int(value.split()[0])
+                # each writes a value of its own, as `swap` wants it
+                done += await store.swap(*at, value, b"%d %d" % (number + 1, who))
+            return done
+
+        assert sum(await asyncio.gather(*(count(who) for who in range(4)))) == 20
+        value = await store.row(*at)
+        assert value is not None
+        assert value.split()[0] == b"20"
 
     # --- head log ----------------------------------------------------------------------------------
 
