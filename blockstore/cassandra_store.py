@@ -15,6 +15,7 @@ import lz4.block
 from blockstore import cassandra_schema
 from blockstore.cassandra_head import CassandraHeadLog, Lease, Tail
 from blockstore.cassandra_session import AcsyllaSession, NotMade, Place, Session, burst
+from blockstore.cassandra_swap import swap
 from blockstore.errors import Missing, SchemaMismatch, StoreUnavailable
 from blockstore.store import COVERAGE, META, SCHEMA_VERSION, TIPSETS, Batch, HeadEntry, Held, Table
 
@@ -205,6 +206,13 @@ class CassandraStore:
         name, partition, key = row
         cql = f"DELETE FROM {self._keyspace}.{name} WHERE p = ? AND k = ?"
         await self._execute(cql, [_partition(partition), bytes(key)])
+
+    async def swap(
+        self, table: Table, partition: bytes, key: bytes, expected: bytes | None, value: bytes | None
+    ) -> bool:
+        self._writable()
+        name = f"{self._keyspace}.{table.name}"
+        return await swap(self._session, name, _partition(partition), bytes(key), expected, value)
 
     # --- head log ----------------------------------------------------------------------------------
 
