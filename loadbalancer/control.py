@@ -99,7 +99,7 @@ class Haproxy:
 
     settings: BalancerSettings
     master_socket: Path = Path("/run/haproxy-master.sock")
-    check_command: str = "haproxy -c -q -f {file}"
+    check_command: str = "haproxy -c -f {file}"
     reload_command: str = ""
     checks_health = True
 
