@@ -8,9 +8,9 @@ each step is a single conditional UPDATE (no conditional batch: YCQL has none).
 
 from __future__ import annotations
 
+import contextlib
 import secrets
-import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from blockstore.cassandra_session import Session, Unsettled
 from blockstore.errors import Fenced, StoreError, StoreUnavailable
 from blockstore.head_log import decode_entry, encode_entry
 from blockstore.store import HEAD_LOG, HeadEntry
+from blockstore.store_clock import StoreClock, wall_ms
 
 #: how often a compare-and-set that timed out is tried again before the caller hears of it
 _TRIES: Final = 5
@@ -41,20 +42,28 @@ class Lease:
     renewals: int
 
 
-def _now() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class CassandraHeadLog:
-    """Publishing and reading the log of one keyspace. `delta_ms` and `epsilon_ms` are the design's δ and ε."""
+    """Publishing and reading the log of one keyspace. `delta_ms` and `epsilon_ms` are the design's δ and ε.
+
+    With `store_clock`, nothing is stamped by a clock (`now`) that is certainly more than ε from it: ClockOff then.
+    """
 
     def __init__(
-        self, session: Session, keyspace: str, delta_ms: int, epsilon_ms: int, now: Callable[[], int] = _now
+        self,
+        session: Session,
+        keyspace: str,
+        delta_ms: int,
+        epsilon_ms: int,
+        now: Callable[[], int] = wall_ms,
+        store_clock: Callable[[], Awaitable[int]] | None = None,
     ) -> None:
         self._session = session
         self._delta = delta_ms
-        self._epsilon = epsilon_ms
+        self.epsilon_ms = epsilon_ms
         self._now = now
+        self._clock = None if store_clock is None else StoreClock(store_clock, epsilon_ms, now)
+        #: the entry whose appending ended without our knowing how; 0: none
+        self._left = 0
         table = f"{keyspace}.{HEAD_LOG.name}"
         self._init = f"INSERT INTO {table} (p, term, last, renewals) VALUES (?, 0, 0, 0) IF NOT EXISTS"
         self._take = f"UPDATE {table} SET term = ?, owner = ?, renewals = 0 WHERE p = ? IF term = ?"
@@ -101,41 +110,55 @@ class CassandraHeadLog:
         return Lease(term, (owner or b"").split(b"\0")[0].decode(), renewals)
 
     async def append(self, entry: HeadEntry) -> None:
-        """Prepare, then stamp. A call again after StoreUnavailable goes on where the first one stopped."""
+        """Prepare, then stamp. A call again after StoreUnavailable goes on where the first one stopped.
+
+        Where that one left another entry of this number, it is published and StoreUnavailable raised: the caller
+        reads the log again, and goes on from there. Errors: Fenced, StoreUnavailable.
+        """
+        was_left, self._left = self._left, entry.seq
         blob = encode_entry(replace(entry, visible_at=0))
         values = [blob, entry.seq, _PARTITION, entry.seq, entry.term, entry.seq - 1]
+        newest: list[list[Any]] = []
         for _ in range(_TRIES):
             try:
                 if await self._cas(self._prepare, values):
+                    newest = await self._session.execute(self._newest, [_PARTITION, 2], serial=True)
                     break
             except Unsettled:
-                pass
+                was_left = entry.seq
             # not applied, or not known: the SERIAL read settles which
             term, last, _, _ = await self._read_state()
-            newest = await self._session.execute(self._newest, [_PARTITION, 1], serial=True)
-            if term == entry.term and last == entry.seq and newest and newest[0] == [entry.seq, blob, 0]:
+            newest = await self._session.execute(self._newest, [_PARTITION, 2], serial=True)
+            if term == entry.term and last == entry.seq == was_left and newest and newest[0][0] == entry.seq:
                 break
             if (term, last) != (entry.term, entry.seq - 1):
+                self._left = 0
                 raise Fenced(f"entry {entry.seq} of term {entry.term}: the log is at {last}, term {term}")
         else:
             raise StoreUnavailable(f"entry {entry.seq} cannot be prepared: its writes time out")
-        newest = await self._session.execute(self._newest, [_PARTITION, 2], serial=True)
-        await self._publish(entry.seq, entry.term, newest)
+        if not newest[0][2]:
+            await self._publish(entry.seq, entry.term, newest)
+        self._left = 0
+        if newest[0][1] != blob:
+            raise StoreUnavailable(f"entry {entry.seq} had been prepared before, as another: it is published now")
 
     async def _publish(self, seq: int, term: int, newest: list[list[Any]]) -> None:
         """Stamp entry `seq`, known to be prepared. `newest`: its row and the one before it, newest first."""
+        if self._clock is not None:
+            await self._clock.demand()
         previous = newest[1][2] if len(newest) > 1 else 0
         for _ in range(_TRIES):
             # taken after the prepare was settled: what a follower's horizon rests on
-            visible_at = max(self._now() + self._delta, previous + 2 * self._epsilon)
-            try:
+            visible_at = max(self._now() + self._delta, previous + 2 * self.epsilon_ms)
+            with contextlib.suppress(Unsettled):
                 if await self._cas(self._stamp, [visible_at, _PARTITION, seq, term]):
                     return
+            # a stamp that timed out may have been applied, also after the read that told that it was not
+            rows = await self._session.execute(self._newest, [_PARTITION, 1], serial=True)
+            if (await self._read_state())[0] != term:
                 raise Fenced(f"entry {seq} of term {term} was not stamped: a newer term exists")
-            except Unsettled:
-                rows = await self._session.execute(self._newest, [_PARTITION, 1], serial=True)
-                if rows and rows[0][0] == seq and rows[0][2]:
-                    return
+            if rows and rows[0][0] == seq and rows[0][2]:
+                return
         raise StoreUnavailable(f"entry {seq} cannot be stamped: its writes time out")
 
     async def tail(self, limit: int = 2) -> Tail:

@@ -9,17 +9,19 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from cassandra import DriverException, RequestExecutionException
+from cassandra import AuthenticationFailed, DriverException, RequestExecutionException, Unauthorized
 from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
 from cassandra.policies import RoundRobinPolicy
 
-from blockstore.cassandra_session import Place
+from blockstore.cassandra_session import Forbidden, Place, refusal
 from blockstore.errors import StoreUnavailable
 from blockstore.store import FILTERS, FLEET, HEAD_LOG, TABLES
 
+#: objects that came alone, from who may not write the chain's: read where `objects` lacks one, and verified
+LOOSE: Final = "loose"
 #: what a follower may write: nothing of the chain
-READER_WRITES: Final = (FILTERS, FLEET)
+READER_WRITES: Final = (FILTERS.name, FLEET.name, LOOSE)
 
 
 def statements(keyspace: str, replication: int = 1) -> list[str]:
@@ -29,6 +31,7 @@ def statements(keyspace: str, replication: int = 1) -> list[str]:
         f"{{'class': 'SimpleStrategy', 'replication_factor': {replication}}}",
         # `c` (closed) is a column of its own, so that a loose put, which leaves it alone, never reopens an object
         f"CREATE TABLE IF NOT EXISTS {keyspace}.objects (m blob PRIMARY KEY, d blob, c boolean)",
+        f"CREATE TABLE IF NOT EXISTS {keyspace}.{LOOSE} (m blob PRIMARY KEY, d blob)",
         # what publishing compares is static, beside the entries: one partition, one compare-and-set
         f"CREATE TABLE IF NOT EXISTS {keyspace}.{HEAD_LOG.name} (p blob, seq bigint, entry blob, visible_at bigint, "
         "term bigint STATIC, last bigint STATIC, owner blob STATIC, renewals bigint STATIC, PRIMARY KEY (p, seq))",
@@ -50,19 +53,19 @@ def grants(keyspace: str, reader: str, writer: str) -> list[str]:
         raise ValueError("roles are two different names of small letters, digits and underscores")
     return [
         f"GRANT SELECT ON KEYSPACE {keyspace} TO {reader}",
-        *(f"GRANT MODIFY ON TABLE {keyspace}.{table.name} TO {reader}" for table in READER_WRITES),
+        *(f"GRANT MODIFY ON TABLE {keyspace}.{name} TO {reader}" for name in READER_WRITES),
         f"GRANT SELECT ON KEYSPACE {keyspace} TO {writer}",
         f"GRANT MODIFY ON KEYSPACE {keyspace} TO {writer}",
     ]
 
 
 def apply(place: Place, replication: int = 1) -> None:
-    """Make what is not there. Blocks: call it in a thread. Errors: StoreUnavailable."""
+    """Make what is not there. Blocks: call it in a thread. Errors: StoreUnavailable, Forbidden."""
     run(place, statements(place.keyspace, replication))
 
 
 def run(place: Place, cql: list[str]) -> None:
-    """Run administrative statements one after another. Blocks. Errors: StoreUnavailable."""
+    """Run administrative statements one after another. Blocks. Errors: StoreUnavailable, Forbidden."""
     auth: Any = PlainTextAuthProvider(place.user, place.password) if place.user else None
     profile = ExecutionProfile(load_balancing_policy=RoundRobinPolicy(), request_timeout=60)
     cluster = Cluster(
@@ -76,7 +79,13 @@ def run(place: Place, cql: list[str]) -> None:
         session = cluster.connect()
         for statement in cql:
             session.execute(statement)
-    except (NoHostAvailable, DriverException, RequestExecutionException) as error:
+    except Unauthorized as error:
+        raise Forbidden(f"{place.url}: {error}") from None
+    except NoHostAvailable as error:
+        if any(isinstance(one, AuthenticationFailed) for one in error.errors.values()):
+            raise Forbidden(refusal(place)) from None
+        raise StoreUnavailable(f"{place.url}: the schema cannot be applied: {error}") from None
+    except (DriverException, RequestExecutionException) as error:
         raise StoreUnavailable(f"{place.url}: the schema cannot be applied: {error}") from None
     finally:
         cluster.shutdown()

@@ -34,13 +34,17 @@ class Unsettled(StoreUnavailable):
     """A write timed out: it may or may not have been applied, now or later."""
 
 
+class Forbidden(StoreError):
+    """The role in use may not do this."""
+
+
 class Session(Protocol):
     """What the store asks of a driver."""
 
     async def execute(self, cql: str, values: Sequence[Any] = (), *, serial: bool = False) -> list[list[Any]]:
         """The rows of one statement. `serial` reads settle compare-and-sets that are under way.
 
-        Errors: Unsettled, NotMade, StoreUnavailable.
+        Errors: Unsettled, NotMade, Forbidden, StoreUnavailable.
         """
 
     async def close(self) -> None:
@@ -77,6 +81,12 @@ class Place:
         return cls(hosts, int(found[2] or 9042), found[3], unquote(user), unquote(password))
 
 
+def refusal(place: Place) -> str:
+    """What is told of a server that does not let us in. Never the password."""
+    who = f"the password of user {place.user!r}, or the user" if place.user else "users without a name"
+    return f"{place.url} refuses {who}"
+
+
 class AcsyllaSession:
     """A `Session` of acsylla. Bound to the event loop that opened it."""
 
@@ -87,7 +97,7 @@ class AcsyllaSession:
 
     @classmethod
     async def open(cls, place: Place) -> AcsyllaSession:
-        """Errors: StoreUnavailable."""
+        """Errors: StoreUnavailable, Forbidden (the name or the password is wrong)."""
         credentials = {"username": place.user, "password": place.password} if place.user else {}
         try:
             cluster = acsylla.create_cluster(
@@ -101,6 +111,8 @@ class AcsyllaSession:
                 **credentials,
             )
             return cls(await cluster.create_session(), place.url)
+        except _errors.CassErrorServerBadCredentials:
+            raise Forbidden(refusal(place)) from None
         except _errors.CassException as error:
             raise StoreUnavailable(f"{place.url} does not answer: {error}") from None
 
@@ -117,6 +129,8 @@ class AcsyllaSession:
             return [row.as_list() for row in result]
         except (_errors.CassErrorServerWriteTimeout, _errors.CassErrorLibRequestTimedOut) as error:
             raise Unsettled(f"{self._url}: a request timed out: {error}") from None
+        except _errors.CassErrorServerUnauthorized as error:
+            raise Forbidden(f"{self._url}: {error}") from None
         except _errors.CassErrorServerInvalidQuery as error:
             text = str(error)
             if "does not exist" in text or "unconfigured table" in text.lower() or "undefined" in text.lower():

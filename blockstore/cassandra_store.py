@@ -7,6 +7,7 @@ written at QUORUM; nothing is counted or scanned over partitions. Every value be
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -14,10 +15,13 @@ import lz4.block
 
 from blockstore import cassandra_schema
 from blockstore.cassandra_head import CassandraHeadLog, Lease, Tail
-from blockstore.cassandra_session import AcsyllaSession, NotMade, Place, Session, burst
+from blockstore.cassandra_session import AcsyllaSession, Forbidden, NotMade, Place, Session, burst
 from blockstore.cassandra_swap import swap
-from blockstore.errors import Missing, SchemaMismatch, StoreUnavailable
+from blockstore.cid import verify
+from blockstore.errors import BadCid, HashMismatch, Missing, SchemaMismatch, StoreUnavailable
 from blockstore.store import COVERAGE, META, SCHEMA_VERSION, TIPSETS, Batch, HeadEntry, Held, Table
+
+log = logging.getLogger(__name__)
 
 _SCHEMA_KEY: Final = b"\0schema"
 #: values below this size are not tried: LZ4 gains nothing there
@@ -58,6 +62,11 @@ class CassandraStore:
         self._put_loose = f"INSERT INTO {objects} (m, d) VALUES (?, ?)"
         self._put_closed = f"INSERT INTO {objects} (m, d, c) VALUES (?, ?, true)"
         self._close_one = f"UPDATE {objects} SET c = true WHERE m = ?"
+        loose = f"{place.keyspace}.{cassandra_schema.LOOSE}"
+        self._get_apart = f"SELECT d FROM {loose} WHERE m = ?"
+        self._put_apart = f"INSERT INTO {loose} (m, d) VALUES (?, ?)"
+        #: this role may not write where the chain's objects stand
+        self._restricted = False
 
     @classmethod
     async def open(
@@ -104,7 +113,20 @@ class CassandraStore:
         if not 0 < len(multihash) <= _MAX_KEY:
             return None
         rows = await self._execute(self._get, [bytes(multihash)])
-        return unpack(rows[0][0]) if rows else None
+        return unpack(rows[0][0]) if rows else await self._apart(bytes(multihash))
+
+    async def _apart(self, multihash: bytes) -> bytes | None:
+        """A loose object that a follower wrote: as good as its hash."""
+        rows = await self._execute(self._get_apart, [multihash])
+        if not rows:
+            return None
+        try:
+            data = unpack(rows[0][0])
+            verify(multihash, data)
+        except (HashMismatch, BadCid, lz4.block.LZ4BlockError, IndexError) as error:
+            log.error("a loose object is not what its hash says, and is passed over: %s", error)
+            return None
+        return data
 
     async def get_many(self, multihashes: Sequence[bytes]) -> list[bytes | None]:
         return await burst(self.get, multihashes)
@@ -116,12 +138,14 @@ class CassandraStore:
         if not 0 < len(multihash) <= _MAX_KEY:
             return Held.ABSENT
         rows = await self._execute(self._held, [bytes(multihash)])
-        return Held.ABSENT if not rows else Held.CLOSED if rows[0][1] else Held.LOOSE
+        if rows:
+            return Held.CLOSED if rows[0][1] else Held.LOOSE
+        return Held.ABSENT if await self._apart(bytes(multihash)) is None else Held.LOOSE
 
     async def put_many(self, objects: Iterable[tuple[bytes, bytes]], *, closed: bool) -> None:
         self._writable()
         if not closed:
-            await burst(lambda pair: self._put_one(self._put_loose, pair), objects)
+            await burst(self._put_loose_one, objects)
             return
         pairs = list(objects)
         if len(pairs) == 1:
@@ -134,18 +158,32 @@ class CassandraStore:
     async def _put_one(self, cql: str, pair: tuple[bytes, bytes]) -> None:
         await self._execute(cql, [bytes(pair[0]), pack(pair[1])])
 
+    async def _put_loose_one(self, pair: tuple[bytes, bytes]) -> None:
+        if not self._restricted:
+            try:
+                await self._put_one(self._put_loose, pair)
+                return
+            except Forbidden:
+                # a follower's role: what it writes stands apart, where it can spoil nothing
+                self._restricted = True
+        await self._put_one(self._put_apart, pair)
+
     async def _mark_closed(self, multihash: bytes) -> None:
         await self._execute(self._close_one, [bytes(multihash)])
 
     async def close_many(self, multihashes: Sequence[bytes]) -> None:
         self._writable()
         # an UPDATE would make a row that is absent: look first (no object is ever removed)
-        held = await self.held_many(multihashes)
-        for multihash, how in zip(multihashes, held, strict=True):
-            if how is Held.ABSENT:
+        rows = await burst(lambda mh: self._execute(self._held, [bytes(mh)]), multihashes)
+        loose = [mh for mh, found in zip(multihashes, rows, strict=True) if found and not found[0][1]]
+        apart = [mh for mh, found in zip(multihashes, rows, strict=True) if not found]
+        copies: list[tuple[bytes, bytes]] = []
+        for multihash, data in zip(apart, await burst(self._apart, apart), strict=True):
+            if data is None:
                 raise Missing(multihash)
-        loose = [mh for mh, how in zip(multihashes, held, strict=True) if how is Held.LOOSE]
-        await burst(self._mark_closed, loose)
+            copies.append((multihash, data))
+        await burst(lambda pair: self._put_one(self._put_loose, pair), copies)
+        await burst(self._mark_closed, dict.fromkeys([*loose, *apart]))
 
     # --- rows --------------------------------------------------------------------------------------
 
@@ -237,6 +275,10 @@ class CassandraStore:
     async def clock_ms(self) -> int:
         """The clock of one of the store's nodes, milliseconds since 1970."""
         return int((await self._execute("SELECT toUnixTimestamp(now()) FROM system.local", []))[0][0])
+
+    def epsilon_ms(self) -> int:
+        """The most that a clock may differ from this store's."""
+        return self._log.epsilon_ms
 
     async def trim_head_log(self, keep: int) -> None:
         self._writable()

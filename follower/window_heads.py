@@ -12,13 +12,13 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from blockstore.cassandra_head import Tail
 from blockstore.cassandra_window import HeadWindow
 from blockstore.errors import Missing, StoreError
 from blockstore.store import HeadEntry
+from blockstore.store_clock import StoreClock, wall_ms
 from chain.errors import ChainError, NotHeld
 from chain.index import ChainIndex
 from chain.tipset import TipsetKey
@@ -59,29 +59,6 @@ def boottime_ms() -> int:
     return time.clock_gettime_ns(_BOOTTIME) // 1_000_000
 
 
-def wall_ms() -> int:
-    """Milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Offset:
-    """How far this clock may be from the store's: `low` to `high` milliseconds, the store's minus ours."""
-
-    low: int
-    high: int
-
-    def beyond(self, epsilon_ms: int) -> bool:
-        """Whether it is certainly more than epsilon. A slow round trip proves nothing."""
-        return self.low > epsilon_ms or self.high < -epsilon_ms
-
-    @property
-    def text(self) -> str:
-        """In a few words."""
-        middle, half = (self.low + self.high) / 2, (self.high - self.low) / 2
-        return f"the store's clock is {middle:+.0f} ms from ours, give or take {half:.0f} ms"
-
-
 class WindowHeads:
     """A HeadSource over a shared store. `start` begins reading, `close` ends it.
 
@@ -101,8 +78,8 @@ class WindowHeads:
         wall: Callable[[], int] = wall_ms,
     ) -> None:
         self.window = HeadWindow(delta_ms, epsilon_ms)
-        #: what the clock was last measured to be; None before the first time
-        self.offset: Offset | None = None
+        #: how far this machine's clock is from the store's
+        self.clock = StoreClock(store.clock_ms, epsilon_ms, wall)
         self._store = store
         self._index = index
         self._wait_seconds = wait_seconds
@@ -155,7 +132,7 @@ class WindowHeads:
         return newest
 
     def _servable(self) -> HeadEntry | None:
-        if self.offset is not None and self.offset.beyond(self.window.epsilon):
+        if self.clock.is_off:
             return None
         # both clocks are cut to whole milliseconds: the later moment is the careful one for the horizon
         return self.window.head(self._now() + 1, self._wall())
@@ -172,8 +149,8 @@ class WindowHeads:
             await asyncio.sleep(pause)
 
     def _why_none(self) -> RpcError | NotHeld:
-        if self.offset is not None and self.offset.beyond(self.window.epsilon):
-            return Unavailable(f"this follower is out of service: {self.offset.text}")
+        if self.clock.is_off:
+            return Unavailable(f"this follower is out of service: {self.clock.text}")
         if self.window.horizon is not None and not self.window.entries:
             return NotHeld("any head: nothing has been published to this store yet")
         return Unavailable(
@@ -285,20 +262,12 @@ class WindowHeads:
 
     async def measure(self) -> None:
         """Read the store's clock between two of ours. Errors: StoreError."""
-        before = self._wall()
-        store = await self._store.clock_ms()
-        after = self._wall()
-        # each is cut to whole milliseconds
-        offset = Offset(store - after - 1, store - before + 1)
-        was_beyond = self.offset is not None and self.offset.beyond(self.window.epsilon)
-        is_beyond = offset.beyond(self.window.epsilon)
-        if was_beyond and not is_beyond and offset.high - offset.low > 2 * self.window.epsilon:
-            return  # too slow to tell: what was measured stands
-        if is_beyond and not was_beyond:
-            log.error("out of service: %s, and epsilon_ms is %d", offset.text, self.window.epsilon)
-        elif was_beyond and not is_beyond:
-            log.warning("in service again: %s", offset.text)
-        self.offset = offset
+        was_off = self.clock.is_off
+        await self.clock.measure()
+        if self.clock.is_off and not was_off:
+            log.error("out of service: %s", self.clock.text)
+        elif was_off and not self.clock.is_off:
+            log.warning("in service again: %s", self.clock.text)
 
     # --- health ------------------------------------------------------------------------------------
 
@@ -319,10 +288,7 @@ class WindowHeads:
 
     async def clock_check(self) -> CheckResult:
         """Whether this clock is within epsilon of the store's, as far as measured."""
-        if self.offset is None:
-            return CheckResult(False, "the clock has not been measured yet")
-        epsilon = self.window.epsilon
-        return CheckResult(not self.offset.beyond(epsilon), f"{self.offset.text}; epsilon is {epsilon} ms")
+        return CheckResult(self.clock.offset is not None and not self.clock.is_off, self.clock.text)
 
 
 class _Released:

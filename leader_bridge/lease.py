@@ -4,6 +4,9 @@ The leader counts a number up in the store. A standby watches that number by its
 term when it has stood still for a lease time and a half, so within two: nobody compares clocks. That the old
 leader still runs does no harm: the store refuses what an older term appends. A bridge that is fenced so
 publishes nothing any more and becomes a standby itself.
+
+A bridge whose clock is further from the store's than epsilon does not lead: its stamps would lie to the followers.
+It says so, stands down if it leads, and comes back when its clock is right.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from blockstore.errors import Fenced, StoreError
+from blockstore.store_clock import StoreClock, wall_ms
+from leader_bridge import metrics
 
 if TYPE_CHECKING:
     from blockstore.cassandra_head import Lease
@@ -27,6 +32,7 @@ log = logging.getLogger(__name__)
 _RENEW: Final = 1 / 4
 _LOOK: Final = 1 / 10
 _PATIENCE: Final = (1.4, 1.7)
+_CLOCK_SECONDS: Final = 1.0
 #: what a leader that stops in order leaves
 _GIVEN_UP: Final = -1
 
@@ -40,6 +46,12 @@ class LeaseStore(Protocol):
 
     async def renew_lease(self, term: int, renewals: int) -> None:
         """Count the lease of `term` up. Errors: Fenced."""
+
+    async def clock_ms(self) -> int:
+        """The store's own clock, milliseconds since 1970."""
+
+    def epsilon_ms(self) -> int:
+        """The most that a clock may differ from it."""
 
 
 class Leading(Protocol):
@@ -101,46 +113,102 @@ async def _renew(store: LeaseStore, leader: Leading, lease_seconds: float) -> No
         await asyncio.sleep(lease_seconds * _RENEW)
 
 
+class _Clock:
+    """This machine's clock against the store's, told in logs and metrics."""
+
+    def __init__(self, store: LeaseStore, wall: Callable[[], int]) -> None:
+        self._clock = StoreClock(store.clock_ms, store.epsilon_ms(), wall)
+
+    async def is_right(self) -> bool:
+        """Whether it was measured, and is not certainly off. Errors: StoreError."""
+        was_off = self._clock.is_off
+        offset = await self._clock.measure()
+        off = self._clock.is_off
+        metrics.CLOCK.set((offset.low + offset.high) / 2)
+        metrics.CLOCK_OFF.set(off)
+        if off and not was_off:
+            log.error("this bridge does not lead: %s", self._clock.text)
+        elif was_off and not off:
+            log.warning("the clock is right again: %s", self._clock.text)
+        return not off
+
+    async def wait_until_right(self) -> None:
+        """Measure until it is."""
+        while True:
+            try:
+                if await self.is_right():
+                    return
+            except StoreError as error:
+                log.warning("the store's clock cannot be read: %s", error)
+            await asyncio.sleep(_CLOCK_SECONDS)
+
+    async def wait_until_off(self) -> None:
+        """Measure until it is. A store that does not answer proves nothing."""
+        while True:
+            with contextlib.suppress(StoreError):
+                if not await self.is_right():
+                    return
+            await asyncio.sleep(_CLOCK_SECONDS)
+
+
 async def lead(
-    store: LeaseStore, make: Callable[[], Leading], owner: str, lease_seconds: float, stop: asyncio.Event
+    store: LeaseStore,
+    make: Callable[[], Leading],
+    owner: str,
+    lease_seconds: float,
+    stop: asyncio.Event,
+    *,
+    wall: Callable[[], int] = wall_ms,
 ) -> None:
     """Stand by, lead, and stand by again when fenced, until `stop` is set. `owner` is this process's own name.
 
-    Errors: what a leader's `run` raises, but for Fenced.
+    `wall` is this machine's clock, milliseconds since 1970. Errors: what a leader's `run` raises, but for Fenced.
     """
     stopped = asyncio.create_task(stop.wait())
+    clock = _Clock(store, wall)
+
+    async def my_turn() -> None:
+        await clock.wait_until_right()
+        await wait_for_turn(store, owner, lease_seconds)
+
     try:
         while not stop.is_set():
-            turn = asyncio.create_task(wait_for_turn(store, owner, lease_seconds))
+            turn = asyncio.create_task(my_turn())
             await asyncio.wait({turn, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if not turn.done():
                 turn.cancel()
                 await asyncio.gather(turn, return_exceptions=True)
                 return
             turn.result()
-            await _lead_once(store, make(), lease_seconds, stop, stopped)
+            metrics.LEADS.set(1)
+            try:
+                await _lead_once(store, make(), clock, lease_seconds, stopped)
+            finally:
+                metrics.LEADS.set(0)
     finally:
         stopped.cancel()
         await asyncio.gather(stopped, return_exceptions=True)
 
 
 async def _lead_once(
-    store: LeaseStore, leader: Leading, lease_seconds: float, stop: asyncio.Event, stopped: asyncio.Task[bool]
+    store: LeaseStore, leader: Leading, clock: _Clock, lease_seconds: float, stopped: asyncio.Task[bool]
 ) -> None:
     """One term, to its end."""
     running = asyncio.create_task(leader.run())
     renewing = asyncio.create_task(_renew(store, leader, lease_seconds))
+    off = asyncio.create_task(clock.wait_until_off())
     try:
-        await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({running, stopped, off}, return_when=asyncio.FIRST_COMPLETED)
         leader.stop()
         await running
     except Fenced as error:
         log.warning("fenced: %s", error)
     finally:
-        for task in (running, renewing):
+        stands_down = stopped.done() or off.done()
+        for task in (running, renewing, off):
             task.cancel()
-        await asyncio.gather(running, renewing, return_exceptions=True)
-    if stop.is_set() and leader.term:
+        await asyncio.gather(running, renewing, off, return_exceptions=True)
+    if stands_down and leader.term:
         # the next one need not wait
         with contextlib.suppress(StoreError):
             await store.renew_lease(leader.term, _GIVEN_UP)

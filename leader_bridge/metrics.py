@@ -7,6 +7,9 @@ from typing import Final
 from prometheus_client import Counter, Gauge, Histogram
 
 HEAD_HEIGHT: Final = Gauge("follower_bridge_head_height", "Epoch of the head that was published last.")
+LEADS: Final = Gauge("follower_bridge_leads", "1 while this bridge leads, 0 while it stands by.")
+CLOCK: Final = Gauge("follower_bridge_clock_offset_ms", "The store's clock minus ours, as last measured.")
+CLOCK_OFF: Final = Gauge("follower_bridge_clock_off", "1 while that is beyond epsilon_ms: the bridge does not lead.")
 LAG: Final = Gauge("follower_bridge_lag_epochs", "Epochs between the node's head and the published one.")
 PUBLISHED: Final = Counter("follower_bridge_heads_published", "Head-log entries appended.")
 TIPSETS: Final = Counter("follower_bridge_tipsets", "Tipsets stored.")

@@ -38,26 +38,45 @@ def cassandra_hosts() -> str:
     return found or _none(reason)
 
 
+def cassandra_with_roles() -> str:
+    """`host:port` of a server of its own that asks for names and passwords; `cassandra`, `cassandra` is its first."""
+    found, reason = _server_with_roles()
+    return found or _none(reason)
+
+
 @functools.cache
 def _server() -> tuple[str, str]:
     """(hosts, "") or ("", why not), found out once a run."""
     if hosts := os.environ.get("CASSANDRA_HOSTS", ""):
         return hosts, ""
+    lib, reason = jars()
+    return ("", reason) if reason else _start(lib)
+
+
+@functools.cache
+def _server_with_roles() -> tuple[str, str]:
+    lib, reason = jars()
+    return ("", reason) if reason else _start(lib, CASS_AUTH="1")
+
+
+@functools.cache
+def jars() -> tuple[Path, str]:
+    """(the folder of Cassandra's jars, "") or (…, why they are not there)."""
     missing = [tool for tool in ("java", "mvn") if shutil.which(tool) is None]
-    if missing:
-        return "", f"no Cassandra here: {' and '.join(missing)} not found"
     lib = _CACHE / "lib"
+    if missing:
+        return lib, f"no Cassandra here: {' and '.join(missing)} not found"
     if not (_CACHE / "complete").exists():
         _CACHE.mkdir(parents=True, exist_ok=True)
         command = ["mvn", "-B", "-q", _COPY, "-DincludeScope=runtime", f"-DoutputDirectory={lib}"]
         done = subprocess.run(command, cwd=_HERE, capture_output=True, text=True, timeout=600)
         if done.returncode:
-            return "", f"Cassandra's jars cannot be fetched: {done.stdout[-300:]}"
+            return lib, f"Cassandra's jars cannot be fetched: {done.stdout[-300:]}"
         (_CACHE / "complete").touch()
-    return _start(lib)
+    return lib, ""
 
 
-def _start(lib: Path) -> tuple[str, str]:
+def _start(lib: Path, **options: str) -> tuple[str, str]:
     root = Path(tempfile.mkdtemp(prefix="cassandra-test-"))
     port, storage = _free_port(), _free_port()
     environment = {
@@ -66,6 +85,7 @@ def _start(lib: Path) -> tuple[str, str]:
         "CASS_DIR": str(root),
         "CASS_PORT": str(port),
         "CASS_STORAGE_PORT": str(storage),
+        **options,
     }
     log = (root / "output").open("wb")
     server = subprocess.Popen(["bash", str(_HERE / "start-cassandra.sh")], env=environment, stdout=log, stderr=log)

@@ -21,6 +21,6 @@ async def emptied(url: str, *, delta_ms: int, epsilon_ms: int, every: bool = Fal
     store = await CassandraStore.open(url)
     await store.close()
     place = Place.parse(url)
-    names = ("objects", *TABLES) if every else USED
+    names = ("objects", cassandra_schema.LOOSE, *TABLES) if every else USED
     cassandra_schema.run(place, [f"TRUNCATE {place.keyspace}.{name}" for name in names])
     return await CassandraStore.open(url, delta_ms=delta_ms, epsilon_ms=epsilon_ms)

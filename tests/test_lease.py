@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from blockstore.cassandra_head import CassandraHeadLog
+from blockstore.cassandra_session import AcsyllaSession, Place
 from blockstore.cassandra_store import CassandraStore
 from blockstore.errors import Fenced
 from blockstore.memory import MemoryStore
+from blockstore.store_clock import ClockOff, wall_ms
+from leader_bridge import metrics
 from leader_bridge.lease import LeaseStore, lead
 from tests.cassandra_stores import emptied, keyspace_url
 from tests.store_contract import entry
@@ -60,12 +64,23 @@ class Stuck:
         if not self.stuck:
             await self.store.renew_lease(term, renewals)
 
+    async def clock_ms(self) -> int:
+        return await self.store.clock_ms()
+
+    def epsilon_ms(self) -> int:
+        return self.store.epsilon_ms()
+
 
 def start(
-    store: LeaseStore, at: CassandraStore, name: str, led: list[tuple[str, int]], lease: float = LEASE
+    store: LeaseStore,
+    at: CassandraStore,
+    name: str,
+    led: list[tuple[str, int]],
+    lease: float = LEASE,
+    wall: Callable[[], int] = wall_ms,
 ) -> tuple[asyncio.Task[None], asyncio.Event]:
     stop = asyncio.Event()
-    return asyncio.create_task(lead(store, lambda: Leader(at, name, led), name, lease, stop)), stop
+    return asyncio.create_task(lead(store, lambda: Leader(at, name, led), name, lease, stop, wall=wall)), stop
 
 
 async def until(led: list[tuple[str, int]], count: int) -> None:
@@ -139,6 +154,55 @@ async def test_other_errors_end_it_and_are_told(store: CassandraStore) -> None:
 
     with pytest.raises(RuntimeError, match="another network"):
         await lead(store, lambda: Broken(store, "one", []), "one", LEASE, asyncio.Event())
+
+
+async def test_a_bridge_whose_clock_is_off_does_not_lead_and_says_so(
+    store: CassandraStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    led: list[tuple[str, int]] = []
+    ahead = [5_000]
+    # a lease that does not run out within this test
+    one, stop_one = start(store, store, "one", led, 1000, wall=lambda: wall_ms() + ahead[0])
+    while metrics.CLOCK_OFF._value.get() != 1:
+        await asyncio.sleep(0.01)
+    assert led == []
+    assert (await store.lease()).term == 0
+    assert "does not lead" in caplog.text
+    assert "-500" in caplog.text or "-4" in caplog.text
+    ahead[0] = 0
+    await until(led, 1)
+    assert metrics.LEADS._value.get() == 1
+    assert metrics.CLOCK_OFF._value.get() == 0
+    # it leads, and its clock is set wrong: it stands down at once, for others to take over
+    ahead[0] = -5_000
+    # it looks each second
+    two, stop_two = start(store, store, "two", led, 10)
+    await until(led, 2)
+    assert led == [("one", 1), ("two", 2)]
+    assert not one.done()
+    for stop, task in ((stop_one, one), (stop_two, two)):
+        stop.set()
+        await task
+
+
+async def test_nothing_is_stamped_by_a_clock_that_is_off(store: CassandraStore) -> None:
+    ahead = [0]
+    session = await AcsyllaSession.open(Place.parse(keyspace_url("follower_lease")))
+    head_log = CassandraHeadLog(
+        session, "follower_lease", 50, 5, lambda: wall_ms() + ahead[0], store_clock=store.clock_ms
+    )
+    term = await head_log.new_term("one")
+    await head_log.append(entry(1, term))
+    ahead[0] = 5_000
+    for _ in range(2):
+        with pytest.raises(ClockOff, match="clock is off"):
+            await head_log.append(entry(2, term))
+        assert [one.seq for one in await store.head_entries(0)] == [1]
+        assert (await store.head_tail()).prepared
+    ahead[0] = 0
+    await head_log.append(entry(2, term))
+    assert [one.seq for one in await store.head_entries(0)] == [1, 2]
+    await session.close()
 
 
 def test_a_store_of_one_machine_has_no_lease() -> None:

@@ -20,10 +20,10 @@ def test_it_prints_every_table_and_grants(capsys: pytest.CaptureFixture[str]) ->
     told = capsys.readouterr().out.splitlines()
     assert all(line.endswith(";") for line in told)
     assert "'replication_factor': 3" in told[0]
-    for name in ("objects", *TABLES):
+    for name in ("objects", "loose", *TABLES):
         assert sum(f" printed.{name} (" in line for line in told) == 1
     writes = {line for line in told if "MODIFY" in line and line.endswith(" TO web;")}
-    assert writes == {f"GRANT MODIFY ON TABLE printed.{name} TO web;" for name in ("filters", "fleet")}
+    assert writes == {f"GRANT MODIFY ON TABLE printed.{name} TO web;" for name in ("filters", "fleet", "loose")}
     assert "GRANT MODIFY ON KEYSPACE printed TO bridge;" in told
 
 

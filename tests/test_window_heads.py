@@ -11,9 +11,10 @@ from blockstore.cassandra_head import Tail
 from blockstore.cassandra_store import CassandraStore
 from blockstore.errors import StoreUnavailable
 from blockstore.store import HeadEntry, TipsetRef
+from blockstore.store_clock import Offset
 from chain.errors import NotHeld
 from chain.tipset import Tipset
-from follower.window_heads import Offset, WindowHeads
+from follower.window_heads import WindowHeads
 from follower.worker import build_checks
 from rpc.errors import Unavailable
 from rpc.health import run_checks
