@@ -24,8 +24,6 @@ NO_HASH: Final = bytes(HASH_LENGTH)
 EMPTY_BLOOM: Final = bytes(BLOOM_LENGTH)
 #: the bloom that says nothing: everything may be in it
 FULL_BLOOM: Final = b"\xff" * BLOOM_LENGTH
-#: the bits of an event entry's flags that say it can be searched for: by its key, by its value
-INDEXED: Final = 1 | 2
 
 #: stands for the receiver of a message where the state has no such actor
 REVERTED_ADDRESS: Final = b"\xff" + bytes(11) + b"\xff" * 8

@@ -31,10 +31,14 @@ HELD_STATE: Final = 2
 HELD_RECEIPTS: Final = 4
 HELD_EVENTS: Final = 8
 HELD_ALL: Final = HELD_MESSAGES | HELD_STATE | HELD_RECEIPTS | HELD_EVENTS
+#: beside them: the rows of its parent's events are written
+INDEXED_EVENTS: Final = 16
 
 _WIDTHS: Final = (1 << 4, 1 << 8, 1 << 12, 1 << 16, 1 << 20)
 #: epochs a partition of HEIGHTS: a day
 HEIGHT_BUCKET: Final = 2880
+#: rows of a page of a scan
+_PAGE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +153,28 @@ class ChainIndex:
             found = self._rows[key] = decode_row(value)
         return found
 
+    async def read_rows(self, low: int, high: int) -> None:
+        """Have the rows of all tipsets at epochs `low` to `high` cached: two round trips a day of epochs."""
+        for bucket in range(low // HEIGHT_BUCKET, high // HEIGHT_BUCKET + 1):
+            start = max(low, bucket * HEIGHT_BUCKET).to_bytes(8, "big")
+            end = min(high + 1, (bucket + 1) * HEIGHT_BUCKET).to_bytes(8, "big")
+            while True:
+                found = await self._store.scan(HEIGHTS, bucket.to_bytes(8, "big"), start=start, end=end, limit=_PAGE)
+                keys = [TipsetKey(key) for _, key in found if TipsetKey(key) not in self._rows]
+                values = await self._store.rows(TIPSETS, [(key.cid, b"") for key in keys])
+                for key, value in zip(keys, values, strict=True):
+                    if value is not None:
+                        self._rows[key] = decode_row(value)
+                if len(found) < _PAGE:
+                    break
+                start = found[-1][0] + b"\0"
+
     async def held(self, key: TipsetKey) -> int:
         """The HELD_ flags of a tipset; 0 where it has no row."""
         row = await self.row(key)
-        if row is not None and row.held != HELD_ALL:
+        if row is not None and row.held & HELD_ALL != HELD_ALL:
             row = await self.row(key, fresh=True)
-        return 0 if row is None else row.held
+        return 0 if row is None else row.held & HELD_ALL
 
     async def post(self, key: TipsetKey) -> tuple[Cid, Cid] | None:
         """(state root, receipts root) *after* a tipset, or None while no child of it was seen."""
@@ -235,5 +255,5 @@ def _step(row: TipsetRow, height: int, previous: bool) -> tuple[int, TipsetKey] 
 
 
 def with_held(row: TipsetRow, held: int) -> TipsetRow:
-    """The same row with more of it held."""
+    """The same row with more flags."""
     return replace(row, held=row.held | held)

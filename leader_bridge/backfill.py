@@ -22,6 +22,7 @@ from chain.index import HELD_EVENTS, HELD_MESSAGES, HELD_RECEIPTS, HELD_STATE, T
 from chain.tipset import Tipset, TipsetKey
 from leader_bridge import metrics
 from leader_bridge.coverage import MESSAGES_INDEX, TIPSETS_INDEX
+from leader_bridge.indexer import can_index_events
 from leader_bridge.keeper import GROUP, Keeper, NotYet, Wanted
 from leader_bridge.sources import NoSource
 
@@ -146,12 +147,19 @@ class Backfill:
             "receipts and events",
         )
         floor = await load_floor(self._store)
-        if floor is None:
-            return
-        new = await self._extend(bottom, floor)
-        if self._state:
-            rows = [row for row in (*lacking, *new) if not row.held & HELD_STATE and row.height >= floor]
-            await self._complete(rows, Wanted(messages=False, receipts=False), HELD_STATE, "state")
+        new: list[TipsetRow] = []
+        if floor is not None:
+            new = await self._extend(bottom, floor)
+            if self._state:
+                rows = [row for row in (*lacking, *new) if not row.held & HELD_STATE and row.height >= floor]
+                await self._complete(rows, Wanted(messages=False, receipts=False), HELD_STATE, "state")
+        await self._index_events([row.key for row in (*lacking, *new)])
+
+    async def _index_events(self, keys: Sequence[TipsetKey]) -> None:
+        """Write the rows of events that could not be written when their tipsets were stored."""
+        for at in range(0, len(keys), GROUP):
+            await self._give_way()
+            await self._keeper.index_events(keys[at : at + GROUP])
 
     async def _give_way(self) -> None:
         async with self._busy:
@@ -173,7 +181,7 @@ class Backfill:
             if bottom is not None and bottom.parent_height < 0:
                 loose_ends.append(bottom.key)
             bottom = row
-            if not _whole(row) or (self._state and not row.held & HELD_STATE):
+            if not _whole(row) or (self._state and not row.held & HELD_STATE) or can_index_events(row.held):
                 found.append(row)
             if row.height == 0:
                 break

@@ -1,4 +1,4 @@
-"""Which epochs an index covers: ranges, both ends included, in one COVERAGE row an index."""
+"""Writing which epochs an index covers: with the rows themselves."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections.abc import Iterable
 
 import orjson
 
-from blockstore.store import COVERAGE, Batch, Store
+from blockstore.store import COVERAGE, Batch
+from chain.coverage import Ranges, covered
+
+__all__ = ["MESSAGES_INDEX", "TIPSETS_INDEX", "Ranges", "covered", "merged", "save_coverage"]
 
 #: rows of TIPSETS and HEIGHTS exist for every tipset of these epochs
 TIPSETS_INDEX = b"tipsets"
 #: so do those of MESSAGES for every message in them
 MESSAGES_INDEX = b"messages"
-
-Ranges = list[tuple[int, int]]
 
 
 def merged(ranges: Iterable[tuple[int, int]]) -> Ranges:
@@ -25,12 +26,6 @@ def merged(ranges: Iterable[tuple[int, int]]) -> Ranges:
         else:
             out.append((low, high))
     return out
-
-
-async def covered(store: Store, index: bytes) -> Ranges:
-    """The ranges that an index covers."""
-    value = await store.row(COVERAGE, b"", index)
-    return [] if value is None else [(low, high) for low, high in orjson.loads(value)]
 
 
 def save_coverage(batch: Batch, index: bytes, ranges: Ranges) -> None:

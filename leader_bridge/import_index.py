@@ -12,13 +12,29 @@ from chain.block import decode_header
 from chain.dagcbor import decode
 from chain.errors import BadObject
 from chain.eth_index import ETH_TXS_INDEX, index_eth_txs
-from chain.index import HELD_EVENTS, HELD_MESSAGES, HELD_RECEIPTS, HELD_STATE, TipsetRow, decode_row
+from chain.event_rows import EVENTS_INDEX
+from chain.index import (
+    HELD_EVENTS,
+    HELD_MESSAGES,
+    HELD_RECEIPTS,
+    HELD_STATE,
+    INDEXED_EVENTS,
+    TipsetRow,
+    decode_row,
+)
+from chain.network import NetworkRecord
 from chain.objects import Objects
 from chain.tipset import Tipset, TipsetKey
 from chain.tipset_messages import message_cids
 from leader_bridge.closing import Closer
 from leader_bridge.coverage import MESSAGES_INDEX, TIPSETS_INDEX, Ranges, covered, merged, save_coverage
-from leader_bridge.indexer import BlockMessages, index_tipset, signed_messages
+from leader_bridge.indexer import (
+    BlockMessages,
+    can_index_events,
+    index_parents_events,
+    index_tipset,
+    signed_messages,
+)
 
 #: the most tipsets in one head log entry, where an import moves a head that was there
 _ENTRY: Final = 900
@@ -47,12 +63,13 @@ async def _load_tipsets(store: Store, keys: Sequence[TipsetKey]) -> list[Tipset]
 class Indexer:
     """Closes what tipsets name and writes their rows, oldest first: each row is made from its parent's."""
 
-    def __init__(self, store: Store, chain_id: int, *, actor_code: bool = False) -> None:
+    def __init__(self, store: Store, network: NetworkRecord, *, actor_code: bool = False) -> None:
         self._store = store
-        self._chain_id = chain_id
+        self._network = network
         self._closer = Closer(store, actor_code=actor_code)
         self._reader = Objects(store, cache_bytes=16 << 20)
         self._last: TipsetRow | None = None
+        self._last_tipset: Tipset | None = None
         self._ranges: dict[bytes, Ranges] = {}
         #: objects closed so far
         self.closed = 0
@@ -71,6 +88,13 @@ class Indexer:
             parent = await self._parent(tipset)
             if old is not None:
                 held |= decode_row(old).held
+            if self._last_tipset is not None and self._last_tipset.key == tipset.parents and can_index_events(held):
+                pairs = [(self._last_tipset, tipset)]
+                done, epochs = await index_parents_events(batch, self._reader, pairs, self._network)
+                held |= INDEXED_EVENTS if done else 0
+                for low, high in epochs:
+                    await self._cover(EVENTS_INDEX, low, high)
+            self._last_tipset = tipset
             messages = await self._messages(tipset) if held & HELD_MESSAGES else None
             self._last = index_tipset(batch, tipset, parent, messages, held)
             low = tipset.height if parent is None else parent.height + 1
@@ -79,7 +103,7 @@ class Indexer:
                 listed.append(messages)
                 await self._cover(MESSAGES_INDEX, low, tipset.height)
                 await self._cover(ETH_TXS_INDEX, low, tipset.height)
-        await index_eth_txs(batch, self._reader, signed_messages(listed), self._chain_id)
+        await index_eth_txs(batch, self._reader, signed_messages(listed), self._network.eth_chain_id)
         for index, ranges in self._ranges.items():
             save_coverage(batch, index, ranges)
 

@@ -271,7 +271,7 @@ class _Import:
 
     async def _up(self, spool: KeySpool, state: _State, network: NetworkRecord, actor_code: bool) -> None:
         """Close and index from the oldest tipset to the head."""
-        indexer = Indexer(self._store, network.eth_chain_id, actor_code=actor_code)
+        indexer = Indexer(self._store, network, actor_code=actor_code)
         self._progress.phase("tipsets", spool.count, "tipsets")
         self._progress.at(0)
         keys = spool.backwards()

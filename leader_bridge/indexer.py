@@ -7,11 +7,18 @@ that lost stay: a reader chooses among them by the ancestry of the head that it 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from blockstore.cid import Cid
 from blockstore.store import MESSAGES, Batch
-from chain.index import TipsetRow, index_rows
+from chain.event_index import index_events
+from chain.index import HELD_EVENTS, HELD_RECEIPTS, HELD_STATE, INDEXED_EVENTS, TipsetRow, index_rows
+from chain.network import NetworkRecord
+from chain.objects import ObjectReader
 from chain.tipset import Tipset
+
+#: what of a tipset must be held for its parent's events to be indexed
+EVENTS_NEED: Final = HELD_STATE | HELD_RECEIPTS | HELD_EVENTS
 
 #: One block's message CIDs as its message-meta lists them: (BLS messages, secp256k1 and delegated ones).
 BlockMessages = tuple[Sequence[Cid], Sequence[Cid]]
@@ -57,3 +64,24 @@ def index_tipset(
 def signed_messages(tipsets: Iterable[Sequence[BlockMessages]]) -> Iterable[Cid]:
     """The CIDs of all messages of secp256k1 and delegated keys that the blocks of some tipsets list."""
     return (cid for blocks in tipsets for _, signed in blocks for cid in signed)
+
+
+def can_index_events(held: int) -> bool:
+    """Whether, by the flags of a tipset's row, its parent's events are still to be indexed and can be."""
+    return held & EVENTS_NEED == EVENTS_NEED and not held & INDEXED_EVENTS
+
+
+async def index_parents_events(
+    batch: Batch, reader: ObjectReader, pairs: Iterable[tuple[Tipset, Tipset]], network: NetworkRecord
+) -> tuple[list[Tipset], list[tuple[int, int]]]:
+    """Add the event rows of tipsets, each with a child of it, to `batch`.
+
+    Returns the children whose parents were indexed, and the epochs that are now covered. Errors: StoreError.
+    """
+    done: list[Tipset] = []
+    epochs: list[tuple[int, int]] = []
+    for tipset, child in pairs:
+        if await index_events(batch, reader, tipset, child, network):
+            done.append(child)
+            epochs.append((tipset.height, child.height - 1))
+    return done, epochs

@@ -22,22 +22,30 @@ from chain.amt import Amt
 from chain.block import decode_header
 from chain.errors import BadObject
 from chain.eth_index import ETH_TXS_INDEX, index_eth_txs
+from chain.event_rows import EVENTS_INDEX
 from chain.index import (
     HELD_EVENTS,
     HELD_MESSAGES,
     HELD_RECEIPTS,
     HELD_STATE,
+    INDEXED_EVENTS,
     TipsetRow,
     decode_row,
     with_held,
 )
-from chain.network import load_network
+from chain.network import NetworkRecord, load_network
 from chain.objects import Objects
 from chain.tipset import Tipset, TipsetKey
 from chain.tipset_messages import message_cids
 from leader_bridge import metrics
 from leader_bridge.coverage import MESSAGES_INDEX, TIPSETS_INDEX, covered, merged, save_coverage
-from leader_bridge.indexer import BlockMessages, index_tipset, signed_messages
+from leader_bridge.indexer import (
+    BlockMessages,
+    can_index_events,
+    index_parents_events,
+    index_tipset,
+    signed_messages,
+)
 from leader_bridge.mirror import Mirror
 
 log = logging.getLogger(__name__)
@@ -67,11 +75,11 @@ class Keeper:
         self._store = store
         self._mirror = mirror
         self._late = tuple(late)
-        self._objects = Objects(store, cache_bytes=4 << 20)
+        self._objects = Objects(store, cache_bytes=16 << 20)
         #: headers that were read and are not stored yet
         self._headers: LRUCache[Cid, bytes] = LRUCache(4096)
         self._said: dict[int, bool] = {}
-        self._chain_id: int | None = None
+        self._network: NetworkRecord | None = None
         #: rows are read, changed and written by the bridge and the backfill
         self.rows_lock = asyncio.Lock()
 
@@ -117,13 +125,42 @@ class Keeper:
         self, batch: Batch, tipsets: Sequence[Sequence[BlockMessages]], epochs: Sequence[tuple[int, int]]
     ) -> None:
         """Add the rows of Ethereum transactions. A store that does not say its network yet has none."""
-        if self._chain_id is None:
-            network = await load_network(self._store)
-            if network is None:
-                return
-            self._chain_id = network.eth_chain_id
-        await index_eth_txs(batch, self._objects, signed_messages(tipsets), self._chain_id)
-        await self.cover(batch, (ETH_TXS_INDEX,), epochs)
+        network = await self._load_network()
+        if network is not None:
+            await index_eth_txs(batch, self._objects, signed_messages(tipsets), network.eth_chain_id)
+            await self.cover(batch, (ETH_TXS_INDEX,), epochs)
+
+    async def _load_network(self) -> NetworkRecord | None:
+        if self._network is None:
+            self._network = await load_network(self._store)
+        return self._network
+
+    async def index_events(self, keys: Sequence[TipsetKey]) -> int:
+        """Write the event rows of the parents of stored tipsets, where they can be and are not yet; how many.
+
+        Errors: NotYet, NoSource, StoreError, BadObject.
+        """
+        network = await self._load_network()
+        async with self.rows_lock:
+            rows = [row for key in keys if (row := await self.row(key)) is not None and can_index_events(row.held)]
+            if network is None or not rows:
+                return 0
+            children = await self.tipsets([row.key for row in rows])
+            batch = Batch()
+            indexed = await self._index_events(batch, children, network)
+            for row in rows:
+                if row.key in indexed:
+                    batch.put(TIPSETS, row.key.cid, b"", with_held(row, INDEXED_EVENTS).encode())
+            await self._store.write(batch)
+        return len(indexed)
+
+    async def _index_events(self, batch: Batch, children: Sequence[Tipset], network: NetworkRecord) -> set[TipsetKey]:
+        """Add the event rows of the parents of `children`, of those that are stored; the children done."""
+        stored = [child for child in children if child.height and await self.row(child.parents) is not None]
+        parents = await self.tipsets([child.parents for child in stored])
+        done, epochs = await index_parents_events(batch, self._objects, zip(parents, stored, strict=True), network)
+        await self.cover(batch, (EVENTS_INDEX,), epochs)
+        return {child.key for child in done}
 
     # --- storing -----------------------------------------------------------------------------------
 
@@ -216,6 +253,8 @@ class Keeper:
             await self.cover(batch, (TIPSETS_INDEX, MESSAGES_INDEX), epochs)
             await self._index_eth_txs(batch, listed, epochs)
             await self._store.write(batch)
+        # after the rows themselves: a parent may be one of the same group
+        await self.index_events([row.key for row in rows])
         metrics.TIPSETS.inc(len(tipsets))
         return rows
 

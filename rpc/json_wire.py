@@ -85,10 +85,9 @@ def escape(text: bytes) -> bytes:
         text = text.replace(b"<", b"\\u003c")
     if b">" in text:
         text = text.replace(b">", b"\\u003e")
-    if b"\xe2\x80\xa8" in text:
-        text = text.replace(b"\xe2\x80\xa8", b"\\u2028")
-    if b"\xe2\x80\xa9" in text:
-        text = text.replace(b"\xe2\x80\xa9", b"\\u2029")
+    # looking for one byte is many times faster than for three
+    if b"\xe2" in text:
+        text = text.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
     return text
 
 

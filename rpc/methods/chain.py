@@ -19,6 +19,7 @@ from chain.dag_stat import stat_below
 from chain.errors import BadRequest, NotFound, NotHeld
 from chain.message import SignedMessage, decode_any_message, event_of, receipt_of
 from chain.tipset import Tipset, TipsetKey
+from chain.tipset_events import EVENTS_BIT_WIDTH
 from chain.tipset_messages import block_messages, tipset_messages
 from rpc import lotus_json
 from rpc.context import Context
@@ -30,7 +31,6 @@ from rpc.registry import Cost, method
 #: tipsets that a path may name: more than three days
 MAX_PATH: Final = 10_000
 #: bit width of the tree of a message's events
-EVENTS_BIT_WIDTH: Final = 5
 
 
 # --- reading -------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 
 from chain.errors import BadRequest, NotHeld
 from chain.eth_types import FULL_BLOOM, hash_of
+from chain.event_index import message_hash
 from chain.tipset import Tipset
 from chain.tipset_messages import tipset_messages
 from rpc import eth_json
@@ -19,7 +20,6 @@ from rpc.methods.eth_read import (
     events_of,
     executed,
     logs_by_message,
-    message_hash,
     post_of,
     receipt_json,
     tipset_bloom,

@@ -1,43 +1,29 @@
 """Events by filter: `eth_getLogs`, and `GetActorEventsRaw` for actors of every kind.
 
-They are read from the tipsets themselves: keys of the range from the rows of its epochs, headers, receipts and
-events in bursts. A range that is not held is an error, never a shorter list. Limits, order and texts are Lotus',
-`node/impl/eth/events.go`, `node/impl/full/actor_events.go`, `chain/index/events.go`.
+Limits, order and texts are Lotus', `node/impl/eth/events.go`, `node/impl/full/actor_events.go`,
+`chain/index/events.go`.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
-from blockstore.cid import RAW, Cid
-from blockstore.errors import Missing
-from blockstore.store import HEIGHTS
+import orjson
+
+from blockstore.cid import RAW
 from chain.address import Address
+from chain.ancestry import place_of
 from chain.errors import BadAddress, BadRequest, ChainError, NotFound, NotHeld
-from chain.eth_types import INDEXED, cid_of_hash, filecoin_address
-from chain.index import HEIGHT_BUCKET
+from chain.eth_types import cid_of_hash, filecoin_address
 from chain.message import EventEntry
 from chain.tipset import EMPTY_KEY, Tipset, TipsetKey
-from rpc import eth_json
 from rpc.context import Context
 from rpc.errors import LimitExceeded, MethodError
 from rpc.methods.eth_block import EVERY
-from rpc.methods.eth_read import (
-    Executed,
-    Post,
-    TipsetEvent,
-    events_of,
-    executed,
-    log_from,
-    message_hash,
-    post_of,
-    raw_entries,
-    yield_now,
-)
 from rpc.methods.eth_select import by_hash, canonical
+from rpc.methods.event_search import Hit, Wanted, event_search, joined, wanted_of
 from rpc.params import EthAddress, EthHash, EthUint64, mismatch, param_of
 from rpc.registry import V0, V1, Cost, method
 
@@ -47,8 +33,6 @@ MAX_RESULTS: Final = 10_000
 MAX_TOPICS: Final = 4
 #: addresses, and values of one topic, that a filter may name
 MAX_NAMED: Final = 10_000
-#: tipsets whose headers and receipts are read together
-_TOGETHER: Final = 32
 
 _TOO_MANY: Final = "filter matches too many events, try a more restricted filter"
 _NOT_YET: Final = "events for the requested block are not yet available"
@@ -57,138 +41,35 @@ _HASH: Final = param_of("hash", EthHash)
 _ADDRESS: Final = param_of("address", EthAddress)
 
 
-# --- which events --------------------------------------------------------------------------------------
+# --- what is found -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What an event must be. `keys`: for each, the (codec, value) pairs one of which an indexed entry must have.
-
-    An address is an actor's ID, or its delegated address; where both kinds are named an event must match one of
-    each, as in Lotus. `codec`: without keys, entries of this codec alone are looked at and shown.
-    """
-
-    ids: frozenset[int] = frozenset()
-    delegated: frozenset[bytes] = frozenset()
-    keys: Mapping[str, frozenset[tuple[int, bytes]]] = field(default_factory=dict)
-    codec: int | None = None
-
-    def entries(self, event: TipsetEvent) -> Sequence[EventEntry]:
-        """The entries to show of an event; none, where it is not wanted."""
-        if self.ids and event.emitter not in self.ids:
-            return ()
-        if self.delegated and event.address not in self.delegated:
-            return ()
-        if self.keys:
-            for key, values in self.keys.items():
-                if values and not any(
-                    entry.key == key and entry.flags & INDEXED and (entry.codec, entry.value) in values
-                    for entry in event.entries
-                ):
-                    return ()
-        elif self.codec == RAW:
-            return raw_entries(event)
-        return event.entries
-
-
-def wanted_of(
-    addresses: Sequence[Address],
-    keys: Mapping[str, frozenset[tuple[int, bytes]]],
-    codec: int | None = None,
-) -> Wanted:
-    """Errors: BadRequest (an address of another kind)."""
-    for address in addresses:
-        if address.protocol not in (0, 4):
-            raise BadRequest(f"can only query events by ID or Delegated addresses; but request has address: {address}")
-    return Wanted(
-        frozenset(address.id for address in addresses if address.is_id),
-        frozenset(bytes(address) for address in addresses if not address.is_id),
-        keys,
-        codec,
-    )
-
-
-# --- which tipsets -------------------------------------------------------------------------------------
-
-
-async def tipsets_between(ctx: Context, low: int, high: int) -> list[tuple[Tipset, Post]]:
-    """The tipsets of the head's chain from epoch `low` to `high` (below the head's), rising, each with what is
-    there after it. Errors: NotHeld."""
-    head = (await ctx.head()).tipset
-    if low > high or low >= head.height:
-        return []
-    child = await ctx.index.at_height(head, min(high + 1, head.height), previous=False)
-    await _read_headers(ctx, max(low, 0), min(high, head.height))
-    found: list[tuple[Tipset, Post]] = []
-    while child.height > 0:
-        tipset = await ctx.index.parent(child)
-        if tipset.height < low:
-            break
-        found.append((tipset, Post(child.parent_state_root, child.parent_message_receipts)))
-        child = tipset
-        if len(found) % 256 == 0:
-            await yield_now()
-    return found[::-1]
-
-
-async def _read_headers(ctx: Context, low: int, high: int) -> None:
-    """Have the headers of a range of epochs read in bursts: they are then found in the cache one by one."""
-    cids: list[Cid] = []
-    for bucket in range(low // HEIGHT_BUCKET, high // HEIGHT_BUCKET + 1):
-        start, end = max(low, bucket * HEIGHT_BUCKET), min(high + 1, (bucket + 1) * HEIGHT_BUCKET)
-        key = start.to_bytes(8, "big")
-        while True:
-            rows = await ctx.store.scan(HEIGHTS, bucket.to_bytes(8, "big"), start=key, end=end.to_bytes(8, "big"))
-            cids += [cid for _, value in rows for cid in TipsetKey(value).cids]
-            if len(rows) < 1000:
-                break
-            key = rows[-1][0] + b"\0"
-    for at in range(0, len(cids), 512):
-        try:
-            await ctx.objects.get_many(cids[at : at + 512])
-        except Missing:
-            return  # of a fork, perhaps: what the chain itself lacks is said where it is needed
-
-
-@dataclass(frozen=True, slots=True)
-class Matched:
-    """The events of one tipset that a filter wants, each with the entries to show."""
-
-    tipset: Tipset
-    post: Post
-    events: Sequence[tuple[TipsetEvent, Sequence[EventEntry]]]
-
-
-async def matches(ctx: Context, tipsets: Sequence[tuple[Tipset, Post]], wanted: Wanted) -> AsyncIterator[Matched]:
-    """What a filter finds in these tipsets, in their order; a few are read at once. Errors: NotHeld."""
-    for at in range(0, len(tipsets), _TOGETHER):
-        some = tipsets[at : at + _TOGETHER]
-        await _read_receipts(ctx, [post.receipts for _, post in some])
-        read = await asyncio.gather(*(events_of(ctx, tipset, post) for tipset, post in some))
-        for (tipset, post), events in zip(some, read, strict=True):
-            found = [(event, entries) for event in events if (entries := wanted.entries(event))]
-            if found:
-                yield Matched(tipset, post, found)
-        await yield_now()
-
-
-async def _read_receipts(ctx: Context, roots: Sequence[Cid]) -> None:
-    try:
-        await ctx.objects.get_many(roots)
-    except Missing:
-        return  # said with its epoch where it is decoded
-
-
-async def collect(ctx: Context, tipsets: Sequence[tuple[Tipset, Post]], wanted: Wanted) -> list[Matched]:
-    """All that a filter finds. Errors: MethodError (over 10,000 from more than one tipset), NotHeld."""
-    found: list[Matched] = []
-    count = 0
-    async for one in matches(ctx, tipsets, wanted):
-        found.append(one)
-        count += len(one.events)
-        if len(found) > 1 and count > MAX_RESULTS:
+async def collect(hits: AsyncIterator[list[Hit]]) -> list[Hit]:
+    """All that a search finds. Errors: MethodError (over 10,000 from more than one tipset), NotHeld."""
+    found: list[Hit] = []
+    tipsets = 0
+    async for some in hits:
+        found += some
+        tipsets += 1
+        if tipsets > 1 and len(found) > MAX_RESULTS:
             raise MethodError(f"failed to get events: {_TOO_MANY}")
     return found
+
+
+async def find_range(ctx: Context, low: int, high: int, wanted: Wanted) -> list[Hit]:
+    """What a filter finds from epoch `low` to `high` of the head's chain, below the head. Errors: as `collect`."""
+    head = (await ctx.head()).tipset
+    return await collect(event_search(ctx).range(ctx, low, min(high, head.height - 1), wanted))
+
+
+async def find_in(ctx: Context, tipsets: Sequence[Tipset], wanted: Wanted) -> list[Hit]:
+    """What a filter finds in these tipsets (rising), on whatever fork. Errors: as `collect`."""
+    return await collect(event_search(ctx).places(ctx, [place_of(tipset) for tipset in tipsets], wanted))
+
+
+def logs_json(hits: Iterable[Hit], removed: bool = False) -> orjson.Fragment:
+    """Events as logs; those that no contract emits in this form are left out. Errors: ChainError."""
+    return joined(log for hit in hits if (log := hit.log(removed)) is not None)
 
 
 # --- eth_getLogs ---------------------------------------------------------------------------------------
@@ -273,7 +154,8 @@ def block_range(newest: int, low: str | None, high: str | None) -> tuple[int, in
     return first, last
 
 
-def _wanted(wanted: LogFilter) -> Wanted:
+def log_conditions(wanted: LogFilter) -> Wanted:
+    """What a filter's addresses and topics ask for. Errors: BadRequest."""
     addresses: list[Address] = []
     for address in wanted.addresses:
         try:
@@ -285,10 +167,10 @@ def _wanted(wanted: LogFilter) -> Wanted:
     keys = {
         f"t{at}": frozenset((RAW, value) for value in values) for at, values in enumerate(wanted.topics, 1) if values
     }
-    return wanted_of(addresses, keys, RAW)
+    return wanted_of(addresses, keys, raw=True)
 
 
-async def _one_tipset(ctx: Context, digest: bytes) -> list[tuple[Tipset, Post]]:
+async def _one_tipset(ctx: Context, digest: bytes) -> Tipset:
     """Errors: BadRequest (its events are not there yet), NotFound, NotHeld."""
     try:
         tipset = await by_hash(ctx, digest)
@@ -298,13 +180,10 @@ async def _one_tipset(ctx: Context, digest: bytes) -> list[tuple[Tipset, Post]]:
         raise NotFound(text) from None
     if tipset.height >= (await ctx.head()).tipset.height:
         raise BadRequest(_NOT_YET)
-    post = await post_of(ctx, tipset)
-    if post is None:
-        raise NotHeld(f"what the reverted tipset at epoch {tipset.height} did")
-    return [(tipset, post)]
+    return tipset
 
 
-async def _log_tipsets(ctx: Context, wanted: LogFilter) -> tuple[Wanted, list[tuple[Tipset, Post]]]:
+async def _find(ctx: Context, wanted: LogFilter) -> orjson.Fragment:
     head = (await ctx.head()).tipset
     low = high = 0
     try:
@@ -313,52 +192,33 @@ async def _log_tipsets(ctx: Context, wanted: LogFilter) -> tuple[Wanted, list[tu
                 raise BadRequest("must not specify block hash and from/to block")
         else:
             low, high = block_range(head.height - 1, wanted.low, wanted.high)
-        conditions = _wanted(wanted)
+        conditions = log_conditions(wanted)
     except BadRequest as error:
         raise BadRequest(f"failed to parse eth filter spec: {error}") from None
     if wanted.block_hash is not None:
-        return conditions, await _one_tipset(ctx, wanted.block_hash)
+        tipset = await _one_tipset(ctx, wanted.block_hash)
+        return logs_json(await find_in(ctx, [tipset], conditions), not await canonical(ctx, tipset))
     if low >= head.height or high >= head.height:
         raise BadRequest(_NOT_YET)
-    return conditions, await tipsets_between(ctx, low, head.height - 1 if high == -1 else high)
+    return logs_json(await find_range(ctx, low, head.height - 1 if high == -1 else high, conditions))
 
 
-async def logs_json(ctx: Context, found: Sequence[Matched]) -> list[dict[str, Any]]:
-    """Events as logs; those that no contract emits in this form are left out. Errors: NotHeld, ChainError."""
-    shown: list[dict[str, Any]] = []
-    chain_id = ctx.network.eth_chain_id
-    for one in found:
-        done: Executed = await executed(ctx, one.tipset, one.post)
-        removed = not await canonical(ctx, one.tipset)
-        hashes: dict[int, bytes] = {}
-        for event, entries in one.events:
-            at = event.message
-            if at not in hashes:
-                hashes[at] = message_hash(done.messages[at], chain_id)
-            log = log_from(event, entries, done.place(at), hashes[at], removed)
-            if log is not None:
-                shown.append(eth_json.log(log))
-        await yield_now()
-    return shown
-
-
-@method("Filecoin.EthGetLogs", aliases=("eth_getLogs",), versions=EVERY, cost=Cost.SCAN)
-async def eth_get_logs(ctx: Context, wanted: FilterParam) -> list[dict[str, Any]]:
+@method("Filecoin.EthGetLogs", aliases=("eth_getLogs",), versions=EVERY, cost=Cost.SCAN, answered="indexed")
+async def eth_get_logs(ctx: Context, wanted: FilterParam) -> orjson.Fragment:
     """The logs of a block or a range of up to 2,880 epochs that match addresses and topics; at most 10,000.
 
-    Errors: LimitExceeded (the range), too many results, a block that is not executed yet, NotFound, NotHeld.
+    Errors: LimitExceeded (the range), too many results, a block that is not executed yet, NotFound, NotHeld (names
+    what is covered).
     """
     if wanted is None:
         raise MethodError("failed to get events for filter: no filter is given")
     try:
-        conditions, tipsets = await _log_tipsets(ctx, wanted)
-        found = await collect(ctx, tipsets, conditions)
+        return await _find(ctx, wanted)
     except MethodError as error:
         said = "failed to get events for filter: failed to get events for filter from chain indexer"
         raise MethodError(f"{said}: {error.message}") from error
     except (BadRequest, NotFound) as error:
         raise MethodError(f"failed to get events for filter: {error}") from error
-    return await logs_json(ctx, found)
 
 
 # --- GetActorEventsRaw ---------------------------------------------------------------------------------
@@ -442,41 +302,44 @@ async def get_actor_events_raw(ctx: Context, wanted: EventFilterParam) -> list[d
     Errors: BadRequest (the range), too many results, NotFound, NotHeld.
     """
     head = (await ctx.head()).tipset
+    try:
+        conditions = wanted_of(wanted.addresses, wanted.keys)
+    except BadRequest as error:
+        raise MethodError(f"get events for filter: {error}") from error
+    last = -1
     if wanted.key:
         if wanted.low is not None or wanted.high is not None:
             raise BadRequest("cannot specify both TipSetKey and FromHeight/ToHeight")
         tipset = await ctx.tipset(wanted.key)
-        post = None if tipset.height >= head.height else await post_of(ctx, tipset)
-        if post is None:
+        if tipset.height >= head.height:
             raise NotHeld(f"what the tipset at epoch {tipset.height} did")
-        tipsets = [(tipset, post)]
+        search = find_in(ctx, [tipset], conditions)
+        removed = not await canonical(ctx, tipset)
     else:
         first, last = height_range(head.height, wanted.low, wanted.high)
         if first == -1 or first >= head.height:
             return None
-        tipsets = await tipsets_between(ctx, first, head.height - 1 if last == -1 else last)
-        if last > head.height and not tipsets:
-            raise BadRequest(f"get events for filter: range end is in the future, highest epoch: {head.height}")
+        search = find_range(ctx, first, head.height - 1 if last == -1 else last, conditions)
+        removed = False
     try:
-        found = await collect(ctx, tipsets, wanted_of(wanted.addresses, wanted.keys))
+        found = await search
     except (MethodError, ChainError) as error:
         raise MethodError(f"get events for filter: {error}") from error
-    shown: list[dict[str, Any]] = []
-    for one in found:
-        done = await executed(ctx, one.tipset, one.post)
-        removed = not await canonical(ctx, one.tipset)
-        for event, entries in one.events:
-            shown.append(
-                {
-                    "entries": event_json_entries(entries),
-                    "emitter": event.address,
-                    "reverted": removed,
-                    "height": one.tipset.height,
-                    "tipsetKey": one.tipset.key,
-                    "msgCid": done.messages[event.message].cid,
-                }
-            )
-    return shown or None
+    if not found and not wanted.key and last > head.height:
+        raise BadRequest(f"get events for filter: range end is in the future, highest epoch: {head.height}")
+    return [actor_event_json(hit, removed) for hit in found] or None
+
+
+def actor_event_json(hit: Hit, reverted: bool) -> dict[str, Any]:
+    """An event as Lotus' ActorEvent."""
+    return {
+        "entries": event_json_entries(hit.entries),
+        "emitter": hit.found.event.address,
+        "reverted": reverted,
+        "height": hit.place.height,
+        "tipsetKey": hit.place.key,
+        "msgCid": hit.found.cid,
+    }
 
 
 def event_json_entries(entries: Sequence[EventEntry]) -> list[dict[str, Any]]:

@@ -16,20 +16,21 @@ from cachetools import LRUCache
 
 from blockstore.cid import RAW, Cid
 from blockstore.errors import Missing
-from chain.address import Address, from_id
-from chain.amt import Amt
+from chain.address import Address
 from chain.dagcbor import decode
 from chain.errors import ActorNotFound, BadObject, ChainError, NotHeld
 from chain.eth_tx import EthTx, eth_tx, is_eth, native_tx
 from chain.eth_types import REVERTED_ADDRESS, bloom_of, eth_address, hash_of, log_of, own_eth_address
-from chain.message import EventEntry, Receipt, event_of, receipt_of
+from chain.event_index import hash_or_none
+from chain.event_rows import IndexedEvent
+from chain.message import EventEntry, Receipt
 from chain.state_tree import StateTree
 from chain.tipset import Tipset
+from chain.tipset_events import TipsetEvent, events_after, receipts_under
 from chain.tipset_messages import Included, tipset_messages
 from rpc import eth_json
 from rpc.context import Context
 from rpc.eth_json import Log, Place
-from rpc.methods.chain import EVENTS_BIT_WIDTH
 from rpc.methods.eth_select import block_hash, canonical
 from rpc.methods.read_state import node_cache
 from rpc.methods.senders import id_of
@@ -59,17 +60,6 @@ class Executed:
     def place(self, index: int) -> Place:
         """Where a message stands."""
         return Place(block_hash(self.tipset), self.tipset.height, index)
-
-
-@dataclass(frozen=True, slots=True)
-class TipsetEvent:
-    """An event: its number in the tipset, its message's, and the emitter's ID and f410 (or ID) address."""
-
-    index: int
-    message: int
-    emitter: int
-    address: Address
-    entries: tuple[EventEntry, ...]
 
 
 def _cache(ctx: Context, name: str) -> LRUCache[bytes, tuple[Any, int]]:
@@ -105,7 +95,7 @@ async def post_of(ctx: Context, tipset: Tipset) -> Post | None:
 async def receipts_of(ctx: Context, tipset: Tipset, post: Post) -> list[Receipt]:
     """The receipts of a tipset's messages. Errors: NotHeld (a snapshot carries none)."""
     try:
-        return [receipt_of(value) async for _, value in Amt(ctx.objects, post.receipts, 0).items()]
+        return await receipts_under(ctx.objects, post.receipts)
     except Missing as error:
         raise NotHeld(f"the receipts of the tipset at epoch {tipset.height}: {error}") from None
 
@@ -150,13 +140,6 @@ async def look_up(tree: StateTree, address: Address) -> bytes:
     return eth_address(actor_id) if delegated is None else delegated
 
 
-def message_hash(one: Included, chain_id: int) -> bytes:
-    """The hash by which Ethereum clients know a message. Errors: NotEthTx."""
-    if one.signed is not None and is_eth(one.signed):
-        return eth_tx(one.signed, chain_id).hash
-    return hash_of(one.cid)
-
-
 async def transaction_of(ctx: Context, tree: StateTree, one: Included) -> EthTx:
     """A message as a transaction; native ones need the state after it. Errors: ChainError, Missing."""
     chain_id = ctx.network.eth_chain_id
@@ -199,43 +182,24 @@ async def events_of(ctx: Context, tipset: Tipset, post: Post) -> Sequence[Tipset
     if kept is not None:
         return kept[0]  # type: ignore[no-any-return]
     receipts = await receipts_of(ctx, tipset, post)
-    roots = [(at, one.events_root) for at, one in enumerate(receipts) if one.events_root is not None]
-    found: list[TipsetEvent] = []
-    size = _OVERHEAD
-    if roots:
-        tree = await tree_of(ctx, post)
-        addresses: dict[int, Address] = {}
-        try:
-            await ctx.objects.get_many([root for _, root in roots])
-            for at, values in zip((at for at, _ in roots), await _all_events(ctx, roots), strict=True):
-                for value in values:
-                    event = event_of(value)
-                    if event.emitter not in addresses:
-                        addresses[event.emitter] = await _emitter(tree, event.emitter)
-                    address = addresses[event.emitter]
-                    found.append(TipsetEvent(len(found), at, event.emitter, address, event.entries))
-                    size += _OVERHEAD + sum(150 + len(entry.value) for entry in event.entries)
-        except Missing as error:
-            raise NotHeld(f"the events of the tipset at epoch {tipset.height}: {error}") from None
-    _keep(cache, tipset.key, found, size)
+    try:
+        found = await events_after(ctx.objects, receipts, post.state, node_cache(ctx))
+    except Missing as error:
+        raise NotHeld(f"the events of the tipset at epoch {tipset.height}: {error}") from None
+    size = sum(_OVERHEAD + sum(150 + len(entry.value) for entry in event.entries) for event in found)
+    _keep(cache, tipset.key, found, _OVERHEAD + size)
     return found
 
 
-async def _all_events(ctx: Context, roots: Sequence[tuple[int, Cid]]) -> list[list[Any]]:
-    async def read(root: Cid) -> list[Any]:
-        tree = Amt(ctx.objects, root, 3, EVENTS_BIT_WIDTH)
-        return [value async for _, value in tree.items()]
-
-    return [await read(root) for _, root in roots]
-
-
-async def _emitter(tree: StateTree, actor_id: int) -> Address:
-    address = from_id(actor_id)
-    try:
-        actor = await tree.get(address)
-    except ActorNotFound:
-        return address
-    return address if actor.delegated is None else actor.delegated
+async def indexed_events(ctx: Context, tipset: Tipset, post: Post) -> list[IndexedEvent]:
+    """All events of a tipset with the messages that caused them, read from it alone. Errors: NotHeld, BadObject."""
+    events = await events_of(ctx, tipset, post)
+    if not events:
+        return []
+    found = await executed(ctx, tipset, post)
+    chain_id = ctx.network.eth_chain_id
+    hashes = {at: hash_or_none(found.messages[at], chain_id) for at in {event.message for event in events}}
+    return [IndexedEvent(event, found.messages[event.message].cid, hashes[event.message]) for event in events]
 
 
 def tipset_bloom(events: Iterable[TipsetEvent]) -> bytes:

@@ -14,6 +14,7 @@ from blockstore.store import ETH_TXS
 from chain.errors import BadObject, BadRequest, ChainError, NotFound
 from chain.eth_tx import eth_tx, is_eth
 from chain.eth_types import cid_of_hash, hash_of
+from chain.event_index import message_hash
 from chain.message import SignedMessage, decode_any_message
 from chain.tipset import Tipset
 from chain.tipset_messages import tipset_messages
@@ -26,7 +27,6 @@ from rpc.methods.eth_read import (
     Post,
     executed,
     logs_by_message,
-    message_hash,
     post_of,
     receipt_json,
     transaction_of,
