@@ -8,6 +8,7 @@ each step is a single conditional UPDATE (no conditional batch: YCQL has none).
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
 from collections.abc import Awaitable, Callable
@@ -84,7 +85,8 @@ class CassandraHeadLog:
     async def new_term(self, owner: str) -> int:
         """Fence every older term, then stamp what one of them left prepared."""
         mark = f"{owner}\0{secrets.token_hex(8)}".encode()
-        for _ in range(_TRIES * 4):
+        for tried in range(_TRIES * 4):
+            await _pause(tried)
             term, _, held_by, _ = await self._read_state()
             if held_by != mark:  # else: a try that timed out was applied after all
                 try:
@@ -101,8 +103,13 @@ class CassandraHeadLog:
 
     async def renew(self, term: int, renewals: int) -> None:
         """Count the lease up. Errors: Fenced when another term exists."""
-        if not await self._cas(self._renew, [renewals, _PARTITION, term]):
-            raise Fenced(f"term {term} has ended")
+        for tried in range(_TRIES):
+            await _pause(tried)
+            with contextlib.suppress(Unsettled):
+                if await self._cas(self._renew, [renewals, _PARTITION, term]):
+                    return
+                raise Fenced(f"term {term} has ended")
+        raise StoreUnavailable("the lease cannot be renewed: its writes time out")
 
     async def lease(self) -> Lease:
         """Who leads now (a SERIAL read)."""
@@ -119,7 +126,8 @@ class CassandraHeadLog:
         blob = encode_entry(replace(entry, visible_at=0))
         values = [blob, entry.seq, _PARTITION, entry.seq, entry.term, entry.seq - 1]
         newest: list[list[Any]] = []
-        for _ in range(_TRIES):
+        for tried in range(_TRIES):
+            await _pause(tried)
             try:
                 if await self._cas(self._prepare, values):
                     newest = await self._session.execute(self._newest, [_PARTITION, 2], serial=True)
@@ -147,7 +155,8 @@ class CassandraHeadLog:
         if self._clock is not None:
             await self._clock.demand()
         previous = newest[1][2] if len(newest) > 1 else 0
-        for _ in range(_TRIES):
+        for tried in range(_TRIES):
+            await _pause(tried)
             # taken after the prepare was settled: what a follower's horizon rests on
             visible_at = max(self._now() + self._delta, previous + 2 * self.epsilon_ms)
             with contextlib.suppress(Unsettled):
@@ -196,6 +205,12 @@ class CassandraHeadLog:
         if not rows:
             raise StoreError("the head log has not been made")
         return rows[0]
+
+
+async def _pause(tried: int) -> None:
+    """Before a compare-and-set is tried again: a node of the store may have been lost just now."""
+    if tried:
+        await asyncio.sleep(min(0.5, 0.02 * 2**tried))
 
 
 def _entry(row: list[Any]) -> HeadEntry:

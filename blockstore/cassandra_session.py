@@ -23,6 +23,8 @@ A = TypeVar("A")
 
 #: requests that one call keeps under way at a time
 BURST: Final = 128
+#: seconds before what failed is asked again, each time
+_PAUSES: Final = (0.02, 0.1, 0.4, 1.0)
 _errors = acsylla.errors
 
 
@@ -31,7 +33,7 @@ class NotMade(StoreUnavailable):
 
 
 class Unsettled(StoreUnavailable):
-    """A write timed out: it may or may not have been applied, now or later."""
+    """A compare-and-set was not answered: it may or may not have been applied, now or later."""
 
 
 class Forbidden(StoreError):
@@ -43,6 +45,8 @@ class Session(Protocol):
 
     async def execute(self, cql: str, values: Sequence[Any] = (), *, serial: bool = False) -> list[list[Any]]:
         """The rows of one statement. `serial` reads settle compare-and-sets that are under way.
+
+        What may be repeated is, for a second or two, while a node of the store is lost.
 
         Errors: Unsettled, NotMade, Forbidden, StoreUnavailable.
         """
@@ -117,27 +121,38 @@ class AcsyllaSession:
             raise StoreUnavailable(f"{place.url} does not answer: {error}") from None
 
     async def execute(self, cql: str, values: Sequence[Any] = (), *, serial: bool = False) -> list[list[Any]]:
-        try:
-            prepared = self._prepared.get(cql)
-            if prepared is None:
-                prepared = self._prepared[cql] = await self._session.create_prepared(cql)
-            statement = prepared.bind()
-            statement.bind_list(values)
-            if serial:
-                statement.set_consistency(acsylla.Consistency.SERIAL)
-            result = await self._session.execute(statement)
-            return [row.as_list() for row in result]
-        except (_errors.CassErrorServerWriteTimeout, _errors.CassErrorLibRequestTimedOut) as error:
-            raise Unsettled(f"{self._url}: a request timed out: {error}") from None
-        except _errors.CassErrorServerUnauthorized as error:
-            raise Forbidden(f"{self._url}: {error}") from None
-        except _errors.CassErrorServerInvalidQuery as error:
-            text = str(error)
-            if "does not exist" in text or "unconfigured table" in text.lower() or "undefined" in text.lower():
-                raise NotMade(f"{self._url} has not been made yet") from None
-            raise StoreError(f"{self._url} refuses a statement: {text}") from None
-        except _errors.CassException as error:
-            raise StoreUnavailable(f"{self._url} cannot be used: {error}") from None
+        conditional = " IF " in cql
+        # a node that dies takes with it what it was asked: all but compare-and-sets can be asked again
+        pauses = iter(() if conditional else _PAUSES)
+        while True:
+            try:
+                return await self._once(cql, values, serial, not conditional)
+            except _errors.CassErrorServerUnauthorized as error:
+                raise Forbidden(f"{self._url}: {error}") from None
+            except _errors.CassErrorServerInvalidQuery as error:
+                text = str(error)
+                if "does not exist" in text or "unconfigured table" in text.lower() or "undefined" in text.lower():
+                    raise NotMade(f"{self._url} has not been made yet") from None
+                raise StoreError(f"{self._url} refuses a statement: {text}") from None
+            except _errors.CassException as error:
+                pause = next(pauses, None)
+                if pause is None:
+                    told = f"{self._url} cannot be used: {error}"
+                    raise (Unsettled(told) if conditional else StoreUnavailable(told)) from None
+            await asyncio.sleep(pause)
+
+    async def _once(self, cql: str, values: Sequence[Any], serial: bool, idempotent: bool) -> list[list[Any]]:
+        prepared = self._prepared.get(cql)
+        if prepared is None:
+            prepared = self._prepared[cql] = await self._session.create_prepared(cql)
+        statement = prepared.bind()
+        statement.bind_list(values)
+        if serial:
+            statement.set_consistency(acsylla.Consistency.SERIAL)
+        if idempotent:
+            statement.set_is_idempotent(True)
+        result = await self._session.execute(statement)
+        return [row.as_list() for row in result]
 
     async def close(self) -> None:
         await self._session.close()

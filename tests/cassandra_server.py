@@ -7,6 +7,7 @@ tests are skipped, saying so, or fail when REQUIRE_SERVERS=1.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import os
 import shutil
@@ -76,41 +77,111 @@ def jars() -> tuple[Path, str]:
     return lib, ""
 
 
+class Node:
+    """One Cassandra process on an address of the loopback network, with a folder of its own."""
+
+    def __init__(self, lib: Path, address: str, port: int, storage: int, **options: str) -> None:
+        self.address, self.port = address, port
+        self.root = Path(tempfile.mkdtemp(prefix="cassandra-test-"))
+        self._environment = {
+            **os.environ,
+            "CASS_LIB": str(lib),
+            "CASS_DIR": str(self.root),
+            "CASS_ADDR": address,
+            "CASS_PORT": str(port),
+            "CASS_STORAGE_PORT": str(storage),
+            **options,
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Begin to run, again too."""
+        with (self.root / "output").open("ab") as log:
+            script = str(_HERE / "start-cassandra.sh")
+            self.process = subprocess.Popen(["bash", script], env=self._environment, stdout=log, stderr=log)
+
+    def wait(self, seconds: float = 120) -> str:
+        """Until it takes clients: "", or why it does not."""
+        assert self.process is not None
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with socket.socket() as probe:
+                if probe.connect_ex((self.address, self.port)) == 0:
+                    return ""
+            time.sleep(0.2)
+        return f"Cassandra does not start: {(self.root / 'output').read_text(errors='replace')[-300:]}"
+
+    def kill(self) -> None:
+        """As with -9: the shell has become the server."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        """End it and forget what it held."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
 def _start(lib: Path, **options: str) -> tuple[str, str]:
-    root = Path(tempfile.mkdtemp(prefix="cassandra-test-"))
-    port, storage = _free_port(), _free_port()
-    environment = {
-        **os.environ,
-        "CASS_LIB": str(lib),
-        "CASS_DIR": str(root),
-        "CASS_PORT": str(port),
-        "CASS_STORAGE_PORT": str(storage),
-        **options,
-    }
-    log = (root / "output").open("wb")
-    server = subprocess.Popen(["bash", str(_HERE / "start-cassandra.sh")], env=environment, stdout=log, stderr=log)
-    log.close()
-    atexit.register(_stop, server, root)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and server.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return f"127.0.0.1:{port}", ""
-        time.sleep(0.2)
-    return "", f"Cassandra does not start: {(root / 'output').read_text(errors='replace')[-300:]}"
+    node = Node(lib, "127.0.0.1", _free_port(), _free_port(), **options)
+    node.start()
+    atexit.register(node.stop)
+    reason = node.wait()
+    return ("", reason) if reason else (f"127.0.0.1:{node.port}", "")
 
 
-def _stop(server: subprocess.Popen[bytes], root: Path) -> None:
-    server.send_signal(signal.SIGTERM)
-    try:
-        server.wait(20)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
-    shutil.rmtree(root, ignore_errors=True)
+class ClusterOfThree:
+    """Three nodes on 127.0.0.1 to 127.0.0.3, each started when the one before is up.
+
+    Skips or fails the test as `cassandra_hosts` does.
+    """
+
+    def __init__(self) -> None:
+        lib, reason = jars()
+        if reason:
+            _none(reason)
+        port, storage = _free_port(3), _free_port(3)
+        seed = f"127.0.0.1:{storage}"
+        self.nodes = [Node(lib, f"127.0.0.{n}", port, storage, CASS_SEED=seed) for n in (1, 2, 3)]
+        self.port = port
+        try:
+            for node in self.nodes:
+                node.start()
+                if reason := node.wait():
+                    _none(reason)
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def hosts(self) -> str:
+        """As a store's URL names them."""
+        return f"{','.join(node.address for node in self.nodes)}:{self.port}"
+
+    def stop(self) -> None:
+        """End all of them, at once."""
+        for node in self.nodes:
+            if node.process is not None and node.process.poll() is None:
+                node.kill()
+            node.stop()
 
 
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+def _free_port(addresses: int = 1) -> int:
+    """A port that is free on 127.0.0.1 and so many addresses in all."""
+    while True:
+        with contextlib.ExitStack() as stack:
+            first = stack.enter_context(socket.socket())
+            first.bind(("127.0.0.1", 0))
+            port = int(first.getsockname()[1])
+            try:
+                for number in range(2, addresses + 1):
+                    stack.enter_context(socket.socket()).bind((f"127.0.0.{number}", port))
+            except OSError:
+                continue
+            return port
