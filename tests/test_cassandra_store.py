@@ -17,7 +17,7 @@ from blockstore.store import META, SCHEMA_VERSION, Batch, Store
 from tests.cassandra_server import cassandra_hosts
 from tests.store_contract import StoreContract, entry
 
-USED = ("objects", "meta", "tipsets", "events", "messages", "head_log")
+USED = ("objects", "meta", "tipsets", "events", "messages", "filters", "head_log")
 
 
 def _url() -> str:
