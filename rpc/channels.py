@@ -1,8 +1,10 @@
 """One channel: the values of a method's async generator, pushed over a WebSocket as `xrpc.ch.val`.
 
 Between the generator and the socket lie at most `buffer` values. A client that reads too slowly to keep
-that from filling loses the channel (`xrpc.ch.close`), as it would at Lotus, never single values.
-Source: go-jsonrpc `websocket.go`.
+that from filling loses the channel (`xrpc.ch.close`), as it would at Lotus, never single values. Values that come many
+at once (`Burst`) wait for room, so long as the client goes on reading. Source: go-jsonrpc `websocket.go`.
+
+A `Subscription` is the same for `eth_subscribe`: its values are pushed as `eth_subscription`.
 """
 
 from __future__ import annotations
@@ -24,8 +26,15 @@ _END: Final = None
 Send = Callable[[bytes], Awaitable[None]]
 
 
+class Burst(list[Any]):
+    """Values that a generator has at once: a frame each, and the next is made when there is room for it."""
+
+
 class Channel:
-    """A running channel. `number` is what the client knows it by; `on_slow` is told when it was too slow."""
+    """A running channel. `number` is what the client knows it by; `on_slow` is told when it was too slow.
+
+    `patience`: seconds that one value of a burst waits for room.
+    """
 
     def __init__(
         self,
@@ -35,9 +44,11 @@ class Channel:
         send: Send,
         buffer: int,
         on_slow: Callable[[], None],
+        patience: float = 30.0,
     ) -> None:
         self.number = number
-        self._values = values
+        self._patience = patience
+        self.values = values
         self._encode = encode
         self._send = send
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(buffer)
@@ -60,40 +71,92 @@ class Channel:
             await asyncio.wait({writer, reader, stop}, return_when=asyncio.FIRST_COMPLETED)
             await _end(reader)
             if not writer.done():
-                await self._queue.put(_END)
-                await writer
+                await self._finish(writer)
         finally:
             for task in (writer, reader, stop):
                 await _end(task)
-            close = getattr(self._values, "aclose", None)
+            close = getattr(self.values, "aclose", None)
             if close is not None:
                 with contextlib.suppress(Exception):
                     await close()
 
     async def _read(self, first: asyncio.Task[Any]) -> None:
         try:
-            self._queue.put_nowait(self._frame(await first))
-            async for value in self._values:
-                self._queue.put_nowait(self._frame(value))
-        except asyncio.QueueFull:
+            await self._take(await first)
+            async for value in self.values:
+                await self._take(value)
+        except (asyncio.QueueFull, TimeoutError):
             self._on_slow()
-            log.warning("channel %d is read too slowly: closed", self.number)
+            log.warning("%s is read too slowly: closed", self)
         except StopAsyncIteration:
             pass  # it ended before its first value
         except Exception as error:
             if not isinstance(error, RpcError | ChainError | StoreError):
-                log.exception("channel %d failed: closed", self.number)
+                log.exception("%s failed: closed", self)
+
+    async def _take(self, value: Any) -> None:
+        """Errors: QueueFull, TimeoutError (the client reads too slowly)."""
+        if not isinstance(value, Burst):
+            self._queue.put_nowait(self._frame(value))
+            return
+        for one in value:
+            frame = self._frame(one)
+            if not self._queue.full():
+                self._queue.put_nowait(frame)
+                continue
+            async with asyncio.timeout(self._patience):
+                await self._queue.put(frame)
 
     async def _write(self) -> None:
         while (frame := await self._queue.get()) is not _END:
             await self._send(frame)
         await self._send(b'{"jsonrpc":"2.0","method":"xrpc.ch.close","params":[%d]}\n' % self.number)
 
+    async def _finish(self, writer: asyncio.Task[None]) -> None:
+        """What was made goes out, and then the end."""
+        await self._queue.put(_END)
+        await writer
+
     def _frame(self, value: Any) -> bytes:
         return b'{"jsonrpc":"2.0","method":"xrpc.ch.val","params":[%d,%s]}\n' % (
             self.number,
             self._encode(value),
         )
+
+    def __str__(self) -> str:
+        return f"channel {self.number}"
+
+
+class Subscription(Channel):
+    """What `eth_subscribe` opens. No frame ends it: `cancelled` says whether the client wanted its end."""
+
+    def __init__(
+        self,
+        subscription: bytes,
+        values: AsyncIterator[Any],
+        encode: Callable[[Any], bytes],
+        send: Send,
+        buffer: int,
+        on_slow: Callable[[], None],
+        patience: float,
+    ) -> None:
+        super().__init__(0, values, encode, send, buffer, on_slow, patience)
+        self.subscription = subscription
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was ended by `cancel`."""
+        return self._stop.is_set()
+
+    def _frame(self, value: Any) -> bytes:
+        text = b'{"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":"0x%s","result":%s}}\n'
+        return text % (self.subscription.hex().encode(), self._encode(value))
+
+    async def _finish(self, writer: asyncio.Task[None]) -> None:
+        """Nothing more goes out: who unsubscribed wants none, who is too slow would not take it."""
+
+    def __str__(self) -> str:
+        return f"subscription 0x{self.subscription.hex()}"
 
 
 async def _end(task: asyncio.Task[Any]) -> None:

@@ -154,7 +154,9 @@ class Filters:
             raise LimitExceeded(f"the filter is too large: {len(raw)} bytes, at most {_LARGEST}")
         for _ in range(_TRIES):
             filter_id = self._place(new_id())
-            if await self._room(filter_id) and await self._store.swap(FILTERS, _partition(filter_id), filter_id, None, raw):
+            if await self._room(filter_id) and await self._store.swap(
+                FILTERS, _partition(filter_id), filter_id, None, raw
+            ):
                 return filter_id
         raise MethodError("maximum number of filters registered")
 

@@ -35,6 +35,8 @@ class ServerSettings:
     ws_channels: int = 64
     ws_buffer: int = 16
     ws_ping: float = 30.0
+    #: how long one of many values that come at once waits until a slow reader has room for it
+    ws_patience: float = 30.0
     #: a connection with nothing under way; a request's head; 64 KiB of its body; an answer not taken
     idle_timeout: float = 300.0
     head_timeout: float = 30.0

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 import orjson
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
 
 from rpc import eager
-from rpc.channels import Channel
+from rpc.channels import Channel, Subscription
+from rpc.context import Context
 from rpc.dispatch import BrokenRequest, Call, Dispatcher, Request, read_request
 from rpc.errors import LimitExceeded, ParseError, RpcError, wire_error
 from rpc.json_wire import encode_error, encode_id, parse
@@ -25,6 +26,8 @@ from rpc.json_wire import encode_error, encode_id, parse
 _PATIENCE: Final = 10.0
 #: seconds that a channel's first value or error is waited for before the channel is opened
 _FIRST: Final = 0.2
+#: seconds that a client has to take the end of its session
+_CLOSING: Final = 5.0
 _CANCEL: Final = "xrpc.cancel"
 _OTHERS: Final = frozenset({"", "xrpc.ch.val", "xrpc.ch.close"})
 
@@ -54,6 +57,11 @@ class Connection:
         self._channels = 0
         self._last_channel = 0
         self._closing: list[Callable[[], object]] = []
+        #: ids of the filters and subscriptions that this session has made: their number is bounded
+        self.held: set[bytes] = set()
+        self._subscriptions: dict[bytes, Subscription] = {}
+        #: by call, what is to be pushed once it is answered
+        self._opening: dict[Context, Subscription] = {}
 
     def on_close(self, callback: Callable[[], object]) -> None:
         """Call this when the session has ended."""
@@ -71,6 +79,62 @@ class Connection:
     async def quiet(self) -> None:
         """Wait until no call is under way."""
         await self._quiet.wait()
+
+    # --- eth_subscribe -------------------------------------------------------------------------------
+
+    def subscribe(self, ctx: Context, subscription: bytes, values: AsyncIterator[Any]) -> None:
+        """Push what `values` yields as `eth_subscription`, once the call of `ctx` is answered with the id."""
+        settings = self._dispatcher.settings
+        self._opening[ctx] = Subscription(
+            subscription,
+            values,
+            self._dispatcher.encode,
+            self.send,
+            settings.ws_buffer,
+            self._slow,
+            settings.ws_patience,
+        )
+        self.held.add(subscription)
+
+    def unsubscribe(self, subscription: bytes) -> bool:
+        """End a subscription of this session; whether there was one."""
+        found = self._subscriptions.pop(subscription, None)
+        if found is None:
+            return False
+        self.held.discard(subscription)
+        found.cancel()
+        return True
+
+    def _open(self, subscription: Subscription) -> None:
+        self._subscriptions[subscription.subscription] = subscription
+        task = asyncio.create_task(self._push(subscription), name=str(subscription))
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._ended(done, None))
+
+    async def _push(self, subscription: Subscription) -> None:
+        """Push until unsubscribed. A client that has missed something is told so by the end of its session."""
+        first = asyncio.ensure_future(anext(subscription.values))
+        try:
+            await subscription.run(first)
+        except ConnectionError:
+            return
+        finally:
+            first.cancel()
+            self._subscriptions.pop(subscription.subscription, None)
+            self.held.discard(subscription.subscription)
+        if not subscription.cancelled:
+            await self._close("a subscription has missed something: subscribe again")
+
+    async def _close(self, reason: str) -> None:
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            async with asyncio.timeout(_CLOSING):
+                await self._socket.close(code=WSCloseCode.TRY_AGAIN_LATER, message=reason.encode())
+                return
+        request = self._socket._req
+        if request is not None and request.transport is not None:
+            request.transport.abort()
+
+    # --- calls ---------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
         self._calls += 1
@@ -154,6 +218,8 @@ class Connection:
                     return
                 if answer is not None:
                     await self.send(answer)
+                if ctx in self._opening:
+                    self._open(self._opening.pop(ctx))
                 return
             if request.id is None:
                 return
@@ -168,6 +234,7 @@ class Connection:
             pass  # the peer is gone; `run` ends by itself
         finally:
             dispatcher.leave()
+            self._opening.pop(ctx, None)
             if held:
                 self._places.release()
                 self._end()
@@ -187,7 +254,9 @@ class Connection:
             self._last_channel += 1
             number = self._last_channel
             settings = dispatcher.settings
-            channel = Channel(number, values, dispatcher.encode, self.send, settings.ws_buffer, self._slow)
+            channel = Channel(
+                number, values, dispatcher.encode, self.send, settings.ws_buffer, self._slow, settings.ws_patience
+            )
             self._running[request.id] = channel.cancel
             result = b'{"id":%s,"jsonrpc":"2.0","result":%d}\n'
             await self.send(result % (encode_id(request.id), number))

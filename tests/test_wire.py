@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -120,12 +121,17 @@ async def test_websocket_exchanges(server: Server) -> None:
                 continue
             got = await converse(session, server, exchange["sent"], len(exchange["received"]))
             compared.append(exchange["case"])
-            assert sorted(got) == sorted(exchange["received"]), exchange["case"]
+            assert sorted(map(made_up, got)) == sorted(map(made_up, exchange["received"])), exchange["case"]
             for number in (1, 2):  # a channel's frames keep their order
                 mine = [f for f in got if channel_of(f) == number]
                 assert mine == [f for f in exchange["received"] if channel_of(f) == number]
     print(f"compared {len(compared)}: {', '.join(compared)}\nnot served here {len(left)}: {', '.join(left)}")
     assert len(compared) >= _FEWEST_WS, left
+
+
+def made_up(frame: str) -> str:
+    """A frame without the random half of a subscription's id."""
+    return re.sub(r'"0x[0-9a-f]{32}(0{32}")', r'"0x*\1', frame)
 
 
 def channel_of(frame: str) -> int | None:

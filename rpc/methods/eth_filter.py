@@ -7,8 +7,9 @@ As in Lotus a new filter of logs begins with what its range holds already, `eth_
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
@@ -48,7 +49,7 @@ def condition_of(asked: Asked) -> EventCondition:
     return EventCondition.of(conditions, asked.low, asked.high, asked.block_hash)
 
 
-def logs_of(hits: Any, removed: bool) -> list[bytes]:
+def logs_of(hits: Iterable[Hit], removed: bool) -> list[bytes]:
     """Hits as logs, JSON. An event that no transaction or address of Ethereum's stands for is left out."""
     found: list[bytes] = []
     for hit in hits:
@@ -74,12 +75,12 @@ async def _history(ctx: Context, state: FilterState) -> list[bytes]:
         tipset = await by_hash(view, condition.block_hash)
         if tipset.height < told.tipset.height:
             places = [Place(tipset.height, condition.block_hash, tipset.key)]
-            found = await collect(event_search(view).places(view, places, condition.wanted))
+            found = await collect(event_search(view).places(view, places, condition.held))
             removed = not await canonical(view, tipset)
     else:
         top = told.tipset.height - 1
         high = top if condition.high == -1 else min(condition.high, top)
-        found = await collect(event_search(view).range(view, condition.low, high, condition.wanted))
+        found = await collect(event_search(view).range(view, condition.low, high, condition.held))
         if not found and condition.high > told.tipset.height:
             raise BadRequest(f"range end is in the future, highest epoch: {told.tipset.height}")
     return logs_of(condition.of_either(found), removed)
@@ -108,7 +109,7 @@ async def _add_logs(ctx: Context, condition: EventCondition, steps: list[Step], 
     """Tell the steps, as many as there is room for."""
     while steps and not told.full:
         parents = [await parent_place(ctx.index, step.key) for step in steps]
-        found: dict[bytes, Any] = {}
+        found: dict[bytes, Sequence[Hit]] = {}
         count = 0
         crowded = False
         async for block_hash, hits in hits_in(ctx, [place for place in parents if place is not None], condition):
@@ -124,8 +125,8 @@ async def _add_logs(ctx: Context, condition: EventCondition, steps: list[Step], 
             steps = steps[half:]
             continue
         for step, place in zip(steps, parents, strict=True):
-            hits = () if place is None else found.get(place.block_hash, ())
-            if not told.add(step, logs_of(hits, step.reverted)):
+            logs = [] if place is None else logs_of(found.get(place.block_hash, ()), step.reverted)
+            if not told.add(step, logs):
                 return
         return
 
@@ -159,6 +160,9 @@ async def _changes(ctx: Context, state: FilterState, filters: Filters) -> tuple[
                     break
         if not told.full:
             await tell()
+        if not told.full:
+            # the log may have lacked what lies between, or have led back to where the telling stood
+            told.cursor = cursor_at(head)
     return told.values, replace(state, cursor=told.cursor, history=False)
 
 
@@ -204,10 +208,11 @@ async def eth_new_filter(ctx: Context, wanted: FilterParam) -> str:
         raise BadRequest("must not specify block hash and from/to block")
     log_conditions(wanted)
     asked = Asked(low, high, wanted.block_hash, wanted.addresses, wanted.topics)
-    state = FilterState(LOGS, cursor_at(head), 0, low < head.tipset.height, asked)
-    if state.history:
+    state = FilterState(LOGS, cursor_at(head), 0, asked=asked)
+    if low < head.tipset.height:
         try:
-            await _history(ctx, state)
+            # found again by the first poll: what is found now is only counted
+            state = replace(state, history=bool(await _history(ctx, state)))
         except (MethodError, BadRequest, NotFound) as error:
             raise MethodError(f"failed to install event filter: get events for filter: {error}") from error
     return await _install(ctx, state)

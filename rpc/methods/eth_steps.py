@@ -108,7 +108,8 @@ async def _walk(ctx: Context, cursor: Cursor, head: Head) -> AsyncIterator[Step]
 class EventCondition:
     """Which events are told: from epoch `low` to `high` (-1: any), or of one tipset, by emitter and values.
 
-    `ids` and `delegated`: where a filter names both kinds of emitters, an event of either is told.
+    `wanted` is for events as they come, `held` for those that are there already. `ids` and
+    `delegated`: where a filter names both kinds of emitters, an event of either is told.
     """
 
     wanted: Wanted
@@ -122,9 +123,14 @@ class EventCondition:
     def of(cls, wanted: Wanted, low: int = -1, high: int = -1, block_hash: bytes | None = None) -> EventCondition:
         """All entries of an event are looked at and shown: an event with others than plain bytes is no log."""
         if wanted.ids and wanted.delegated:
-            either = replace(wanted, raw=False, ids=frozenset(), delegated=frozenset())
+            either = replace(wanted, raw=False, bare=True, ids=frozenset(), delegated=frozenset())
             return cls(either, low, high, block_hash, wanted.ids, wanted.delegated)
-        return cls(replace(wanted, raw=False), low, high, block_hash)
+        return cls(replace(wanted, raw=False, bare=True), low, high, block_hash)
+
+    @property
+    def held(self) -> Wanted:
+        """As an index is asked, which knows no events without entries."""
+        return replace(self.wanted, bare=False)
 
     def covers(self, place: Place) -> bool:
         """Whether events of a tipset may be told."""

@@ -74,13 +74,15 @@ class Wanted:
     """What an event must be. `values`: of each of these sets of (key, codec, value) one indexed entry.
 
     An address is an actor's ID, or its delegated address; where both kinds are named an event must match one of
-    each, as in Lotus. `raw`: without `values`, entries of plain bytes alone are looked at and shown.
+    each, as in Lotus. `raw`: without `values`, entries of plain bytes alone are looked at and shown. `bare`: an event
+    without entries may be wanted too; the node tells those as they come, and never afterwards.
     """
 
     ids: frozenset[int] = frozenset()
     delegated: frozenset[bytes] = frozenset()
     values: tuple[frozenset[Value], ...] = ()
     raw: bool = False
+    bare: bool = False
 
     def emitter(self, event: TipsetEvent) -> bool:
         """Whether events of this one's emitter may be wanted."""
@@ -101,6 +103,10 @@ class Wanted:
     def entries(self, event: TipsetEvent) -> Sequence[EventEntry]:
         """The entries to show of an event; none, where it is not wanted."""
         return self.shown(event) if self.emitter(event) and self.matches(values_of(event)) else ()
+
+    def bare_event(self, event: TipsetEvent) -> bool:
+        """Whether this is an event without entries that is wanted."""
+        return self.bare and not event.entries and not self.values and self.emitter(event)
 
 
 def values_of(event: TipsetEvent) -> frozenset[Value]:
@@ -165,10 +171,7 @@ class _Group:
 
     def __init__(self, place: Place, events: list[IndexedEvent]) -> None:
         self._first = events[0].event
-        #: an event without entries is shown to nobody
-        self._shown = [
-            (Hit(place, one, one.event.entries), values_of(one.event)) for one in events if one.event.entries
-        ]
+        self._shown = [(Hit(place, one, one.event.entries), values_of(one.event)) for one in events]
         self._raw: list[Hit] | None = None
         #: bytes that it takes, about, with all that it is shown as
         self.size = sum(_OVERHEAD + sum(200 + 3 * len(entry.value) for entry in one.event.entries) for one in events)
@@ -178,7 +181,8 @@ class _Group:
         if not wanted.emitter(self._first):
             return ()
         if wanted.values or not wanted.raw:
-            return [hit for hit, values in self._shown if wanted.matches(values)]
+            bare = wanted.bare
+            return [hit for hit, values in self._shown if (hit.entries or bare) and wanted.matches(values)]
         if self._raw is None:
             self._raw = [
                 hit if len(entries) == len(hit.entries) else Hit(hit.place, hit.found, entries)
@@ -420,7 +424,11 @@ class EventSearch:
         except NotHeld as error:
             ranges = ranges_text(await covered(self._store, EVENTS_INDEX))
             raise NotHeld(f"{error.what}; the index of events covers {ranges}") from None
-        return [Hit(place, one, entries) for one in events if (entries := wanted.entries(one.event))]
+        return [
+            Hit(place, one, entries)
+            for one in events
+            if (entries := wanted.entries(one.event)) or wanted.bare_event(one.event)
+        ]
 
 
 def _ordered(hits: list[Hit]) -> list[Hit]:
