@@ -188,6 +188,14 @@ SETTINGS: Final = (
     Setting("max_body_mb", _whole(1, 1024), 100, "The largest request body, in MiB."),
     Setting("max_batch", _whole(1, 1_000_000), 10_000, "The most requests in one batch."),
     Setting("max_in_flight", _whole(1, 1_000_000), 1024, "Requests worked on at once, a process."),
+    Setting("max_filters", _whole(1, 1_000_000), 4096, "Installed Ethereum filters, of all clients of the store."),
+    Setting("filter_ttl", _seconds(1, 30 * 86_400), 3600.0, "Seconds until a filter that nobody polls is forgotten."),
+    Setting(
+        "filters_per_connection",
+        _whole(0, 10_000),
+        16,
+        "Filters and subscriptions that one WebSocket session may have.",
+    ),
     Setting(
         "jwt_secret_file",
         _text,

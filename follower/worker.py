@@ -27,6 +27,7 @@ from follower.settings import CannotRun, Settings, shared_options, split_listen
 from rpc.admin import Admin
 from rpc.client import NodeClient, NodeError
 from rpc.errors import RpcError
+from rpc.eth_filters import FilterLimits
 from rpc.limits import ServerSettings
 from rpc.methods import register_all
 from rpc.node_info import parse_node_info
@@ -158,6 +159,11 @@ def server_settings(settings: Settings) -> ServerSettings:
     )
 
 
+def filter_limits(settings: Settings) -> FilterLimits:
+    """The limits of Ethereum filters and subscriptions."""
+    return FilterLimits(settings["max_filters"], settings["filter_ttl"], settings["filters_per_connection"])
+
+
 async def run_worker(settings: Settings, *, started: Callable[[str], None] | None = None) -> int:
     """Serve until SIGINT or SIGTERM, then drain. `started` is called with the URL once requests are taken."""
     register_all()
@@ -196,6 +202,7 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         node=NodeRoute(clients) if clients else None,
         agent=agent(),
         checks=build_checks(heads, followed, settings["ready_lag"]),
+        extra={"eth_filter_limits": filter_limits(settings)},
     )
     host, port = split_listen(settings["listen"])
     watcher = asyncio.create_task(followed.watch()) if followed is not None else None
