@@ -8,6 +8,7 @@ a pass over what is complete already costs one row read a tipset.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -123,14 +124,19 @@ class Backfill:
                 self._moved.clear()
                 await self._moved.wait()
                 continue
+            self._keeper.loose_end.clear()
             try:
                 await self.one_pass()
-                self.idle.set()
                 wait = _AGAIN
+                if not self._keeper.loose_end.is_set():
+                    self.idle.set()
             except (NoSource, NotYet, StoreError, ChainError) as error:
                 log.info("backfill: %s; it goes on in a while", error)
                 wait = _SOON
-            await asyncio.sleep(wait)
+            # a fork whose parent lay below the store's bottom when it came: what it lacks is there by now
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._keeper.loose_end.wait(), wait)
+                self.idle.clear()
 
     async def one_pass(self) -> None:
         """Fetch all that can be had now. Errors: NoSource, NotYet, StoreError, ChainError."""

@@ -44,6 +44,7 @@ from leader_bridge.subscription import (
     subscribe,
     tipset_hint,
 )
+from leader_bridge.traces import Traces
 from rpc.client import BadAnswer, NodeClient, NodeError, NodeInfo, NodeTimeout
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class BridgeSettings:
     `fetch_concurrency` requests of `fetch_batch` objects are in flight at once. `gap`: the most epochs in
     one head change when a gap is filled. `hold`: how long a lighter head of another node, or one below
     ours, is not followed. `quiet`: after so long without a head change the node is asked for its head.
+    `traces`: the node is asked for each tipset's traces, down to `trace_lookback` epochs below the head.
     """
 
     state: str = "full"
@@ -69,6 +71,8 @@ class BridgeSettings:
     node_timeout: float = 30.0
     poll_interval: float = 2.0
     actor_code: bool = True
+    traces: bool = False
+    trace_lookback: int = 2880
     gap: int = 900
     keep_log: int = 100_000
     hold: float = 60.0
@@ -128,6 +132,7 @@ class Bridge:
         )
         self.keeper = Keeper(store, self.mirror, late=s.late)
         self.recorder = Recorder(store)
+        self.traces = Traces(store, self.keeper, s.trace_lookback, lambda: self.head) if s.traces else None
         self.wanted = Wanted(state=s.state == "full")
         self.backfill = Backfill(
             store, self.keeper, state=s.state == "full", head=lambda: self.head, busy=self._working
@@ -184,12 +189,14 @@ class Bridge:
         self.head = await self.store.head()
         if self.head is not None:
             metrics.HEAD_HEIGHT.set(self.head.head.height)
-        behind: asyncio.Task[None] | None = None
+        behind: list[asyncio.Task[None]] = []
         failures = 0
         try:
             while True:
-                if behind is None:
-                    behind = asyncio.create_task(self.backfill.run())
+                if not behind:
+                    behind.append(asyncio.create_task(self.backfill.run()))
+                    if self.traces is not None:
+                        behind.append(asyncio.create_task(self.traces.run()))
                 source = await self._choose()
                 before = self.head.seq if self.head else 0
                 try:
@@ -218,9 +225,9 @@ class Bridge:
                 wait = min(self.settings.longest_backoff, self.settings.first_backoff * 2 ** min(failures - 1, 16))
                 await asyncio.sleep(wait * random.uniform(0.5, 1.0))
         finally:
-            if behind is not None:
-                behind.cancel()
-                await asyncio.gather(behind, return_exceptions=True)
+            for one in behind:
+                one.cancel()
+            await asyncio.gather(*behind, return_exceptions=True)
 
     async def _new_term(self, owner: str) -> int:
         wait = self.settings.first_backoff
@@ -256,6 +263,8 @@ class Bridge:
         self.following = source.name
         self.sources.prefer(source)
         self.recorder.begin(client)
+        if self.traces is not None:
+            self.traces.begin(client)
         log.info("following %s by %s", source.name, subscription.way)
         try:
             while True:
@@ -482,6 +491,8 @@ class Bridge:
     async def _publish(self, path: _Path) -> None:
         """Store what is applied, then append the head change. Errors: Fenced, NotYet, NoSource, StoreError."""
         self.recorder.ask()
+        if self.traces is not None:
+            self.traces.ask(path.applies, path.common.height if path.reverts and path.common else None)
         for ref in path.reverts:
             # below the first head of a store: who reads the log wants the header of what is reverted
             if await self.keeper.row(TipsetKey(ref.key)) is None:
@@ -501,6 +512,8 @@ class Bridge:
             head=head,
         )
         await self.recorder.keep(TipsetKey(head.key).cid)
+        if self.traces is not None:
+            await self.traces.settle()
         await self.store.append_head(entry)
         self.head = entry
         metrics.HEAD_HEIGHT.set(head.height)

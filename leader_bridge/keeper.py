@@ -80,6 +80,8 @@ class Keeper:
         self._headers: LRUCache[Cid, bytes] = LRUCache(4096)
         self._said: dict[int, bool] = {}
         self._network: NetworkRecord | None = None
+        #: set when a row was written whose parent's is not there, and that no backfill writes again by itself
+        self.loose_end = asyncio.Event()
         #: rows are read, changed and written by the bridge and the backfill
         self.rows_lock = asyncio.Lock()
 
@@ -248,6 +250,8 @@ class Keeper:
                 row = index_tipset(batch, tipset, parent, listed[-1], held)
                 known[tipset.key] = row
                 rows.append(row)
+                if parent is None and tipset.height and not quiet:
+                    self.loose_end.set()
                 below = tipset.height if parent is None else parent.height + 1
                 epochs.append((min(below, tipset.height), tipset.height))
             await self.cover(batch, (TIPSETS_INDEX, MESSAGES_INDEX), epochs)
