@@ -116,43 +116,52 @@ class Haproxy:
         if self.reload_command:
             await _told(self.reload_command, file)
             return
-        before = _workers(await self._ask("show proc"))
-        await self._ask("reload")
+        before, _ = _processes(await self._ask("show proc"))
+        answer = await self._ask("reload")
         loop = asyncio.get_running_loop()
         until = loop.time() + _TAKE_OVER
-        while loop.time() < until:
+        # versions from 2.7 on answer when it is done; those before only begin
+        failed = "Success=0" in answer
+        while not failed and loop.time() < until:
             with contextlib.suppress(NotReloaded):
                 # for a moment the master answers nothing: it starts itself anew
-                now = _workers(await self._ask("show proc"))
+                now, failed = _processes(await self._ask("show proc"))
                 if now and not now & before:
                     return
             await asyncio.sleep(_LOOK)
         raise NotReloaded(f"{self.master_socket}: HAProxy goes on with its former configuration (see its log)")
 
     async def _ask(self, command: str) -> str:
+        """What the master answers: up to an empty line, or to its end. Errors: NotReloaded."""
         try:
             async with asyncio.timeout(_MASTER):
                 reader, writer = await asyncio.open_unix_connection(str(self.master_socket))
                 try:
                     writer.write(command.encode() + b"\n")
                     await writer.drain()
-                    return (await reader.read(1 << 20)).decode(errors="replace")
+                    lines: list[bytes] = []
+                    while (line := await reader.readline()).strip():
+                        lines.append(line)
+                    return b"".join(lines).decode(errors="replace")
                 finally:
                     writer.close()
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, ValueError) as error:
             raise NotReloaded(f"HAProxy's master at {self.master_socket} does not answer: {error!r}") from None
 
 
-def _workers(proc: str) -> set[int]:
-    """The process ids of the workers that take connections, out of `show proc`."""
-    found: set[int] = set()
+def _processes(proc: str) -> tuple[set[int], bool]:
+    """Out of `show proc`: the ids of the workers that take connections, and whether the last reload failed."""
+    workers: set[int] = set()
+    failed = False
     section = ""
     for line in proc.splitlines():
         if line.startswith("#"):
             section = line
         elif section.startswith("# workers") and (match := re.match(r"(\d+)\s+worker\b", line)):
-            found.add(int(match[1]))
-    return found
+            workers.add(int(match[1]))
+        elif match := re.match(r"\d+\s+master\s+\d+\s+\[failed: (\d+)\]", line):
+            failed = int(match[1]) > 0
+    return workers, failed
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,11 +66,17 @@ class Proxy:
             self.process = subprocess.Popen(words, stdout=log, stderr=log)
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline and self.process.poll() is None:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
+            if self._listens():
+                return
             time.sleep(0.02)
         raise AssertionError(f"{self.kind} does not start: {self.log()}")
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe, socket.socket(socket.AF_UNIX) as master:
+            if probe.connect_ex(("127.0.0.1", self.port)):
+                return False
+            # HAProxy's master listens a moment later than its workers
+            return self.kind != "haproxy" or master.connect_ex(str(self.folder / "master.sock")) == 0
 
     def log(self) -> str:
         """What it said."""
