@@ -15,6 +15,7 @@ BENCHES: dict[str, tuple[str, list[str]]] = {
     "head": ("benches.head_latency", []),
     "chain": ("benches.chain_methods", []),
     "state": ("benches.state_methods", ["--seconds", "1"]),
+    "eth": ("benches.eth_methods", []),
     "tree": ("benches.state_tree", []),
 }
 

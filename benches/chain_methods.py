@@ -109,9 +109,10 @@ def serving(url: str, cold: bool) -> Callable[[int], None]:
         import uvloop
 
         async def main() -> None:
-            import rpc.methods.chain  # noqa: F401
+            from rpc.methods import register_all
             from rpc.server import serve
 
+            register_all()
             await serve(await services_over(await open_store(url, readonly=True), cold), "127.0.0.1", port)
             await asyncio.Event().wait()
 

@@ -11,7 +11,6 @@ from chain.errors import BadRequest, NotHeld
 from chain.eth_types import FULL_BLOOM, hash_of
 from chain.event_index import message_hash
 from chain.tipset import Tipset
-from chain.tipset_messages import tipset_messages
 from rpc import eth_json
 from rpc.context import Context
 from rpc.lotus_json import json_cache
@@ -27,8 +26,8 @@ from rpc.methods.eth_read import (
 )
 from rpc.methods.eth_select import BlockParam, block_hash, by_hash, by_text, canonical, latest, named, select
 from rpc.methods.forward import forward
+from rpc.methods.included import included_in
 from rpc.methods.search import NO_LIMIT, Epochs
-from rpc.methods.senders import id_of
 from rpc.params import EthHash
 from rpc.registry import V0, V1, V2, Cost, method
 
@@ -96,7 +95,7 @@ async def eth_get_block_by_hash(ctx: Context, block_hash: EthHash, full: bool) -
 
 
 async def _count(ctx: Context, tipset: Tipset) -> str:
-    return hex(len(await tipset_messages(ctx.objects, tipset, ctx.network, id_of(ctx))))
+    return hex(len(await included_in(ctx, tipset)))
 
 
 @method(
@@ -138,7 +137,7 @@ async def _receipts(ctx: Context, block: BlockParam, limit: int) -> Any:
         return kept
     found = await executed(ctx, tipset, post)
     transactions = await transactions_of(ctx, found)
-    logs = await logs_by_message(ctx, found, [tx.hash for tx in transactions])
+    logs = await logs_by_message(ctx, found, {at: tx.hash for at, tx in enumerate(transactions)})
     return cache.keep(key, [receipt_json(found, at, tx, logs.get(at, ())) for at, tx in enumerate(transactions)])
 
 

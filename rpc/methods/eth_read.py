@@ -8,11 +8,9 @@ Lotus `node/impl/eth/utils.go`, `chain/index/events.go`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
-
-from cachetools import LRUCache
 
 from blockstore.cid import RAW, Cid
 from blockstore.errors import Missing
@@ -27,16 +25,16 @@ from chain.message import EventEntry, Receipt
 from chain.state_tree import StateTree
 from chain.tipset import Tipset
 from chain.tipset_events import TipsetEvent, events_after, receipts_under
-from chain.tipset_messages import Included, tipset_messages
+from chain.tipset_messages import Included
 from rpc import eth_json
 from rpc.context import Context
+from rpc.decoded_cache import decoded_cache, keep
 from rpc.eth_json import Log, Place
 from rpc.methods.eth_select import block_hash, canonical
+from rpc.methods.included import included_in
 from rpc.methods.read_state import node_cache
-from rpc.methods.senders import id_of
 
-_CACHE_BYTES: Final = 32 << 20
-#: what a decoded message, receipt or event takes beside its bytes
+#: what a decoded receipt or event takes beside its bytes
 _OVERHEAD: Final = 600
 
 
@@ -60,19 +58,6 @@ class Executed:
     def place(self, index: int) -> Place:
         """Where a message stands."""
         return Place(block_hash(self.tipset), self.tipset.height, index)
-
-
-def _cache(ctx: Context, name: str) -> LRUCache[bytes, tuple[Any, int]]:
-    cache: LRUCache[bytes, tuple[Any, int]] | None = ctx.extra.get(name)
-    if cache is None:
-        limit = ctx.extra.get("eth_cache_bytes", _CACHE_BYTES)
-        cache = ctx.extra[name] = LRUCache(limit, getsizeof=lambda entry: entry[1])
-    return cache
-
-
-def _keep(cache: LRUCache[bytes, tuple[Any, int]], key: bytes, value: Any, size: int) -> None:
-    if size <= cache.maxsize // 8:
-        cache[key] = (value, size)
 
 
 # --- messages and receipts -----------------------------------------------------------------------------
@@ -102,18 +87,17 @@ async def receipts_of(ctx: Context, tipset: Tipset, post: Post) -> list[Receipt]
 
 async def executed(ctx: Context, tipset: Tipset, post: Post) -> Executed:
     """A tipset's messages and receipts. Errors: NotHeld, BadObject (not as many of one as of the other)."""
-    cache = _cache(ctx, "eth_executed")
+    cache = decoded_cache(ctx, "eth_executed")
     kept = cache.get(tipset.key)
     if kept is not None:
         found: Executed = kept[0]
         return found
-    messages = await tipset_messages(ctx.objects, tipset, ctx.network, id_of(ctx))
+    messages = await included_in(ctx, tipset)
     receipts = await receipts_of(ctx, tipset, post)
     if len(messages) != len(receipts):
         raise BadObject(f"receipts and message array lengths didn't match for tipset: {tipset.key}")
     found = Executed(tipset, post, messages, receipts)
-    size = sum(2 * len(one.raw) for one in messages) + sum(len(one.return_) for one in receipts)
-    _keep(cache, tipset.key, found, size + _OVERHEAD * (2 * len(messages) + 1))
+    keep(cache, tipset.key, found, _OVERHEAD * (len(messages) + 1) + sum(len(one.return_) for one in receipts))
     return found
 
 
@@ -177,7 +161,7 @@ async def events_of(ctx: Context, tipset: Tipset, post: Post) -> Sequence[Tipset
 
     Errors: NotHeld.
     """
-    cache = _cache(ctx, "eth_events")
+    cache = decoded_cache(ctx, "eth_events")
     kept = cache.get(tipset.key)
     if kept is not None:
         return kept[0]  # type: ignore[no-any-return]
@@ -187,7 +171,7 @@ async def events_of(ctx: Context, tipset: Tipset, post: Post) -> Sequence[Tipset
     except Missing as error:
         raise NotHeld(f"the events of the tipset at epoch {tipset.height}: {error}") from None
     size = sum(_OVERHEAD + sum(150 + len(entry.value) for entry in event.entries) for event in found)
-    _keep(cache, tipset.key, found, _OVERHEAD + size)
+    keep(cache, tipset.key, found, _OVERHEAD + size)
     return found
 
 
@@ -232,17 +216,21 @@ def log_from(
     return Log(eth_address(event.address), *shown, event.index, place, tx_hash, removed)
 
 
-async def logs_by_message(ctx: Context, found: Executed, hashes: Sequence[bytes]) -> dict[int, list[Log]]:
-    """The logs of a tipset by the index of their message. `hashes` are the transactions'. Errors: NotHeld."""
-    if not any(one.events_root for one in found.receipts):
+async def logs_by_message(ctx: Context, found: Executed, hashes: Mapping[int, bytes]) -> dict[int, list[Log]]:
+    """The logs of a tipset by the index of their message, of the messages whose transaction hashes are given.
+
+    Errors: NotHeld.
+    """
+    if not any(found.receipts[at].events_root for at in hashes):
         return {}
     removed = not await canonical(ctx, found.tipset)
     logs: dict[int, list[Log]] = {}
     for event in await events_of(ctx, found.tipset, found.post):
-        entries = raw_entries(event)
-        if not entries:
+        digest = hashes.get(event.message)
+        entries = () if digest is None else raw_entries(event)
+        if digest is None or not entries:
             continue
-        one = log_from(event, entries, found.place(event.message), hashes[event.message], removed)
+        one = log_from(event, entries, found.place(event.message), digest, removed)
         if one is not None:
             logs.setdefault(event.message, []).append(one)
     return logs

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
+
 from blockstore.cid import Cid
 from blockstore.errors import Missing
 from blockstore.store import ETH_TXS
 from chain.errors import BadObject, BadRequest, ChainError, NotFound
 from chain.eth_tx import eth_tx, is_eth
 from chain.eth_types import cid_of_hash, hash_of
-from chain.event_index import message_hash
 from chain.message import SignedMessage, decode_any_message
 from chain.tipset import Tipset
-from chain.tipset_messages import tipset_messages
 from rpc import eth_json
 from rpc.context import Context
 from rpc.errors import MethodError
+from rpc.lotus_json import json_cache
 from rpc.methods.eth_block import EVERY
 from rpc.methods.eth_read import (
     Executed,
@@ -34,8 +35,8 @@ from rpc.methods.eth_read import (
 )
 from rpc.methods.eth_select import block_hash, by_hash, by_text
 from rpc.methods.forward import forward
+from rpc.methods.included import included_in
 from rpc.methods.search import NO_LIMIT, Epochs, Found, Miss, Replaced, load_message, search
-from rpc.methods.senders import id_of
 from rpc.params import EthHash, EthUint64
 from rpc.registry import Cost, method
 
@@ -100,9 +101,14 @@ async def _find(ctx: Context, cid: Cid, limit: int) -> tuple[Executed, int] | No
     raise NotFound("cannot find the msg in the tipset")
 
 
-async def _transaction_json(ctx: Context, found: Executed, index: int) -> dict[str, Any]:
+async def _transaction_json(ctx: Context, found: Executed, index: int) -> orjson.Fragment:
+    cache = json_cache(ctx)
+    key = b"ET%d," % index + found.tipset.key
+    kept = cache.get(key)
+    if kept is not None:
+        return kept
     tx = await transaction_of(ctx, await tree_of(ctx, found.post), found.messages[index])
-    return eth_json.transaction(tx, found.place(index))
+    return cache.keep(key, eth_json.transaction(tx, found.place(index)))
 
 
 async def _transaction(ctx: Context, tx_hash: bytes | None, limit: int) -> Any:
@@ -150,7 +156,7 @@ async def eth_get_transaction_by_hash_limited(ctx: Context, tx_hash: EthHash | N
     return await _transaction(ctx, tx_hash, limit)
 
 
-async def _receipt(ctx: Context, tx_hash: bytes, limit: int) -> dict[str, Any] | None:
+async def _receipt(ctx: Context, tx_hash: bytes, limit: int) -> orjson.Fragment | None:
     cid = await cid_of_transaction(ctx, tx_hash)
     try:
         await load_message(ctx, cid)
@@ -164,14 +170,18 @@ async def _receipt(ctx: Context, tx_hash: bytes, limit: int) -> dict[str, Any] |
     if place is None:
         return None
     found, index = place
-    chain_id = ctx.network.eth_chain_id
+    cache = json_cache(ctx)
+    # it stands on the chain of the request's head: its logs are not removed
+    key = b"EX%d," % index + found.tipset.key
+    kept = cache.get(key)
+    if kept is not None:
+        return kept
     try:
         tx = await transaction_of(ctx, await tree_of(ctx, found.post), found.messages[index])
-        hashes = [message_hash(one, chain_id) for one in found.messages] if found.receipts[index].events_root else []
     except ChainError as error:
         raise MethodError(f"failed to convert {eth_json.data(tx_hash)} into an Eth Txn: {error}") from error
-    logs = (await logs_by_message(ctx, found, hashes)).get(index, []) if hashes else []
-    return receipt_json(found, index, tx, logs)
+    logs = await logs_by_message(ctx, found, {index: tx.hash})
+    return cache.keep(key, receipt_json(found, index, tx, logs.get(index, [])))
 
 
 @method(
@@ -181,13 +191,13 @@ async def _receipt(ctx: Context, tx_hash: bytes, limit: int) -> dict[str, Any] |
     cost=Cost.STATE,
     answered="indexed",
 )
-async def eth_get_transaction_receipt(ctx: Context, tx_hash: EthHash) -> dict[str, Any] | None:
+async def eth_get_transaction_receipt(ctx: Context, tx_hash: EthHash) -> Any:
     """The receipt of a transaction; null where it is not on chain. Errors: NotHeld (its receipt or events)."""
     return await _receipt(ctx, tx_hash, NO_LIMIT)
 
 
 @method("Filecoin.EthGetTransactionReceiptLimited", versions=EVERY, cost=Cost.STATE, answered="indexed")
-async def eth_get_transaction_receipt_limited(ctx: Context, tx_hash: EthHash, limit: Epochs) -> dict[str, Any] | None:
+async def eth_get_transaction_receipt_limited(ctx: Context, tx_hash: EthHash, limit: Epochs) -> Any:
     """As `EthGetTransactionReceipt`, at most `limit` epochs below the head (-1: any)."""
     return await _receipt(ctx, tx_hash, limit)
 
@@ -201,7 +211,7 @@ async def _at_index(ctx: Context, tipset: Tipset, index: int) -> Any:
         found = await executed(ctx, tipset, post)
         _in_range(index, len(found.messages))
         return await _transaction_json(ctx, found, index)
-    _in_range(index, len(await tipset_messages(ctx.objects, tipset, ctx.network, id_of(ctx))))
+    _in_range(index, len(await included_in(ctx, tipset)))
     params = [eth_json.data(block_hash(tipset)), hex(index)]
     return await forward(ctx, "Filecoin.EthGetTransactionByBlockHashAndIndex", params)
 

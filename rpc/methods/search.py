@@ -22,14 +22,13 @@ from chain.errors import ActorNotFound, ChainError, NotFound, NotHeld
 from chain.message import Message, Receipt, SignedMessage, decode_any_message, receipt_of
 from chain.state_tree import StateTree
 from chain.tipset import Tipset, TipsetKey
-from chain.tipset_messages import tipset_messages
 from rpc import lotus_json
 from rpc.context import Context
 from rpc.errors import MethodError, Unavailable
 from rpc.methods.chain import read_tipset
+from rpc.methods.included import included_in
 from rpc.methods.notify import following
 from rpc.methods.read_state import states_of
-from rpc.methods.senders import id_of
 from rpc.params import Integer, Uint64
 from rpc.registry import V0, V1, Cost, method
 
@@ -91,7 +90,7 @@ async def executed_in(ctx: Context, tipset: Tipset, cid: Cid, message: Message, 
     if tipset.height == 0:
         return None
     parent = await ctx.index.parent(tipset)
-    included = await tipset_messages(ctx.objects, parent, ctx.network, id_of(ctx))
+    included = await included_in(ctx, parent)
     for place in range(len(included) - 1, -1, -1):
         one = included[place]
         if one.message.from_ != message.from_:

@@ -1,0 +1,28 @@
+"""Caches of decoded values that never change, one a name and process, bounded by the bytes that they take."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from cachetools import LRUCache
+
+from rpc.context import Context
+
+_CACHE_BYTES: Final = 32 << 20
+
+DecodedCache = LRUCache[bytes, tuple[Any, int]]
+
+
+def decoded_cache(ctx: Context, name: str) -> DecodedCache:
+    """The cache of this name. `extra["decoded_cache_bytes"]` sets how large each may become (32 MiB)."""
+    cache: DecodedCache | None = ctx.extra.get(name)
+    if cache is None:
+        limit = ctx.extra.get("decoded_cache_bytes", _CACHE_BYTES)
+        cache = ctx.extra[name] = LRUCache(limit, getsizeof=lambda entry: entry[1])
+    return cache
+
+
+def keep(cache: DecodedCache, key: bytes, value: Any, size: int) -> None:
+    """Keep a value of about `size` bytes, unless it would take much of the cache."""
+    if size <= cache.maxsize // 8:
+        cache[key] = (value, size)
