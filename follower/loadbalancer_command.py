@@ -37,6 +37,7 @@ def loadbalancer_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bind", default="0.0.0.0:1234", metavar="HOST:PORT", help="where clients come (%(default)s)")
     parser.add_argument("--certificate", default="", metavar="FILE", help="PEM file with chain and key, for TLS")
     parser.add_argument("--runtime-dir", default="", metavar="DIR", help="nginx: where its pid and temporary files are")
+    parser.add_argument("--keep-alive", action="store_true", help="nginx: keep clients' connections between requests")
     parser.add_argument(
         "--master-socket", type=Path, default=Path(_MASTER), metavar="FILE", help="HAProxy's master (%(default)s)"
     )
@@ -65,7 +66,7 @@ def _balancer(args: argparse.Namespace) -> Balancer:
     """Errors: CannotRun."""
     commands = {f"{name}_command": value for name in ("check", "reload") if (value := getattr(args, name))}
     try:
-        told = BalancerSettings(bind=args.bind, certificate=args.certificate, runtime_dir=args.runtime_dir)
+        told = BalancerSettings(args.bind, args.certificate, args.runtime_dir, args.keep_alive)
     except ValueError as error:
         raise CannotRun(str(error)) from None
     if args.kind == "nginx":

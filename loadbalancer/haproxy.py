@@ -85,7 +85,7 @@ frontend rpc
 
     # Reads may be sent twice. What gives a message to a node, or reads a filter off, is sent again only when it
     # certainly has not arrived (no connection). Looked for in the whole body, so that batches count too.
-    http-request wait-for-body time 30s if METH_POST rpc
+    http-request wait-for-body time 30s if rpc {{ method POST PUT }}
     acl writes req.body -m sub -i {writes}
     http-request disable-l7-retry if writes
     default_backend followers

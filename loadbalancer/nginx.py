@@ -47,8 +47,7 @@ http {{
         error_page 413 =500 @too_big;
         error_page 502 504 =503 @nobody;
 
-        keepalive_timeout 75s;
-        keepalive_requests 1000000;
+{keep_alive}
         client_header_timeout 30s;
         client_body_timeout 30s;
         client_body_buffer_size 128k;
@@ -130,6 +129,7 @@ def nginx_config(
     if settings.certificate:
         tls = f"\n        ssl_certificate {settings.certificate};\n        ssl_certificate_key {settings.certificate};"
     return _TEMPLATE.format(
+        keep_alive=_KEEP if settings.keep_alive else _CLOSE,
         bind=settings.bind + (" ssl" if settings.certificate else ""),
         files=f"pid {folder}/nginx.pid;\n" if folder else "pid /run/nginx.pid;\n",
         limit=limit,
@@ -141,6 +141,14 @@ def nginx_config(
     )
 
 
+_CLOSE: Final = """\
+        # A reload closes idle connections at once, under a request that is on its way too. So none is idle:
+        # each answer ends its connection (`--keep-alive` keeps them).
+        keepalive_timeout 0;"""
+_KEEP: Final = """\
+        # a reload closes idle connections at once, under a request that is on its way too: clients send it again
+        keepalive_timeout 75s;
+        keepalive_requests 1000000;"""
 #: nginx wants at least one
 _NONE: Final = "        # no follower is registered\n        server 127.0.0.1:9 down;"
 

@@ -25,12 +25,14 @@ _PLAIN: Final = re.compile(r"[A-Za-z0-9_./:@%+,=-]+\Z")
 class BalancerSettings:
     """`bind` is HOST:PORT, `certificate` a PEM file (chain and key) or empty.
 
-    `runtime_dir` is where nginx keeps its pid and temporary files; empty: where it was built to.
+    `runtime_dir` is where nginx keeps its pid and temporary files; empty: where it was built to. `keep_alive`: whether
+    nginx keeps its clients' connections between requests, which a reload may close under a request on its way.
     """
 
     bind: str = "0.0.0.0:1234"
     certificate: str = ""
     runtime_dir: str = ""
+    keep_alive: bool = False
 
     def __post_init__(self) -> None:
         """Errors: BadAddress, ValueError (a path that a configuration file cannot hold)."""

@@ -129,7 +129,7 @@ class Admin:
         if type(seconds) not in (int, float) or not 0 <= seconds <= 3600:
             return Error(-32602, "Invalid params", "seconds must be a number from 0 to 3600")
         if self._draining is None:
-            self._server.health.draining = True
+            self._server.drain()
             self._draining = asyncio.create_task(self._stop_later(seconds))
         return Success({"draining": True})
 

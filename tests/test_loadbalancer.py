@@ -160,14 +160,19 @@ async def test_what_is_passed_on_and_what_is_not(kind: str) -> None:
                     "code": -32700,
                     "message": "request bigger than maximum 3000 allowed",
                 }
-            assert len(backend.requests) == 1
+            backend.requests.clear()
             for path in ("/", "/metrics", "/debug/metrics", "/rpc/v3", "/rpc/v1/x"):
                 async with session.get(base + path) as response:
                     assert (response.status, await response.text()) == (404, "404 page not found\n")
             for path, status in (("/readyz", 200), ("/balancer/healthz", 200)):
                 async with session.get(base + path) as response:
                     assert response.status == status
-            assert len(backend.requests) == 1
+            assert backend.requests == []
+        # larger than any buffer
+        async with proxied(kind, backend.member) as proxy:
+            async with session.post(proxy.url, data=b"7" * (3 << 20)) as response:
+                assert response.status == 200
+            assert backend.requests.pop()[1] == b"7" * (3 << 20)
 
 
 # --- what goes wrong ---------------------------------------------------------------------------------
@@ -212,6 +217,13 @@ async def test_what_writes_is_sent_once_by_haproxy() -> None:
                 assert len(one.requests) + len(two.requests) == 1
                 one.requests.clear()
                 two.requests.clear()
+            # all that a follower takes for a call
+            with contextlib.suppress(aiohttp.ServerDisconnectedError):
+                async with session.put(proxy.url, data=_once(call("Filecoin.MpoolPush"))) as response:
+                    assert response.status == 502
+            assert len(one.requests) + len(two.requests) == 1
+            one.requests.clear()
+            two.requests.clear()
             # the same of a read: every try that there is
             with contextlib.suppress(aiohttp.ServerDisconnectedError):
                 async with session.post(proxy.url, data=call("Filecoin.ChainHead")) as response:

@@ -13,13 +13,9 @@ import aiohttp
 import pytest
 
 from blockstore.store import Store
-from loadbalancer.fleet import FleetWatch, read_fleet
-from loadbalancer.watch import Watcher
+from loadbalancer.fleet import read_fleet
 from tests.fleet_processes import Follower, Load, small_store
 from tests.proxies import KINDS, Proxy
-
-#: seconds between looks at the fleet
-LOOK = 0.2
 
 
 @pytest.fixture
@@ -36,16 +32,19 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def watched(store: Store, proxy: Proxy) -> AsyncIterator[None]:
-    """`follower loadbalancer KIND --watch`, here."""
-    stop = asyncio.Event()
-    watcher = Watcher(FleetWatch(store, LOOK), proxy.balancer, proxy.file)
-    running = asyncio.create_task(watcher.run(stop, LOOK))
+async def watched(store: Path, proxy: Proxy) -> AsyncIterator[None]:
+    """`follower loadbalancer KIND --watch` over the store in a folder."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "follower.cli", "loadbalancer", proxy.kind, "--watch", "--interval", "0.2",
+        "--store", f"lmdb://{store}", "--output", proxy.file, "--bind", f"127.0.0.1:{proxy.port}",
+        "--runtime-dir", proxy.folder, "--master-socket", proxy.folder / "master.sock",
+    )  # fmt: skip
     try:
         yield
+        assert process.returncode is None
     finally:
-        stop.set()
-        await running
+        process.terminate()
+        assert await process.wait() == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -70,8 +69,7 @@ async def test_followers_are_killed_stopped_and_added_and_no_request_fails(
             text = proxy.file.read_text()
             return f" {follower.address}" in text and f"{follower.address} down" not in text
 
-        # nginx closes idle connections when it reloads, under a request that is on its way too
-        async with watched(store, proxy), Load(proxy.url, keep_alive=kind == "haproxy") as load:
+        async with watched(tmp_path / "store", proxy), Load(proxy.url) as load:
             await load.goes_on()
             fleet[0].kill()
             await load.goes_on()
