@@ -7,8 +7,9 @@ This module is a friend of `LmdbStore`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from blockstore.lmdb_store import LmdbStore
 from blockstore.store import Store
@@ -16,10 +17,25 @@ from blockstore.store import Store
 Pairs = list[tuple[bytes, bytes]]
 
 
+@runtime_checkable
+class PutsLeaves(Protocol):
+    """A store for which objects with nothing below them cost less to close."""
+
+    async def put_leaves(self, objects: Iterable[tuple[bytes, bytes]]) -> None:
+        """Store such objects, closed."""
+
+
 async def load_objects(store: Store, closed: Pairs, loose: Pairs) -> None:
-    """Store verified (multihash, bytes), as two calls of `put_many` do. Errors: StoreFull, StoreUnavailable."""
+    """Store verified (multihash, bytes), as two calls of `put_many` do; `closed` ones link to nothing.
+
+    Errors: StoreFull, StoreUnavailable.
+    """
     if not isinstance(store, LmdbStore):
-        await store.put_many(closed, closed=True)
+        # what an import closes as it comes has nothing below it
+        if isinstance(store, PutsLeaves):
+            await store.put_leaves(closed)
+        else:
+            await store.put_many(closed, closed=True)
         await store.put_many(loose, closed=False)
         return
     await store._write(partial(_load, database=store._objects, closed=closed, loose=loose))

@@ -80,7 +80,12 @@ class CassandraHeadLog:
 
     async def make(self) -> None:
         """Write the first state of a log; one that is there stays as it is."""
-        await self._session.execute(self._init, [_PARTITION])
+        for tried in range(_TRIES):
+            await _pause(tried)
+            with contextlib.suppress(Unsettled):
+                await self._cas(self._init, [_PARTITION])
+                return
+        raise StoreUnavailable("the head log cannot be made: its writes time out")
 
     async def new_term(self, owner: str) -> int:
         """Fence every older term, then stamp what one of them left prepared."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 from cassandra import AuthenticationFailed, DriverException, RequestExecutionException, Unauthorized
 from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
-from cassandra.policies import RoundRobinPolicy
+from cassandra.policies import WhiteListRoundRobinPolicy
 
 from blockstore.cassandra_session import Forbidden, Place, refusal
 from blockstore.errors import StoreUnavailable
@@ -65,27 +65,46 @@ def apply(place: Place, replication: int = 1) -> None:
 
 
 def run(place: Place, cql: list[str]) -> None:
-    """Run administrative statements one after another. Blocks. Errors: StoreUnavailable, Forbidden."""
+    """Run administrative statements one after another, all by the first host that answers.
+
+    By one host: of two that make the same table at once each would make its own. Blocks. Errors: StoreUnavailable,
+    Forbidden.
+    """
+    for at, host in enumerate(place.hosts):
+        try:
+            _run_by(host, place, cql)
+            return
+        except _NotThere as error:
+            if at + 1 == len(place.hosts):
+                raise StoreUnavailable(f"{place.url} does not answer: {error}") from None
+
+
+class _NotThere(Exception):
+    """A host does not answer."""
+
+
+def _run_by(host: str, place: Place, cql: list[str]) -> None:
     auth: Any = PlainTextAuthProvider(place.user, place.password) if place.user else None
-    profile = ExecutionProfile(load_balancing_policy=RoundRobinPolicy(), request_timeout=60)
+    profile = ExecutionProfile(load_balancing_policy=WhiteListRoundRobinPolicy([host]), request_timeout=60)
     cluster = Cluster(
-        list(place.hosts),
+        [host],
         port=place.port,
         protocol_version=4,
         auth_provider=auth,
         execution_profiles={EXEC_PROFILE_DEFAULT: profile},
     )
     try:
-        session = cluster.connect()
+        try:
+            session = cluster.connect()
+        except NoHostAvailable as error:
+            if any(isinstance(one, AuthenticationFailed) for one in error.errors.values()):
+                raise Forbidden(refusal(place)) from None
+            raise _NotThere(error) from None
         for statement in cql:
             session.execute(statement)
     except Unauthorized as error:
         raise Forbidden(f"{place.url}: {error}") from None
-    except NoHostAvailable as error:
-        if any(isinstance(one, AuthenticationFailed) for one in error.errors.values()):
-            raise Forbidden(refusal(place)) from None
-        raise StoreUnavailable(f"{place.url}: the schema cannot be applied: {error}") from None
-    except (DriverException, RequestExecutionException) as error:
+    except (NoHostAvailable, DriverException, RequestExecutionException) as error:
         raise StoreUnavailable(f"{place.url}: the schema cannot be applied: {error}") from None
     finally:
         cluster.shutdown()

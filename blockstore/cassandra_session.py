@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import unquote
 
@@ -152,7 +152,7 @@ class AcsyllaSession:
         if idempotent:
             statement.set_is_idempotent(True)
         result = await self._session.execute(statement)
-        return [row.as_list() for row in result]
+        return [row.as_list() for row in result] if result.count() else []
 
     async def close(self) -> None:
         await self._session.close()
@@ -161,14 +161,29 @@ class AcsyllaSession:
 async def burst(work: Callable[[A], Awaitable[T]], items: Iterable[A]) -> list[T]:
     """`work` of every item, in order, at most `BURST` of them under way at a time.
 
-    The first error is raised when nothing of its round is under way any more.
+    After the first error nothing new is begun; it is raised when nothing is under way any more.
     """
-    source = iter(items)
-    found: list[T] = []
-    while some := list(islice(source, BURST)):
-        results = await asyncio.gather(*(work(item) for item in some), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-            found.append(result)
-    return found
+    source: Iterator[tuple[int, A]] = enumerate(items)
+    found: dict[int, T] = {}
+    failed: list[BaseException] = []
+
+    async def worker() -> None:
+        # a task a worker, not one an item: half the cost
+        for at, item in source:
+            if failed:
+                return
+            try:
+                found[at] = await work(item)
+            except BaseException as error:
+                failed.append(error)
+                raise
+
+    first = list(islice(source, BURST))
+    source = chain(first, source)
+    if len(first) < 2:
+        await worker()
+    else:
+        await asyncio.gather(*(worker() for _ in first), return_exceptions=True)
+    if failed:
+        raise failed[0]
+    return [found[at] for at in range(len(found))]

@@ -70,26 +70,41 @@ class CassandraStore:
 
     @classmethod
     async def open(
-        cls, url: str, *, readonly: bool = False, delta_ms: int = 500, epsilon_ms: int = 50, replication: int = 1
+        cls,
+        url: str,
+        *,
+        readonly: bool = False,
+        delta_ms: int = 500,
+        epsilon_ms: int = 50,
+        replication: int = 1,
+        make: bool = True,
     ) -> CassandraStore:
-        """A writer makes the tables if none are there. Errors: StoreUnavailable, SchemaMismatch, StoreError."""
+        """A writer makes the tables if none are there, and it may (`make`).
+
+        Errors: StoreUnavailable, SchemaMismatch, Forbidden, StoreError.
+        """
         place = Place.parse(url)
         session = await AcsyllaSession.open(place)
-        store = cls(session, place, CassandraHeadLog(session, place.keyspace, delta_ms, epsilon_ms), readonly=readonly)
+
+        async def clock() -> int:
+            return await store.clock_ms()
+
+        head_log = CassandraHeadLog(session, place.keyspace, delta_ms, epsilon_ms, store_clock=clock)
+        store = cls(session, place, head_log, readonly=readonly)
         try:
-            await store._check(place, replication)
+            await store._check(place, replication, make and not readonly)
         except BaseException:
             await session.close()
             raise
         return store
 
-    async def _check(self, place: Place, replication: int) -> None:
+    async def _check(self, place: Place, replication: int, make: bool) -> None:
         try:
             made = await self.row(META, b"", _SCHEMA_KEY)
         except NotMade:
             made = None
         if made is None:
-            if self._readonly:
+            if not make:
                 raise StoreUnavailable(f"{self.url} has not been made yet")
             await asyncio.to_thread(cassandra_schema.apply, place, replication)
             await self._log.make()
@@ -154,6 +169,11 @@ class CassandraStore:
         # some may be below others: none is marked before all are durable, whatever is lost meanwhile
         await burst(lambda pair: self._put_one(self._put_loose, pair), pairs)
         await burst(self._mark_closed, dict.fromkeys(pair[0] for pair in pairs))
+
+    async def put_leaves(self, objects: Iterable[tuple[bytes, bytes]]) -> None:
+        """Store closed objects below which there is nothing: in any order, one statement each."""
+        self._writable()
+        await burst(lambda pair: self._put_one(self._put_closed, pair), objects)
 
     async def _put_one(self, cql: str, pair: tuple[bytes, bytes]) -> None:
         await self._execute(cql, [bytes(pair[0]), pack(pair[1])])

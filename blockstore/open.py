@@ -14,12 +14,14 @@ from blockstore.store import Store
 @dataclass(frozen=True, slots=True)
 class Shared:
     """What a store of many machines is told: how long (milliseconds) a written head waits until it is visible,
-    the most that two clocks differ, and of how many copies its tables are made.
+    the most that two clocks differ, of how many copies its tables are made, and whether this process may make them.
     """
 
     delta_ms: int = 500
     epsilon_ms: int = 50
     replication: int = 1
+    #: tables must not be made by several processes at once
+    make: bool = False
 
 
 _memory: dict[str, MemoryStore] = {}
@@ -55,5 +57,6 @@ async def open_store(
             delta_ms=known.delta_ms,
             epsilon_ms=known.epsilon_ms,
             replication=known.replication,
+            make=known.make,
         )
     raise StoreError(f"{url!r} is not a store URL (lmdb:///path, cassandra://host/keyspace)")

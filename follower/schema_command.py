@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 from blockstore.open import open_store
@@ -47,5 +48,5 @@ def run_schema(settings: Settings, args: Any) -> int:
 
 
 async def _make(settings: Settings) -> None:
-    store = await open_store(settings["store"], shared=shared_options(settings))
+    store = await open_store(settings["store"], shared=replace(shared_options(settings), make=True))
     await store.close()

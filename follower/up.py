@@ -14,6 +14,7 @@ import signal
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -104,7 +105,7 @@ def run_bridge(settings: Settings) -> int:
         raise CannotRun("no node to follow: give --node, FULLNODE_API_INFO, or 'node' in the settings file")
 
     async def run() -> int:
-        shared = shared_options(settings)
+        shared = replace(shared_options(settings), make=True)
         store = await open_store(settings["store"], map_size=settings["map_size_gb"] << 30, shared=shared)
         # random: a process that is started again is not the one that held the lease
         owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
@@ -161,7 +162,7 @@ def run_import(settings: Settings, file: Path, *, index: bool) -> int:
     network_file = Path(settings["network_file"]) if settings["network_file"] else None
 
     async def run() -> int:
-        shared = shared_options(settings)
+        shared = replace(shared_options(settings), make=True)
         store = await open_store(settings["store"], map_size=settings["map_size_gb"] << 30, bulk=True, shared=shared)
         try:
             with reporting() as progress:

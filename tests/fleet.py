@@ -261,6 +261,9 @@ class Fleet:
 
     async def _start(self) -> None:
         car = recorded("devnet/chain.car.zst")
+        schema = Process(self.folder, "schema", "schema", *self._shared[:4], "--apply")
+        assert await asyncio.to_thread(schema.process.wait, 120) == 0, schema.log()
+        schema.close()
         self.truth = Truth(await RecordedChain.load(car.parent))
         self.node_port = free_port()
         listen = f"127.0.0.1:{self.node_port}"
