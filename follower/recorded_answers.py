@@ -1,7 +1,7 @@
 """Recorded calls, answered again: for what a played node cannot work out (traces need a virtual machine).
 
 A file holds a JSON line a call: `path`, `method`, `params`, then `result` or `error`. Methods that are answered
-here anyway are left alone; those that a follower forwards to a full node are answered from the file.
+here anyway are left alone; those that a follower forwards to a full node, or has from one, are answered from the file.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def with_answers(registry: Registry, files: Iterable[Path]) -> Registry:
             method = registry.names(version).get(name)
             if method is None:
                 answers = lacked.setdefault((version, name), {})
-            elif method.answered == "forwarded":
+            elif method.answered in ("forwarded", "recorded"):
                 answers = forwarded.setdefault(method.name, {})
             else:
                 continue

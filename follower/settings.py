@@ -170,6 +170,18 @@ SETTINGS: Final = (
         "Mirror the code of built-in actors too (some MB a network upgrade; ChainStatObj of a state counts it).",
     ),
     Setting(
+        "traces",
+        _one_of("off", "on"),
+        "off",
+        "on: the bridge asks the node for each tipset's traces once and keeps them; off: trace_* needs a node.",
+    ),
+    Setting(
+        "trace_lookback",
+        _whole(1, 100_000_000),
+        2880,
+        "Epochs below the head whose traces are recorded and kept.",
+    ),
+    Setting(
         "network_file",
         _text,
         "",

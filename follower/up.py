@@ -123,6 +123,8 @@ def run_bridge(settings: Settings) -> int:
                     fetch_batch=settings["fetch_batch"],
                     node_timeout=settings["node_timeout"],
                     poll_interval=settings["poll_interval"],
+                    traces=settings["traces"] == "on",
+                    trace_lookback=settings["trace_lookback"],
                     owner=owner,
                 ),
             )

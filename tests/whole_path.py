@@ -46,10 +46,20 @@ async def reach(store: Store, node: ReplayNode, running: asyncio.Task[None]) -> 
             await asyncio.sleep(0.002)
 
 
-async def filled(store: Store, node: ReplayNode, folder: str, *, state: str = "full") -> None:
-    """Run a bridge behind `node`, which is played to its end, until the store holds all down to the genesis."""
+async def filled(
+    store: Store, node: ReplayNode, folder: str, *, state: str = "full", trace_lookback: int | None = None
+) -> None:
+    """Run a bridge behind `node`, which is played to its end, until the store holds all down to the genesis.
+
+    `trace_lookback`: traces too, so far back.
+    """
     settings = BridgeSettings(
-        network_file=recorded(f"{folder}/network.json"), backfill=100_000, actor_code=True, state=state
+        network_file=recorded(f"{folder}/network.json"),
+        backfill=100_000,
+        actor_code=True,
+        state=state,
+        traces=trace_lookback is not None,
+        trace_lookback=trace_lookback or 0,
     )
     bridge = Bridge(store, parse_node_info(node.base), settings)
     running = asyncio.create_task(bridge.run())
@@ -60,6 +70,9 @@ async def filled(store: Store, node: ReplayNode, folder: str, *, state: str = "f
             await reach(store, node, running)
         async with asyncio.timeout(60):
             await bridge.backfill.idle.wait()
+        if bridge.traces is not None:
+            async with asyncio.timeout(60):
+                await bridge.traces.idle.wait()
     finally:
         bridge.stop()
         await running

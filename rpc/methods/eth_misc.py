@@ -1,4 +1,4 @@
-"""Fees, what every node says of itself, and what only a full node can do: execute, trace, take transactions.
+"""Fees, what every node says of itself, and what only a full node can do: execute, take transactions.
 
 Sources: Lotus `node/impl/eth/gas.go`, `basic.go`, `chain/store/basefee.go`.
 """
@@ -287,10 +287,6 @@ async def eth_estimate_gas(ctx: Context, params: RawParams) -> Any:
 _PASSED: Final = (
     ("Filecoin.EthSendRawTransaction", "eth_sendRawTransaction"),
     ("Filecoin.EthSendRawTransactionUntrusted", None),
-    ("Filecoin.EthTraceBlock", "trace_block"),
-    ("Filecoin.EthTraceReplayBlockTransactions", "trace_replayBlockTransactions"),
-    ("Filecoin.EthTraceTransaction", "trace_transaction"),
-    ("Filecoin.EthTraceFilter", "trace_filter"),
 )
 
 
