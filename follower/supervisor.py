@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -45,7 +46,11 @@ class Supervisor:
         self._failed: str | None = None
 
     def stop(self) -> None:
-        """Begin to stop; `run` returns when every child has ended."""
+        """Begin to stop; `run` returns when every child has ended. A second call asks the children again: to hurry."""
+        if self._stopping.is_set():
+            for process in self._running.values():
+                with contextlib.suppress(ProcessLookupError):
+                    process.terminate()
         self._stopping.set()
 
     async def run(self) -> int:

@@ -66,7 +66,7 @@ class Follower:
 
     async def serving(self) -> None:
         """Wait until it answers."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while True:
                 assert self.process.poll() is None, self.log()
                 with contextlib.suppress(OSError):
@@ -90,7 +90,7 @@ class Follower:
 
     async def ended(self) -> int:
         """Its exit code."""
-        return await asyncio.to_thread(self.process.wait, 60)
+        return await asyncio.to_thread(self.process.wait, 120)
 
     def close(self) -> None:
         if self.process.poll() is None:
@@ -137,7 +137,7 @@ class Load:
     async def goes_on(self, requests: int = 200) -> None:
         """Wait until so many more have been answered."""
         target = self.answered + requests
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while self.answered < target:
                 await asyncio.sleep(0.01)
 

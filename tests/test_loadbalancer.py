@@ -124,6 +124,11 @@ async def test_followers_are_asked_in_turn_over_http_and_websocket(kind: str, st
             assert opened[0]["result"] == 1
             assert opened[1]["method"] == "xrpc.ch.val"
             assert opened[1]["params"][1][0]["Type"] == "current"
+        # one that drains takes no new ones: they go to the others
+        servers[0].drain()
+        sockets += [await session.ws_connect(proxy.url) for _ in range(3)]
+        assert len(servers[0]._sockets) == 1
+        assert sum(len(server._sockets) for server in servers) == 6
         # each is told to go when its follower stops
         for server in servers:
             await server.stop(5)
