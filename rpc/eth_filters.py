@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Annotated, Any, Final
 
 from blockstore.store import FILTERS, Store
 from chain.dagcbor import decode, encode
@@ -20,6 +20,7 @@ from chain.errors import BadObject
 from chain.tipset import TipsetKey
 from rpc.context import Context
 from rpc.errors import LimitExceeded, MethodError, Unavailable
+from rpc.params import EthHash, param_of
 
 #: partitions that filters are spread over, and how many are looked into for a free place
 _PARTITIONS: Final = 64
@@ -30,6 +31,8 @@ _CROWD: Final = 16
 _LARGEST: Final = 64 << 10
 #: a poll that finds nothing writes nothing until so much of the filter's life has passed
 _TOUCH: Final = 8
+
+_HASH: Final = param_of("id", EthHash)
 
 LOGS: Final = "logs"
 BLOCKS: Final = "blocks"
@@ -85,6 +88,22 @@ class FilterState:
     polled: int
     history: bool = False
     asked: Asked = Asked()
+
+
+class _Id:
+    """An id as a parameter: 32 bytes, 0x-hex."""
+
+    def __init__(self, go: str) -> None:
+        self.go = go
+
+    def decode(self, value: Any) -> bytes:
+        """Errors: ValueError."""
+        decoded: bytes = _HASH.decode(value)
+        return decoded
+
+
+FilterId = Annotated[bytes, _Id("ethtypes.EthFilterID")]
+SubscriptionId = Annotated[bytes, _Id("ethtypes.EthSubscriptionID")]
 
 
 class FilterNotFound(MethodError):
@@ -170,7 +189,11 @@ class Filters:
         most = max(1, self.limits.total // self._partitions)
         held = 0
         for key, raw in await self._store.scan(FILTERS, partition, limit=2 * most):
-            if self._expired(decode_state(raw)):
+            try:
+                expired = self._expired(decode_state(raw))
+            except BadObject:
+                expired = False  # of another version, which knows when it ends
+            if expired:
                 await self._store.swap(FILTERS, partition, key, raw, None)
             else:
                 held += 1

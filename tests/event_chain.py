@@ -163,9 +163,7 @@ class Client:
         follower = self.followers[self.asked % len(self.followers)]
         self.asked += 1
         body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)})
-        status, answer = await follower.http(1, body)
-        assert status == 200
-        return orjson.loads(answer)
+        return orjson.loads((await follower.http(1, body))[1])
 
     async def ask(self, method: str, *params: Any) -> Any:
         answer = await self.whole(method, *params)

@@ -194,6 +194,7 @@ async def test_what_is_refused(quick: Store) -> None:
         ("eth_newFilter", [{"blockHash": UNKNOWN}], 1, "failed to install event filter"),
         ("eth_newFilter", [{"address": "0x" + "cc" * 20, "toBlock": "0x99"}], 1, "range end is in the future"),
         ("eth_newPendingTransactionFilter", [], 1, "not supported"),
+        ("eth_getFilterChanges", ["0x12"], -32700, "(param: *ethtypes.EthFilterID): expected hex string length"),
     ):
         error = await client.error(method, *params)
         assert error["code"] == code, method

@@ -19,13 +19,12 @@ from chain.eth_types import hash_of
 from rpc import eth_json
 from rpc.context import Context
 from rpc.errors import MethodError, Unavailable
-from rpc.eth_filters import BLOCKS, LOGS, Asked, Cursor, Filters, FilterState, filters_of
+from rpc.eth_filters import BLOCKS, LOGS, Asked, Cursor, FilterId, Filters, FilterState, filters_of
 from rpc.methods.eth_block import EVERY
 from rpc.methods.eth_log import FilterParam, LogFilter, block_range, collect, log_conditions
 from rpc.methods.eth_select import by_hash, canonical
 from rpc.methods.eth_steps import EventCondition, Step, cursor_at, hits_in, parent_place, steps_to
 from rpc.methods.event_search import Hit, event_search, joined
-from rpc.params import EthHash
 from rpc.registry import Cost, method
 from rpc.services import Head
 
@@ -243,7 +242,7 @@ async def eth_new_pending_transaction_filter(ctx: Context) -> str:
     cost=Cost.SCAN,
     answered="indexed",
 )
-async def eth_get_filter_changes(ctx: Context, filter_id: EthHash) -> orjson.Fragment:
+async def eth_get_filter_changes(ctx: Context, filter_id: FilterId) -> orjson.Fragment:
     """What a filter has to tell since it was last polled: logs (removed ones too, after a reorg) or block hashes.
 
     At most 10,000 results, but that a tipset's are never parted; the next poll goes on behind them. Errors:
@@ -253,13 +252,13 @@ async def eth_get_filter_changes(ctx: Context, filter_id: EthHash) -> orjson.Fra
 
 
 @method("Filecoin.EthGetFilterLogs", aliases=("eth_getFilterLogs",), versions=EVERY, cost=Cost.SCAN, answered="indexed")
-async def eth_get_filter_logs(ctx: Context, filter_id: EthHash) -> orjson.Fragment:
+async def eth_get_filter_logs(ctx: Context, filter_id: FilterId) -> orjson.Fragment:
     """As `EthGetFilterChanges`, of filters of logs alone. Errors: "wrong filter type", and as there."""
     return await _poll(ctx, filter_id, (LOGS,))
 
 
 @method("Filecoin.EthUninstallFilter", aliases=("eth_uninstallFilter",), versions=EVERY)
-async def eth_uninstall_filter(ctx: Context, filter_id: EthHash) -> bool:
+async def eth_uninstall_filter(ctx: Context, filter_id: FilterId) -> bool:
     """Forget a filter; whether there was one."""
     if ctx.connection is not None:
         ctx.connection.held.discard(filter_id)

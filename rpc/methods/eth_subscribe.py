@@ -20,13 +20,13 @@ from rpc import eth_json
 from rpc.channels import Burst
 from rpc.context import Context
 from rpc.errors import MethodError
-from rpc.eth_filters import Asked, filters_of, new_id
+from rpc.eth_filters import Asked, SubscriptionId, filters_of, new_id
 from rpc.methods.eth_block import EVERY, block_json
 from rpc.methods.eth_filter import NO_MEMPOOL, TOO_MANY_HERE, condition_of, logs_of
 from rpc.methods.eth_log import FilterParam, LogFilter
 from rpc.methods.eth_steps import EventCondition, at_entry, hits_in, parent_place
 from rpc.methods.notify import following
-from rpc.params import EthHash, RawParams, json_kind, param_of
+from rpc.params import RawParams, json_kind, param_of
 from rpc.registry import Cost, method
 
 log = logging.getLogger("follower.rpc")
@@ -133,6 +133,6 @@ async def eth_subscribe(ctx: Context, params: RawParams) -> str:
 
 
 @method("Filecoin.EthUnsubscribe", aliases=("eth_unsubscribe",), versions=EVERY, cost=Cost.FREE, answered="local")
-async def eth_unsubscribe(ctx: Context, subscription: EthHash) -> bool:
+async def eth_unsubscribe(ctx: Context, subscription: SubscriptionId) -> bool:
     """End a subscription of this WebSocket; whether there was one."""
     return ctx.connection is not None and ctx.connection.unsubscribe(subscription)
