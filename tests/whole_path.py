@@ -19,7 +19,7 @@ from tests.recorded import recorded
 CHAINS: Final = ("devnet", "upgrades")
 METHODS: Final = r"Filecoin\.(State|Chain|Msig|Paych|Wallet)"
 #: what only the node itself knows, or makes up anew each time
-EXCLUDED: Final = r"ChainValidateIndex|StateGetNetworkParams"
+EXCLUDED: Final = "StateGetNetworkParams"
 ETH: Final = r"^(eth|net|web3)_|Filecoin\.(Eth|Net|Web3|ChainGetEvents|GetActorEventsRaw)"
 #: what a node makes up anew or only it knows; what a virtual machine answers
 _ETH_NODE: Final = r"eth_(gasPrice|maxPriorityFeePerGas|call|estimateGas|syncing) |[Cc]lientVersion |[tT]race"
