@@ -75,9 +75,11 @@ def _balancer(args: argparse.Namespace) -> Balancer:
 
 
 @contextlib.asynccontextmanager
-async def _opened(settings: Settings) -> AsyncIterator[Store]:
+async def _opened(settings: Settings, *, readonly: bool) -> AsyncIterator[Store]:
     shared = shared_options(settings)
-    store = await open_store(settings["store"], map_size=settings["map_size_gb"] << 30, shared=shared)
+    store = await open_store(
+        settings["store"], readonly=readonly, map_size=settings["map_size_gb"] << 30, shared=shared
+    )
     try:
         yield store
     finally:
@@ -86,7 +88,7 @@ async def _opened(settings: Settings) -> AsyncIterator[Store]:
 
 async def _once(settings: Settings, args: argparse.Namespace, balancer: Balancer) -> int:
     """From one look at the fleet. Who lives is told by the time written in the rows, generously."""
-    async with _opened(settings) as store:
+    async with _opened(settings, readonly=True) as store:
         rows = await read_fleet(store)
     now = time.time_ns() // 1_000_000
     members: list[Member] = []
@@ -114,7 +116,7 @@ async def _watch(settings: Settings, args: argparse.Namespace, balancer: Balance
 
     stop = asyncio.Event()
     on_signals(stop)
-    async with _opened(settings) as store:
+    async with _opened(settings, readonly=False) as store:
         watcher = Watcher(FleetWatch(store, args.interval), balancer, args.output)
         await watcher.run(stop, args.interval)
     return 0
