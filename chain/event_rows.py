@@ -6,7 +6,8 @@ reader takes those of the tipsets on its own head's chain. Of one tipset there a
 * in EVENTS, its events in *groups* of one emitter; a row is a *chunk* of groups, so that a row stays small
   however many events there are, and what is wanted of a tipset is read without the rest;
 * in EVENT_POSTINGS, a row for each emitter, and each indexed (key, codec, value): the groups that have it;
-* in EVENT_POSTINGS too, its *mark*: how many events there are. A tipset without a mark is not indexed.
+* in COVERAGE its *mark*: how many events there are. A tipset without a mark is not indexed. A store writes rows of COVERAGE
+  behind the others of their batch, so a mark never stands alone.
 
 A partition of EVENTS is 16 epochs, one of EVENT_POSTINGS a day of one emitter or value: with 20,000 events an
 epoch, far more than gas pays for, they stay below 100 MB.
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from blockstore.cid import Cid
-from blockstore.store import EVENT_POSTINGS, EVENTS, Batch
+from blockstore.store import COVERAGE, EVENT_POSTINGS, EVENTS, Batch
 from chain.address import Address
 from chain.dagcbor import decode, encode
 from chain.errors import BadObject
@@ -39,7 +40,7 @@ CHUNK_GROUPS: Final = 64
 _MOST_CHUNKS: Final = 1 << 16
 _REF: Final = 3
 
-_MARKS: Final = b"T"
+_MARKS: Final = b"events"
 _EMITTER: Final = b"A"
 _VALUE: Final = b"V"
 
@@ -75,8 +76,9 @@ def posting_partition(term: Term, height: int) -> bytes:
     return (height // POSTINGS_BUCKET).to_bytes(4, "big") + term
 
 
-#: the term under which every tipset's mark is
-MARKS_TERM: Final[Term] = _MARKS
+def mark_partition(height: int) -> bytes:
+    """The partition of COVERAGE in which the marks of an epoch's tipsets are; their keys are `at_key`."""
+    return _MARKS + (height // POSTINGS_BUCKET).to_bytes(4, "big")
 
 
 def emitter_term(address: bytes) -> Term:
@@ -119,7 +121,7 @@ def put_events(batch: Batch, height: int, block_hash: bytes, events: Sequence[In
         value = b"".join(chunk.to_bytes(2, "big") + bytes((place,)) for chunk, place in refs)
         batch.put(EVENT_POSTINGS, posting_partition(term, height), key, value)
     mark = encode([len(events), len(chunks) if events else 0])
-    batch.put(EVENT_POSTINGS, posting_partition(MARKS_TERM, height), key, mark)
+    batch.put(COVERAGE, mark_partition(height), key, mark)
 
 
 def _groups(events: Sequence[IndexedEvent]) -> Iterator[list[IndexedEvent]]:

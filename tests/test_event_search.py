@@ -12,7 +12,7 @@ import chain.event_rows as event_rows
 import rpc.methods.event_search as searching
 from blockstore.cid import RAW, Cid, cid_of
 from blockstore.memory import MemoryStore
-from blockstore.store import EVENTS, Batch
+from blockstore.store import COVERAGE, EVENT_POSTINGS, EVENTS, Batch
 from chain.address import Address, delegated, from_id
 from chain.ancestry import Place
 from chain.event_rows import IndexedEvent, decode_group, decode_mark, decode_refs, groups_in, put_events
@@ -130,10 +130,10 @@ def test_rows_hold_every_event_and_every_posting_names_its_group(events: list) -
     chunks = {key: value for table, _, key, value in batch.puts if table is EVENTS}
     back = [one for data in chunks.values() for at in range(groups_in(data)) for one in decode_group(data, at)]
     assert sorted(back, key=lambda one: one.event.index) == made
-    marks = [value for table, partition, _, value in batch.puts if partition[4:] == event_rows.MARKS_TERM]
+    marks = [value for table, _, _, value in batch.puts if table is COVERAGE]
     assert [decode_mark(mark) for mark in marks] == [(len(made), len(chunks))]
     for table, partition, _, value in batch.puts:
-        if table is EVENTS or partition[4:] == event_rows.MARKS_TERM:
+        if table is not EVENT_POSTINGS:
             continue
         for number, at in decode_refs(value):
             (data,) = (data for key, data in chunks.items() if int.from_bytes(key[-2:], "big") == number)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from blockstore.store import ETH_TXS, EVENT_POSTINGS, EVENTS, HEIGHTS, MESSAGES, POST, TIPSETS, Store, Table
+from blockstore.store import COVERAGE, ETH_TXS, EVENT_POSTINGS, EVENTS, HEIGHTS, MESSAGES, POST, TIPSETS, Store, Table
 from chain.errors import ChainError
 from chain.eth_tx import eth_tx, is_eth
 from chain.eth_types import hash_of
 from chain.event_rows import (
-    MARKS_TERM,
     at_key,
     chunk_row,
     decode_group,
     decode_mark,
     emitter_term,
     groups_in,
+    mark_partition,
     posting_partition,
     value_term,
 )
@@ -72,7 +72,7 @@ async def visible_rows(store: Store, head: TipsetKey, *, down_to: int = 0) -> Ro
         if child is not None:
             await take(POST, cid, b"")
             key = at_key(tipset.height, hash_of(cid))
-            mark = await take(EVENT_POSTINGS, posting_partition(MARKS_TERM, tipset.height), key)
+            mark = await take(COVERAGE, mark_partition(tipset.height), key)
             for chunk in range(decode_mark(mark)[1] if mark else 0):
                 data = await take(EVENTS, *chunk_row(tipset.height, hash_of(cid), chunk))
                 assert data is not None

@@ -9,7 +9,7 @@ and events; what is held in neither form is an error that says what is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,24 +17,25 @@ import orjson
 from cachetools import LRUCache
 
 from blockstore.cid import RAW
-from blockstore.store import EVENT_POSTINGS, EVENTS
+from blockstore.store import COVERAGE, EVENT_POSTINGS, EVENTS, Table
 from chain.address import Address, from_id
 from chain.ancestry import Ancestry, Place
 from chain.coverage import covered, ranges_text
 from chain.errors import ActorNotFound, BadRequest, ChainError, NotHeld
 from chain.event_rows import (
     EVENTS_INDEX,
-    MARKS_TERM,
     POSTINGS_BUCKET,
     IndexedEvent,
     Ref,
     Term,
+    at_key,
     chunk_row,
     decode_group,
     decode_mark,
     decode_refs,
     emitter_term,
     groups_in,
+    mark_partition,
     posting_partition,
     value_term,
 )
@@ -220,29 +221,28 @@ class EventSearch:
         known = self._marks
         lacking = [place for place in places if place.block_hash not in known]
         if len(lacking) > 8:
-            for key, row in await self._scan(MARKS_TERM, lacking[0].height, lacking[-1].height):
+            for key, row in await self._scan(COVERAGE, mark_partition, lacking[0].height, lacking[-1].height):
                 known[key[8:]] = _Mark(*decode_mark(row))
         elif lacking:
-            rows = [
-                (posting_partition(MARKS_TERM, place.height), place.height.to_bytes(8, "big") + place.block_hash)
-                for place in lacking
-            ]
-            for place, value in zip(lacking, await self._store.rows(EVENT_POSTINGS, rows), strict=True):
+            rows = [(mark_partition(place.height), at_key(place.height, place.block_hash)) for place in lacking]
+            for place, value in zip(lacking, await self._store.rows(COVERAGE, rows), strict=True):
                 if value is not None:
                     known[place.block_hash] = _Mark(*decode_mark(value))
         return {place.block_hash: mark for place in places if (mark := known.get(place.block_hash)) is not None}
 
     # --- posting lists ---------------------------------------------------------------------------------
 
-    async def _scan(self, term: Term, low: int, high: int) -> list[tuple[bytes, bytes]]:
-        """(epoch and block hash, value) of a posting list from epoch `low` to `high`, on whatever forks."""
+    async def _scan(
+        self, table: Table, partition_of: Callable[[int], bytes], low: int, high: int
+    ) -> list[tuple[bytes, bytes]]:
+        """(epoch and block hash, value) of a table of a day a partition, from epoch `low` to `high`, of all forks."""
         found: list[tuple[bytes, bytes]] = []
         for day in range(low // POSTINGS_BUCKET, high // POSTINGS_BUCKET + 1):
             start = max(low, day * POSTINGS_BUCKET).to_bytes(8, "big")
             end = (min(high, (day + 1) * POSTINGS_BUCKET - 1) + 1).to_bytes(8, "big")
-            partition = posting_partition(term, day * POSTINGS_BUCKET)
+            partition = partition_of(day * POSTINGS_BUCKET)
             while True:
-                rows = await self._store.scan(EVENT_POSTINGS, partition, start=start, end=end, limit=_PAGE)
+                rows = await self._store.scan(table, partition, start=start, end=end, limit=_PAGE)
                 found += rows
                 if len(rows) < _PAGE:
                     break
@@ -256,7 +256,9 @@ class EventSearch:
         found: dict[bytes, set[Ref]] = {}
         for at in range(0, len(terms), _SCANS):
             some = terms[at : at + _SCANS]
-            for rows in await asyncio.gather(*(self._scan(term, low, high) for term in some)):
+            for rows in await asyncio.gather(
+                *(self._scan(EVENT_POSTINGS, partial(posting_partition, term), low, high) for term in some)
+            ):
                 for key, value in rows:
                     block_hash = key[8:]
                     if block_hash in places:
