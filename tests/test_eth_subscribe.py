@@ -15,6 +15,7 @@ from blockstore.memory import MemoryStore
 from chain.eth_types import hash_of
 from rpc.channels import Burst, Channel, Subscription
 from rpc.eth_filters import FilterLimits
+from rpc.limits import ServerSettings
 from rpc.methods import register_all
 from rpc.server import Server, serve
 from tests.event_chain import ADDRESSES, NATIVE, POOL, TOKEN, Client, EventChain, seen, topic
@@ -289,10 +290,12 @@ async def test_actor_events_begin_with_what_there_is(chain: EventChain, server: 
         assert event["tipsetKey"] == links(first.key)
         assert event["emitter"].startswith("t410f")
         assert [entry["Key"] for entry in event["entries"]] == ["t1", "d"]
-        await chain.grow((NATIVE, 3, None))
+        await chain.grow((NATIVE, None, None))
         assert brief(await session.events(channel, 2)) == [(second.height, False)] * 2
         await chain.grow()
-        assert brief(await session.events(channel, 1)) == [(3, False)]
+        [bare] = await session.events(channel, 1)
+        assert brief([bare]) == [(3, False)]
+        assert bare["entries"] is None
         await chain.reorg(2, [], [])
         assert brief(await session.events(channel, 5)) == [(3, True), (2, True), (2, True), (2, False), (2, False)]
 
@@ -355,3 +358,26 @@ async def test_logs_that_were_pushed_are_those_that_are_asked_for(chain: EventCh
         asked = await session.ask("eth_getLogs", {"fromBlock": "0x2", "toBlock": "latest"})
         assert [dict(log, logIndex="0x0") for log in asked] == pushed
         assert [index for _, index, _ in seen(asked)] == [0, 1, 0, 0, 1, 0, 1, 2]
+
+
+async def test_a_session_that_does_not_read_is_ended(chain: EventChain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rpc.websocket._CLOSING", 0.05)
+    settings = ServerSettings(ws_buffer=1, ws_patience=0.05)
+    server = await serve(await services_over(chain.store), "127.0.0.1", 0, settings=settings)
+    try:
+        async with session_of(server) as session, session_of(server) as other:
+            await session.ask("eth_subscribe", "logs")
+            made = await other.ask("eth_subscribe", "newHeads")
+            # far more than sockets take that nobody reads from
+            await chain.grow(*[(TOKEN, 1, bytes(500_000))] * 40)
+            await chain.grow()
+            async with asyncio.timeout(30):
+                while not server.dispatcher.slow_channels:
+                    await asyncio.sleep(0.01)
+                while (message := await session.ws.receive()).type == aiohttp.WSMsgType.TEXT:
+                    pass
+            assert message.type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.ERROR)
+            # whoever reads goes on
+            await other.results(made, 2)
+    finally:
+        await server.stop(0)

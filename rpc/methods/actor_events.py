@@ -14,7 +14,15 @@ from chain.tipset import TipsetKey
 from rpc.channels import Burst
 from rpc.context import Context
 from rpc.errors import MethodError
-from rpc.methods.eth_log import EventFilter, EventFilterParam, actor_event_json, find_in, find_range, height_range
+from rpc.methods.eth_log import (
+    EventFilter,
+    EventFilterParam,
+    actor_event_json,
+    event_json_entries,
+    find_in,
+    find_range,
+    height_range,
+)
 from rpc.methods.eth_select import canonical
 from rpc.methods.eth_steps import EventCondition, at_entry, hits_in, parent_place
 from rpc.methods.event_search import Hit, wanted_of
@@ -37,6 +45,11 @@ async def _held(ctx: Context, wanted: EventFilter, condition: EventCondition) ->
     if not found and high > head.height:
         raise BadRequest(f"range end is in the future, highest epoch: {head.height}")
     return found, False
+
+
+def _shown(hit: Hit, reverted: bool) -> dict[str, Any]:
+    # an event with nothing in it is told while it is new; to Go its entries are nil
+    return {**actor_event_json(hit, reverted), "entries": event_json_entries(hit.entries) or None}
 
 
 @method("Filecoin.SubscribeActorEventsRaw", cost=Cost.SCAN, answered="indexed", channel=True)
@@ -75,6 +88,6 @@ async def subscribe_actor_events_raw(ctx: Context, wanted: EventFilterParam) -> 
                     if place is None:
                         continue
                     async for _, hits in hits_in(view, [place], condition):
-                        yield Burst(actor_event_json(hit, removed) for hit in hits)  # type: ignore[misc]
+                        yield Burst(_shown(hit, removed) for hit in hits)  # type: ignore[misc]
             if 0 < high < entry.head.height:
                 return
