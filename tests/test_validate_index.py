@@ -12,9 +12,9 @@ import pytest
 import pytest_asyncio
 
 from blockstore.memory import MemoryStore
-from blockstore.store import EVENT_POSTINGS, EVENTS, HEIGHTS, MESSAGES, TIPSETS, Batch, Store, Table
+from blockstore.store import COVERAGE, EVENTS, HEIGHTS, MESSAGES, TIPSETS, Batch, Store, Table
 from chain.eth_types import hash_of
-from chain.event_rows import MARKS_TERM, IndexedEvent, at_key, chunk_row, decode_group, posting_partition, put_events
+from chain.event_rows import IndexedEvent, at_key, chunk_row, decode_group, mark_partition, put_events
 from chain.index import ChainIndex, height_row
 from chain.tipset import Tipset
 from chain.tipset_events import TipsetEvent
@@ -115,7 +115,7 @@ class Rows:
         self.height = (HEIGHTS, partition, prefix + tipset.key.cid)
         self.own = (TIPSETS, bytes(tipset.key.cid), b"")
         self.message = (MESSAGES, messages[0], tipset.height.to_bytes(8, "big") + tipset.key.cid)
-        self.mark = (EVENT_POSTINGS, posting_partition(MARKS_TERM, tipset.height), at_key(tipset.height, digest))
+        self.mark = (COVERAGE, mark_partition(tipset.height), at_key(tipset.height, digest))
         self.chunk = (EVENTS, *chunk_row(tipset.height, digest, 0))
         self.digest = digest
 

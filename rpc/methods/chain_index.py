@@ -11,18 +11,17 @@ from typing import Any
 
 from blockstore.cid import Cid
 from blockstore.errors import Missing
-from blockstore.store import EVENT_POSTINGS, EVENTS, HEIGHTS, MESSAGES
+from blockstore.store import COVERAGE, EVENTS, HEIGHTS, MESSAGES
 from chain.amt import amt_build
 from chain.errors import BadObject, BadRequest, ChainError, NotHeld
 from chain.event_rows import (
-    MARKS_TERM,
     IndexedEvent,
     at_key,
     chunk_row,
     decode_group,
     decode_mark,
     groups_in,
-    posting_partition,
+    mark_partition,
 )
 from chain.index import height_row
 from chain.message import EventEntry
@@ -119,7 +118,7 @@ async def _indexed_events(ctx: Context, tipset: Tipset) -> list[IndexedEvent]:
     """The events of a tipset as their rows tell them, in their order. Errors: Corrupt."""
     height, digest = tipset.height, block_hash(tipset)
     key = at_key(height, digest)
-    mark = await ctx.store.row(EVENT_POSTINGS, posting_partition(MARKS_TERM, height), key)
+    mark = await ctx.store.row(COVERAGE, mark_partition(height), key)
     if mark is None:
         return []
     try:
