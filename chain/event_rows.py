@@ -6,8 +6,8 @@ reader takes those of the tipsets on its own head's chain. Of one tipset there a
 * in EVENTS, its events in *groups* of one emitter; a row is a *chunk* of groups, so that a row stays small
   however many events there are, and what is wanted of a tipset is read without the rest;
 * in EVENT_POSTINGS, a row for each emitter, and each indexed (key, codec, value): the groups that have it;
-* in COVERAGE its *mark*: how many events there are. A tipset without a mark is not indexed. A store writes rows of COVERAGE
-  behind the others of their batch, so a mark never stands alone.
+* in COVERAGE its *mark*: how many events there are. A tipset without a mark is not indexed. A store writes rows
+  of COVERAGE behind the others of their batch, so a mark never stands alone.
 
 A partition of EVENTS is 16 epochs, one of EVENT_POSTINGS a day of one emitter or value: with 20,000 events an
 epoch, far more than gas pays for, they stay below 100 MB.
