@@ -63,6 +63,8 @@ class CassandraHeadLog:
         self.epsilon_ms = epsilon_ms
         self._now = now
         self._clock = None if store_clock is None else StoreClock(store_clock, epsilon_ms, now)
+        #: the newest stamp that is known here
+        self._stamped = 0
         #: the entry whose appending ended without our knowing how; 0: none
         self._left = 0
         table = f"{keyspace}.{HEAD_LOG.name}"
@@ -149,6 +151,9 @@ class CassandraHeadLog:
                 raise Fenced(f"entry {entry.seq} of term {entry.term}: the log is at {last}, term {term}")
         else:
             raise StoreUnavailable(f"entry {entry.seq} cannot be prepared: its writes time out")
+        if newest[0][0] != entry.seq:
+            self._left = 0
+            raise Fenced(f"entry {entry.seq} of term {entry.term}: another leader has gone on from it")
         if not newest[0][2]:
             await self._publish(entry.seq, entry.term, newest)
         self._left = 0
@@ -166,14 +171,20 @@ class CassandraHeadLog:
             visible_at = max(self._now() + self._delta, previous + 2 * self.epsilon_ms)
             with contextlib.suppress(Unsettled):
                 if await self._cas(self._stamp, [visible_at, _PARTITION, seq, term]):
+                    self._stamped = visible_at
                     return
             # a stamp that timed out may have been applied, also after the read that told that it was not
             rows = await self._session.execute(self._newest, [_PARTITION, 1], serial=True)
             if (await self._read_state())[0] != term:
                 raise Fenced(f"entry {seq} of term {term} was not stamped: a newer term exists")
             if rows and rows[0][0] == seq and rows[0][2]:
+                self._stamped = rows[0][2]
                 return
         raise StoreUnavailable(f"entry {seq} cannot be stamped: its writes time out")
+
+    def pace_ms(self) -> int:
+        """How long to wait, for the next stamp not to lie further ahead than delta."""
+        return max(0, self._stamped + 2 * self.epsilon_ms - self._now() - self._delta)
 
     async def tail(self, limit: int = 2) -> Tail:
         """The newest entries, by a QUORUM read: what the bounded-staleness rule is about."""

@@ -282,6 +282,10 @@ class CassandraStore:
         self._writable()
         await self._log.append(entry)
 
+    def pace_ms(self) -> int:
+        """Milliseconds to wait before one more head change is published: else it would show later than delta."""
+        return self._log.pace_ms()
+
     async def head(self) -> HeadEntry | None:
         return await self._log.head()
 

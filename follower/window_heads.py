@@ -90,6 +90,8 @@ class WindowHeads:
         self._reads: dict[asyncio.Task[None], None] = {}
         self._running: list[asyncio.Task[None]] = []
         self._failed = ""
+        #: when (the loop's clock) there was last a head to serve
+        self._servable_at = float("-inf")
         self._was_read = asyncio.Event()
         self._pushes = StoreHeads(_Released(self), index, poll_seconds=max(0.002, epsilon_ms / 4000))
 
@@ -135,7 +137,10 @@ class WindowHeads:
         if self.clock.is_off:
             return None
         # both clocks are cut to whole milliseconds: the later moment is the careful one for the horizon
-        return self.window.head(self._now() + 1, self._wall())
+        entry = self.window.head(self._now() + 1, self._wall())
+        if entry is not None:
+            self._servable_at = asyncio.get_running_loop().time()
+        return entry
 
     async def _wait(self) -> HeadEntry | None:
         loop = asyncio.get_running_loop()
@@ -272,7 +277,14 @@ class WindowHeads:
     # --- health ------------------------------------------------------------------------------------
 
     async def check(self) -> CheckResult:
-        """Health: whether a head can be served."""
+        """Health: whether a head can be served, or could a moment ago.
+
+        A store that stalls stalls for every follower: were all of them taken out of service at once, requests would
+        fail that now wait. Where one follower alone has none, the balancer asks another when its wait is over.
+        """
+        lacking = asyncio.get_running_loop().time() - self._servable_at
+        if not self.clock.is_off and self._servable() is None and lacking < self._wait_seconds:
+            return CheckResult(True, f"no head may be served for {lacking:.1f} s: {self._why_none()}")
         try:
             async with asyncio.timeout(1):
                 head = await self.current()

@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
 from blockstore.errors import Fenced, SchemaMismatch, StoreError, WrongNetwork
 from blockstore.store import Batch, HeadEntry, Store, TipsetRef
@@ -40,6 +40,7 @@ from leader_bridge.subscription import (
     Subscription,
     chain_head,
     key_json,
+    merged,
     parse_changes,
     subscribe,
     tipset_hint,
@@ -96,6 +97,14 @@ class _Path:
 
 class _Hold(Exception):
     """The node's head is behind ours: wait for it."""
+
+
+@runtime_checkable
+class PacedStore(Protocol):
+    """A store that shows head changes one after another, not all at once."""
+
+    def pace_ms(self) -> int:
+        """How long to wait before one more is published."""
 
 
 class Bridge:
@@ -268,7 +277,9 @@ class Bridge:
         log.info("following %s by %s", source.name, subscription.way)
         try:
             while True:
-                changes = await self._next(subscription, source)
+                changes = await self._paced(subscription, await self._next(subscription, source))
+                if not changes:
+                    continue
                 began = time.monotonic()
                 async with self._working:
                     before = self.head.seq if self.head else 0
@@ -294,6 +305,20 @@ class Bridge:
                 continue
             if changes:
                 return changes
+
+    async def _paced(self, subscription: Subscription, changes: list[Change]) -> list[Change]:
+        """With what the node has told since, as one change, while the store cannot show heads so fast.
+
+        Published one by one they would be stamped ever further into the future. Errors: NodeError.
+        """
+        if not isinstance(self.store, PacedStore):
+            return changes
+        while (wait := self.store.pace_ms()) > 0:
+            await asyncio.sleep(wait / 1000)
+            with contextlib.suppress(NodeTimeout):
+                while True:
+                    changes = [*changes, *await subscription.next(0.001)]
+        return merged(changes)
 
     # --- head changes ------------------------------------------------------------------------------
 

@@ -68,6 +68,25 @@ def parse_changes(value: Any) -> list[Change]:
     return changes
 
 
+def merged(changes: list[Change]) -> list[Change]:
+    """Several head changes as one: reverts, then applies; what was applied and reverted again is left out.
+
+    As they are, where they do not go on from each other: whoever takes them looks for the way then.
+    """
+    reverts: list[Change] = []
+    applies: list[Change] = []
+    for change in changes:
+        if change.kind == APPLY:
+            applies.append(change)
+        elif change.kind == REVERT and not applies:
+            reverts.append(change)
+        elif change.kind == REVERT and applies[-1].key == change.key:
+            applies.pop()
+        else:
+            return changes
+    return [*reverts, *applies]
+
+
 async def chain_head(client: NodeClient) -> Change:
     """The node's head. Errors: NodeError."""
     height, key = tipset_hint(await client.call("Filecoin.ChainHead"))

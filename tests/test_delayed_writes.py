@@ -21,11 +21,12 @@ from blockstore.store import COVERAGE, HEIGHTS, MESSAGES, POST, TIPSETS, Batch, 
 from chain.errors import NotHeld
 from chain.index import HELD_ALL, ChainIndex, decode_row, height_row
 from chain.objects import Objects
-from chain.tipset import Tipset
+from chain.tipset import Tipset, TipsetKey
 from chain.tipset_messages import message_cids
 from follower.window_heads import WindowHeads
 from leader_bridge.bridge import Bridge
 from leader_bridge.indexer import included, message_key
+from leader_bridge.subscription import APPLY, CURRENT, REVERT, Change, merged
 from rpc.errors import Unavailable
 from rpc.node_info import parse_node_info
 from tests.bridge_chain import SmallChain
@@ -325,3 +326,48 @@ def test_a_part_of_a_call_never_promises_the_rest() -> None:
         return lost
 
     assert run_virtual(run()) > 100
+
+
+class Unpaced(CassandraStore):
+    """Lets each head change be published as it comes."""
+
+    def pace_ms(self) -> int:
+        return 0
+
+
+@pytest.mark.parametrize("kind", [CassandraStore, Unpaced])
+def test_many_head_changes_at_once_are_not_stamped_ever_further_ahead(kind: type[CassandraStore]) -> None:
+    async def run() -> bool:
+        async with World(4, Weather(write_ms=1, read_ms=1), kind) as world:
+            await world.play(5)
+            before = world.bridge.head.seq  # type: ignore[union-attr]
+            for _ in range(200):
+                await world.move()
+                await asyncio.sleep(0.01)
+            assert await world.caught_up(60)
+            now = world.session.wall()
+            entries = await world.judge.store.head_entries(before)
+            # whatever became one, the follower goes on from each to the next
+            await world.play(entries[-1].seq + 3)
+            assert len(entries) > 10
+            assert sum(len(one.applies) for one in entries) > len(entries)
+            return entries[-1].visible_at <= now + DELTA + 2 * EPSILON
+
+    assert run_virtual(run()) == (kind is CassandraStore)
+
+
+def test_head_changes_as_one() -> None:
+    def changes(text: str) -> list[Change]:
+        kinds = {"+": APPLY, "-": REVERT, "=": CURRENT}
+        return [Change(kinds[word[0]], 1, TipsetKey(word[1:].encode())) for word in text.split()]
+
+    for told, one in (
+        ("+a +b", "+a +b"),
+        ("-b -a +c +d", "-b -a +c +d"),
+        ("+a -a", ""),
+        ("-z +a +b -b -a -y +c", "-z -y +c"),
+        ("+a +b -b +c", "+a +c"),
+        ("+a -b", "+a -b"),
+        ("=a +b", "=a +b"),
+    ):
+        assert merged(changes(told)) == changes(one)

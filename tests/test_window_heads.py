@@ -118,6 +118,25 @@ async def test_a_head_is_served_from_its_moment_and_as_long_as_reads_prove_it(ma
     assert await made.served() == 2
 
 
+async def test_a_stall_takes_nobody_out_of_service_before_requests_fail(made: Made) -> None:
+    assert not (await made.heads.check()).ok  # none was ever served
+    made.log.add(made.tipsets[0], -1000)
+    await made.read()
+    assert (await made.heads.check()).ok
+    made.clock.now += DELTA
+    # as long as requests would wait: 0.05 s here
+    made.heads._wait_seconds = 60
+    result = await made.heads.check()
+    assert result.ok
+    assert "no head may be served" in result.text
+    made.heads._wait_seconds = 0.05
+    async with asyncio.timeout(5):
+        while (await made.heads.check()).ok:
+            await asyncio.sleep(0.002)
+    await made.read()
+    assert (await made.heads.check()).ok
+
+
 async def test_a_prepared_entry_proves_nothing(made: Made) -> None:
     made.log.add(made.tipsets[0], -1000)
     await made.read()
