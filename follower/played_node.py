@@ -13,11 +13,13 @@ from blockstore.cid import Cid
 from blockstore.store import Batch, HeadEntry
 from chain.amt import Amt
 from chain.dagcbor import links
+from chain.eth_index import index_eth_txs
 from chain.index import HELD_ALL, ChainIndex, TipsetRow, index_rows
 from chain.message import receipt_of
 from chain.network import NetworkRecord, save_network
 from chain.objects import Objects
 from chain.tipset import Tipset
+from chain.tipset_messages import message_cids
 from follower.faults import Faults, FaultyStore
 from follower.node_heads import NodeHeads
 from rpc.context import Context
@@ -263,8 +265,9 @@ class _Heads:
 class RowWriter:
     """Writes index rows of tipsets into a store, parents first."""
 
-    def __init__(self, store: FaultyStore) -> None:
+    def __init__(self, store: FaultyStore, network: NetworkRecord) -> None:
         self._store = store
+        self._network = network
         self._rows: dict[bytes, TipsetRow] = {}
 
     async def write(self, tipset: Tipset) -> None:
@@ -273,6 +276,10 @@ class RowWriter:
             return
         batch = Batch()
         self._rows[tipset.key] = index_rows(batch, tipset, self._rows.get(tipset.parents), HELD_ALL)
+        signed: list[Cid] = []
+        for block in tipset.blocks:
+            signed += (await message_cids(self._store.honest, block.messages))[1]
+        await index_eth_txs(batch, self._store.honest, signed, self._network.eth_chain_id)
         await self._store.write(batch)
 
 

@@ -77,9 +77,10 @@ class RecordedChain:
             changes.append(Change(at, reverts, applies, head))
         if first is None:
             raise BadRequest(f"{notify}: no notification is recorded")
-        genesis = await loader.index(first, changes)
-        network = read_network_file(network_file, genesis.blocks[0].cid)
+        line = loader.down(first)
+        network = read_network_file(network_file, line[-1].blocks[0].cid)
         await keep_network(store, network)
+        await loader.index(line, changes, network)
         return cls(store, network, first, changes)
 
     def arrivals(self) -> dict[bytes, int]:
@@ -126,18 +127,21 @@ class _Loader:
             found = self._tipsets[key] = Tipset.of(blocks)
         return found
 
-    async def index(self, first: Tipset, changes: list[Change]) -> Tipset:
-        """Write rows of every tipset from genesis on, forks too; the genesis."""
-        writer = RowWriter(self._store)
-        down = [first]
-        while down[-1].height > 0:
-            down.append(self.by_key(down[-1].parents))
-        for tipset in reversed(down):
+    def down(self, first: Tipset) -> list[Tipset]:
+        """A tipset and all of its ancestors: the last one is the genesis. Errors: BadRequest."""
+        found = [first]
+        while found[-1].height > 0:
+            found.append(self.by_key(found[-1].parents))
+        return found
+
+    async def index(self, line: list[Tipset], changes: list[Change], network: NetworkRecord) -> None:
+        """Write rows of every tipset from genesis on, forks too."""
+        writer = RowWriter(self._store, network)
+        for tipset in reversed(line):
             await writer.write(tipset)
         for change in changes:
             for tipset in change.applies:
                 await writer.write(tipset)
-        return down[-1]
 
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:
