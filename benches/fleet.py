@@ -1,6 +1,6 @@
 """What the shared store costs: its data path, an import into it beside one into LMDB, and followers behind HAProxy.
 
-    python -m benches.fleet [path] [import] [followers] [--megabytes N] [--requests N]
+    python -m benches.fleet [path] [import] [followers] [--megabytes N] [--requests N] [--interval S]
 
 On the Cassandra that `CASSANDRA_HOSTS` names, else one started here. Server, followers and clients share this machine:
 on two cores a ratio of rates says nothing, so CPU time stands beside each.
@@ -33,6 +33,8 @@ from tests.fleet import Clients, Fleet, Process
 
 SIZE = 1000
 OBJECTS = 20_000
+#: for each follower, so that each has as many requests at a time whatever their number
+CLIENTS = 8
 
 
 def _cpu() -> float:
@@ -142,13 +144,16 @@ def _used(processes: list[Process]) -> float:
     return sum(process.cpu_seconds() for process in processes)
 
 
-async def followers(requests: int) -> None:
-    """8 clients through HAProxy, a head each 300 ms, with 1, 2 and 3 followers."""
+async def followers(requests: int, interval: float) -> None:
+    """8 clients a follower through HAProxy, a head each `interval` seconds, with 1, 2 and 3 followers."""
     for count in (1, 2, 3):
         url = await _emptied("bench_fleet")
         with tempfile.TemporaryDirectory(prefix="fleet-bench-") as made:
-            async with Fleet(Path(made), url, followers=count) as fleet:
-                clients = Clients(fleet.proxy.port, fleet.truth)
+            async with Fleet(Path(made), url, followers=count, interval=interval) as fleet:
+                idle = _used(fleet.followers)
+                await asyncio.sleep(5)
+                idle = (_used(fleet.followers) - idle) / 5
+                clients = Clients(fleet.proxy.port, fleet.truth, CLIENTS * count)
                 async with clients.asking():
                     await clients.until(requests // 10)
                     before, answered = _used(fleet.followers), clients.report.answered
@@ -159,7 +164,7 @@ async def followers(requests: int) -> None:
                     cpu = _used(fleet.followers) - before
                 print(
                     f"{count} followers {answered / wall:7,.0f} requests/s {cpu / answered * 1e6:6.0f} us of the "
-                    f"followers' CPU a request; {clients.report.text}",
+                    f"followers' CPU a request, {idle * 1e3:.0f} ms a second when nobody asks; {clients.report.text}",
                     flush=True,
                 )
 
@@ -170,6 +175,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=["path", "import", "followers"], metavar="PART")
     parser.add_argument("--megabytes", type=int, default=60, help="of the CAR that is imported")
     parser.add_argument("--requests", type=int, default=20_000, help="asked of each number of followers")
+    parser.add_argument("--interval", type=float, default=0.3, help="seconds between heads (default 0.3)")
     args = parser.parse_args()
     parts = args.parts or ["path", "import", "followers"]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -178,7 +184,7 @@ def main() -> None:
         if "import" in parts:
             runner.run(imports(args.megabytes))
         if "followers" in parts:
-            runner.run(followers(args.requests))
+            runner.run(followers(args.requests, args.interval))
 
 
 if __name__ == "__main__":
