@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -28,6 +29,7 @@ from rpc.node_info import parse_node_info
 from rpc.server import Server
 from tests.recorded import recorded
 from tests.served import served
+from tests.test_eth_streams import recorded_stream
 from tests.whole_path import reach
 
 HERE: Final = Path(__file__).parent / "clients"
@@ -37,6 +39,8 @@ TRANSFER: Final = "0xddf252ad1be2c89b69c2b068fc378daa952ba7f163c4a11628f55a4df52
 ABI: Final = ["event Transfer(address indexed from, address indexed to, uint256 value)"]
 #: the length of a hash as text
 _HASH: Final = 66
+#: an epoch from which the chain is followed
+START: Final = 1040
 
 pytestmark = pytest.mark.recorded
 
@@ -94,6 +98,7 @@ class Script:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 limit=1 << 26,
+                start_new_session=True,
             )
         )
 
@@ -118,7 +123,8 @@ class Script:
             try:
                 await asyncio.wait_for(self._process.wait(), 10)
             except TimeoutError:
-                self._process.kill()
+                # node may be a child of the command that pip installed
+                os.killpg(self._process.pid, signal.SIGKILL)
                 await self._process.wait()
 
 
@@ -288,3 +294,72 @@ def _judge(questions: dict[str, Any], found: dict[str, Any]) -> None:
     assert found["storage"] == [storage[params] for params in questions["storage"]]
     assert found["balances"] == [_number(balances[params]) for params in questions["balances"]]
     assert found["chain"] == _number(Answers.of("eth_chainId")[[]])
+
+
+# --- following -----------------------------------------------------------------------------------------
+
+
+def _change(raw: dict[str, Any]) -> dict[str, Any]:
+    return {**_form(raw, (), ("transactionHash", "blockHash")), "removed": raw["removed"], **_decoded(raw)}
+
+
+async def test_clients_follow_heads_and_page_through_filters(commands: dict[str, list[str]], tmp_path: Path) -> None:
+    """All three at once, while the chain is played: what each was told is what the node pushed when it was made."""
+    node = await start_replay(recorded("devnet"))
+    while node.head.height < START:
+        node.advance(1)
+    store = MemoryStore()
+    heads = [frame["params"]["result"] for frame in recorded_stream("eth_newheads")]
+    logs = [frame["params"]["result"] for frame in recorded_stream("eth_logs")]
+    scripts: dict[str, Script] = {}
+    async with asyncio.timeout(60), _bridged(node, store, 20), served(store) as server:
+        at = f"127.0.0.1:{server.port}/rpc/v1"
+        asked = tmp_path / "asked.json"
+        questions = {"http": f"http://{at}", "ws": f"ws://{at}", "token": TOKEN, "topic": TRANSFER, "abi": ABI}
+        asked.write_text(json.dumps(questions))
+        try:
+            for client in CLIENTS:
+                scripts[client] = await Script.start(commands[client], "follow", asked)
+            assert [await script.line() for script in scripts.values()] == ["filter"] * len(CLIENTS)
+            # what is executed by now is not told any more
+            before = node.head.height - 1
+            expected = [
+                _change(log)
+                for log in logs
+                if int(log["blockNumber"], 16) > before and log["address"] == TOKEN and log["topics"][0] == TRANSFER
+            ]
+            ready = asyncio.gather(*(script.line() for script in scripts.values()))
+            while not ready.done():
+                # a subscription shows that it is there by its first head
+                node.advance(1)
+                await store_follows(store, node)
+                await asyncio.wait({ready}, timeout=0.2)
+            assert await ready == ["ready"] * len(CLIENTS)
+            while not node.ended:
+                node.advance(1)
+                await store_follows(store, node)
+            last = {"number": _number(heads[-1]["number"]), "logs": len(expected)}
+            found: dict[str, Any] = {}
+            for client, script in scripts.items():
+                await script.tell(last)
+                found[client] = await script.line()
+        finally:
+            await asyncio.gather(*(script.stop() for script in scripts.values()))
+    numbers, hashes = [_number(head["number"]) for head in heads], [head["hash"] for head in heads]
+    assert len(expected) > 10
+    for client, told in found.items():
+        # web3.py does not show of a decoded event that it was removed
+        seen = [{name: one[name] for name in one if client != "web3" or name != "removed"} for one in expected]
+        assert told["changes"] == seen, client
+        # everything was told: nothing of it comes again
+        assert told["all"] == [], client
+        assert told["gone"] is True
+        assert len(told["heads"]) > 20
+        assert told["heads"] == numbers[-len(told["heads"]) :], client
+    assert found["web3"]["hashes"] == hashes[-len(found["web3"]["hashes"]) :]
+
+
+async def store_follows(store: Store, node: ReplayNode) -> None:
+    """Wait until the store has the node's head."""
+    while (entry := await store.head()) is None or entry.head.key != node.heads.head.key:
+        await asyncio.sleep(0.002)

@@ -14,7 +14,6 @@ from web3_reads import ABI, plain
 def _shown(one: Any) -> dict[str, Any]:
     return {
         **{name: one[name] for name in ("transactionHash", "blockHash")},
-        "removed": one.get("removed", False),
         **{name: one["args"][name] for name in ("from", "to", "value")},
     }
 

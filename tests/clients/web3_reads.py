@@ -37,7 +37,8 @@ ABI = [
 _BLOCK = ("hash", "parentHash", "number", "timestamp", "gasLimit", "gasUsed", "baseFeePerGas", "miner")
 _TX = ("hash", "nonce", "from", "to", "value", "input")
 _RECEIPT = (
-    "transactionHash", "blockHash", "blockNumber", "transactionIndex", "from", "to", "contractAddress", "gasUsed", "status",
+    "transactionHash", "blockHash", "blockNumber", "transactionIndex", "from", "to", "contractAddress", "gasUsed",
+    "status",
 )  # fmt: skip
 _LOG = ("address", "topics", "data", "logIndex")
 
