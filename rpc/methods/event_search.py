@@ -213,13 +213,16 @@ class EventSearch:
         self._groups: LRUCache[tuple[bytes, int, int], tuple[list[_Group], int]] = LRUCache(
             cache_bytes, getsizeof=lambda entry: entry[1]
         )
-        self._marks: LRUCache[bytes, _Mark] = LRUCache(_MARKED)
+        #: a plain dictionary, for a range looks up thousands: emptied when it is full
+        self._marks: dict[bytes, _Mark] = {}
 
     # --- marks -----------------------------------------------------------------------------------------
 
     async def marked(self, places: Sequence[Place]) -> dict[bytes, _Mark]:
         """The marks of those of these tipsets that have event rows, by block hash."""
         known = self._marks
+        if len(known) > _MARKED:
+            known.clear()
         lacking = [place for place in places if place.block_hash not in known]
         if len(lacking) > 8:
             for key, row in await self._scan(COVERAGE, mark_partition, lacking[0].height, lacking[-1].height):
