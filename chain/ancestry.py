@@ -58,6 +58,25 @@ class Ancestry:
                 await self._reach(head, low)
         return self._places[bisect_left(self._heights, low) : bisect_right(self._heights, high)]
 
+    async def at_height(self, head: Tipset, height: int, *, previous: bool = True) -> Tipset:
+        """The ancestor of `head` (or itself) at an epoch; in a null round the one before it, or after it where
+        `previous` is False. From the trunk where that reaches so far or nearly, else by skip pointers.
+
+        `height` is 0 or more and not above the head's. Errors: NotHeld.
+        """
+        if height >= head.height:
+            return head
+        if not self._on_trunk(head.height, head.key) or self._heights[0] > height:
+            if head.height - height > _AHEAD:
+                return await self._index.at_height(head, height, previous=previous)
+            async with self._lock:
+                await self._reach(head, height)
+        at = (bisect_right(self._heights, height) - 1) if previous else bisect_left(self._heights, height)
+        if at < 0:
+            # a null round at the trunk's bottom: what is before it is not on the trunk
+            return await self._index.at_height(head, height, previous=previous)
+        return await self._index.tipset(self._places[at].key)
+
     def _on_trunk(self, height: int, key: TipsetKey) -> bool:
         at = bisect_left(self._heights, height)
         return at < len(self._heights) and self._places[at].key == key

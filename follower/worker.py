@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import time
@@ -69,6 +70,16 @@ class FollowedNode:
             except (NodeError, KeyError, TypeError, ValueError) as error:
                 log.debug("the followed node's head: %s", error)
             await asyncio.sleep(_NODE_POLL)
+
+
+def calm_collector() -> None:
+    """Have Python's cycle collector look less often, and never at what is there from the start.
+
+    Caches hold a million objects and none of them is in a cycle: looking through them costs a third of the time in
+    which a large answer is made.
+    """
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
 
 
 async def wait_for_store(settings: Settings, stopping: asyncio.Event) -> tuple[Store, NetworkRecord] | None:
@@ -167,6 +178,7 @@ def filter_limits(settings: Settings) -> FilterLimits:
 async def run_worker(settings: Settings, *, started: Callable[[str], None] | None = None) -> int:
     """Serve until SIGINT or SIGTERM, then drain. `started` is called with the URL once requests are taken."""
     register_all()
+    calm_collector()
     member = membership(settings, agent())
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()

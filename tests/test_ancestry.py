@@ -43,7 +43,14 @@ async def test_any_range_of_any_chain(
     for which, low, high in asked:
         head = tipsets[which % len(tipsets)]
         found = await ancestry.between(head, low, high)
-        assert found == [place_of(tipset) for tipset in walked(parents, head, low, high)]
+        line = walked(parents, head, 0, head.height)
+        assert found == [place_of(tipset) for tipset in line if low <= tipset.height <= high]
+        at = min(low, head.height)
+        below = [tipset for tipset in line if tipset.height <= at]
+        assert await ancestry.at_height(head, at) == below[-1]
+        assert (
+            await ancestry.at_height(head, at, previous=False) == [tipset for tipset in line if tipset.height >= at][0]
+        )
 
 
 async def test_what_is_not_held_is_said() -> None:

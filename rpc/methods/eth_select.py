@@ -19,6 +19,7 @@ from chain.eth_types import cid_of_hash, hash_of
 from chain.index import decode_row
 from chain.tipset import Tipset, TipsetKey
 from rpc import eth_json
+from rpc.ancestors import ancestry_of
 from rpc.context import Context
 from rpc.methods.chain import load_tipset
 from rpc.methods.v2 import finalized, safe
@@ -114,7 +115,7 @@ async def by_number(ctx: Context, number: int, strict: bool) -> Tipset:
         raise BadRequest(f"failed to get tipset at height: {number}")
     if number > head.height - 1:
         raise BadRequest("requested a future epoch (beyond 'latest')")
-    tipset = await ctx.index.at_height(head, number)
+    tipset = await ancestry_of(ctx).at_height(head, number)
     if strict and tipset.height != number:
         raise NullRound(number)
     return tipset
@@ -169,7 +170,9 @@ async def canonical(ctx: Context, tipset: Tipset) -> bool:
     """Whether a tipset is the request's head or among its ancestors. Errors: NotHeld."""
     head = (await ctx.head()).tipset
     try:
-        return await ctx.index.is_ancestor(tipset.key, tipset.height, head)
+        if tipset.height > head.height:
+            return False
+        return (await ancestry_of(ctx).at_height(head, tipset.height)).key == tipset.key
     except NotHeld:
         raise NotHeld(f"the chain at epoch {tipset.height}") from None
 

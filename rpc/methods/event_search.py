@@ -20,7 +20,7 @@ from cachetools import LRUCache
 from blockstore.cid import RAW
 from blockstore.store import COVERAGE, EVENT_POSTINGS, EVENTS, Table
 from chain.address import Address, from_id
-from chain.ancestry import Ancestry, Place
+from chain.ancestry import Place
 from chain.coverage import covered, ranges_text
 from chain.errors import ActorNotFound, BadRequest, ChainError, NotHeld
 from chain.event_rows import (
@@ -44,6 +44,7 @@ from chain.message import EventEntry
 from chain.state_tree import StateTree
 from chain.tipset_events import INDEXED, TipsetEvent
 from rpc import eth_json
+from rpc.ancestors import ancestry_of
 from rpc.context import Context
 from rpc.methods.eth_read import indexed_events, log_from, post_of
 
@@ -209,7 +210,7 @@ class EventSearch:
 
     def __init__(self, ctx: Context, cache_bytes: int) -> None:
         self._store = ctx.store
-        self.ancestry = Ancestry(ctx.index)
+        self.ancestry = ancestry_of(ctx)
         self._groups: LRUCache[tuple[bytes, int, int], tuple[list[_Group], int]] = LRUCache(
             cache_bytes, getsizeof=lambda entry: entry[1]
         )

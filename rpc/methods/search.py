@@ -23,6 +23,7 @@ from chain.message import Message, Receipt, SignedMessage, decode_any_message, r
 from chain.state_tree import StateTree
 from chain.tipset import Tipset, TipsetKey
 from rpc import lotus_json
+from rpc.ancestors import ancestry_of
 from rpc.context import Context
 from rpc.errors import MethodError, Unavailable
 from rpc.methods.chain import read_tipset
@@ -126,7 +127,7 @@ async def _indexed(ctx: Context, head: Tipset, cid: Cid, message: Message) -> Fo
         epoch, included = int.from_bytes(key[:8], "big"), key[8:]
         if head.height <= epoch + 1:
             continue
-        tipset = await ctx.index.at_height(head, epoch + 1, previous=False)
+        tipset = await ancestry_of(ctx).at_height(head, epoch + 1, previous=False)
         if tipset.parents.cid == included:
             try:
                 return await executed_in(ctx, tipset, cid, message, False)
