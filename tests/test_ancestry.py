@@ -46,8 +46,8 @@ async def test_any_range_of_any_chain(
         line = walked(parents, head, 0, head.height)
         assert found == [place_of(tipset) for tipset in line if low <= tipset.height <= high]
         at = min(low, head.height)
-        below = [tipset for tipset in line if tipset.height <= at]
-        assert await ancestry.at_height(head, at) == below[-1]
+        below = next(tipset for tipset in reversed(line) if tipset.height <= at)
+        assert await ancestry.at_height(head, at) == below
         assert (
             await ancestry.at_height(head, at, previous=False) == [tipset for tipset in line if tipset.height >= at][0]
         )
