@@ -98,6 +98,8 @@ def workers(url: str, count: int) -> Iterator[tuple[int, list[int]]]:
 def measure(url: str, asked: dict[str, Sequence[bytes]], seconds: float, count: int) -> None:
     """Print a row a name, then what its first answer takes."""
     with workers(url, count) as (port, pids):
+        # until every worker takes connections: one alone would answer the first row
+        load(f"http://127.0.0.1:{port}/rpc/v1", next(iter(asked.values()))[:1], seconds=3.0)
         for name, bodies in asked.items():
             took = load(f"http://127.0.0.1:{port}/rpc/v1", bodies, pids=pids, seconds=seconds)
             print(took.row(f"{name} ({len(bodies)} questions)"), flush=True)

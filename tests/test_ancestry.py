@@ -48,9 +48,8 @@ async def test_any_range_of_any_chain(
         at = min(low, head.height)
         below = next(tipset for tipset in reversed(line) if tipset.height <= at)
         assert await ancestry.at_height(head, at) == below
-        assert (
-            await ancestry.at_height(head, at, previous=False) == [tipset for tipset in line if tipset.height >= at][0]
-        )
+        above = next(tipset for tipset in line if tipset.height >= at)
+        assert await ancestry.at_height(head, at, previous=False) == above
 
 
 async def test_what_is_not_held_is_said() -> None:
