@@ -144,8 +144,11 @@ def _used(processes: list[Process]) -> float:
     return sum(process.cpu_seconds() for process in processes)
 
 
-async def followers(requests: int, interval: float) -> None:
-    """8 clients a follower through HAProxy, a head each `interval` seconds, with 1, 2 and 3 followers."""
+async def followers(requests: int, interval: float, together: int) -> None:
+    """1, 2 and 3 followers behind HAProxy, a head each `interval` seconds.
+
+    8 clients for each follower, or `together` for all of them.
+    """
     for count in (1, 2, 3):
         url = await _emptied("bench_fleet")
         with tempfile.TemporaryDirectory(prefix="fleet-bench-") as made:
@@ -153,7 +156,7 @@ async def followers(requests: int, interval: float) -> None:
                 idle = _used(fleet.followers)
                 await asyncio.sleep(5)
                 idle = (_used(fleet.followers) - idle) / 5
-                clients = Clients(fleet.proxy.port, fleet.truth, CLIENTS * count)
+                clients = Clients(fleet.proxy.port, fleet.truth, together or CLIENTS * count)
                 async with clients.asking():
                     await clients.until(requests // 10)
                     before, answered = _used(fleet.followers), clients.report.answered
@@ -176,6 +179,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=60, help="of the CAR that is imported")
     parser.add_argument("--requests", type=int, default=20_000, help="asked of each number of followers")
     parser.add_argument("--interval", type=float, default=0.3, help="seconds between heads (default 0.3)")
+    parser.add_argument("--together", type=int, default=0, help="clients of all followers (default: 8 for each)")
     args = parser.parse_args()
     parts = args.parts or ["path", "import", "followers"]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -184,7 +188,7 @@ def main() -> None:
         if "import" in parts:
             runner.run(imports(args.megabytes))
         if "followers" in parts:
-            runner.run(followers(args.requests, args.interval))
+            runner.run(followers(args.requests, args.interval, args.together))
 
 
 if __name__ == "__main__":
