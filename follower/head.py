@@ -151,6 +151,10 @@ class StoreHeads:
         if self._poller is not None:
             self._poller.cancel()
 
+    async def last_head(self) -> Head | None:
+        """The newest head. Errors: NotHeld, StoreError."""
+        return await self.current()
+
     async def check(self) -> CheckResult:
         """Health: whether a head can be served."""
         try:

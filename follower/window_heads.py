@@ -276,6 +276,13 @@ class WindowHeads:
 
     # --- health ------------------------------------------------------------------------------------
 
+    async def last_head(self) -> Head | None:
+        """The head that may be served now, else the last one that was; None before the first. It never waits.
+
+        Errors: NotHeld.
+        """
+        return self._newest if self._servable() is None else await self.current()
+
     async def check(self) -> CheckResult:
         """Health: whether a head can be served, or could a moment ago.
 

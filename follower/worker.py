@@ -137,9 +137,11 @@ def build_checks(heads: StoreHeads | WindowHeads, followed: FollowedNode | None,
         if followed.height is None:
             return CheckResult(True, "the followed node has not answered yet")
         try:
-            head = await heads.current()
+            head = await heads.last_head()
         except (NotHeld, RpcError) as error:
             return CheckResult(False, str(error))
+        if head is None:
+            return CheckResult(True, "no head has been served yet")
         behind = followed.height - head.tipset.height
         age = time.monotonic() - followed.asked_at
         text = f"{max(behind, 0)} epochs behind the node (asked {age:.0f} s ago)"

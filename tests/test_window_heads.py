@@ -15,7 +15,7 @@ from blockstore.store_clock import Offset
 from chain.errors import NotHeld
 from chain.tipset import Tipset
 from follower.window_heads import WindowHeads
-from follower.worker import build_checks
+from follower.worker import FollowedNode, build_checks
 from rpc.errors import Unavailable
 from rpc.health import run_checks
 from tests.cassandra_stores import emptied, keyspace_url
@@ -126,6 +126,13 @@ async def test_a_stall_takes_nobody_out_of_service_before_requests_fail(made: Ma
     made.clock.now += DELTA
     # as long as requests would wait: 0.05 s here
     made.heads._wait_seconds = 60
+    followed = FollowedNode(client=None)  # type: ignore[arg-type]
+    ready = build_checks(made.heads, followed, 5).ready
+    for height, near in ((made.tipsets[0].height + 5, True), (made.tipsets[0].height + 6, False)):
+        followed.height = height
+        # against the head that was served last: to wait for another one would itself be a stall
+        async with asyncio.timeout(1):
+            assert (await ready["node"]()).ok is near
     result = await made.heads.check()
     assert result.ok
     assert "no head may be served" in result.text
