@@ -20,6 +20,7 @@ from loadbalancer.settings import BalancerSettings
 _COMMAND: Final = 30.0
 _MASTER: Final = 5.0
 _TAKE_OVER: Final = 10.0
+_STARTS: Final = 2.0
 _LOOK: Final = 0.05
 #: characters of a command's words that are told
 _TOLD: Final = 2000
@@ -131,11 +132,23 @@ class Haproxy:
             await asyncio.sleep(_LOOK)
         raise NotReloaded(f"{self.master_socket}: HAProxy goes on with its former configuration (see its log)")
 
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """To the master, which refuses for a moment while it starts, or starts itself anew. Errors: OSError."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _STARTS
+        while True:
+            try:
+                return await asyncio.open_unix_connection(str(self.master_socket))
+            except ConnectionRefusedError:
+                if loop.time() >= until:
+                    raise
+            await asyncio.sleep(_LOOK)
+
     async def _ask(self, command: str) -> str:
         """What the master answers: up to an empty line, or to its end. Errors: NotReloaded."""
         try:
             async with asyncio.timeout(_MASTER):
-                reader, writer = await asyncio.open_unix_connection(str(self.master_socket))
+                reader, writer = await self._connect()
                 try:
                     writer.write(command.encode() + b"\n")
                     await writer.drain()

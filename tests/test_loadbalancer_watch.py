@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import shlex
+import socket
 import sys
+import tempfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -200,6 +203,24 @@ async def test_commands_say_what_went_wrong(tmp_path: Path) -> None:
             await Haproxy(BalancerSettings(), check_command=command).check(file)
     with pytest.raises(NotReloaded, match="no-socket"):
         await Haproxy(BalancerSettings(), tmp_path / "no-socket").reload(file)
+
+
+async def test_a_master_that_refuses_for_a_moment_is_asked_again() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        socket_file = Path(folder, "master.sock")
+        with socket.socket(socket.AF_UNIX) as left_behind:
+            left_behind.bind(str(socket_file))
+            # bound, and not listened to: who connects is refused
+            asking = asyncio.create_task(Haproxy(BalancerSettings(), socket_file)._ask("show proc"))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(asking), 0.2)
+            assert not asking.done()
+            left_behind.listen()
+            connection, _ = await asyncio.to_thread(left_behind.accept)
+            with connection:
+                assert (await asyncio.to_thread(connection.recv, 100)) == b"show proc\n"
+                connection.sendall(b"# workers\n")
+        assert await asking == "# workers\n"
 
 
 async def test_haproxy_that_cannot_take_a_file_is_found_out() -> None:
