@@ -262,6 +262,18 @@ class _Heads:
             yield entry
 
 
+async def write_rows(store: FaultyStore, network: NetworkRecord, tipset: Tipset, parent: TipsetRow | None) -> TipsetRow:
+    """Write the rows of a stored tipset, those of its Ethereum transactions too; its own row."""
+    batch = Batch()
+    row = index_rows(batch, tipset, parent, HELD_ALL)
+    signed: list[Cid] = []
+    for block in tipset.blocks:
+        signed += (await message_cids(store.honest, block.messages))[1]
+    await index_eth_txs(batch, store.honest, signed, network.eth_chain_id)
+    await store.write(batch)
+    return row
+
+
 class RowWriter:
     """Writes index rows of tipsets into a store, parents first."""
 
@@ -274,13 +286,8 @@ class RowWriter:
         """The rows of one tipset; a second time does nothing."""
         if tipset.key in self._rows:
             return
-        batch = Batch()
-        self._rows[tipset.key] = index_rows(batch, tipset, self._rows.get(tipset.parents), HELD_ALL)
-        signed: list[Cid] = []
-        for block in tipset.blocks:
-            signed += (await message_cids(self._store.honest, block.messages))[1]
-        await index_eth_txs(batch, self._store.honest, signed, self._network.eth_chain_id)
-        await self._store.write(batch)
+        parent = self._rows.get(tipset.parents)
+        self._rows[tipset.key] = await write_rows(self._store, self._network, tipset, parent)
 
 
 async def keep_network(store: FaultyStore, network: NetworkRecord) -> None:

@@ -17,7 +17,8 @@ from blockstore.cid import Cid, cid_of
 from chain.block import BlockHeader, encode_header
 from chain.dagcbor import decode, encode
 from chain.errors import BadRequest
-from chain.message import BLS, Message, SignedMessage, encode_message, encode_signed_message
+from chain.eth_tx import INVOKE_CONTRACT
+from chain.message import BLS, DELEGATED, Message, SignedMessage, encode_message, encode_signed_message
 from chain.network import NetworkRecord
 from chain.nodes import Put
 from chain.tipset import Tipset
@@ -327,7 +328,12 @@ class SimulatedChain:
         random = self._random
         maker = self._maker
         kind, sender = maker.account_key(number)
-        if random.random() < 0.3:
+        if kind == DELEGATED:
+            # a transaction of Ethereum's: it calls a contract, or pays an account of its own kind
+            other = random.randrange(2, self.settings.accounts, 3)
+            receiver, to = maker.account_id(other), maker.account_key(other)[1]
+            method, params, value, gas = INVOKE_CONTRACT, b"", random.randrange(10**18), 2_000_000
+        elif random.random() < 0.3:
             receiver = to = maker.miner_id(random.randrange(self.settings.miners))
             method, params, value, gas = PROVE_COMMIT, encode([random.randbytes(192)]), 0, 60_000_000
         else:

@@ -11,13 +11,11 @@ import logging
 from typing import Final
 
 from blockstore.cid import Cid
-from blockstore.store import Batch
 from chain.errors import BadRequest
-from chain.index import HELD_ALL, index_rows
 from chain.tipset import Tipset
 from follower.faults import Faults, FaultyStore
 from follower.node_heads import NodeHeads
-from follower.played_node import PlayedNode, keep_network
+from follower.played_node import PlayedNode, keep_network, write_rows
 from follower.sim_chain import Change, SimSettings, SimulatedChain
 
 log = logging.getLogger("follower.simulate")
@@ -103,10 +101,8 @@ class SimulatedNode(PlayedNode):
         self._made.clear()
         await self.store.put_many(made, closed=True)
         for tipset in tipsets:
-            batch = Batch()
             parent = await self.index.row(tipset.parents) if tipset.height else None
-            index_rows(batch, tipset, parent, HELD_ALL)
-            await self.store.write(batch)
+            await write_rows(self.store, self.network, tipset, parent)
 
 
 async def start_simulated(

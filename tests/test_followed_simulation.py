@@ -95,6 +95,22 @@ async def test_the_state_is_read_by_the_same_methods_as_a_real_one() -> None:
     await node.stop()
 
 
+async def test_every_message_is_a_transaction_to_ethereum() -> None:
+    node = await start_simulated(SMALL, epochs=10)
+    kinds: set[str] = set()
+    async with NodeClient(parse_node_info(node.node_info)[0]) as client:
+        tipset = await node.index.parent(node.head)
+        while tipset.height:
+            block = await client.call("eth_getBlockByNumber", hex(tipset.height), True)
+            for one in block["transactions"]:
+                kinds.add("native" if one["accessList"] == [] else "signed as one")
+                receipt = await client.call("eth_getTransactionReceipt", one["hash"])
+                assert receipt["blockHash"] == block["hash"] and int(receipt["gasUsed"], 16)
+            tipset = await node.index.parent(tipset)
+    assert kinds == {"native", "signed as one"}
+    await node.stop()
+
+
 async def test_the_command_serves_until_it_is_stopped(capsys: pytest.CaptureFixture[str]) -> None:
     stop = asyncio.Event()
     running = asyncio.create_task(
