@@ -77,6 +77,10 @@ class Ancestry:
             return await self._index.at_height(head, height, previous=previous)
         return await self._index.tipset(self._places[at].key)
 
+    async def is_ancestor(self, older: TipsetKey, height: int, head: Tipset) -> bool:
+        """Whether the tipset `older` of epoch `height` is `head` or among its ancestors. Errors: NotHeld."""
+        return height <= head.height and (await self.at_height(head, height)).key == older
+
     def _on_trunk(self, height: int, key: TipsetKey) -> bool:
         at = bisect_left(self._heights, height)
         return at < len(self._heights) and self._places[at].key == key

@@ -17,7 +17,7 @@ import rlp
 from chain.address import Address, from_id
 from chain.errors import BadObject, ChainError
 from chain.eth_types import eth_address
-from chain.message import BLS, DELEGATED, Message, SignedMessage
+from chain.message import DELEGATED, Message, SignedMessage
 from chain.signature import keccak256
 
 #: the Ethereum address manager, which makes contracts
@@ -220,11 +220,6 @@ def native_tx(message: Message, digest: bytes, sender: bytes, to: bytes, chain_i
 def is_eth(signed: SignedMessage | None) -> bool:
     """Whether a message was signed as an Ethereum transaction."""
     return signed is not None and signed.signature[0] == DELEGATED
-
-
-def is_bls(signed: SignedMessage) -> bool:
-    """Whether a message is known by the CID of its unsigned form."""
-    return signed.signature[0] == BLS
 
 
 # --- what a transaction paid ---------------------------------------------------------------------------

@@ -21,7 +21,6 @@ HASH_LENGTH: Final = 32
 #: bytes of a bloom filter
 BLOOM_LENGTH: Final = 256
 NO_HASH: Final = bytes(HASH_LENGTH)
-EMPTY_BLOOM: Final = bytes(BLOOM_LENGTH)
 #: the bloom that says nothing: everything may be in it
 FULL_BLOOM: Final = b"\xff" * BLOOM_LENGTH
 

@@ -214,12 +214,6 @@ class ChainIndex:
                 return await self._load(step[1], step[0])
             at, key = step
 
-    async def is_ancestor(self, older: TipsetKey, height: int, anchor: Tipset) -> bool:
-        """Whether the tipset `older` of epoch `height` is `anchor` or among its ancestors."""
-        if height > anchor.height:
-            return False
-        return (await self.at_height(anchor, height)).key == older
-
     async def parent(self, tipset: Tipset) -> Tipset:
         """The parent tipset. Errors: NotHeld."""
         return await self._load(tipset.parents, tipset.height - 1)

@@ -44,14 +44,35 @@ class _Subscriber:
         self.behind = False
 
 
+class NewestHead:
+    """Heads of entries, the newest kept: its tipset is read once."""
+
+    def __init__(self, index: ChainIndex) -> None:
+        self._index = index
+        #: the newest head there has been
+        self.known: Head | None = None
+
+    async def of(self, entry: HeadEntry) -> Head:
+        """The head after an entry. Errors: NotHeld."""
+        head = self.known
+        if head is None or head.seq != entry.seq:
+            try:
+                tipset = await self._index.tipset(TipsetKey(entry.head.key))
+            except Missing as error:
+                raise NotHeld(f"the head's block: {error}") from None
+            head = Head(entry.seq, entry, tipset)
+            if self.known is None or self.known.seq < entry.seq:
+                self.known = head
+        return head
+
+
 class StoreHeads:
     """A HeadSource over a store's head log. `poll_seconds` is how often subscribers' news are looked for."""
 
     def __init__(self, store: HeadLog, index: ChainIndex, *, poll_seconds: float = 0.02) -> None:
         self._store = store
-        self._index = index
         self._poll_seconds = poll_seconds
-        self._newest: Head | None = None
+        self._newest = NewestHead(index)
         self._subscribers: set[_Subscriber] = set()
         self._poller: asyncio.Task[None] | None = None
         self._seen = 0
@@ -61,16 +82,7 @@ class StoreHeads:
         entry = await self._store.head()
         if entry is None:
             raise NotHeld("any head: nothing has been published to this store yet")
-        newest = self._newest
-        if newest is None or newest.seq != entry.seq:
-            try:
-                tipset = await self._index.tipset(TipsetKey(entry.head.key))
-            except Missing as error:
-                raise NotHeld(f"the head's block: {error}") from None
-            newest = Head(entry.seq, entry, tipset)
-            if self._newest is None or self._newest.seq < entry.seq:
-                self._newest = newest
-        return newest
+        return await self._newest.of(entry)
 
     async def subscribe(self, after: int | None = None) -> AsyncIterator[HeadEntry]:
         """Every entry after `after` in order, without a gap; ends when the reader is too slow.

@@ -16,13 +16,12 @@ from typing import Any, Final, Protocol
 
 from blockstore.cassandra_head import Tail
 from blockstore.cassandra_window import HeadWindow
-from blockstore.errors import Missing, StoreError
+from blockstore.errors import StoreError
 from blockstore.store import HeadEntry
 from blockstore.store_clock import StoreClock, wall_ms
 from chain.errors import ChainError, NotHeld
 from chain.index import ChainIndex
-from chain.tipset import TipsetKey
-from follower.head import StoreHeads
+from follower.head import NewestHead, StoreHeads
 from rpc.errors import RpcError, Unavailable
 from rpc.services import CheckResult, Head
 
@@ -85,7 +84,7 @@ class WindowHeads:
         self._wait_seconds = wait_seconds
         self._now = now
         self._wall = wall
-        self._newest: Head | None = None
+        self._newest = NewestHead(index)
         self._waiting: asyncio.Task[HeadEntry | None] | None = None
         self._reads: dict[asyncio.Task[None], None] = {}
         self._running: list[asyncio.Task[None]] = []
@@ -122,16 +121,7 @@ class WindowHeads:
             entry = await asyncio.shield(self._waiting)
         if entry is None:
             raise self._why_none()
-        newest = self._newest
-        if newest is None or newest.seq != entry.seq:
-            try:
-                tipset = await self._index.tipset(TipsetKey(entry.head.key))
-            except Missing as error:
-                raise NotHeld(f"the head's block: {error}") from None
-            newest = Head(entry.seq, entry, tipset)
-            if self._newest is None or self._newest.seq < entry.seq:
-                self._newest = newest
-        return newest
+        return await self._newest.of(entry)
 
     def _servable(self) -> HeadEntry | None:
         if self.clock.is_off:
@@ -281,7 +271,7 @@ class WindowHeads:
 
         Errors: NotHeld.
         """
-        return self._newest if self._servable() is None else await self.current()
+        return self._newest.known if self._servable() is None else await self.current()
 
     async def check(self) -> CheckResult:
         """Health: whether a head can be served, or could a moment ago.

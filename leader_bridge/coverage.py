@@ -7,9 +7,7 @@ from collections.abc import Iterable
 import orjson
 
 from blockstore.store import COVERAGE, Batch
-from chain.coverage import Ranges, covered
-
-__all__ = ["MESSAGES_INDEX", "TIPSETS_INDEX", "Ranges", "covered", "merged", "save_coverage"]
+from chain.coverage import Ranges
 
 #: rows of TIPSETS and HEIGHTS exist for every tipset of these epochs
 TIPSETS_INDEX = b"tipsets"

@@ -9,6 +9,7 @@ from blockstore.cid import Cid
 from blockstore.errors import Missing
 from blockstore.store import TIPSETS, Batch, HeadEntry, Store, TipsetRef
 from chain.block import decode_header
+from chain.coverage import Ranges, covered
 from chain.dagcbor import decode
 from chain.errors import BadObject
 from chain.eth_index import ETH_TXS_INDEX, index_eth_txs
@@ -27,7 +28,7 @@ from chain.objects import Objects
 from chain.tipset import Tipset, TipsetKey
 from chain.tipset_messages import message_cids
 from leader_bridge.closing import Closer
-from leader_bridge.coverage import MESSAGES_INDEX, TIPSETS_INDEX, Ranges, covered, merged, save_coverage
+from leader_bridge.coverage import MESSAGES_INDEX, TIPSETS_INDEX, merged, save_coverage
 from leader_bridge.indexer import (
     BlockMessages,
     can_index_events,

@@ -20,6 +20,7 @@ from blockstore.errors import Missing
 from blockstore.store import TIPSETS, Batch, Store
 from chain.amt import Amt
 from chain.block import decode_header
+from chain.coverage import covered
 from chain.errors import BadObject
 from chain.eth_index import ETH_TXS_INDEX, index_eth_txs
 from chain.event_rows import EVENTS_INDEX
@@ -38,7 +39,7 @@ from chain.objects import Objects
 from chain.tipset import Tipset, TipsetKey
 from chain.tipset_messages import message_cids
 from leader_bridge import metrics
-from leader_bridge.coverage import MESSAGES_INDEX, TIPSETS_INDEX, covered, merged, save_coverage
+from leader_bridge.coverage import MESSAGES_INDEX, TIPSETS_INDEX, merged, save_coverage
 from leader_bridge.indexer import (
     BlockMessages,
     can_index_events,

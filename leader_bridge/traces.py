@@ -21,12 +21,13 @@ import orjson
 from blockstore.cid import Cid
 from blockstore.errors import StoreError
 from blockstore.store import HEIGHTS, META, RECORDED, Batch, HeadEntry, Store
+from chain.coverage import covered
 from chain.errors import BadObject
 from chain.eth_types import hash_of
 from chain.index import HEIGHT_BUCKET
 from chain.recorded import TRACES, TRACES_INDEX, drop_answers, keep_answer
 from chain.tipset import Tipset, TipsetKey
-from leader_bridge.coverage import covered, merged, save_coverage
+from leader_bridge.coverage import merged, save_coverage
 from leader_bridge.keeper import Keeper, NotYet
 from leader_bridge.sources import NoSource
 from rpc.client import BadAnswer, CallFailed, NodeClient, NodeError

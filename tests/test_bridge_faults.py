@@ -15,6 +15,7 @@ from prometheus_client import REGISTRY
 from blockstore.errors import Fenced, StoreUnavailable, WrongNetwork
 from blockstore.memory import MemoryStore
 from blockstore.store import META, TIPSETS, Batch, HeadEntry, Held, TipsetRef
+from chain.coverage import covered
 from chain.dagcbor import links
 from chain.index import (
     HELD_ALL,
@@ -30,7 +31,7 @@ from chain.objects import Objects
 from chain.tipset import Tipset, TipsetKey
 from leader_bridge.backfill import Backfill, save_floor
 from leader_bridge.bridge import Bridge
-from leader_bridge.coverage import MESSAGES_INDEX, TIPSETS_INDEX, covered
+from leader_bridge.coverage import MESSAGES_INDEX, TIPSETS_INDEX
 from leader_bridge.keeper import Keeper
 from leader_bridge.mirror import Mirror
 from leader_bridge.network import find_schedule, schedule_of

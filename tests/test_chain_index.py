@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from blockstore.cid import Cid, cid_of
 from blockstore.memory import MemoryStore
 from blockstore.store import Batch
+from chain.ancestry import Ancestry
 from chain.block import BlockHeader, decode_header, encode_header
 from chain.errors import NotHeld
 from chain.index import HELD_ALL, ChainIndex, TipsetRow, decode_row, index_rows
@@ -22,10 +23,23 @@ NOWHERE = cid_of(b"\x80")
 
 def make_header(height: int, parents: tuple[Cid, ...], salt: int = 0) -> tuple[BlockHeader, bytes]:
     header = BlockHeader(
-        cid=NOWHERE, miner=b"\0\1", ticket=salt.to_bytes(8, "big"), election_proof=(1, b"e"),
-        beacon_entries=((1, b"b"),), win_post=(), parents=parents, parent_weight=height, height=height,
-        parent_state_root=NOWHERE, parent_message_receipts=NOWHERE, messages=NOWHERE, bls_aggregate=(2, b""),
-        timestamp=height * 30, block_sig=(2, b"s"), fork_signaling=0, parent_base_fee=100,
+        cid=NOWHERE,
+        miner=b"\0\1",
+        ticket=salt.to_bytes(8, "big"),
+        election_proof=(1, b"e"),
+        beacon_entries=((1, b"b"),),
+        win_post=(),
+        parents=parents,
+        parent_weight=height,
+        height=height,
+        parent_state_root=NOWHERE,
+        parent_message_receipts=NOWHERE,
+        messages=NOWHERE,
+        bls_aggregate=(2, b""),
+        timestamp=height * 30,
+        block_sig=(2, b"s"),
+        fork_signaling=0,
+        parent_base_fee=100,
     )
     raw = encode_header(header)
     return decode_header(cid_of(raw), raw), raw
@@ -82,8 +96,8 @@ async def test_forks_do_not_disturb_each_other() -> None:
         right = await built.add(right, height, 2)
     assert (await built.index.at_height(left, 60)).blocks[0].ticket == (1).to_bytes(8, "big")
     assert (await built.index.at_height(right, 60)).blocks[0].ticket == (2).to_bytes(8, "big")
-    assert await built.index.is_ancestor(trunk.key, 49, left)
-    assert not await built.index.is_ancestor(right.key, right.height, left)
+    assert await Ancestry(built.index).is_ancestor(trunk.key, 49, left)
+    assert not await Ancestry(built.index).is_ancestor(right.key, right.height, left)
 
 
 async def test_below_what_is_held_is_an_error() -> None:

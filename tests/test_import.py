@@ -26,6 +26,7 @@ from blockstore.errors import BadCar, Missing, WrongNetwork
 from blockstore.memory import MemoryStore
 from blockstore.open import open_store
 from blockstore.store import META, TABLES, Held, Store
+from chain.coverage import covered
 from chain.dagcbor import encode
 from chain.errors import BadRequest
 from chain.index import (
@@ -42,7 +43,7 @@ from chain.network import load_network
 from chain.objects import Objects
 from chain.tipset import TipsetKey
 from leader_bridge.closing import Closer, possible_links, verify_closed
-from leader_bridge.coverage import MESSAGES_INDEX, TIPSETS_INDEX, covered, merged
+from leader_bridge.coverage import MESSAGES_INDEX, TIPSETS_INDEX, merged
 from leader_bridge.importer import MARK, PROGRESS, import_car
 from leader_bridge.progress import Lines, reporting
 from leader_bridge.spool import KeySpool

@@ -10,7 +10,6 @@ from typing import Any
 
 from chain.errors import BadRequest, ChainError
 from chain.eth_types import hash_of
-from chain.tipset import TipsetKey
 from rpc.channels import Burst
 from rpc.context import Context
 from rpc.errors import MethodError
@@ -24,7 +23,7 @@ from rpc.methods.eth_log import (
     height_range,
 )
 from rpc.methods.eth_select import canonical
-from rpc.methods.eth_steps import EventCondition, at_entry, hits_in, parent_place
+from rpc.methods.eth_steps import EventCondition, hits_by
 from rpc.methods.event_search import Hit, wanted_of
 from rpc.methods.notify import following
 from rpc.registry import Cost, method
@@ -81,13 +80,7 @@ async def subscribe_actor_events_raw(ctx: Context, wanted: EventFilterParam) -> 
         return
     async with following(ctx.services.head_source, head.seq) as entries:
         async for entry in entries:
-            view = await at_entry(ctx, entry)
-            for removed, refs in ((True, entry.reverts), (False, entry.applies)):
-                for ref in refs:
-                    place = await parent_place(view.index, TipsetKey(ref.key))
-                    if place is None:
-                        continue
-                    async for _, hits in hits_in(view, [place], condition):
-                        yield Burst(_shown(hit, removed) for hit in hits)  # type: ignore[misc]
+            async for removed, hits in hits_by(ctx, entry, condition):
+                yield Burst(_shown(hit, removed) for hit in hits)  # type: ignore[misc]
             if 0 < high < entry.head.height:
                 return

@@ -20,12 +20,12 @@ from chain.errors import BadRequest, NotFound, NotHeld
 from chain.message import SignedMessage, decode_any_message, event_of, receipt_of
 from chain.tipset import Tipset, TipsetKey
 from chain.tipset_events import EVENTS_BIT_WIDTH
-from chain.tipset_messages import block_messages, tipset_messages
+from chain.tipset_messages import block_messages
 from rpc import lotus_json
 from rpc.context import Context
 from rpc.errors import LimitExceeded
 from rpc.lotus_json import APPLY, REVERT, json_cache
-from rpc.methods.senders import id_of
+from rpc.methods.included import included_in
 from rpc.registry import Cost, method
 
 #: tipsets that a path may name: more than three days
@@ -68,7 +68,7 @@ async def messages_of(ctx: Context, tipset: Tipset) -> list[dict[str, Any]] | No
     key = b"e" + tipset.key
     found = cache.get(key)
     if found is None:
-        included = await tipset_messages(ctx.objects, tipset, ctx.network, id_of(ctx))
+        included = await included_in(ctx, tipset)
         found = cache.keep(key, lotus_json.messages(included))
     return found  # type: ignore[return-value]
 

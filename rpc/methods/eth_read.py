@@ -7,7 +7,6 @@ Lotus `node/impl/eth/utils.go`, `chain/index/events.go`.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -257,8 +256,3 @@ def receipt_json(found: Executed, index: int, tx: EthTx, logs: Sequence[Log]) ->
     receipt = found.receipts[index]
     base_fee = found.tipset.blocks[0].parent_base_fee
     return eth_json.receipt(tx, found.place(index), receipt, base_fee, made_contract(tx, receipt), logs)
-
-
-async def yield_now() -> None:
-    """Let others run: a store that answers without waiting must not hold the loop."""
-    await asyncio.sleep(0)

@@ -170,9 +170,7 @@ async def canonical(ctx: Context, tipset: Tipset) -> bool:
     """Whether a tipset is the request's head or among its ancestors. Errors: NotHeld."""
     head = (await ctx.head()).tipset
     try:
-        if tipset.height > head.height:
-            return False
-        return (await ancestry_of(ctx).at_height(head, tipset.height)).key == tipset.key
+        return await ancestry_of(ctx).is_ancestor(tipset.key, tipset.height, head)
     except NotHeld:
         raise NotHeld(f"the chain at epoch {tipset.height}") from None
 

@@ -103,15 +103,13 @@ async def filecoin_address_to_eth_address(ctx: Context, params: RawParams) -> st
 class _After:
     """The actors after a tipset."""
 
-    def __init__(self, ctx: Context, tipset: Tipset, states: States) -> None:
-        self._ctx = ctx
+    def __init__(self, states: States) -> None:
         self._states = states
-        self.tipset = tipset
 
     @classmethod
     async def load(cls, ctx: Context, tipset: Tipset, post: Post) -> _After:
         version = ctx.network.version_at(tipset.height + 1)
-        return cls(ctx, tipset, States(ctx.objects, await tree_of(ctx, post), version, ctx.network.address_prefix))
+        return cls(States(ctx.objects, await tree_of(ctx, post), version, ctx.network.address_prefix))
 
     async def actor(self, address: Address) -> Actor | None:
         try:

@@ -15,6 +15,7 @@ from chain.ancestry import Place, place_of
 from chain.eth_types import hash_of
 from chain.index import ChainIndex
 from chain.tipset import TipsetKey
+from rpc.ancestors import ancestry_of
 from rpc.context import Context
 from rpc.eth_filters import WALK, Cursor
 from rpc.methods.event_search import Hit, Wanted, event_search
@@ -84,14 +85,14 @@ async def steps_to(ctx: Context, cursor: Cursor, head: Head) -> AsyncIterator[St
 async def _walk(ctx: Context, cursor: Cursor, head: Head) -> AsyncIterator[Step]:
     index, target = ctx.index, head.tipset
     height, key = cursor.height, cursor.key
-    while not await index.is_ancestor(key, height, target):
+    ancestry = ancestry_of(ctx)
+    while not await ancestry.is_ancestor(key, height, target):
         below = await parent_place(index, key)
         if below is None:
             return
         reverted = key
         height, key = below.height, below.key
         yield Step(True, reverted, Cursor(head.seq, WALK, height, key))
-    ancestry = event_search(ctx).ancestry
     while height < target.height:
         # null rounds may make a part empty
         top = min(height + _PAGE, target.height)
@@ -162,6 +163,20 @@ async def hits_in(
     async for hits in event_search(ctx).places(ctx, rising, condition.wanted):
         if found := condition.of_either(hits):
             yield found[0].place.block_hash, found
+
+
+async def hits_by(
+    ctx: Context, entry: HeadEntry, condition: EventCondition
+) -> AsyncIterator[tuple[bool, Sequence[Hit]]]:
+    """(whether they are taken back, events) that a head change tells, in its order. Errors: Missing, NotHeld."""
+    view = await at_entry(ctx, entry)
+    for removed, refs in ((True, entry.reverts), (False, entry.applies)):
+        for ref in refs:
+            place = await parent_place(view.index, TipsetKey(ref.key))
+            if place is None:
+                continue
+            async for _, hits in hits_in(view, [place], condition):
+                yield removed, hits
 
 
 async def at_entry(ctx: Context, entry: HeadEntry) -> Context:

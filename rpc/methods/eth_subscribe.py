@@ -24,7 +24,7 @@ from rpc.eth_filters import Asked, SubscriptionId, filters_of, new_id
 from rpc.methods.eth_block import EVERY, block_json
 from rpc.methods.eth_filter import NO_MEMPOOL, TOO_MANY_HERE, condition_of, logs_of
 from rpc.methods.eth_log import FilterParam, LogFilter
-from rpc.methods.eth_steps import EventCondition, at_entry, hits_in, parent_place
+from rpc.methods.eth_steps import EventCondition, at_entry, hits_by
 from rpc.methods.notify import following
 from rpc.params import RawParams, json_kind, param_of
 from rpc.registry import Cost, method
@@ -56,14 +56,8 @@ async def new_logs(ctx: Context, after: int, condition: EventCondition) -> Async
     """The logs that each head change after entry `after` tells or takes back."""
     async with following(ctx.services.head_source, after) as entries:
         async for entry in entries:
-            view = await at_entry(ctx, entry)
-            for removed, refs in ((True, entry.reverts), (False, entry.applies)):
-                for ref in refs:
-                    place = await parent_place(view.index, TipsetKey(ref.key))
-                    if place is None:
-                        continue
-                    async for _, hits in hits_in(view, [place], condition):
-                        yield Burst(pushed(one) for one in logs_of(hits, removed))
+            async for removed, hits in hits_by(ctx, entry, condition):
+                yield Burst(pushed(one) for one in logs_of(hits, removed))
 
 
 def pushed(shown: bytes) -> orjson.Fragment:

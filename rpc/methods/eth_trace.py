@@ -18,7 +18,6 @@ from chain.errors import BadRequest, NotFound, NotHeld
 from chain.event_index import message_hash
 from chain.recorded import TRACES, TRACES_INDEX, kept_answers
 from chain.tipset import Tipset
-from chain.tipset_messages import tipset_messages
 from rpc import eth_json
 from rpc.context import Context
 from rpc.errors import LimitExceeded, MethodError, Unavailable
@@ -26,8 +25,8 @@ from rpc.methods.eth_block import EVERY
 from rpc.methods.eth_select import EARLIEST, LATEST, PENDING, block_hash, by_number, by_text
 from rpc.methods.eth_tx import cid_of_transaction
 from rpc.methods.forward import forward
+from rpc.methods.included import included_in
 from rpc.methods.search import NO_LIMIT, Found, Replaced, load_message, search
-from rpc.methods.senders import id_of
 from rpc.params import EthAddress, EthHash, EthUint64, mismatch, param_of
 from rpc.registry import Cost, method
 
@@ -119,7 +118,7 @@ async def eth_trace_replay_block_transactions(ctx: Context, block: str, kinds: l
     except _Absent as absent:
         params = [await _number_of(ctx, tipset), kinds]
         return await _from_node(ctx, "Filecoin.EthTraceReplayBlockTransactions", absent, params)
-    messages = await tipset_messages(ctx.objects, tipset, ctx.network, id_of(ctx))
+    messages = await included_in(ctx, tipset)
     hashes = [eth_json.data(message_hash(one, ctx.network.eth_chain_id)) for one in messages]
     return replayed(traces, hashes)
 

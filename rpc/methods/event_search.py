@@ -17,7 +17,6 @@ from typing import Final
 import orjson
 from cachetools import LRUCache
 
-from blockstore.cid import RAW
 from blockstore.store import COVERAGE, EVENT_POSTINGS, EVENTS, Table
 from chain.address import Address, from_id
 from chain.ancestry import Place
@@ -46,7 +45,7 @@ from chain.tipset_events import INDEXED, TipsetEvent
 from rpc import eth_json
 from rpc.ancestors import ancestry_of
 from rpc.context import Context
-from rpc.methods.eth_read import indexed_events, log_from, post_of
+from rpc.methods.eth_read import indexed_events, log_from, post_of, raw_entries
 
 #: rows of a page of a scan
 _PAGE: Final = 1000
@@ -101,7 +100,7 @@ class Wanted:
         """The entries to show of an event whose emitter and values match; none, where it is not wanted."""
         if self.values or not self.raw:
             return event.entries
-        return tuple(entry for entry in event.entries if entry.codec == RAW)
+        return raw_entries(event)
 
     def entries(self, event: TipsetEvent) -> Sequence[EventEntry]:
         """The entries to show of an event; none, where it is not wanted."""
@@ -210,7 +209,7 @@ class EventSearch:
 
     def __init__(self, ctx: Context, cache_bytes: int) -> None:
         self._store = ctx.store
-        self.ancestry = ancestry_of(ctx)
+        self._ancestry = ancestry_of(ctx)
         self._groups: LRUCache[tuple[bytes, int, int], tuple[list[_Group], int]] = LRUCache(
             cache_bytes, getsizeof=lambda entry: entry[1]
         )
@@ -361,7 +360,7 @@ class EventSearch:
     async def range(self, ctx: Context, low: int, high: int, wanted: Wanted) -> AsyncIterator[list[Hit]]:
         """What a filter finds from epoch `low` to `high` on the chain of the request's head: in order, the hits
         of one tipset at a time. Errors: NotHeld (names what is covered)."""
-        places = await self.ancestry.between((await ctx.head()).tipset, low, high)
+        places = await self._ancestry.between((await ctx.head()).tipset, low, high)
         async for hits in self.places(ctx, places, wanted):
             yield hits
 

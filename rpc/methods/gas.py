@@ -11,10 +11,9 @@ from typing import Final
 
 from chain.address import Address
 from chain.tipset import TipsetKey
-from chain.tipset_messages import tipset_messages
 from rpc.context import Context
 from rpc.methods.chain import load_tipset, read_tipset
-from rpc.methods.senders import id_of
+from rpc.methods.included import included_in
 from rpc.params import Int64, Uint64
 from rpc.registry import Cost, method
 
@@ -55,7 +54,7 @@ async def estimate_premium(ctx: Context, within: int, key: TipsetKey) -> int:
             break
         tipset = await load_tipset(ctx, tipset.parents)
         blocks += len(tipset.blocks)
-        for one in await tipset_messages(ctx.objects, tipset, ctx.network, id_of(ctx)):
+        for one in await included_in(ctx, tipset):
             prices.append((one.message.gas_premium, one.message.gas_limit))
     premium = median_premium(prices, blocks)
     if premium < MIN_PREMIUM:
