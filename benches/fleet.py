@@ -1,6 +1,6 @@
 """What the shared store costs: its data path, an import into it beside one into LMDB, and followers behind HAProxy.
 
-    python -m benches.fleet [path] [import] [followers] [--megabytes N] [--requests N] [--interval S]
+    python -m benches.fleet [path] [import] [followers] [--megabytes N] [--requests N] [--interval S] [--rate N]
 
 On the Cassandra that `CASSANDRA_HOSTS` names, else one started here. Server, followers and clients share this machine:
 on two cores a ratio of rates says nothing, so CPU time stands beside each.
@@ -21,6 +21,7 @@ import orjson
 import uvloop
 
 from benches.import_car import make_car
+from benches.same_work import Probe
 from blockstore import cassandra_schema
 from blockstore.cassandra_session import AcsyllaSession, Place
 from blockstore.cassandra_store import CassandraStore, pack
@@ -113,7 +114,7 @@ async def _import(store: Store, car: Path, network: Path) -> tuple[float, float]
 
 
 async def imports(megabytes: int) -> None:
-    """One CAR into each store, one after the other, twice."""
+    """One CAR into each store, one after the other, three times: a server that has just been started is slow."""
     url = await _emptied("bench_import")
     with tempfile.TemporaryDirectory(prefix="fleet-bench-") as made:
         folder = Path(made)
@@ -128,7 +129,7 @@ async def imports(megabytes: int) -> None:
         }
         network.write_bytes(orjson.dumps(record))
         print(f"a CAR of {length / 1e6:.0f} MB, {objects:,} objects, with indices", flush=True)
-        for turn in range(2):
+        for turn in range(3):
             taken = {}
             await _emptied("bench_import")
             for name, place in (("LMDB", f"lmdb://{folder / str(turn)}"), ("Cassandra", url)):
@@ -144,10 +145,10 @@ def _used(processes: list[Process]) -> float:
     return sum(process.cpu_seconds() for process in processes)
 
 
-async def followers(requests: int, interval: float, together: int) -> None:
+async def followers(requests: int, interval: float, together: int, rate: float) -> None:
     """1, 2 and 3 followers behind HAProxy, a head each `interval` seconds.
 
-    8 clients for each follower, or `together` for all of them.
+    8 clients for each follower, or `together` for all of them; `rate` requests a second for each follower, if given.
     """
     for count in (1, 2, 3):
         url = await _emptied("bench_fleet")
@@ -156,18 +157,24 @@ async def followers(requests: int, interval: float, together: int) -> None:
                 idle = _used(fleet.followers)
                 await asyncio.sleep(5)
                 idle = (_used(fleet.followers) - idle) / 5
-                clients = Clients(fleet.proxy.port, fleet.truth, together or CLIENTS * count)
+                clients = Clients(fleet.proxy.port, fleet.truth, together or CLIENTS * count, rate=rate * count)
+                probe = Probe()
                 async with clients.asking():
                     await clients.until(requests // 10)
-                    before, answered = _used(fleet.followers), clients.report.answered
-                    wall = time.perf_counter()
-                    await clients.until(answered + requests)
-                    answered = clients.report.answered - answered
-                    wall = time.perf_counter() - wall
-                    cpu = _used(fleet.followers) - before
+                    with probe.measuring():
+                        before, answered = _used(fleet.followers), clients.report.answered
+                        woken = sum(process.wake_ups() for process in fleet.followers)
+                        wall = time.perf_counter()
+                        await clients.until(answered + requests)
+                        answered = clients.report.answered - answered
+                        wall = time.perf_counter() - wall
+                        cpu = _used(fleet.followers) - before
+                        woken = sum(process.wake_ups() for process in fleet.followers) - woken
+                each = cpu / answered * 1e6
                 print(
-                    f"{count} followers {answered / wall:7,.0f} requests/s {cpu / answered * 1e6:6.0f} us of the "
-                    f"followers' CPU a request, {idle * 1e3:.0f} ms a second when nobody asks; {clients.report.text}",
+                    f"{count} followers {answered / wall:7,.0f} requests/s {each:6.0f} us of the followers' CPU a "
+                    f"request, {woken / answered:.2f} wake-ups; a fixed piece of work beside it {probe.micros:.0f} us; "
+                    f"{idle * 1e3:.0f} ms a second when nobody asks; {clients.report.text}",
                     flush=True,
                 )
 
@@ -180,6 +187,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=20_000, help="asked of each number of followers")
     parser.add_argument("--interval", type=float, default=0.3, help="seconds between heads (default 0.3)")
     parser.add_argument("--together", type=int, default=0, help="clients of all followers (default: 8 for each)")
+    parser.add_argument("--rate", type=float, default=0, help="requests a second of each follower (default: all)")
     args = parser.parse_args()
     parts = args.parts or ["path", "import", "followers"]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -188,7 +196,7 @@ def main() -> None:
         if "import" in parts:
             runner.run(imports(args.megabytes))
         if "followers" in parts:
-            runner.run(followers(args.requests, args.interval, args.together))
+            runner.run(followers(args.requests, args.interval, args.together, args.rate))
 
 
 if __name__ == "__main__":

@@ -7,44 +7,64 @@ This module is a friend of `LmdbStore`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
+from blockstore.closed_order import Pairs
 from blockstore.lmdb_store import LmdbStore
 from blockstore.store import Store
 
-Pairs = list[tuple[bytes, bytes]]
-
 
 @runtime_checkable
-class PutsLeaves(Protocol):
-    """A store for which objects with nothing below them cost less to close."""
+class ByStatement(Protocol):
+    """A store that pays for each object: closing costs less where more is known."""
 
-    async def put_leaves(self, objects: Iterable[tuple[bytes, bytes]]) -> None:
-        """Store such objects, closed."""
+    async def put_above(self, objects: Iterable[tuple[bytes, bytes]]) -> None:
+        """Store objects, closed: there is nothing below them, or it is durable already."""
+
+    async def mark_closed(self, multihashes: Iterable[bytes]) -> None:
+        """Mark objects that this store object has put, without looking for them."""
 
 
-async def load_objects(store: Store, closed: Pairs, loose: Pairs) -> None:
-    """Store verified (multihash, bytes), as two calls of `put_many` do; `closed` ones link to nothing.
+def pays_each(store: Store) -> bool:
+    """Whether each object costs a round trip, so that it is worth finding out what need not be asked."""
+    return isinstance(store, ByStatement)
 
-    Errors: StoreFull, StoreUnavailable.
+
+async def load_objects(store: Store, levels: Sequence[Pairs], loose: Pairs) -> None:
+    """Store verified (multihash, bytes), as calls of `put_many` do.
+
+    `levels` are closed: below the first one's objects is nothing that is not held, below the others' what the levels
+    before them bring. Errors: StoreFull, StoreUnavailable.
     """
     if not isinstance(store, LmdbStore):
-        # what an import closes as it comes has nothing below it
-        if isinstance(store, PutsLeaves):
-            await store.put_leaves(closed)
-        else:
-            await store.put_many(closed, closed=True)
+        for level in levels:
+            if isinstance(store, ByStatement):
+                await store.put_above(level)
+            else:
+                await store.put_many(level, closed=True)
         await store.put_many(loose, closed=False)
         return
-    await store._write(partial(_load, database=store._objects, closed=closed, loose=loose))
+    await store._write(partial(_load, database=store._objects, levels=levels, loose=loose))
 
 
-def _load(txn: Any, database: Any, closed: Pairs, loose: Pairs) -> None:
-    items = [(multihash, b"\1" + data) for multihash, data in closed]
+async def close_objects(store: Store, put: Sequence[bytes], others: Sequence[bytes]) -> None:
+    """Mark objects as closed; those in `put` were put by `load_objects` on this store object before.
+
+    Errors: Missing, StoreUnavailable.
+    """
+    if isinstance(store, ByStatement):
+        await store.mark_closed(put)
+        await store.close_many(others)
+    else:
+        await store.close_many([*put, *others])
+
+
+def _load(txn: Any, database: Any, levels: Sequence[Pairs], loose: Pairs) -> None:
+    items = [(multihash, b"\1" + data) for level in levels for multihash, data in level]
     items += [(multihash, b"\0" + data) for multihash, data in loose]
     items.sort()
     cursor = txn.cursor(database)
-    # what is held stays as it is; a leaf that was loose is closed by the last pass, like any other object
+    # what is held stays as it is; one that was loose is closed by the last pass, like any other object
     cursor.putmulti(items, overwrite=False)

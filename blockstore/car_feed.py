@@ -1,7 +1,8 @@
 """A CAR file as batches ready to be stored, made in this process or in one of its own.
 
 Objects below which there is nothing (no links, or links to sectors' and pieces' commitments alone) are told
-apart: they are closed by themselves. The rest is loose until an import's last pass.
+apart: they are closed by themselves. So are those with nothing below them but what has come already. The rest is
+loose until an import's last pass.
 
 Two cores are used by reading, decompressing, parsing and hashing in a child process, which hands over
 batches through a pipe: threads would not do, for hashing a kilobyte holds the interpreter's lock.
@@ -24,6 +25,7 @@ from typing import BinaryIO, Final
 
 from blockstore.car import CarFile
 from blockstore.cid import DAG_CBOR, Cid
+from blockstore.closed_order import ClosedOrder, Pairs
 from blockstore.errors import BadCar
 
 #: bytes of objects in a batch, about: the larger, the fewer pages of a tree are written twice
@@ -60,13 +62,23 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Verified (multihash, bytes), sorted. `offset` is the stream's position behind them."""
+    """Verified (multihash, bytes). `offset` is the stream's position behind them.
 
-    leaves: list[tuple[bytes, bytes]]
-    others: list[tuple[bytes, bytes]]
+    `leaves` have nothing below them. `levels` are closed: what is below one is among the leaves, in a level before or
+    in an earlier chunk. The rest is loose.
+    """
+
+    leaves: Pairs
+    levels: list[Pairs]
+    others: Pairs
     offset: int
     consumed: int
     size: int
+
+    @property
+    def count(self) -> int:
+        """How many objects there are."""
+        return len(self.leaves) + sum(map(len, self.levels)) + len(self.others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +99,14 @@ def is_leaf(cid: bytes, data: bytes) -> bool:
     return _WALKED.search(data) is None
 
 
-def feed(path: str | Path, resume: Resume | None = None, *, batch_bytes: int | None = None) -> Iterator[Fed]:
-    """`Opened`, then `Chunk`s of about `batch_bytes` (`BATCH_BYTES`), then `Ended`. Errors: BadCar, OSError."""
+def feed(
+    path: str | Path, resume: Resume | None = None, *, levels: bool = False, batch_bytes: int | None = None
+) -> Iterator[Fed]:
+    """`Opened`, then `Chunk`s of about `batch_bytes` (`BATCH_BYTES`), then `Ended`.
+
+    `levels`: whether closed objects are looked for, which takes about 6 us for each that has links. Errors: BadCar,
+    OSError.
+    """
     batch_bytes = batch_bytes or BATCH_BYTES
     with CarFile(path) as reader:
         start = 0
@@ -99,8 +117,16 @@ def feed(path: str | Path, resume: Resume | None = None, *, batch_bytes: int | N
         yield Opened(reader.fingerprint, reader.head, start, size, version)
         if start:
             reader.seek(start)
-        leaves: list[tuple[bytes, bytes]] = []
-        others: list[tuple[bytes, bytes]] = []
+        leaves: Pairs = []
+        others: Pairs = []
+        order = ClosedOrder() if levels else None
+
+        def chunk(offset: int) -> Chunk:
+            leaves.sort()
+            others.sort()
+            closed, loose = ([], others) if order is None else order.split(leaves, others)
+            return Chunk(leaves, closed, loose, offset, reader.consumed, gathered)
+
         gathered, behind = 0, reader.offset
         walked = _WALKED.search
         try:
@@ -118,19 +144,15 @@ def feed(path: str | Path, resume: Resume | None = None, *, batch_bytes: int | N
                 gathered += reader.offset - behind
                 behind = reader.offset
                 if gathered >= batch_bytes or len(leaves) + len(others) >= _BATCH_OBJECTS:
-                    leaves.sort()
-                    others.sort()
-                    yield Chunk(leaves, others, behind, reader.consumed, gathered)
+                    yield chunk(behind)
                     leaves, others, gathered = [], [], 0
         except BadCar:
             # what came before the fault is good, and is kept
             if leaves or others:
-                yield Chunk(leaves, others, reader.offset, reader.consumed, gathered)
+                yield chunk(reader.offset)
             raise
         if leaves or others:
-            leaves.sort()
-            others.sort()
-            yield Chunk(leaves, others, reader.offset, reader.consumed, gathered)
+            yield chunk(reader.offset)
         yield Ended(reader.offset, reader.f3_bytes)
 
 
@@ -142,8 +164,9 @@ def _size(path: str | Path) -> int | None:
 class FeedProcess:
     """`feed` in a child process. Iterate once; `stop` ends the child at any time."""
 
-    def __init__(self, path: str | Path, resume: Resume | None = None) -> None:
-        arguments = [str(path)] if resume is None else [str(path), resume.fingerprint, str(resume.offset)]
+    def __init__(self, path: str | Path, resume: Resume | None = None, *, levels: bool = False) -> None:
+        arguments = [str(path), "levels" if levels else ""]
+        arguments += [] if resume is None else [resume.fingerprint, str(resume.offset)]
         environment = dict(os.environ, PYTHONPATH=os.pathsep.join(entry or os.getcwd() for entry in sys.path))
         self._child = subprocess.Popen(
             [sys.executable, "-m", "blockstore.car_feed", *arguments],
@@ -163,8 +186,8 @@ class FeedProcess:
             if isinstance(item, _Failure):
                 raise item.error()
             if isinstance(item, _Packed):
-                leaves, others = marshal.loads(pipe.read(item.length))
-                item = Chunk(leaves, others, item.offset, item.consumed, item.size)
+                leaves, levels, others = marshal.loads(pipe.read(item.length))
+                item = Chunk(leaves, levels, others, item.offset, item.consumed, item.size)
             yield item
             if isinstance(item, Ended):
                 return
@@ -205,7 +228,7 @@ class _Packed:
 
 def _send(item: Fed, out: BinaryIO) -> None:
     if isinstance(item, Chunk):
-        objects = marshal.dumps((item.leaves, item.others), _NO_REFERENCES)
+        objects = marshal.dumps((item.leaves, item.levels, item.others), _NO_REFERENCES)
         pickle.dump(_Packed(len(objects), item.offset, item.consumed, item.size), out, protocol=5)
         out.write(objects)
     else:
@@ -226,13 +249,13 @@ def _child(arguments: list[str]) -> None:
     from blockstore import car_feed
 
     path = arguments[0]
-    resume = car_feed.Resume(arguments[1], int(arguments[2])) if len(arguments) > 1 else None
+    resume = car_feed.Resume(arguments[2], int(arguments[3])) if len(arguments) > 2 else None
     out = sys.stdout.buffer
     _widen(out)
     gc.disable()  # a batch is a hundred thousand tuples, none of them in a cycle
     try:
         try:
-            for item in car_feed.feed(path, resume):
+            for item in car_feed.feed(path, resume, levels=bool(arguments[1])):
                 car_feed._send(item, out)
         except BadCar as error:
             pickle.dump(car_feed._Failure(error.reason, error.offset), out, protocol=5)

@@ -170,8 +170,8 @@ class CassandraStore:
         await burst(lambda pair: self._put_one(self._put_loose, pair), pairs)
         await burst(self._mark_closed, dict.fromkeys(pair[0] for pair in pairs))
 
-    async def put_leaves(self, objects: Iterable[tuple[bytes, bytes]]) -> None:
-        """Store closed objects below which there is nothing: in any order, one statement each."""
+    async def put_above(self, objects: Iterable[tuple[bytes, bytes]]) -> None:
+        """Store closed objects below which all is durable already: in any order, one statement each."""
         self._writable()
         await burst(lambda pair: self._put_one(self._put_closed, pair), objects)
 
@@ -187,6 +187,11 @@ class CassandraStore:
                 # a follower's role: what it writes stands apart, where it can spoil nothing
                 self._restricted = True
         await self._put_one(self._put_apart, pair)
+
+    async def mark_closed(self, multihashes: Iterable[bytes]) -> None:
+        """Mark objects that were put by this store object: one statement each, for nothing is looked for."""
+        self._writable()
+        await burst(self._mark_closed, dict.fromkeys(multihashes))
 
     async def _mark_closed(self, multihash: bytes) -> None:
         await self._execute(self._close_one, [bytes(multihash)])

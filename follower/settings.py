@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from blockstore.open import Shared
+from rpc.clients import PRIVATE, networks
 from rpc.node_info import parse_node_info
 
 #: environment variables are the setting's name in capitals behind this
@@ -101,6 +102,15 @@ def _listen(value: Any) -> str:
 
 def _optional_listen(value: Any) -> str:
     return "" if value == "" else _listen(value)
+
+
+def _networks(value: Any) -> str:
+    text = ",".join(_text(item).strip() for item in (value if isinstance(value, list) else _text(value).split(",")))
+    try:
+        networks(text)
+    except ValueError as error:
+        raise ValueError(f"must be networks such as 10.0.0.0/8, separated by commas: {error}") from None
+    return text
 
 
 def _node(value: Any) -> str:
@@ -203,10 +213,22 @@ SETTINGS: Final = (
     Setting("max_filters", _whole(1, 1_000_000), 4096, "Installed Ethereum filters, of all clients of the store."),
     Setting("filter_ttl", _seconds(1, 30 * 86_400), 3600.0, "Seconds until a filter that nobody polls is forgotten."),
     Setting(
+        "filters_per_client",
+        _whole(1, 1_000_000),
+        100,
+        "Installed Ethereum filters that one client (by its address) may have in the store.",
+    ),
+    Setting(
         "filters_per_connection",
         _whole(0, 10_000),
         16,
         "Filters and subscriptions that one WebSocket session may have.",
+    ),
+    Setting(
+        "trusted_proxies",
+        _networks,
+        ",".join(PRIVATE),
+        "Networks of balancers whose X-Forwarded-For is believed.",
     ),
     Setting(
         "jwt_secret_file",

@@ -169,12 +169,18 @@ def server_settings(settings: Settings) -> ServerSettings:
         max_batch=settings["max_batch"],
         max_in_flight=settings["max_in_flight"],
         jwt_secret=secret,
+        trusted_proxies=tuple(settings["trusted_proxies"].split(",")),
     )
 
 
 def filter_limits(settings: Settings) -> FilterLimits:
     """The limits of Ethereum filters and subscriptions."""
-    return FilterLimits(settings["max_filters"], settings["filter_ttl"], settings["filters_per_connection"])
+    return FilterLimits(
+        settings["max_filters"],
+        settings["filter_ttl"],
+        settings["filters_per_client"],
+        settings["filters_per_connection"],
+    )
 
 
 async def run_worker(settings: Settings, *, started: Callable[[str], None] | None = None) -> int:

@@ -7,26 +7,24 @@ closed objects. It does not fetch: what is absent makes everything above it stay
 Links are first looked for by their bytes: that finds every true link, and may find some that merely stand
 inside a byte string. All of them held is more than enough for closing; where one is not, the object is
 decoded, and only its true links count.
+
+What the same import has just stored need not be asked for: it is remembered, as far as memory is given.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from blockstore.bulk_load import close_objects
 from blockstore.cid import DAG_CBOR, Cid
+from blockstore.closed_order import links_by_bytes
 from blockstore.errors import Missing
 from blockstore.store import Held, Store
 from leader_bridge.mirror import is_walked, walked_links
+from leader_bridge.recent import Recent
 
-_MARK: Final = b"\xd8\x2a"
-#: dag-cbor and raw blake2b-256 links as encoded. One that begins inside another match is not found, but then
-#: the object has more marks than matches, and is decoded
-_LINK: Final = re.compile(rb"\xd8\x2a\x58\x27\x00(\x01[\x71\x55]\xa0\xe4\x02\x20.{32})", re.DOTALL)
-#: links to unsealed and sealed sector commitments
-_COMMITMENTS: Final = (b"\xd8\x2a\x58\x28\x00\x01\x81\xe2\x03", b"\xd8\x2a\x58\x29\x00\x01\x82\xe2\x03")
 _BATCH: Final = 256
 #: multihashes gathered before they are marked closed
 _FLUSH: Final = 20_000
@@ -37,13 +35,8 @@ def possible_links(cid: bytes, data: bytes, actor_code: bool = False) -> Sequenc
     """CIDs of all objects that a walk goes on to from this one; there may be too many, and doubles."""
     if cid[:2] != b"\x01\x71" and Cid(cid).codec != DAG_CBOR:
         return ()
-    marks = data.count(_MARK)
-    if not marks:
-        return ()
-    found: list[bytes] = _LINK.findall(data)
-    if len(found) == marks or len(found) + data.count(_COMMITMENTS[0]) + data.count(_COMMITMENTS[1]) == marks:
-        return found
-    return walked_links(Cid(cid), data, actor_code)
+    found = links_by_bytes(data)
+    return walked_links(Cid(cid), data, actor_code) if found is None else found
 
 
 def _multihash(cid: bytes) -> bytes:
@@ -77,13 +70,20 @@ class Closer:
     """Closes trees. One instance remembers what is closed and what cannot be, so that it asks for it once.
 
     `actor_code`: whether the code of built-in actors must be held too. `batch` objects are read at once;
-    `remembered` bounds each memory, in entries of about 150 bytes.
+    `remembered` bounds each memory, in entries of about 150 bytes. `recent`: what was just stored.
     """
 
     def __init__(
-        self, store: Store, *, actor_code: bool = False, batch: int = _BATCH, remembered: int = 500_000
+        self,
+        store: Store,
+        *,
+        actor_code: bool = False,
+        batch: int = _BATCH,
+        remembered: int = 500_000,
+        recent: Recent | None = None,
     ) -> None:
         self._store = store
+        self._recent = recent
         self._actor_code = actor_code
         self._batch = batch
         self._remembered = remembered
@@ -124,8 +124,13 @@ class Closer:
             self._result.missing.append(Cid(cid))
 
     async def _held(self, cids: Sequence[bytes]) -> dict[bytes, Held]:
-        answers = await self._store.held_many([_multihash(cid) for cid in cids])
-        held = dict(zip(cids, answers, strict=True))
+        held: dict[bytes, Held] = {}
+        if self._recent is not None:
+            held = {cid: how for cid in cids if (how := self._recent.held(_multihash(cid)))}
+        asked = [cid for cid in cids if cid not in held] if held else cids
+        if asked:
+            answers = await self._store.held_many([_multihash(cid) for cid in asked])
+            held.update(zip(asked, answers, strict=True))
         self._known.update(cid for cid, how in held.items() if how == Held.CLOSED)
         return held
 
@@ -168,9 +173,15 @@ class Closer:
             await self._flush()
 
     async def _raws(self, nodes: Sequence[_Open]) -> list[bytes]:
+        found: dict[bytes, bytes | None] = {}
+        if self._recent is not None:
+            found = {node.cid: raw for node in nodes if (raw := self._recent.get(_multihash(node.cid))) is not None}
+        asked = [node.cid for node in nodes if node.cid not in found]
+        if asked:
+            found.update(zip(asked, await self._store.get_many([_multihash(cid) for cid in asked]), strict=True))
         out: list[bytes] = []
-        raws = await self._store.get_many([_multihash(node.cid) for node in nodes])
-        for node, raw in zip(nodes, raws, strict=True):
+        for node in nodes:
+            raw = found[node.cid]
             if raw is None:
                 raise Missing(Cid(node.cid))
             out.append(raw)
@@ -204,8 +215,14 @@ class Closer:
     async def _flush(self) -> None:
         ready, self._ready = self._ready, []
         if ready:
-            # children come before parents, and a store applies parts in order: a crash between leaves truth
-            await self._store.close_many([_multihash(cid) for cid in ready])
+            put: list[bytes] = []
+            others: list[bytes] = []
+            for cid in ready:
+                multihash = _multihash(cid)
+                stored_here = self._recent is not None and self._recent.closes(multihash)
+                (put if stored_here else others).append(multihash)
+            # all that is below them is durable: marks may come in any order, and a crash between leaves truth
+            await close_objects(self._store, put, others)
             self._result.closed += len(ready)
         if len(self._known) > self._remembered:
             self._known.clear()

@@ -36,6 +36,7 @@ from leader_bridge.indexer import (
     index_tipset,
     signed_messages,
 )
+from leader_bridge.recent import Recent
 
 #: the most tipsets in one head log entry, where an import moves a head that was there
 _ENTRY: Final = 900
@@ -64,10 +65,12 @@ async def _load_tipsets(store: Store, keys: Sequence[TipsetKey]) -> list[Tipset]
 class Indexer:
     """Closes what tipsets name and writes their rows, oldest first: each row is made from its parent's."""
 
-    def __init__(self, store: Store, network: NetworkRecord, *, actor_code: bool = False) -> None:
+    def __init__(
+        self, store: Store, network: NetworkRecord, *, actor_code: bool = False, recent: Recent | None = None
+    ) -> None:
         self._store = store
         self._network = network
-        self._closer = Closer(store, actor_code=actor_code)
+        self._closer = Closer(store, actor_code=actor_code, recent=recent)
         self._reader = Objects(store, cache_bytes=16 << 20)
         self._last: TipsetRow | None = None
         self._last_tipset: Tipset | None = None

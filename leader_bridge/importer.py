@@ -1,6 +1,7 @@
 """Importing a CAR file: its objects, then what a follower needs to serve the chain in them.
 
-1. *Objects.* Read, verified and stored as they come, in big batches; those with nothing below are closed.
+1. *Objects.* Read, verified and stored as they come, in big batches; those are closed below which there is
+   nothing, or what has come already.
    After each batch a row says how far the stream was read: an import that was killed goes on there.
 2. *Chain.* From the head (the CAR's roots) down to the lowest tipset that is there, by headers alone. Now the
    network is known, and one that is not the store's is refused.
@@ -23,7 +24,7 @@ from typing import Final
 
 import orjson
 
-from blockstore.bulk_load import load_objects
+from blockstore.bulk_load import load_objects, pays_each
 from blockstore.car_feed import Chunk, Ended, Fed, FeedProcess, Opened, Resume, feed
 from blockstore.cid import Cid, parse
 from blockstore.errors import BadCar, WrongNetwork
@@ -35,6 +36,7 @@ from chain.network import NetworkRecord, load_network, read_network_file, save_n
 from chain.tipset import TipsetKey
 from leader_bridge.import_index import Indexer, load_tipset, publish_head
 from leader_bridge.progress import Reporter, Silent
+from leader_bridge.recent import Recent
 from leader_bridge.spool import KeySpool
 
 #: the mark of a store that is not to be served yet, and how far its import is
@@ -122,10 +124,13 @@ class _Import:
         self._progress = progress
         self._network_file = network_file
         self._report = ImportReport()
+        self._recent: Recent | None = None
 
     async def run(self, index: bool, actor_code: bool, process: bool | None) -> ImportReport:
         record = await load_network(self._store)
         await self._check_file(record)
+        if pays_each(self._store) and index and await self._store.head() is None:
+            self._recent = Recent()
         state = await self._objects(process)
         report = self._report
         if not index:
@@ -170,11 +175,14 @@ class _Import:
                                 break
                         case Chunk():
                             assert state is not None
-                            await load_objects(self._store, item.leaves, item.others)
-                            report.objects += len(item.leaves) + len(item.others)
+                            levels = [item.leaves, *item.levels]
+                            await load_objects(self._store, levels, item.others)
+                            if self._recent is not None:
+                                self._recent.add(levels, item.others)
+                            report.objects += item.count
                             report.object_bytes += item.size
                             state.offset = report.offset = item.offset
-                            state.objects += len(item.leaves) + len(item.others)
+                            state.objects += item.count
                             await self._save(state)
                             self._progress.at(item.consumed, f"{state.objects:,} objects")
                         case Ended():
@@ -224,8 +232,9 @@ class _Import:
         if process is None:
             path = Path(self._path)
             process = str(path) == "-" or path.stat().st_size > _WORTH_A_PROCESS  # noqa: ASYNC240
-        child = FeedProcess(self._path, resume) if process else None
-        items: Iterator[Fed] = iter(child) if child is not None else feed(self._path, resume)
+        levels = pays_each(self._store)
+        child = FeedProcess(self._path, resume, levels=levels) if process else None
+        items: Iterator[Fed] = iter(child) if child is not None else feed(self._path, resume, levels=levels)
         coming: asyncio.Task[Fed | None] = asyncio.create_task(asyncio.to_thread(next, items, None))
         try:
             while (item := await coming) is not None:
@@ -271,7 +280,7 @@ class _Import:
 
     async def _up(self, spool: KeySpool, state: _State, network: NetworkRecord, actor_code: bool) -> None:
         """Close and index from the oldest tipset to the head."""
-        indexer = Indexer(self._store, network, actor_code=actor_code)
+        indexer = Indexer(self._store, network, actor_code=actor_code, recent=self._recent)
         self._progress.phase("tipsets", spool.count, "tipsets")
         self._progress.at(0)
         keys = spool.backwards()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from blockstore.store import Store
@@ -32,7 +32,7 @@ class Context:
     `verbose` (the query's `?verbose`): where Lotus answers a bare null, an error that says why is wanted.
     """
 
-    __slots__ = ("connection", "notes", "permissions", "pinned", "services", "verbose", "version")
+    __slots__ = ("connection", "find_client", "notes", "permissions", "pinned", "services", "verbose", "version")
 
     def __init__(
         self,
@@ -48,6 +48,8 @@ class Context:
         self.permissions = permissions
         self.pinned: Head | None = None
         self.verbose = False
+        #: tells whom the request comes from; only asked where that matters
+        self.find_client: Callable[[], str] | None = None
         #: by name, what `note` was told; None for nothing
         self.notes: dict[str, list[str]] | None = None
 
@@ -69,6 +71,13 @@ class Context:
         """The notes as (header, value)."""
         for name, values in (self.notes or {}).items():
             yield name, ", ".join(values)
+
+    @property
+    def client(self) -> str:
+        """The client's address, as `rpc.clients` tells clients apart; "" where it is not known."""
+        if self.connection is not None:
+            return self.connection.client
+        return "" if self.find_client is None else self.find_client()
 
     @property
     def store(self) -> Store:

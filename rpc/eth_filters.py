@@ -7,6 +7,9 @@ UUID and sixteen zeros); their first byte is the partition.
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import random
 import secrets
 import time
 import uuid
@@ -42,12 +45,13 @@ WALK: Final = -1
 
 @dataclass(frozen=True, slots=True)
 class FilterLimits:
-    """`total` filters in the store; each lives `ttl` seconds after its last poll. `per_connection`: filters and
-    subscriptions that one WebSocket session may have. `results`: what one poll tells at most, but that a single
-    tipset's are never parted."""
+    """`total` filters in the store; each lives `ttl` seconds after its last poll. `per_client`: filters of one client
+    in the store, told by its address; `per_connection`: filters and subscriptions that one WebSocket session may
+    have. `results`: what one poll tells at most, but that a single tipset's are never parted."""
 
     total: int = 4096
     ttl: float = 3600.0
+    per_client: int = 100
     per_connection: int = 16
     results: int = 10_000
 
@@ -80,7 +84,7 @@ class Asked:
 class FilterState:
     """One filter. `history`: what lies below the tipset at the cursor has not been told yet.
 
-    `polled` is when it was last asked, milliseconds since 1970.
+    `polled` is when it was last asked, milliseconds since 1970; `client` stands for who installed it.
     """
 
     kind: str
@@ -88,6 +92,7 @@ class FilterState:
     polled: int
     history: bool = False
     asked: Asked = Asked()
+    client: bytes = b""
 
 
 class _Id:
@@ -128,6 +133,7 @@ def encode_state(state: FilterState) -> bytes:
             state.polled,
             state.history,
             [asked.low, asked.high, asked.block_hash, asked.addresses, asked.topics],
+            state.client,
             secrets.token_bytes(8),
         ]
     )
@@ -136,7 +142,7 @@ def encode_state(state: FilterState) -> bytes:
 def decode_state(raw: bytes) -> FilterState:
     """What `encode_state` made. Errors: BadObject."""
     try:
-        kind, (seq, step, height, key), polled, history, asked, _ = decode(raw)
+        kind, (seq, step, height, key), polled, history, asked, client, _ = decode(raw)
         low, high, block_hash, addresses, topics = asked
         return FilterState(
             kind,
@@ -144,6 +150,7 @@ def decode_state(raw: bytes) -> FilterState:
             polled,
             history,
             Asked(low, high, block_hash, tuple(addresses), tuple(tuple(some) for some in topics)),
+            client,
         )
     except (ValueError, TypeError) as error:
         raise BadObject(f"not a filter: {error}") from None
@@ -162,42 +169,45 @@ class Filters:
         self._now = now
         #: few filters stay together, so that their number can be bounded exactly
         self._partitions = max(1, min(_PARTITIONS, self.limits.total // _CROWD))
+        self._most = max(1, self.limits.total // self._partitions)
 
-    async def install(self, state: FilterState) -> bytes:
-        """Keep a new filter, polled now; its id. Those that have expired beside it are removed.
+    async def install(self, state: FilterState, client: str = "") -> bytes:
+        """Keep a new filter of `client` (its address), polled now; its id. Expired ones beside it are removed.
 
-        Errors: LimitExceeded (of this size), MethodError (there are too many), StoreError.
+        Installs at the same moment may pass the bounds, by their number. Errors: LimitExceeded (of this size, or the
+        client has too many), MethodError (there are too many), StoreError.
         """
-        raw = encode_state(replace(state, polled=self._now()))
+        tag = hashlib.blake2b(client.encode(), digest_size=8).digest() if client else b""
+        raw = encode_state(replace(state, polled=self._now(), client=tag))
         if len(raw) > _LARGEST:
             raise LimitExceeded(f"the filter is too large: {len(raw)} bytes, at most {_LARGEST}")
-        for _ in range(_TRIES):
-            filter_id = self._place(new_id())
-            if await self._room(filter_id) and await self._store.swap(
-                FILTERS, _partition(filter_id), filter_id, None, raw
-            ):
-                return filter_id
+        # a client's filters stand in the same few partitions, and are counted there
+        places = random.Random(tag or None).sample(range(self._partitions), min(_TRIES, self._partitions))
+        counts = await asyncio.gather(*(self._count(bytes((place,)), tag) for place in places))
+        if tag and sum(own for _, own in counts) >= self.limits.per_client:
+            raise LimitExceeded(f"too many filters of one client: at most {self.limits.per_client}; uninstall some")
+        for (held, _), place in sorted(zip(counts, places, strict=True)):
+            if held < self._most:
+                filter_id = bytes((place + secrets.randbelow(256 // _PARTITIONS) * _PARTITIONS,)) + new_id()[1:]
+                if await self._store.swap(FILTERS, _partition(filter_id), filter_id, None, raw):
+                    return filter_id
         raise MethodError("maximum number of filters registered")
 
-    def _place(self, filter_id: bytes) -> bytes:
-        """The id, moved into a partition that is in use."""
-        return bytes((filter_id[0] % self._partitions + filter_id[0] // _PARTITIONS * _PARTITIONS,)) + filter_id[1:]
-
-    async def _room(self, filter_id: bytes) -> bool:
-        """Whether there is room in a partition. Installs at the same moment may pass the bound, by their number."""
-        partition = _partition(filter_id)
-        most = max(1, self.limits.total // self._partitions)
-        held = 0
-        for key, raw in await self._store.scan(FILTERS, partition, limit=2 * most):
+    async def _count(self, partition: bytes, tag: bytes) -> tuple[int, int]:
+        """The filters of a partition, and those of one client among them; what has expired is removed."""
+        held = own = 0
+        for key, raw in await self._store.scan(FILTERS, partition, limit=2 * self._most):
+            held += 1
             try:
-                expired = self._expired(decode_state(raw))
+                state = decode_state(raw)
             except BadObject:
-                expired = False  # of another version, which knows when it ends
-            if expired:
+                continue  # of another version, which knows when it ends
+            if self._expired(state):
+                held -= 1
                 await self._store.swap(FILTERS, partition, key, raw, None)
             else:
-                held += 1
-        return held < most
+                own += state.client == tag
+        return held, own
 
     def _expired(self, state: FilterState) -> bool:
         return state.polled + self.limits.ttl * 1000 < self._now()
@@ -207,7 +217,11 @@ class Filters:
         raw = await self._store.row(FILTERS, _partition(filter_id), filter_id)
         if raw is None:
             raise FilterNotFound
-        state = decode_state(raw)
+        try:
+            state = decode_state(raw)
+        except BadObject as error:
+            # of another version: clients install a filter anew that is not found
+            raise FilterNotFound from error
         if self._expired(state):
             raise FilterNotFound
         return raw, state

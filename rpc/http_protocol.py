@@ -49,7 +49,7 @@ class HttpProtocol(asyncio.Protocol):
     """One connection. `deadline` (loop time; 0: none) is looked at by the server's sweeper."""
 
     __slots__ = (
-        "_authorization", "_body", "_dropped", "_eof", "_held", "_keep", "_length", "_mark",
+        "_authorization", "_body", "_dropped", "_eof", "_forwarded", "_held", "_keep", "_length", "_mark",
         "_min_head", "_named", "_reading", "_rest", "_running", "_shared", "_state", "_strange", "_url",
         "_writable", "deadline", "parser", "transport",
     )  # fmt: skip
@@ -203,6 +203,7 @@ class HttpProtocol(asyncio.Protocol):
         self._strange = False
         self._authorization: str | None = None
         self._min_head: str | None = None
+        self._forwarded = b""
         self._named = False
         try:
             self.parser.feed_data(data[:head_end])
@@ -286,6 +287,9 @@ class HttpProtocol(asyncio.Protocol):
         elif size == 17:
             if name.lower() == b"transfer-encoding":
                 self._strange = True
+        elif size == 15:
+            if name.lower() == b"x-forwarded-for":
+                self._forwarded = self._forwarded + b"," + value if self._forwarded else value
         elif size == 6:
             if name.lower() == b"expect":
                 self._strange = True
@@ -316,6 +320,7 @@ class HttpProtocol(asyncio.Protocol):
         ctx = dispatcher.context(_PATHS[path], permissions)
         if query:
             ctx.verbose = wants_verbose(query)
+        ctx.find_client = self._client
         self._state = _RUN
         self.deadline = 0.0
         if self._min_head is None:
@@ -334,6 +339,9 @@ class HttpProtocol(asyncio.Protocol):
             return
         self._running = running
         running.task.add_done_callback(lambda task: self._later(task, ctx))
+
+    def _client(self) -> str:
+        return self._shared.clients.of_transport(self.transport, self._forwarded.decode("latin-1"))
 
     def _later(self, task: asyncio.Task[tuple[int, bytes]], ctx: Context) -> None:
         self._running = None

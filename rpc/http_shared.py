@@ -11,6 +11,7 @@ from time import time
 from typing import TYPE_CHECKING, Final, Protocol
 from wsgiref.handlers import format_date_time
 
+from rpc.clients import Clients
 from rpc.dispatch import Dispatcher
 from rpc.limits import ServerSettings
 
@@ -84,6 +85,7 @@ class Shared:
     #: how many connections have been handed over and are there still
     others: Callable[[], int]
     budget: BodyBudget
+    clients: Clients
     connections: set[HttpProtocol] = field(default_factory=set)
     draining: bool = False
     refused: int = 0

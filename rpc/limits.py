@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from rpc.clients import PRIVATE
+
 READ_ONLY: Final = frozenset({"read"})
 
 
@@ -52,6 +54,8 @@ class ServerSettings:
     jwt_secret: bytes | None = field(default=None, repr=False)
     #: what a caller without a token may do
     default_permissions: frozenset[str] = READ_ONLY
+    #: networks of balancers whose X-Forwarded-For is believed
+    trusted_proxies: tuple[str, ...] = PRIVATE
     #: value of Access-Control-Allow-Origin, or "" for none
     cors_origin: str = "*"
     #: answer CORS preflights; Lotus does not, it answers an OPTIONS request like an empty one

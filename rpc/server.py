@@ -20,6 +20,7 @@ from aiohttp.web_request import BaseRequest
 from prometheus_client import GCCollector, ProcessCollector
 
 from rpc.auth import Tokens
+from rpc.clients import Clients
 from rpc.dispatch import Dispatcher
 from rpc.errors import ParseError, Unavailable
 from rpc.health import Health
@@ -88,6 +89,7 @@ class Server:
             other=self._hand_over,
             others=lambda: self._web.count,
             budget=BodyBudget(self._loop, settings.body_budget),
+            clients=Clients(settings.trusted_proxies),
         )
         self._sockets: dict[web.WebSocketResponse, Connection] = {}
         self._listeners: list[asyncio.Server] = []
@@ -248,6 +250,7 @@ class Server:
                 return web.Response(status=503, body=busy, content_type=_JSON, headers=headers)
             ctx = self.dispatcher.context(version, permissions)
             ctx.verbose = wants_verbose(request.query_string.encode())
+            ctx.find_client = lambda: self._client(request)
             min_head = request.headers.get("X-Filecoin-Min-Head")
             if min_head is None:
                 status, out = await self.dispatcher.http(version, body, ctx)
@@ -259,6 +262,10 @@ class Server:
             headers["X-Filecoin-Head"] = ctx.pinned.text.decode()
         headers.update(ctx.noted())
         return web.Response(status=status, body=out, content_type=_JSON, headers=headers)
+
+    def _client(self, request: BaseRequest) -> str:
+        forwarded = ",".join(request.headers.getall("X-Forwarded-For", ()))
+        return self._shared.clients.of_transport(request.transport, forwarded)
 
     async def _body(self, request: BaseRequest) -> bytes | None:
         """The body, or None when it is too big. Errors: HTTPRequestTimeout, when it does not come."""
@@ -295,7 +302,9 @@ class Server:
         if self.health.draining or len(self._sockets) >= self.settings.max_connections:
             return web.Response(status=503)
         await ws.prepare(request)
-        connection = self._sockets[ws] = Connection(self.dispatcher, ws, version, permissions)
+        connection = self._sockets[ws] = Connection(
+            self.dispatcher, ws, version, permissions, self._client(request)
+        )
         try:
             await connection.run()
         finally:

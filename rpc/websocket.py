@@ -41,7 +41,10 @@ class Connection:
         socket: web.WebSocketResponse,
         version: int,
         permissions: frozenset[str],
+        client: str = "",
     ) -> None:
+        #: whom it is with, as `rpc.clients` tells clients apart
+        self.client = client
         self._loop = asyncio.get_running_loop()
         self._dispatcher = dispatcher
         self._socket = socket

@@ -78,6 +78,11 @@ class Process:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def wake_ups(self) -> int:
+        """How often its event loop has waited for something."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
@@ -147,14 +152,16 @@ class Report:
 class Clients:
     """`count` clients, each asking as soon as it was answered, over a connection that is kept.
 
+    `rate`: how many requests a second all of them send at most, evenly; 0 for as many as are answered.
     All are in this process, so that "after an answer was received" holds between them too: a request sent after any
     of them received a head must not be answered from an older one.
     """
 
-    def __init__(self, port: int, truth: Truth, count: int = 8) -> None:
+    def __init__(self, port: int, truth: Truth, count: int = 8, *, rate: float = 0.0) -> None:
         self._port = port
         self._truth = truth
         self._count = count
+        self._pause = count / rate if rate else 0.0
         self._newest = 0
         self._stopping = False
         self.report = Report()
@@ -186,7 +193,11 @@ class Clients:
     async def _ask(self, number: int) -> None:
         loop, report = asyncio.get_running_loop(), self.report
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        due = loop.time() + self._pause * number / self._count
         while not self._stopping:
+            if self._pause:
+                due = max(due + self._pause, loop.time())
+                await asyncio.sleep(due - loop.time())
             number += 1
             question = number % len(QUESTIONS)
             sent, newest = loop.time(), self._newest

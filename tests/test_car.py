@@ -318,13 +318,14 @@ def test_feed_gives_everything_once(tmp_path: Path, process: bool) -> None:
     assert isinstance(ended, Ended)
     assert opened.head == (SAMPLE[0][0],)
     assert ended.offset == len(car_of(SAMPLE))
-    got = [pair for chunk in items if isinstance(chunk, Chunk) for pair in (*chunk.leaves, *chunk.others)]
+    chunks = [item for item in items if isinstance(item, Chunk)]
+    got = [pair for chunk in chunks for part in (chunk.leaves, *chunk.levels, chunk.others) for pair in part]
     assert sorted(got) == sorted((cid.multihash, data) for cid, data in SAMPLE)
     if child is not None:
         child.stop()
     resume = Resume(opened.fingerprint, len(car_of(SAMPLE[:10])))
     rest = [one for one in feed(path, resume) if isinstance(one, Chunk)]
-    assert sum(len(chunk.leaves) + len(chunk.others) for chunk in rest) == len(SAMPLE) - 10
+    assert sum(chunk.count for chunk in rest) == len(SAMPLE) - 10
     again = list(feed(path, Resume("of another file", 999)))
     assert isinstance(again[0], Opened)
     assert again[0].start == 0
@@ -337,7 +338,7 @@ def test_feed_process_passes_errors_on(tmp_path: Path) -> None:
     got = 0
     with pytest.raises(BadCar, match="ends within") as caught:
         for item in child:
-            got += len(item.leaves) if isinstance(item, Chunk) else 0
+            got += item.count if isinstance(item, Chunk) else 0
     assert got == len(SAMPLE) - 1, "what came before the fault is kept"
     assert caught.value.offset == len(car_of(SAMPLE)) - 5
     child.stop()

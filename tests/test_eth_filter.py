@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from blockstore.memory import MemoryStore
 from blockstore.store import FILTERS, Store
+from chain.dagcbor import encode
 from chain.eth_types import hash_of, masked_id
 from rpc.eth_filters import FilterLimits, Filters
 from tests.event_chain import ADDRESSES, NATIVE, POOL, TOKEN, Client, EventChain, follower_over, seen, store_of, topic
@@ -243,6 +244,17 @@ async def test_a_filter_that_nobody_polls_expires(store: Store) -> None:
     other = await client.ask("eth_newBlockFilter")
     rows = [row for part in range(64) for row in await store.scan(FILTERS, bytes((part,)))]
     assert [key.hex() for key, _ in rows] == [other[2:]]
+
+
+async def test_a_filter_of_another_version_is_not_found(quick: Store) -> None:
+    await begun(quick)
+    client = Client(await follower_over(quick))
+    made = await client.ask("eth_newBlockFilter")
+    place = (FILTERS, bytes((int(made[2:4], 16) % 64,)), bytes.fromhex(made[2:]))
+    assert await quick.swap(*place, await quick.row(*place), encode(["blocks", 1]))
+    assert (await client.error("eth_getFilterChanges", made))["message"] == "filter not found"
+    assert await client.ask("eth_uninstallFilter", made) is False
+    assert await quick.row(*place) is not None, "those that know it may still be there"
 
 
 async def test_polls_that_find_nothing_do_not_write(quick: Store) -> None:

@@ -185,7 +185,7 @@ async def _install(ctx: Context, state: FilterState) -> str:
     held = None if ctx.connection is None else ctx.connection.held
     if held is not None and len(held) >= filters.limits.per_connection:
         raise MethodError(TOO_MANY_HERE)
-    filter_id = await filters.install(state)
+    filter_id = await filters.install(state, ctx.client)
     if held is not None:
         held.add(filter_id)
     return eth_json.data(filter_id)

@@ -1,0 +1,58 @@
+"""Which client a request comes from: the address of its peer, or what a trusted balancer says of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Final
+
+#: networks whose addresses no stranger on the Internet can have
+PRIVATE: Final = ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7")
+
+_Network = IPv4Network | IPv6Network
+_Address = IPv4Address | IPv6Address
+
+
+def networks(text: str) -> tuple[_Network, ...]:
+    """Networks and addresses, separated by commas. Errors: ValueError, naming the one that is none."""
+    return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
+
+
+def _address(text: str) -> _Address | None:
+    try:
+        found = ip_address(text.strip().partition("%")[0])
+    except ValueError:
+        return None
+    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
+    return mapped or found
+
+
+class Clients:
+    """Tells clients apart. `trusted`: networks of balancers whose `X-Forwarded-For` is believed."""
+
+    def __init__(self, trusted: Iterable[str] = PRIVATE) -> None:
+        self._trusted = networks(",".join(trusted))
+
+    def of(self, peer: str, forwarded: str = "") -> str:
+        """The client's IPv4 address, or the /64 of an IPv6 one (a client has all of it); "" where there is none.
+
+        `forwarded` is read from its end, as each balancer adds the peer that it has seen: the first that is no
+        trusted balancer is the client, whatever it has written before that itself.
+        """
+        found = _address(peer)
+        if found is None:
+            return ""
+        for text in reversed(forwarded.split(",") if forwarded else ()):
+            if not any(found in network for network in self._trusted):
+                break
+            told = _address(text)
+            if told is None:
+                break
+            found = told
+        return str(ip_network((found, 64), strict=False) if isinstance(found, IPv6Address) else found)
+
+    def of_transport(self, transport: asyncio.BaseTransport | None, forwarded: str) -> str:
+        """As `of`, of a connection."""
+        peer = None if transport is None else transport.get_extra_info("peername")
+        return self.of(peer[0], forwarded) if isinstance(peer, tuple) else ""
