@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chain.finality import GUARANTEE, reorg_probability, threshold_depth
+from chain.finality import GUARANTEE, _at_least, _future, _poisson, _since, reorg_probability, threshold_depth
 
 VECTORS = orjson.loads((Path(__file__).parent / "vectors" / "frc0089.json").read_bytes())
 
@@ -19,6 +19,51 @@ def test_the_references_figures(depth: int) -> None:
     wanted = VECTORS["probabilities"][str(depth)]
     # cumulative sums near 1 carry the last bit of 1 as their error: what is smaller cannot be told
     assert reorg_probability(VECTORS["chain"], depth) == pytest.approx(wanted, rel=1e-12, abs=3e-16)
+
+
+def every_term(chain: list[int], depth: int) -> float:
+    """The same, adding up every term as the reference does."""
+    current = len(chain) - 1
+    target = current - depth
+    lead: list[float] = []
+    for k in range(401):
+        expected, seen, best = 0.0, 0, 0.0
+        for i in range(target, max(0, current - 900), -1):
+            expected += 1.5
+            seen += chain[i - 1]
+            best = max(best, _poisson(expected, k + seen))
+        lead.append(best)
+        if k > 1 and best < 1e-25 and best < lead[-2]:
+            break
+    lead[0] += 1 - sum(lead)
+    since, future = _since(depth), _future()
+    blocks = sum(chain[target:current])
+    since_from, future_from = _at_least(since, blocks), _at_least(future, blocks)
+    chance = sum(lead) - sum(lead[: min(blocks - 1, len(lead) - 1) + 1]) if blocks > 0 else sum(lead)
+    for ahead in range(blocks):
+        weight = lead[min(ahead, len(lead) - 1)]
+        left = blocks - ahead
+        chance += weight * since_from[left]
+        for made in range(left):
+            chance += weight * since[min(made, len(since) - 1)] * future_from[left - made]
+    return min(chance, 1.0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 7).flatmap(
+        lambda most: st.lists(st.integers(0, most + 5).map(lambda n: min(n, most)), min_size=20, max_size=300)
+    ),
+    st.integers(1, 60),
+)
+def test_terms_that_are_left_out_do_not_count(chain: list[int], depth: int) -> None:
+    depth = min(depth, len(chain) - 1)
+    wanted = every_term(chain, depth)
+    assert reorg_probability(chain, depth) == pytest.approx(wanted, rel=1e-12, abs=1e-15)
+    enough = reorg_probability(chain, depth, enough=GUARANTEE)
+    assert (enough > GUARANTEE) == (wanted > GUARANTEE)
+    if wanted <= GUARANTEE:
+        assert enough == reorg_probability(chain, depth)
 
 
 def test_healthy_and_degraded_chains() -> None:

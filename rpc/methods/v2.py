@@ -13,6 +13,7 @@ from chain.address import Address
 from chain.errors import ActorNotFound, BadRequest
 from chain.finality import FINALITY, WINDOW, threshold_depth
 from chain.tipset import Tipset, TipsetKey
+from rpc.ancestors import ancestry_of
 from rpc.context import Context
 from rpc.errors import MethodError, RpcError
 from rpc.lotus_json import json_cache
@@ -133,20 +134,13 @@ async def blocks_by_epoch(ctx: Context, head: Tipset) -> list[int] | None:
 
     Errors: NotHeld, when the chain is longer but not held so far.
     """
-    counts: list[int] = []
-    tipset = head
-    while True:
-        counts.append(len(tipset.blocks))
-        if len(counts) >= WINDOW:
-            break
-        if tipset.height == 0:
-            return None
-        parent = await ctx.index.parent(tipset)
-        counts.extend([0] * min(tipset.height - parent.height - 1, WINDOW - len(counts)))
-        if len(counts) >= WINDOW:
-            break
-        tipset = parent
-    return counts[::-1]
+    low = head.height - WINDOW + 1
+    if low < 0:
+        return None
+    counts = [0] * WINDOW
+    for place in await ancestry_of(ctx).between(head, low, head.height):
+        counts[place.height - low] = len(place.key.cids)
+    return counts
 
 
 async def ec_finality(ctx: Context) -> EcFinality:
@@ -169,7 +163,7 @@ async def _ec_finality(ctx: Context, head: Tipset) -> EcFinality:
     depth = await asyncio.to_thread(threshold_depth, counts)
     if depth < 0:
         return EcFinality(-1, None)
-    return EcFinality(depth, await ctx.index.at_height(head, max(0, head.height - depth)))
+    return EcFinality(depth, await ancestry_of(ctx).at_height(head, max(0, head.height - depth)))
 
 
 async def ec_finalized(ctx: Context) -> Tipset:
@@ -178,7 +172,7 @@ async def ec_finalized(ctx: Context) -> Tipset:
     if found is not None:
         return found
     head = (await ctx.head()).tipset
-    return await ctx.index.at_height(head, max(0, head.height - FINALITY))
+    return await ancestry_of(ctx).at_height(head, max(0, head.height - FINALITY))
 
 
 async def finalized(ctx: Context) -> Tipset:
@@ -193,7 +187,7 @@ async def safe(ctx: Context) -> Tipset:
     head = (await ctx.head()).tipset
     height = max(0, head.height - SAFE_DISTANCE)
     final = await finalized(ctx)
-    return final if final.height >= height else await ctx.index.at_height(head, height)
+    return final if final.height >= height else await ancestry_of(ctx).at_height(head, height)
 
 
 async def _by_tag(ctx: Context, tag: str) -> Tipset:
