@@ -18,7 +18,7 @@ from leader_bridge.lease import LeaseStore, lead
 from tests.cassandra_stores import emptied, keyspace_url
 from tests.store_contract import entry
 
-LEASE = 0.6
+LEASE = 1.2
 
 
 @pytest.fixture
