@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from typing import Any, ClassVar, Final
 
 from blockstore.errors import BadCid, Fenced, Missing, StoreError, StoreFull, StoreUnavailable, Unfinished
@@ -32,6 +33,8 @@ from rpc.node_info import CallFailed, NodeError
 
 log = logging.getLogger("follower.rpc")
 
+#: a method as the texts of protocol errors name it
+_QUOTED_NAME: Final = re.compile(r"'Filecoin\.[A-Za-z0-9]+'")
 PARSE_ERROR: Final = -32700
 INVALID_REQUEST: Final = -32600
 METHOD_NOT_FOUND: Final = -32601
@@ -177,8 +180,7 @@ def wire_error(error: BaseException, method: str = "") -> RpcError:
     if isinstance(error, StoreError):
         return MethodError(str(error))
     if isinstance(error, CallFailed):
-        # a full node was asked in the client's stead: its error is the client's
-        return MethodError(error.message, error.data, code=error.code)
+        return _of_node(error, method)
     if isinstance(error, NodeError):
         return Unavailable("the full node behind this follower does not answer now")
     if isinstance(error, asyncio.CancelledError):
@@ -187,6 +189,15 @@ def wire_error(error: BaseException, method: str = "") -> RpcError:
         return Unavailable("context deadline exceeded")
     log.error("%s failed", method or "a request", exc_info=error)
     return InternalError()
+
+
+def _of_node(error: CallFailed, method: str) -> RpcError:
+    """A full node was asked in the client's stead: its error is the client's, which knows the name that it called."""
+    if error.code == PARSE_ERROR:
+        return ParseError(_QUOTED_NAME.sub(f"'{method}'", error.message, count=1), error.data)
+    if error.code == INVALID_PARAMS:
+        return InvalidParams(_QUOTED_NAME.sub(f"'{method}'", error.message, count=1), error.data)
+    return MethodError(error.message, error.data, code=error.code)
 
 
 def _name(key: bytes) -> str:

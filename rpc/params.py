@@ -32,6 +32,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Final, NewType, Protocol
 
+import orjson
+
 from blockstore.cid import Cid
 from blockstore.cid import parse as parse_cid
 from blockstore.errors import BadCid
@@ -244,32 +246,37 @@ def _big_int(text: str) -> int:
     return int(text)
 
 
-def _hex_digits(text: str) -> str:
-    if text[:2] in ("0x", "0X"):
-        text = text[2:]
-    return "0" + text if len(text) % 2 else text
+def _even(digits: str) -> bytes:
+    # Go counts the bytes of a string
+    data = digits.encode()
+    return b"0" + data if len(data) % 2 else data
 
 
 def _fixed_hex(size: int) -> Callable[[str], bytes]:
     def read(text: str) -> bytes:
-        digits = _hex_digits(text)
+        digits = _even(text[2:] if text[:2] in ("0x", "0X") else text)
         if len(digits) != 2 * size:
             raise ValueError(f"expected hex string length sans prefix {2 * size}, got {len(digits)}")
-        return _hex_bytes(digits)
+        try:
+            return _hex_bytes(digits)
+        except ValueError as error:
+            raise ValueError(f"cannot parse hex value: {error}") from None
 
     return read
 
 
-def _hex_bytes(digits: str) -> bytes:
-    bad = re.search(r"[^0-9a-fA-F]", digits)
+def _hex_bytes(digits: bytes) -> bytes:
+    bad = re.search(rb"[^0-9a-fA-F]", digits)
     if bad:
-        raise ValueError(f"cannot parse hex value: encoding/hex: invalid byte: {bad.group()!r}")
-    return bytes.fromhex(digits)
+        # as Go's %#U prints a byte
+        shown = chr(bad.group()[0])
+        quoted = f" '{shown}'" if shown.isprintable() else ""
+        raise ValueError(f"encoding/hex: invalid byte: U+{ord(shown):04X}{quoted}")
+    return bytes.fromhex(digits.decode())
 
 
 def _any_hex(text: str) -> bytes:
-    digits = text.replace("0x", "")
-    return _hex_bytes("0" + digits if len(digits) % 2 else digits)
+    return _hex_bytes(_even(text.replace("0x", "")))
 
 
 class _EthUint64:
@@ -278,6 +285,8 @@ class _EthUint64:
     def decode(self, value: Any) -> int:
         if type(value) is int and 0 <= value < 1 << 64:
             return value
+        if value is None:
+            value = ""  # Go reads a null as an empty string
         if isinstance(value, str):
             base = 16 if value[:2] == "0x" else 10
             digits = value[2:] if base == 16 else value
@@ -287,8 +296,8 @@ class _EthUint64:
                     return number
                 raise ValueError(f'strconv.ParseUint: parsing "{digits}": value out of range')
             raise ValueError(f'strconv.ParseUint: parsing "{digits[:80]}": invalid syntax')
-        shown = "null" if value is None else str(value)[:80]
-        raise ValueError(f"cannot interpret {shown} as a hex-encoded uint64, or a number")
+        shown = str(value) if type(value) is int else orjson.dumps(value).decode()
+        raise ValueError(f"cannot interpret {shown[:80]} as a hex-encoded uint64, or a number")
 
 
 CID: Final = _CidParam()

@@ -19,7 +19,9 @@ from chain.network import NetworkRecord
 from chain.recorded import NETWORK_PARAMS
 from chain.tipset import TipsetKey
 from rpc.context import Context
+from rpc.errors import MethodError
 from rpc.openrpc import document
+from rpc.params import json_kind
 from rpc.registry import REGISTRY, V0, V1, V2, Cost, method
 
 #: API versions as Lotus packs them: major << 16 | minor << 8 | patch
@@ -75,6 +77,17 @@ def software_version() -> str:
         return installed_version("lotus-follower")
     except PackageNotFoundError:
         return "0.0.0"
+
+
+def raw_list(params: Any, least: int, most: int) -> list[Any]:
+    """The parameters of a method that decodes them itself, `least` of them or `most`. Errors: MethodError."""
+    if params is not None and not isinstance(params, list):
+        kind = json_kind(params)
+        raise MethodError(f"decoding params: json: cannot unmarshal {kind} into Go value of type []json.RawMessage")
+    given = params or []
+    if len(given) not in (least, most):
+        raise MethodError(f"decoding params: expected {least} or {most} params, got {len(given)}")
+    return given
 
 
 @method("Filecoin.Version", versions=V0 | V1, cost=Cost.FREE, answered="local")

@@ -20,13 +20,13 @@ from rpc import eth_json
 from rpc.context import Context
 from rpc.errors import MethodError
 from rpc.json_wire import go_float
-from rpc.methods.common import fork_heights
+from rpc.methods.common import fork_heights, raw_list
 from rpc.methods.eth_block import EVERY
 from rpc.methods.eth_read import Post, executed, post_of, receipts_of
 from rpc.methods.eth_select import PENDING, Block, BlockParam, by_text, named, select
 from rpc.methods.forward import forward
 from rpc.methods.gas import MIN_PREMIUM, estimate_premium, with_noise
-from rpc.params import EthUint64, RawParams, json_kind, param_of
+from rpc.params import EthBytes, EthUint64, RawParams, json_kind, param_of
 from rpc.registry import Cost, method
 
 #: the most blocks, and the most percentiles, of one fee history
@@ -131,11 +131,7 @@ class _Asked:
 
 def _asked(params: Any) -> _Asked:
     """Errors: MethodError."""
-    if params is not None and not isinstance(params, list):
-        kind = json_kind(params)
-        raise MethodError(f"decoding params: json: cannot unmarshal {kind} into Go value of type []json.RawMessage")
-    if params is None or len(params) not in (2, 3):
-        raise MethodError(f"decoding params: expected 2 or 3 params, got {len(params or ())}")
+    params = raw_list(params, 2, 3)
     percentiles = params[2] if len(params) == 3 else None
     if percentiles is not None and not isinstance(percentiles, list):
         kind = json_kind(percentiles)
@@ -273,9 +269,7 @@ async def eth_call(ctx: Context, call: Any, block: BlockParam) -> Any:
 )
 async def eth_estimate_gas(ctx: Context, params: RawParams) -> Any:
     """The gas that a call takes, executed by a full node after a block or at the head. Errors: as `EthCall`."""
-    given = params if isinstance(params, list) else []
-    if len(given) not in (1, 2):
-        raise MethodError(f"decoding params: expected 1 or 2 params, got {len(given)}")
+    given = raw_list(params, 1, 2)
     try:
         block = await _pinned(ctx, PENDING if len(given) == 1 or given[1] is None else given[1])
     except ValueError as error:
@@ -291,8 +285,8 @@ _PASSED: Final = (
 
 
 def _passing(name: str) -> Callable[..., Awaitable[Any]]:
-    async def handler(ctx: Context, params: RawParams) -> Any:
-        return await forward(ctx, name, params)
+    async def handler(ctx: Context, transaction: EthBytes) -> Any:
+        return await forward(ctx, name, [eth_json.data(transaction)])
 
     handler.__name__ = name.rpartition(".")[2]
     handler.__doc__ = "Answered by a full node. Errors: NeedsNode, and the node's own."

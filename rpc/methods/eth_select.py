@@ -8,11 +8,14 @@ node by the head's hash, so that it answers for the head that the request has pi
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 from cachetools import LRUCache
 
+from blockstore.cid import Cid
+from blockstore.errors import Missing
 from blockstore.store import TIPSETS
 from chain.errors import BadRequest, NotFound, NotHeld, NullRound
 from chain.eth_types import cid_of_hash, hash_of
@@ -104,8 +107,11 @@ async def by_tag(ctx: Context, tag: str) -> Tipset:
 
 
 async def latest(ctx: Context) -> Tipset:
-    """The newest tipset whose messages are executed. Errors: NotHeld."""
-    return await ctx.index.parent((await ctx.head()).tipset)
+    """The newest tipset whose messages are executed. Errors: BadRequest (the chain has but its genesis), NotHeld."""
+    head = (await ctx.head()).tipset
+    if head.height == 0:
+        raise BadRequest("failed to get parent tipset")
+    return await ctx.index.parent(head)
 
 
 async def by_number(ctx: Context, number: int, strict: bool) -> Tipset:
@@ -145,6 +151,7 @@ async def by_hash(ctx: Context, digest: bytes) -> Tipset:
             return head
         row = await ctx.store.row(TIPSETS, cid, b"")
         if row is None:
+            await _no_other_object(ctx, cid)
             raise NotFound(
                 f"failed to get tipset by hash: cannot find tipset with cid {cid}: ipld: could not find {cid}"
             )
@@ -152,17 +159,31 @@ async def by_hash(ctx: Context, digest: bytes) -> Tipset:
     return await load_tipset(ctx, key)
 
 
+async def _no_other_object(ctx: Context, cid: Cid) -> None:
+    """Errors: NotFound, where the hash is a message's or any other object's that is no byte string."""
+    with contextlib.suppress(Missing):
+        data = await ctx.objects.get(cid)
+        if data[:1] and data[0] >> 5 != 2:
+            raise NotFound("failed to get tipset by hash: cannot unmarshal block into tipset key: expected byte array")
+
+
 async def select(ctx: Context, block: Block, strict: bool = False) -> Tipset:
     """The tipset that a block parameter names. Errors: BadRequest, NullRound, NotFound, NotHeld."""
     if block.tag is not None:
         return await by_tag(ctx, block.tag)
     if block.number is not None:
+        if block.number >= 1 << 63:
+            # as the signed epoch that it is there
+            raise BadRequest(f"failed to get tipset at height: {block.number - (1 << 64)}")
         return await by_number(ctx, block.number, strict)
     if block.hash is None:
         raise BadRequest("invalid block param")
     tipset = await by_hash(ctx, block.hash)
-    if block.canonical and not await canonical(ctx, tipset):
-        raise BadRequest("tipset is not canonical")
+    if block.canonical:
+        if tipset.height > (await ctx.head()).tipset.height:
+            raise BadRequest(f"failed to get tipset at height: {tipset.height}")
+        if not await canonical(ctx, tipset):
+            raise BadRequest("tipset is not canonical")
     return tipset
 
 

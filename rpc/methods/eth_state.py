@@ -22,6 +22,7 @@ from chain.tipset import Tipset
 from rpc import eth_json
 from rpc.context import Context
 from rpc.errors import MethodError
+from rpc.methods.common import raw_list
 from rpc.methods.eth_block import EVERY
 from rpc.methods.eth_read import Post, post_of, tree_of
 from rpc.methods.eth_select import PENDING, Block, BlockParam, by_text, named, select
@@ -49,18 +50,14 @@ async def eth_address_to_filecoin_address(ctx: Context, address: EthAddress) -> 
 
 
 def _one_or_two(params: Any) -> list[Any]:
-    """Errors: MethodError, for anything but an array of one or two."""
-    if params is not None and not isinstance(params, list):
-        kind = json_kind(params)
-        raise MethodError(f"decoding params: json: cannot unmarshal {kind} into Go value of type []json.RawMessage")
-    if params is None or len(params) not in (1, 2):
-        raise MethodError(f"decoding params: expected 1 or 2 params, got {len(params or ())}")
-    for value in params:
+    """Errors: MethodError, for anything but an array of one or two texts."""
+    given = raw_list(params, 1, 2)
+    for value in given:
         if value is not None and not isinstance(value, str):
             raise MethodError(
                 f"decoding params: json: cannot unmarshal {json_kind(value)} into Go value of type string"
             )
-    return params
+    return given
 
 
 @method("Filecoin.FilecoinAddressToEthAddress", versions=EVERY, cost=Cost.STATE)

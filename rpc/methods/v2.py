@@ -6,11 +6,13 @@ A selector is one of a tag (latest, safe, finalized), a tipset key, or a height 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 from chain.address import Address
-from chain.errors import ActorNotFound, BadRequest
+from chain.errors import ActorNotFound, BadObject, BadRequest, NotFound
 from chain.finality import FINALITY, WINDOW, threshold_depth
 from chain.tipset import Tipset, TipsetKey
 from rpc.ancestors import ancestry_of
@@ -76,6 +78,16 @@ def _validate_height(height: Height) -> None:
         raise BadRequest(f"{where}: invalid tipset anchor: at most one of key or tag must be specified")
 
 
+@contextlib.contextmanager
+def _at(struct: str, path: str) -> Iterator[None]:
+    """A value of the wrong type is complained about as Go does: by the field, and the whole way to it."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error).replace(" into Go value of type ", f" into Go struct field {struct}.{path} of type ", 1)
+        raise ValueError(text) from None
+
+
 def _fields(value: Any, go: str) -> dict[str, Any]:
     """An object's fields by lower-case name, as Go matches them; null is an empty one."""
     if value is None:
@@ -105,17 +117,30 @@ class _SelectorParam:
         fields = _fields(value, self.go)
         height: Height | None = None
         if fields.get("height") is not None:
-            given = _fields(fields["height"], "types.TipSetHeight")
-            previous = given.get("previous", False)
-            if previous is not None and not isinstance(previous, bool):
-                raise mismatch(previous, "bool")
-            anchor: Anchor | None = None
-            if given.get("anchor") is not None:
-                parts = _fields(given["anchor"], "types.TipSetAnchor")
-                anchor = Anchor(_key(parts.get("key")), _tag(parts.get("tag")))
-            at = None if given.get("at") is None else _EPOCH.decode(given["at"])
-            height = Height(at, bool(previous), anchor)
-        return Selector(_key(fields.get("key")), height, _tag(fields.get("tag")))
+            with _at("TipSetSelector", "height"):
+                given = _fields(fields["height"], "types.TipSetHeight")
+            with _at("TipSetHeight", "height.previous"):
+                previous = given.get("previous", False)
+                if previous is not None and not isinstance(previous, bool):
+                    raise mismatch(previous, "bool")
+            with _at("TipSetHeight", "height.at"):
+                at = None if given.get("at") is None else _EPOCH.decode(given["at"])
+            height = Height(at, bool(previous), self._anchor(given.get("anchor")))
+        with _at("TipSetSelector", "key"):
+            key = _key(fields.get("key"))
+        with _at("TipSetSelector", "tag"):
+            return Selector(key, height, _tag(fields.get("tag")))
+
+    @staticmethod
+    def _anchor(value: Any) -> Anchor | None:
+        if value is None:
+            return None
+        with _at("TipSetHeight", "height.anchor"):
+            parts = _fields(value, "types.TipSetAnchor")
+        with _at("TipSetAnchor", "height.anchor.key"):
+            key = _key(parts.get("key"))
+        with _at("TipSetAnchor", "height.anchor.tag"):
+            return Anchor(key, _tag(parts.get("tag")))
 
 
 SelectorParam = Annotated[Selector, _SelectorParam()]
@@ -210,14 +235,19 @@ async def select(ctx: Context, selector: Selector) -> Tipset:
     height = selector.height
     assert height is not None
     assert height.at is not None
-    anchor = height.anchor
-    if anchor is None:
-        start = await finalized(ctx)
-    elif anchor.key is not None:
-        start = await load_tipset(ctx, anchor.key) if anchor.key else (await ctx.head()).tipset
-    else:
-        start = await _by_tag(ctx, anchor.tag or "latest")
+    try:
+        start = await _anchored(ctx, height.anchor)
+    except (BadRequest, NotFound, BadObject) as error:
+        raise BadRequest(f"getting anchor from tipset: {error}") from None
     return await tipset_at(ctx, height.at, start, height.previous)
+
+
+async def _anchored(ctx: Context, anchor: Anchor | None) -> Tipset:
+    if anchor is None:
+        return await finalized(ctx)
+    if anchor.key is not None:
+        return await load_tipset(ctx, anchor.key) if anchor.key else (await ctx.head()).tipset
+    return await _by_tag(ctx, "latest" if anchor.tag is None else anchor.tag)
 
 
 @method("Filecoin.ChainGetTipSet", versions=V2)
@@ -248,7 +278,7 @@ async def chain_get_tipset_finality_status(ctx: Context) -> dict[str, Any]:
 async def _selected(ctx: Context, selector: Selector) -> Tipset:
     try:
         return await select(ctx, selector)
-    except BadRequest as error:
+    except (BadRequest, NotFound, BadObject) as error:
         raise BadRequest(f"getting tipset: {error}") from None
 
 
