@@ -93,7 +93,7 @@ class Amt:
             if any(type(number) is not int or not 0 <= number < 1 << 64 for number in numbers):
                 raise BadObject("an AMT root's bit width, height and count are numbers")
             if self.version and numbers[0] != self.bit_width:
-                raise BadObject(f"wrong bitwidth ({numbers[0]} should be {self.bit_width})")
+                raise BadObject(f"expected bitwidth {self.bit_width} but AMT has bitwidth {numbers[0]}")
             height, count = numbers[-2:]
             if height > _MAX_HEIGHT // self.bit_width:
                 raise BadObject(f"an AMT of height {height}")

@@ -24,10 +24,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Final, NewType, Protocol
@@ -86,6 +87,16 @@ def json_kind(value: Any) -> str:
 def mismatch(value: Any, go: str) -> ValueError:
     """Go's complaint about a JSON value of the wrong type."""
     return ValueError(f"json: cannot unmarshal {json_kind(value)} into Go value of type {go}")
+
+
+@contextlib.contextmanager
+def field_of(struct: str, path: str) -> Iterator[None]:
+    """A value of the wrong type within is complained about as Go does: by the field, and the whole way to it."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error).replace(" into Go value of type ", f" into Go struct field {struct}.{path} of type ", 1)
+        raise ValueError(text) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from rpc.errors import InvalidParams, MethodError, ParseError, wire_error
+from rpc.methods.eth_log import EventFilterParam
 from rpc.node_info import CallFailed
 from rpc.params import EthAddress, EthBytes, EthHash, EthUint64, param_of
 from tests.event_chain import EventChain, follower_over, store_of
@@ -155,3 +156,56 @@ async def test_a_chain_of_its_genesis_alone_has_no_latest(tmp_path: Path) -> Non
         body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": "eth_getBalance", "params": [ADDRESS, "latest"]})
         error = orjson.loads((await follower.http(1, body))[1])["error"]
         assert error["message"] == "failed to get parent tipset"
+
+
+def field(path: str, kind: str, go: str) -> str:
+    return f"json: cannot unmarshal {kind} into Go struct field {path} of type {go}"
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "text"),
+    [
+        ("eth_getLogs", {"topics": "0x"}, field("EthFilterSpec.topics", "string", "ethtypes.EthTopicSpec")),
+        ("eth_getLogs", {"topics": [5]}, field("EthFilterSpec.topics", "number", "string")),
+        ("eth_getLogs", {"topics": [[True]]}, field("EthFilterSpec.topics", "bool", "string")),
+        ("eth_getLogs", {"address": {}}, field("EthFilterSpec.address", "object", "string")),
+        ("eth_newFilter", {"blockHash": 1}, field("EthFilterSpec.blockHash", "number", "string")),
+        ("eth_getLogs", {"fromBlock": 1}, field("EthFilterSpec.fromBlock", "number", "string")),
+        ("trace_filter", {"toAddress": 5}, field("EthTraceFilterCriteria.toAddress", "number", "string")),
+        ("trace_filter", {"fromBlock": 5}, field("EthTraceFilterCriteria.fromBlock", "number", "string")),
+    ],
+)
+async def test_a_filter_of_the_wrong_type_names_the_field(asked: Any, name: str, wanted: Any, text: str) -> None:
+    status, code, message = await asked(1, name, wanted)
+    assert (status, code) == (500, -32700)
+    assert message.endswith(f"): {text}")
+
+
+_BLOCKS = "map[string][]types.ActorEventBlock"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "text"),
+    [
+        ({"addresses": "x"}, field("ActorEventFilter.addresses", "string", "[]address.Address")),
+        ({"addresses": [5]}, field("ActorEventFilter.addresses", "number", "string")),
+        ({"fields": []}, field("ActorEventFilter.fields", "array", _BLOCKS)),
+        ({"fields": {"a": 0}}, field("ActorEventFilter.fields", "number", "[]types.ActorEventBlock")),
+        ({"fields": {"a": ["x"]}}, field("ActorEventFilter.fields", "string", "types.ActorEventBlock")),
+        ({"fields": {"a": [{"codec": "x"}]}}, field("ActorEventBlock.fields.codec", "string", "uint64")),
+        ({"fields": {"a": [{"codec": -1}]}}, field("ActorEventBlock.fields.codec", "number -1", "uint64")),
+        ({"fields": {"a": [{"value": 5}]}}, field("ActorEventBlock.fields.value", "number", "[]uint8")),
+        ({"fromHeight": "5"}, field("ActorEventFilter.fromHeight", "string", "abi.ChainEpoch")),
+        ({"fromHeight": 1.5}, field("ActorEventFilter.fromHeight", "number 1.5", "abi.ChainEpoch")),
+        ({"tipsetKey": 5}, field("ActorEventFilter.tipsetKey", "number", "[]cid.Cid")),
+    ],
+)
+def test_a_filter_of_actor_events_names_the_field(wanted: Any, text: str) -> None:
+    assert refusal(EventFilterParam, wanted) == text
+
+
+def test_what_go_takes_for_the_parts_of_a_filter() -> None:
+    decoded = param_of("wanted", EventFilterParam).decode(
+        {"fields": {"a": [None, {"codec": 85, "value": [1, 2]}], "b": None}, "addresses": None}
+    )
+    assert decoded.keys == {"a": frozenset({(0, b""), (85, b"\x01\x02")}), "b": frozenset()}

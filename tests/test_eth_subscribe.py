@@ -12,11 +12,15 @@ import orjson
 import pytest
 
 from blockstore.memory import MemoryStore
+from chain.address import Address, from_id
 from chain.eth_types import hash_of
+from chain.message import EventEntry
+from chain.tipset_events import TipsetEvent
 from rpc.channels import Burst, Channel, Subscription
 from rpc.eth_filters import FilterLimits
 from rpc.limits import ServerSettings
 from rpc.methods import register_all
+from rpc.methods.event_search import wanted_of
 from rpc.server import Server, serve
 from tests.event_chain import ADDRESSES, NATIVE, POOL, TOKEN, Client, EventChain, seen, topic
 from tests.made_chain import MadeChain, links
@@ -381,3 +385,72 @@ async def test_a_session_that_does_not_read_is_ended(chain: EventChain, monkeypa
             await other.results(made, 2)
     finally:
         await server.stop(0)
+
+
+async def test_what_is_there_and_what_comes_name_an_actor_in_different_ways(chain: EventChain, server: Server) -> None:
+    by_id = {"fromHeight": 0, "addresses": [f"t0{TOKEN}", f"t0{NATIVE}"]}
+    f410 = Address(b"\x04\x0a" + ADDRESSES[POOL]).text("t")
+    async with session_of(server) as session:
+        ids = await session.ask("Filecoin.SubscribeActorEventsRaw", by_id)
+        # an index knows the token's ID; as they come its events go by its delegated address alone
+        assert brief(await session.events(ids, 1)) == [(1, False)]
+        either = {"fromHeight": 0, "addresses": [f"t0{NATIVE}", f410]}
+        both = await session.ask("Filecoin.SubscribeActorEventsRaw", either)
+        empty = await session.ask("Filecoin.SubscribeActorEventsRaw", {"fromHeight": 0, "fields": {"t1": []}})
+        # a key of which no value is wanted counts for what comes alone
+        assert brief(await session.events(empty, 1)) == [(1, False)]
+        stranger = {"addresses": ["t1d2xrzcslx7xlbbylc5c3d5lvandqw4iwl6epxba"]}
+        other = await session.ask("Filecoin.SubscribeActorEventsRaw", stranger)
+        await chain.grow((TOKEN, 3, b"x"), (NATIVE, 3, b"y"), (POOL, 3, b"z"))
+        await chain.grow()
+        told: dict[int, list[str]] = {ids: [], both: [], empty: [], other: []}
+        for _ in range(4):
+            channel, event = (await session.next())["params"]
+            told[channel].append(event["emitter"][:5])
+        assert told == {ids: [f"t0{NATIVE}"], both: ["t410f", f"t0{NATIVE}", "t410f"], empty: [], other: []}
+
+
+async def test_actor_events_that_are_there(chain: EventChain, server: Server) -> None:
+    async with session_of(server) as session:
+        _, first, head = chain.canonical()
+
+        async def events(wanted: Any) -> Any:
+            return await session.ask("Filecoin.GetActorEventsRaw", wanted)
+
+        # nobody has executed the head yet
+        assert await events({"tipsetKey": links(head.key)}) is None
+        assert brief(await events({"tipsetKey": links(first.key)})) == [(1, False)]
+        # a negative end other than -1 is none either
+        assert brief(await events({"fromHeight": 0, "toHeight": -5})) == [(1, False)]
+        other = "t1d2xrzcslx7xlbbylc5c3d5lvandqw4iwl6epxba"
+        refused = "can only query events by ID or Delegated addresses; but request has address"
+        for wanted in ({"fromHeight": 0, "addresses": [other]}, {"tipsetKey": links(first.key), "addresses": [other]}):
+            for name in ("Filecoin.GetActorEventsRaw", "Filecoin.SubscribeActorEventsRaw"):
+                error = await session.error(name, wanted)
+                assert error == f"get events for filter: failed to make prefill filter query: {refused}: {other}"
+        # where no index is asked nothing is said of it, and a range that is none comes first
+        assert await events({"addresses": [other]}) is None
+        error = await session.error("Filecoin.GetActorEventsRaw", {"fromHeight": -1, "addresses": [other]})
+        assert error == "range 'from' must be greater than or equal to 0"
+        unknown = [{"/": "bafy2bzacea3wsdh6y3a36tb3skempjoxqpuyompjbmfeyf34fi3uy6uue42v4"}]
+        for name in ("Filecoin.GetActorEventsRaw", "Filecoin.SubscribeActorEventsRaw"):
+            error = await session.error(name, {"tipsetKey": unknown})
+            assert "get events for filter: failed to get tipset by cid: cannot find tipset with cid bafy2bzace" in error
+            assert unknown[0]["/"] not in error, "it is the key's CID, not the block's"
+
+
+def test_an_index_tells_an_entry_once_for_each_way_to_find_the_event() -> None:
+    entries = tuple(EventEntry(flags, key, 0x51, value) for flags, key, value in (
+        (3, "$type", b"a"), (3, "piece-cid", b"p"), (3, "piece-cid", b"q"), (0, "piece-cid", b"p"), (3, "sector", b"1"),
+    ))  # fmt: skip
+    event = TipsetEvent(0, 0, TOKEN, from_id(TOKEN), entries)
+
+    def times(**keys: set[bytes]) -> int:
+        wanted = {key.replace("_", "-"): frozenset((0x51, one) for one in values) for key, values in keys.items()}
+        return wanted_of((), wanted).times(event)
+
+    assert times() == 1
+    assert times(piece_cid={b"p"}) == 1
+    assert times(piece_cid={b"p", b"q"}) == 2
+    assert times(piece_cid={b"p", b"q", b"r"}, sector={b"1"}) == 2
+    assert times(piece_cid={b"r"}) == 0

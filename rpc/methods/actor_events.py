@@ -8,42 +8,22 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-from chain.errors import BadRequest, ChainError
+from chain.errors import BadRequest
 from chain.eth_types import hash_of
 from rpc.channels import Burst
 from rpc.context import Context
 from rpc.errors import MethodError
 from rpc.methods.eth_log import (
-    EventFilter,
     EventFilterParam,
     actor_event_json,
+    actor_event_range,
     event_json_entries,
-    find_in,
-    find_range,
-    height_range,
+    held_actor_events,
 )
-from rpc.methods.eth_select import canonical
 from rpc.methods.eth_steps import EventCondition, hits_by
 from rpc.methods.event_search import Hit, wanted_of
 from rpc.methods.notify import following
 from rpc.registry import Cost, method
-
-
-async def _held(ctx: Context, wanted: EventFilter, condition: EventCondition) -> tuple[list[Hit], bool]:
-    """(the events that there are, whether they have been reverted). Errors: MethodError, ChainError."""
-    head = (await ctx.head()).tipset
-    if wanted.key:
-        tipset = await ctx.tipset(wanted.key)
-        if tipset.height >= head.height:
-            return [], False
-        return await find_in(ctx, [tipset], condition.held), not await canonical(ctx, tipset)
-    low, high = condition.low, condition.high
-    if low == -1 or low >= head.height:
-        return [], False
-    found = await find_range(ctx, low, head.height - 1 if high == -1 else high, condition.held)
-    if not found and high > head.height:
-        raise BadRequest(f"range end is in the future, highest epoch: {head.height}")
-    return found, False
 
 
 def _shown(hit: Hit, reverted: bool) -> dict[str, Any]:
@@ -60,27 +40,24 @@ async def subscribe_actor_events_raw(ctx: Context, wanted: EventFilterParam) -> 
     """
     head = await ctx.head()
     try:
-        conditions = wanted_of(wanted.addresses, wanted.keys)
-        low = high = -1
-        if wanted.key:
-            if wanted.low is not None or wanted.high is not None:
-                raise BadRequest("cannot specify both TipSetKey and FromHeight/ToHeight")
-        else:
-            low, high = height_range(head.tipset.height, wanted.low, wanted.high)
+        low, high = actor_event_range(head.tipset, wanted)
     except BadRequest as error:
         raise MethodError(str(error)) from None
+    if low != -1 and low < head.tipset.height and (found := await held_actor_events(ctx, wanted, low, high)):
+        yield Burst(found)  # type: ignore[misc]
+    if wanted.key:
+        low = high = -1
+    conditions = wanted_of(wanted.addresses, wanted.keys)
     condition = EventCondition.of(conditions, low, high, hash_of(wanted.key.cid) if wanted.key else None)
-    try:
-        found, reverted = await _held(ctx, wanted, condition)
-    except (MethodError, ChainError) as error:
-        raise MethodError(f"get events for filter: {error}") from error
-    if found:
-        yield Burst(actor_event_json(hit, reverted) for hit in condition.of_either(found))  # type: ignore[misc]
+    # a key of which no value is wanted counts for what comes, and not for what is there
+    mute = not all(wanted.keys.values())
     if 0 < high <= head.tipset.height:
         return
     async with following(ctx.services.head_source, head.seq) as entries:
         async for entry in entries:
             async for removed, hits in hits_by(ctx, entry, condition):
+                if mute:
+                    continue
                 yield Burst(_shown(hit, removed) for hit in hits)  # type: ignore[misc]
             if 0 < high < entry.head.height:
                 return

@@ -16,7 +16,7 @@ from blockstore.errors import Missing
 from chain.amt import Amt
 from chain.block import BlockHeader, decode_header
 from chain.dag_stat import stat_below
-from chain.errors import BadRequest, NotFound, NotHeld
+from chain.errors import BadObject, BadRequest, NotFound, NotHeld
 from chain.message import SignedMessage, decode_any_message, event_of, receipt_of
 from chain.tipset import Tipset, TipsetKey
 from chain.tipset_events import EVENTS_BIT_WIDTH
@@ -274,9 +274,11 @@ async def chain_get_events(ctx: Context, root: Cid) -> list[dict[str, Any]]:
     if found is None:
         try:
             tree = await Amt.load(ctx.objects, root, version=3, bit_width=EVENTS_BIT_WIDTH)
-            events = [lotus_json.event(event_of(value)) async for _, value in tree.items()]
         except Missing as error:
             raise NotFound(f"load events amt: ipld: could not find {Cid(error.key)}") from None
+        except BadObject as error:
+            raise BadObject(f"load events amt: {error}") from None
+        events = [lotus_json.event(event_of(value)) async for _, value in tree.items()]
         found = cache.keep(b"v" + root, events)
     return found  # type: ignore[return-value]
 

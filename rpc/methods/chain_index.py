@@ -71,7 +71,7 @@ async def chain_validate_index(ctx: Context, epoch: int, backfill: bool) -> dict
             f"can only validate at an epoch less than chain head epoch {head.height}"
         )
     if epoch < 0:
-        raise BadRequest(f"failed to get tipset at height {epoch}: there are none below 0")
+        raise BadRequest(f"failed to get tipset at height {epoch}: height {epoch} is negative")
     tipset = await ctx.index.at_height(head, epoch)
     if tipset.height != epoch:
         # a lost fork's tipset at that epoch keeps its rows here: only the head's chain says what is a null round

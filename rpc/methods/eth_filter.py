@@ -21,8 +21,8 @@ from rpc.context import Context
 from rpc.errors import MethodError, Unavailable
 from rpc.eth_filters import BLOCKS, LOGS, Asked, Cursor, FilterId, Filters, FilterState, filters_of
 from rpc.methods.eth_block import EVERY
-from rpc.methods.eth_log import FilterParam, LogFilter, block_range, collect, log_conditions
-from rpc.methods.eth_select import by_hash, canonical
+from rpc.methods.eth_log import FilterParam, LogFilter, block_range, collect, log_conditions, tipset_by_hash
+from rpc.methods.eth_select import canonical
 from rpc.methods.eth_steps import EventCondition, Step, cursor_at, hits_in, parent_place, steps_to
 from rpc.methods.event_search import Hit, event_search, joined
 from rpc.registry import Cost, method
@@ -71,7 +71,7 @@ async def _history(ctx: Context, state: FilterState) -> list[bytes]:
     found: list[Hit] = []
     removed = False
     if condition.block_hash is not None:
-        tipset = await by_hash(view, condition.block_hash)
+        tipset = await tipset_by_hash(view, condition.block_hash)
         if tipset.height < told.tipset.height:
             places = [Place(tipset.height, condition.block_hash, tipset.key)]
             found = await collect(event_search(view).places(view, places, condition.held))
@@ -82,7 +82,7 @@ async def _history(ctx: Context, state: FilterState) -> list[bytes]:
         found = await collect(event_search(view).range(view, condition.low, high, condition.held))
         if not found and condition.high > told.tipset.height:
             raise BadRequest(f"range end is in the future, highest epoch: {told.tipset.height}")
-    return logs_of(condition.of_either(found), removed)
+    return logs_of(found, removed)
 
 
 class _Told:

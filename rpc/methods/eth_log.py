@@ -12,7 +12,8 @@ from typing import Annotated, Any, Final
 
 import orjson
 
-from blockstore.cid import RAW
+from blockstore.cid import RAW, Cid
+from blockstore.errors import Missing
 from chain.address import Address
 from chain.ancestry import place_of
 from chain.errors import BadAddress, BadRequest, ChainError, NotFound, NotHeld
@@ -24,7 +25,7 @@ from rpc.errors import LimitExceeded, MethodError
 from rpc.methods.eth_block import EVERY
 from rpc.methods.eth_select import by_hash, canonical
 from rpc.methods.event_search import Hit, Wanted, event_search, joined, wanted_of
-from rpc.params import EthAddress, EthHash, EthUint64, mismatch, param_of
+from rpc.params import EthAddress, EthHash, EthUint64, Integer, field_of, mismatch, param_of
 from rpc.registry import V0, V1, Cost, method
 
 #: epochs of a range, and results from more than one tipset, as a node has them by default
@@ -37,6 +38,7 @@ MAX_NAMED: Final = 10_000
 _TOO_MANY: Final = "filter matches too many events, try a more restricted filter"
 _NOT_YET: Final = "events for the requested block are not yet available"
 
+_TEXT: Final = param_of("text", str)
 _HASH: Final = param_of("hash", EthHash)
 _ADDRESS: Final = param_of("address", EthAddress)
 
@@ -97,14 +99,13 @@ def _several(value: Any, decode: Any, go: str) -> tuple[bytes, ...]:
     return tuple(decode(item) for item in value)
 
 
-def _text(value: Any, name: str) -> str | None:
-    if value is not None and not isinstance(value, str):
-        raise ValueError(str(mismatch(value, "string")).replace("Go value", f"Go struct field EthFilterSpec.{name}"))
-    return value
-
-
 class _FilterDecoder:
+    """`struct`: as the texts of errors name what the filter stands in."""
+
     go = "*ethtypes.EthFilterSpec"
+
+    def __init__(self, struct: str = "EthFilterSpec") -> None:
+        self._struct = struct
 
     def decode(self, value: Any) -> LogFilter | None:
         """Errors: ValueError."""
@@ -113,20 +114,26 @@ class _FilterDecoder:
         if not isinstance(value, dict):
             raise mismatch(value, "ethtypes.EthFilterSpec")
         fields = {name.lower(): item for name, item in value.items()}
-        topics = fields.get("topics")
-        if topics is not None and not isinstance(topics, list):
-            raise mismatch(topics, "ethtypes.EthTopicSpec")
-        digest = fields.get("blockhash")
-        return LogFilter(
-            _text(fields.get("fromblock"), "fromBlock"),
-            _text(fields.get("toblock"), "toBlock"),
-            None if digest is None else _HASH.decode(digest),
-            _several(fields.get("address"), _ADDRESS.decode, "ethtypes.EthAddressList"),
-            tuple(_several(item, _HASH.decode, "ethtypes.EthHashList") for item in topics or ()),
-        )
+        low, high, digest = fields.get("fromblock"), fields.get("toblock"), fields.get("blockhash")
+        with field_of(self._struct, "fromBlock"):
+            first = None if low is None else _TEXT.decode(low)
+        with field_of(self._struct, "toBlock"):
+            last = None if high is None else _TEXT.decode(high)
+        with field_of(self._struct, "blockHash"):
+            block_hash = None if digest is None else _HASH.decode(digest)
+        with field_of(self._struct, "address"):
+            addresses = _several(fields.get("address"), _ADDRESS.decode, "ethtypes.EthAddressList")
+        with field_of(self._struct, "topics"):
+            topics = fields.get("topics")
+            if topics is not None and not isinstance(topics, list):
+                raise mismatch(topics, "ethtypes.EthTopicSpec")
+            hashes = tuple(_several(item, _HASH.decode, "ethtypes.EthHashList") for item in topics or ())
+        return LogFilter(first, last, block_hash, addresses, hashes)
 
 
 FilterParam = Annotated[LogFilter | None, _FilterDecoder()]
+#: as `eth_subscribe` takes it
+PushedFilterParam = Annotated[LogFilter | None, _FilterDecoder("EthSubscriptionParams")]
 
 
 def _epoch(text: str, name: str) -> int:
@@ -161,7 +168,8 @@ def log_conditions(wanted: LogFilter) -> Wanted:
         try:
             addresses.append(filecoin_address(address))
         except BadAddress:
-            raise BadRequest(f"invalid address {address.hex()}") from None
+            # as Go's %x shows what has a text: the bytes of that text
+            raise BadRequest(f"invalid address {('0x' + address.hex()).encode().hex()}") from None
     if len(wanted.topics) > MAX_TOPICS:
         raise BadRequest(f"too many topics in filter: {len(wanted.topics)}, max: {MAX_TOPICS}")
     keys = {
@@ -170,14 +178,22 @@ def log_conditions(wanted: LogFilter) -> Wanted:
     return wanted_of(addresses, keys, raw=True)
 
 
+def no_tipset(cid: Cid) -> NotFound:
+    """What an index says of a tipset key that it does not know."""
+    return NotFound(f"failed to get tipset by cid: cannot find tipset with cid {cid}: ipld: could not find {cid}")
+
+
+async def tipset_by_hash(ctx: Context, digest: bytes) -> Tipset:
+    """The tipset whose events are asked for. Errors: NotFound, NotHeld."""
+    try:
+        return await by_hash(ctx, digest)
+    except NotFound:
+        raise no_tipset(cid_of_hash(digest)) from None
+
+
 async def _one_tipset(ctx: Context, digest: bytes) -> Tipset:
     """Errors: BadRequest (its events are not there yet), NotFound, NotHeld."""
-    try:
-        tipset = await by_hash(ctx, digest)
-    except NotFound:
-        cid = cid_of_hash(digest)
-        text = f"failed to get tipset by cid: cannot find tipset with cid {cid}: ipld: could not find {cid}"
-        raise NotFound(text) from None
+    tipset = await tipset_by_hash(ctx, digest)
     if tipset.height >= (await ctx.head()).tipset.height:
         raise BadRequest(_NOT_YET)
     return tipset
@@ -239,6 +255,8 @@ _ADDRESSES: Final = param_of("addresses", list[Address])
 _KEY: Final = param_of("tipsetKey", TipsetKey)
 _EPOCH: Final = param_of("fromHeight", int)
 _VALUE: Final = param_of("value", bytes)
+_CODEC: Final = Integer("uint64", 0, (1 << 64) - 1)
+_OCTET: Final = Integer("uint8", 0, 255)
 
 
 class _EventFilterDecoder:
@@ -251,26 +269,43 @@ class _EventFilterDecoder:
         if not isinstance(value, dict):
             raise mismatch(value, "types.ActorEventFilter")
         given = {name.lower(): item for name, item in value.items()}
-        fields = given.get("fields") or {}
-        if not isinstance(fields, dict):
-            raise mismatch(fields, "map[string][]types.ActorEventBlock")
         low, high = given.get("fromheight"), given.get("toheight")
-        return EventFilter(
-            tuple(_ADDRESSES.decode(given.get("addresses"))),
-            {key: frozenset(self._block(one) for one in blocks or ()) for key, blocks in fields.items()},
-            None if low is None else _EPOCH.decode(low),
-            None if high is None else _EPOCH.decode(high),
-            _KEY.decode(given.get("tipsetkey")),
-        )
+        with field_of("ActorEventFilter", "addresses"):
+            addresses = tuple(_ADDRESSES.decode(given.get("addresses")))
+        fields = self._fields(given.get("fields"))
+        with field_of("ActorEventFilter", "fromHeight"):
+            first = None if low is None else _EPOCH.decode(low)
+        with field_of("ActorEventFilter", "toHeight"):
+            last = None if high is None else _EPOCH.decode(high)
+        with field_of("ActorEventFilter", "tipsetKey"):
+            return EventFilter(addresses, fields, first, last, _KEY.decode(given.get("tipsetkey")))
+
+    def _fields(self, value: Any) -> dict[str, frozenset[tuple[int, bytes]]]:
+        if value is None:
+            return {}
+        with field_of("ActorEventFilter", "fields"):
+            if not isinstance(value, dict):
+                raise mismatch(value, "map[string][]types.ActorEventBlock")
+            found = {}
+            for key, blocks in value.items():
+                if blocks is not None and not isinstance(blocks, list):
+                    raise mismatch(blocks, "[]types.ActorEventBlock")
+                found[key] = frozenset(self._block(one) for one in blocks or ())
+        return found
 
     def _block(self, value: Any) -> tuple[int, bytes]:
+        if value is None:
+            return 0, b""
         if not isinstance(value, dict):
             raise mismatch(value, "types.ActorEventBlock")
         fields = {name.lower(): item for name, item in value.items()}
-        codec = fields.get("codec")
-        if codec is not None and type(codec) is not int:
-            raise mismatch(codec, "uint64")
-        return codec or 0, _VALUE.decode(fields.get("value"))
+        with field_of("ActorEventBlock", "fields.codec"):
+            codec: int = _CODEC.decode(fields.get("codec"))
+        data = fields.get("value")
+        with field_of("ActorEventBlock", "fields.value"):
+            # Go takes an array of numbers for bytes, too
+            octets = bytes(_OCTET.decode(one) for one in data) if isinstance(data, list) else _VALUE.decode(data)
+        return codec, octets
 
 
 EventFilterParam = Annotated[EventFilter, _EventFilterDecoder()]
@@ -295,6 +330,55 @@ def height_range(newest: int, low: int | None, high: int | None) -> tuple[int, i
     return first, last
 
 
+async def held_actor_events(ctx: Context, wanted: EventFilter, low: int, high: int) -> list[dict[str, Any]]:
+    """What a filter of actors' events finds of what is there already: of its tipset, or from `low` to `high`.
+
+    Errors: MethodError.
+    """
+    try:
+        return await _held_actor_events(ctx, wanted, low, high)
+    except (MethodError, ChainError) as error:
+        raise MethodError(f"get events for filter: {error}") from error
+
+
+async def _held_actor_events(ctx: Context, wanted: EventFilter, low: int, high: int) -> list[dict[str, Any]]:
+    head = (await ctx.head()).tipset
+    for address in wanted.addresses:
+        if address.protocol not in (0, 4):
+            shown = address.text(ctx.network.address_prefix)
+            raise BadRequest(
+                "failed to make prefill filter query: can only query events by ID or Delegated addresses; "
+                f"but request has address: {shown}"
+            )
+    conditions = wanted_of(wanted.addresses, wanted.keys)
+    removed = False
+    if wanted.key:
+        try:
+            tipset = await ctx.tipset(wanted.key)
+        except Missing:
+            raise no_tipset(wanted.key.cid) from None
+        if tipset.key == head.key:
+            return []  # nobody has executed it yet
+        if tipset.height >= head.height:
+            raise NotHeld(f"what the tipset at epoch {tipset.height} did")
+        found = await find_in(ctx, [tipset], conditions)
+        removed = not await canonical(ctx, tipset)
+    else:
+        found = await find_range(ctx, low, head.height - 1 if high < 0 else high, conditions)
+        if not found and high > head.height:
+            raise BadRequest(f"range end is in the future, highest epoch: {head.height}")
+    return [actor_event_json(hit, removed, conditions.times(hit.found.event)) for hit in found]
+
+
+def actor_event_range(head: Tipset, wanted: EventFilter) -> tuple[int, int]:
+    """(first epoch, last epoch) of a filter, -1 for one left out; (0, 0) of a tipset's. Errors: BadRequest."""
+    if not wanted.key:
+        return height_range(head.height, wanted.low, wanted.high)
+    if wanted.low is not None or wanted.high is not None:
+        raise BadRequest("cannot specify both TipSetKey and FromHeight/ToHeight")
+    return 0, 0
+
+
 @method("Filecoin.GetActorEventsRaw", versions=V0 | V1, cost=Cost.SCAN)
 async def get_actor_events_raw(ctx: Context, wanted: EventFilterParam) -> list[dict[str, Any]] | None:
     """The events of a tipset or a range of up to 2,880 epochs, of actors of every kind; null for none.
@@ -302,38 +386,16 @@ async def get_actor_events_raw(ctx: Context, wanted: EventFilterParam) -> list[d
     Errors: BadRequest (the range), too many results, NotFound, NotHeld.
     """
     head = (await ctx.head()).tipset
-    try:
-        conditions = wanted_of(wanted.addresses, wanted.keys)
-    except BadRequest as error:
-        raise MethodError(f"get events for filter: {error}") from error
-    last = -1
-    if wanted.key:
-        if wanted.low is not None or wanted.high is not None:
-            raise BadRequest("cannot specify both TipSetKey and FromHeight/ToHeight")
-        tipset = await ctx.tipset(wanted.key)
-        if tipset.height >= head.height:
-            raise NotHeld(f"what the tipset at epoch {tipset.height} did")
-        search = find_in(ctx, [tipset], conditions)
-        removed = not await canonical(ctx, tipset)
-    else:
-        first, last = height_range(head.height, wanted.low, wanted.high)
-        if first == -1 or first >= head.height:
-            return None
-        search = find_range(ctx, first, head.height - 1 if last == -1 else last, conditions)
-        removed = False
-    try:
-        found = await search
-    except (MethodError, ChainError) as error:
-        raise MethodError(f"get events for filter: {error}") from error
-    if not found and not wanted.key and last > head.height:
-        raise BadRequest(f"get events for filter: range end is in the future, highest epoch: {head.height}")
-    return [actor_event_json(hit, removed) for hit in found] or None
+    low, high = actor_event_range(head, wanted)
+    if low == -1 or low >= head.height:
+        return None
+    return await held_actor_events(ctx, wanted, low, high) or None
 
 
-def actor_event_json(hit: Hit, reverted: bool) -> dict[str, Any]:
-    """An event as Lotus' ActorEvent."""
+def actor_event_json(hit: Hit, reverted: bool, times: int = 1) -> dict[str, Any]:
+    """An event as Lotus' ActorEvent. Each entry stands there so many `times`: see `Wanted.times`."""
     return {
-        "entries": event_json_entries(hit.entries),
+        "entries": event_json_entries([entry for entry in hit.entries for _ in range(times)]),
         "emitter": hit.found.event.address,
         "reverted": reverted,
         "height": hit.place.height,

@@ -109,11 +109,13 @@ async def _walk(ctx: Context, cursor: Cursor, head: Head) -> AsyncIterator[Step]
 class EventCondition:
     """Which events are told: from epoch `low` to `high` (-1: any), or of one tipset, by emitter and values.
 
-    `wanted` is for events as they come, `held` for those that are there already. `ids` and
-    `delegated`: where a filter names both kinds of emitters, an event of either is told.
+    `held` is for events that are there already, as an index is asked for them. `wanted` is for events as they come;
+    those are told of whatever emitter among `ids` and `delegated`, and an actor that has a delegated address goes by
+    that alone.
     """
 
     wanted: Wanted
+    held: Wanted
     low: int = -1
     high: int = -1
     block_hash: bytes | None = None
@@ -123,15 +125,11 @@ class EventCondition:
     @classmethod
     def of(cls, wanted: Wanted, low: int = -1, high: int = -1, block_hash: bytes | None = None) -> EventCondition:
         """All entries of an event are looked at and shown: an event with others than plain bytes is no log."""
+        held = replace(wanted, raw=False)
+        coming = replace(held, bare=True)
         if wanted.ids and wanted.delegated:
-            either = replace(wanted, raw=False, bare=True, ids=frozenset(), delegated=frozenset())
-            return cls(either, low, high, block_hash, wanted.ids, wanted.delegated)
-        return cls(replace(wanted, raw=False, bare=True), low, high, block_hash)
-
-    @property
-    def held(self) -> Wanted:
-        """As an index is asked, which knows no events without entries."""
-        return replace(self.wanted, bare=False)
+            coming = replace(coming, ids=frozenset(), delegated=frozenset())
+        return cls(coming, held, low, high, block_hash, wanted.ids, wanted.delegated)
 
     def covers(self, place: Place) -> bool:
         """Whether events of a tipset may be told."""
@@ -139,15 +137,16 @@ class EventCondition:
             return place.block_hash == self.block_hash
         return not (0 <= self.low > place.height or 0 <= self.high < place.height)
 
-    def of_either(self, hits: Sequence[Hit]) -> Sequence[Hit]:
-        """Those of the emitters that are named."""
+    def coming(self, hits: Sequence[Hit]) -> Sequence[Hit]:
+        """Those of them that are told as they come."""
         if not self.ids and not self.delegated:
             return hits
-        return [
-            hit
-            for hit in hits
-            if hit.found.event.emitter in self.ids or bytes(hit.found.event.address) in self.delegated
-        ]
+        found = []
+        for hit in hits:
+            event = hit.found.event
+            if event.emitter in self.ids if event.address.is_id else bytes(event.address) in self.delegated:
+                found.append(hit)
+        return found
 
 
 async def hits_in(
@@ -161,7 +160,7 @@ async def hits_in(
     if not rising:
         return
     async for hits in event_search(ctx).places(ctx, rising, condition.wanted):
-        if found := condition.of_either(hits):
+        if found := condition.coming(hits):
             yield found[0].place.block_hash, found
 
 

@@ -21,9 +21,10 @@ from rpc.channels import Burst
 from rpc.context import Context
 from rpc.errors import MethodError
 from rpc.eth_filters import Asked, SubscriptionId, filters_of, new_id
+from rpc.methods.common import raw_list
 from rpc.methods.eth_block import EVERY, block_json
 from rpc.methods.eth_filter import NO_MEMPOOL, TOO_MANY_HERE, condition_of, logs_of
-from rpc.methods.eth_log import FilterParam, LogFilter
+from rpc.methods.eth_log import LogFilter, PushedFilterParam
 from rpc.methods.eth_steps import EventCondition, at_entry, hits_by
 from rpc.methods.notify import following
 from rpc.params import RawParams, json_kind, param_of
@@ -32,7 +33,7 @@ from rpc.registry import Cost, method
 log = logging.getLogger("follower.rpc")
 
 _LOG_INDEX: Final = re.compile(rb'"logIndex":"0x[0-9a-f]+"')
-_FILTER: Final = param_of("filter", FilterParam)
+_FILTER: Final = param_of("filter", PushedFilterParam)
 
 
 # --- what is pushed ------------------------------------------------------------------------------------
@@ -70,10 +71,7 @@ def pushed(shown: bytes) -> orjson.Fragment:
 
 def read_params(params: Any) -> tuple[str, LogFilter | None]:
     """(what is subscribed to, filter of logs). Errors: MethodError."""
-    if params is not None and not isinstance(params, list):
-        raise _undecoded(params, "[]json.RawMessage")
-    if params is None or len(params) not in (1, 2):
-        raise MethodError(f"decoding params: expected 1 or 2 params, got {len(params or ())}")
+    params = raw_list(params, 1, 2)
     wanted = None
     if len(params) == 2 and params[1] is not None:
         given = params[1]

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 import orjson
 
 from chain.coverage import covered, ranges_text
-from chain.errors import BadRequest, NotFound, NotHeld
+from chain.errors import BadObject, BadRequest, NotFound, NotHeld
 from chain.event_index import message_hash
 from chain.recorded import TRACES, TRACES_INDEX, kept_answers
 from chain.tipset import Tipset
@@ -27,7 +27,7 @@ from rpc.methods.eth_tx import cid_of_transaction
 from rpc.methods.forward import forward
 from rpc.methods.included import included_in
 from rpc.methods.search import NO_LIMIT, Found, Replaced, load_message, search
-from rpc.params import EthAddress, EthHash, EthUint64, mismatch, param_of
+from rpc.params import EthAddress, EthHash, EthUint64, field_of, mismatch, param_of
 from rpc.registry import Cost, method
 
 #: results of a filter, and epochs that it may span, as a node has them by default
@@ -150,7 +150,7 @@ async def _tipset_of(ctx: Context, digest: bytes) -> Tipset | None:
     try:
         await load_message(ctx, cid)
         _, found = await search(ctx, (await ctx.head()).tipset, cid, NO_LIMIT, False)
-    except (NotFound, Replaced):
+    except (NotFound, Replaced, BadObject):
         return None
     if not isinstance(found, Found) or found.cid != cid:
         return None
@@ -231,23 +231,24 @@ class _FilterDecoder:
         return TraceFilter(
             self._text(fields.get("fromblock"), "fromBlock"),
             self._text(fields.get("toblock"), "toBlock"),
-            self._addresses(fields.get("fromaddress")),
-            self._addresses(fields.get("toaddress")),
+            self._addresses(fields.get("fromaddress"), "fromAddress"),
+            self._addresses(fields.get("toaddress"), "toAddress"),
             0 if after is None else _COUNT.decode(after),
             None if count is None else _COUNT.decode(count),
         )
 
     def _text(self, value: Any, name: str) -> str | None:
-        if value is not None and not isinstance(value, str):
-            text = str(mismatch(value, "string"))
-            raise ValueError(text.replace("Go value", f"Go struct field EthTraceFilterCriteria.{name}"))
+        with field_of("EthTraceFilterCriteria", name):
+            if value is not None and not isinstance(value, str):
+                raise mismatch(value, "string")
         return value
 
-    def _addresses(self, value: Any) -> frozenset[str]:
+    def _addresses(self, value: Any, name: str) -> frozenset[str]:
         several = [] if value is None else value if isinstance(value, list) else [value]
         if len(several) > MAX_NAMED:
             raise ValueError(f"more than {MAX_NAMED} items in a ethtypes.EthAddressList")
-        return frozenset(eth_json.data(_ADDRESS.decode(one)) for one in several)
+        with field_of("EthTraceFilterCriteria", name):
+            return frozenset(eth_json.data(_ADDRESS.decode(one)) for one in several)
 
 
 TraceFilterParam = Annotated[TraceFilter, _FilterDecoder()]

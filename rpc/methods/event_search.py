@@ -21,7 +21,7 @@ from blockstore.store import COVERAGE, EVENT_POSTINGS, EVENTS, Table
 from chain.address import Address, from_id
 from chain.ancestry import Place
 from chain.coverage import covered, ranges_text
-from chain.errors import ActorNotFound, BadRequest, ChainError, NotHeld
+from chain.errors import ActorNotFound, ChainError, NotHeld
 from chain.event_rows import (
     EVENTS_INDEX,
     POSTINGS_BUCKET,
@@ -106,6 +106,14 @@ class Wanted:
         """The entries to show of an event; none, where it is not wanted."""
         return self.shown(event) if self.emitter(event) and self.matches(values_of(event)) else ()
 
+    def times(self, event: TipsetEvent) -> int:
+        """How often an index tells each entry of an event that is wanted: once for each way to find what is wanted."""
+        found = 1
+        for one in self.values:
+            indexed = (entry for entry in event.entries if entry.flags & INDEXED)
+            found *= sum((entry.key, entry.codec, entry.value) in one for entry in indexed)
+        return found
+
     def bare_event(self, event: TipsetEvent) -> bool:
         """Whether this is an event without entries that is wanted."""
         return self.bare and not event.entries and not self.values and self.emitter(event)
@@ -121,10 +129,7 @@ def wanted_of(
     keys: Mapping[str, frozenset[tuple[int, bytes]]],
     raw: bool = False,
 ) -> Wanted:
-    """Errors: BadRequest (an address of another kind)."""
-    for address in addresses:
-        if address.protocol not in (0, 4):
-            raise BadRequest(f"can only query events by ID or Delegated addresses; but request has address: {address}")
+    """What these addresses and keys ask for. No event has an address of another kind than ID or delegated."""
     return Wanted(
         frozenset(address.id for address in addresses if address.is_id),
         frozenset(bytes(address) for address in addresses if not address.is_id),

@@ -6,8 +6,6 @@ A selector is one of a tag (latest, safe, finalized), a tipset key, or a height 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
@@ -22,7 +20,7 @@ from rpc.lotus_json import json_cache
 from rpc.methods.chain import load_tipset, tipset_at
 from rpc.methods.chain_more import f3_finalized
 from rpc.methods.state import state_get_actor, state_lookup_id
-from rpc.params import mismatch, param_of
+from rpc.params import field_of, mismatch, param_of
 from rpc.registry import V2, Cost, method
 
 #: a safe tipset lies so many epochs below the head, if nothing newer is final
@@ -78,16 +76,6 @@ def _validate_height(height: Height) -> None:
         raise BadRequest(f"{where}: invalid tipset anchor: at most one of key or tag must be specified")
 
 
-@contextlib.contextmanager
-def _at(struct: str, path: str) -> Iterator[None]:
-    """A value of the wrong type is complained about as Go does: by the field, and the whole way to it."""
-    try:
-        yield
-    except ValueError as error:
-        text = str(error).replace(" into Go value of type ", f" into Go struct field {struct}.{path} of type ", 1)
-        raise ValueError(text) from None
-
-
 def _fields(value: Any, go: str) -> dict[str, Any]:
     """An object's fields by lower-case name, as Go matches them; null is an empty one."""
     if value is None:
@@ -117,29 +105,29 @@ class _SelectorParam:
         fields = _fields(value, self.go)
         height: Height | None = None
         if fields.get("height") is not None:
-            with _at("TipSetSelector", "height"):
+            with field_of("TipSetSelector", "height"):
                 given = _fields(fields["height"], "types.TipSetHeight")
-            with _at("TipSetHeight", "height.previous"):
+            with field_of("TipSetHeight", "height.previous"):
                 previous = given.get("previous", False)
                 if previous is not None and not isinstance(previous, bool):
                     raise mismatch(previous, "bool")
-            with _at("TipSetHeight", "height.at"):
+            with field_of("TipSetHeight", "height.at"):
                 at = None if given.get("at") is None else _EPOCH.decode(given["at"])
             height = Height(at, bool(previous), self._anchor(given.get("anchor")))
-        with _at("TipSetSelector", "key"):
+        with field_of("TipSetSelector", "key"):
             key = _key(fields.get("key"))
-        with _at("TipSetSelector", "tag"):
+        with field_of("TipSetSelector", "tag"):
             return Selector(key, height, _tag(fields.get("tag")))
 
     @staticmethod
     def _anchor(value: Any) -> Anchor | None:
         if value is None:
             return None
-        with _at("TipSetHeight", "height.anchor"):
+        with field_of("TipSetHeight", "height.anchor"):
             parts = _fields(value, "types.TipSetAnchor")
-        with _at("TipSetAnchor", "height.anchor.key"):
+        with field_of("TipSetAnchor", "height.anchor.key"):
             key = _key(parts.get("key"))
-        with _at("TipSetAnchor", "height.anchor.tag"):
+        with field_of("TipSetAnchor", "height.anchor.tag"):
             return Anchor(key, _tag(parts.get("tag")))
 
 
