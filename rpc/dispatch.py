@@ -33,7 +33,7 @@ from rpc.json_wire import encode_error, encode_id, encoder, parse
 from rpc.known import known_methods
 from rpc.limits import ServerSettings
 from rpc.metrics import MethodStats, Metrics, now
-from rpc.params import UNDEFINED_CID, json_kind
+from rpc.params import ABSENT, UNDEFINED_CID, json_kind
 from rpc.registry import REGISTRY, V0, V1, V2, Cost, Method, Registry, Versions
 from rpc.services import Services
 
@@ -114,7 +114,7 @@ def read_request(value: Any) -> Request:
     if request_id is not None and type(request_id) not in _ID_TYPES:
         fault = ParseError(f"failed to parse ID: invalid id type: {_GO_TYPES[json_kind(request_id)]}")
         return Request(None, name, None, fault)
-    return Request(request_id, name, value.get("params"))
+    return Request(request_id, name, value.get("params", ABSENT))
 
 
 def _is_meta(meta: Any) -> bool:
@@ -347,7 +347,7 @@ def _arguments(method: Method, request: Request) -> list[Any]:
     params = request.params
     if method.raw:
         return [params]
-    if params is None:
+    if params is None or params is ABSENT:
         params = ()
     elif type(params) is not list:
         raise ParseError(

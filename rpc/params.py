@@ -44,6 +44,8 @@ from chain.tipset import EMPTY_KEY, TipsetKey
 
 #: The parameters as they came: a list, an object or None. For methods whose parameters are optional.
 RawParams = NewType("RawParams", object)
+#: the raw parameters of a request that has no `params`: to Go that is no JSON at all, where null is an empty list
+ABSENT: Final = object()
 
 UNDEFINED_CID: Final = Cid()
 

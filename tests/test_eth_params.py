@@ -60,6 +60,7 @@ async def asked(tmp_path: Path) -> Any:
             return status, error["code"], error["message"]
 
         ask.chain = chain  # type: ignore[attr-defined]
+        ask.follower = follower  # type: ignore[attr-defined]
         yield ask
 
 
@@ -122,9 +123,17 @@ async def test_blocks_that_are_none(asked: Any) -> None:
 
 
 async def test_methods_that_decode_their_parameters_themselves(asked: Any) -> None:
-    for name, least, most in (("eth_feeHistory", 2, 3), ("eth_estimateGas", 1, 2)):
+    for name, least, most in (("eth_feeHistory", 2, 3), ("eth_estimateGas", 1, 2), ("eth_subscribe", 1, 2)):
         _, code, message = await asked(1, name)
         assert (code, message) == (1, f"decoding params: expected {least} or {most} params, got 0")
+        for given, told in (
+            ({}, "unexpected end of JSON input"),
+            ({"params": None}, f"expected {least} or {most} params, got 0"),
+            ({"params": {}}, "json: cannot unmarshal object into Go value of type []json.RawMessage"),
+        ):
+            body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": name, **given})
+            _, answer = await asked.follower.http(1, body)
+            assert orjson.loads(answer)["error"]["message"] == f"decoding params: {told}"
     status, code, message = await asked(1, "eth_sendRawTransaction", "0xzz")
     assert (status, code) == (500, -32700)
     assert message == (

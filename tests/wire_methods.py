@@ -9,7 +9,7 @@ from typing import Any
 from chain.errors import NullRound
 from rpc.context import Context
 from rpc.errors import ExecutionReverted
-from rpc.params import RawParams
+from rpc.params import ABSENT, RawParams
 from rpc.registry import V0, V1, V2, Cost, Registry
 
 
@@ -61,7 +61,7 @@ def make_registry(gate: Gate | None = None) -> Registry:
     @method("Test.Raw")
     async def raw(ctx: Context, params: RawParams) -> Any:
         """Its parameters, however many."""
-        return params
+        return None if params is ABSENT else params
 
     @method("Test.Head")
     async def head(ctx: Context) -> int:

@@ -21,7 +21,7 @@ from chain.tipset import TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError
 from rpc.openrpc import document
-from rpc.params import json_kind
+from rpc.params import ABSENT, json_kind
 from rpc.registry import REGISTRY, V0, V1, V2, Cost, method
 
 #: API versions as Lotus packs them: major << 16 | minor << 8 | patch
@@ -81,6 +81,8 @@ def software_version() -> str:
 
 def raw_list(params: Any, least: int, most: int) -> list[Any]:
     """The parameters of a method that decodes them itself, `least` of them or `most`. Errors: MethodError."""
+    if params is ABSENT:
+        raise MethodError("decoding params: unexpected end of JSON input")
     if params is not None and not isinstance(params, list):
         kind = json_kind(params)
         raise MethodError(f"decoding params: json: cannot unmarshal {kind} into Go value of type []json.RawMessage")

@@ -18,7 +18,7 @@ from chain.recorded import F3_CERTIFICATE
 from rpc.context import Context
 from rpc.errors import NeedsNode
 from rpc.known import known_methods
-from rpc.params import RawParams
+from rpc.params import ABSENT, RawParams
 from rpc.registry import V0, V1, Cost, Versions, method
 
 
@@ -77,7 +77,7 @@ async def forward(ctx: Context, name: str, params: Any, key: int | None = None) 
             if recorded is not None:
                 return orjson.loads(recorded)
         raise NeedsNode(name)
-    given = params if isinstance(params, list) else [] if params is None else [params]
+    given = params if isinstance(params, list) else [] if params is None or params is ABSENT else [params]
     if key is not None and key < len(given) and not given[key]:
         head = (await ctx.head()).tipset
         given = [*given[:key], [{"/": str(cid)} for cid in head.key.cids], *given[key + 1 :]]
