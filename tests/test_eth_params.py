@@ -8,8 +8,10 @@ from typing import Any
 import orjson
 import pytest
 
+from chain.eth_types import cid_of_hash, hash_of
 from rpc.errors import InvalidParams, MethodError, ParseError, wire_error
 from rpc.methods.eth_log import EventFilterParam
+from rpc.methods.search import Replaced
 from rpc.node_info import CallFailed
 from rpc.params import EthAddress, EthBytes, EthHash, EthUint64, param_of
 from tests.event_chain import EventChain, follower_over, store_of
@@ -218,3 +220,34 @@ def test_what_go_takes_for_the_parts_of_a_filter() -> None:
         {"fields": {"a": [None, {"codec": 85, "value": [1, 2]}], "b": None}, "addresses": None}
     )
     assert decoded.keys == {"a": frozenset({(0, b""), (85, b"\x01\x02")}), "b": frozenset()}
+
+
+async def test_hashes_of_what_is_no_transaction(asked: Any) -> None:
+    _, parent, head = asked.chain.canonical()
+    lost = "%!w(*errors.errorString=&{failed to load message})"
+    for digest, told in (
+        (head.blocks[0].cid[-32:], "cbor input had wrong number of fields"),
+        (head.blocks[0].messages[-32:], "unmarshaling t.Message: cbor input should be of type array"),
+        (hash_of(parent.key.cid), "cbor input should be of type array"),
+    ):
+        text = "0x" + digest.hex()
+        _, code, message = await asked(1, "eth_getTransactionReceipt", text)
+        assert (code, message) == (1, f"could not find transaction {text}: {lost}: {told}")
+        assert await result(asked, "eth_getTransactionByHash", text) is None
+        _, code, message = await asked(1, "Filecoin.StateSearchMsg", [], {"/": str(cid_of_hash(digest))}, -1, True)
+        assert (code, message) == (1, f"{lost}: {told}")
+    unknown = "0x" + "12" * 32
+    assert await result(asked, "eth_getTransactionReceipt", unknown) is None
+    assert await result(asked, "eth_getTransactionByHash", unknown) is None
+    assert await result(asked, "Filecoin.EthGetTransactionHashByCid", None) is None
+
+
+async def result(asked: Any, name: str, *params: Any) -> Any:
+    body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": name, "params": list(params)})
+    return orjson.loads((await asked.follower.http(1, body))[1])["result"]
+
+
+async def test_a_reason_that_is_told_twice(asked: Any) -> None:
+    assert str(Replaced("found x", "way: ")) == "way: message was replaced: found x: message was replaced"
+    _, _, message = await asked(1, "Filecoin.StateWaitMsg", {"/": str(cid_of_hash(bytes(32)))}, 901, -1, True)
+    assert message == "message confidence exceeds maximum: 901 > 900: message confidence exceeds maximum"

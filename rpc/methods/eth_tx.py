@@ -11,9 +11,9 @@ from typing import Any
 import orjson
 
 from blockstore.cid import Cid
-from blockstore.errors import Missing
+from blockstore.errors import BadCid, Missing
 from blockstore.store import ETH_TXS
-from chain.errors import BadObject, BadRequest, ChainError, NotFound
+from chain.errors import BadObject, BadRequest, ChainError, NotFound, NotHeld
 from chain.eth_tx import eth_tx, is_eth
 from chain.eth_types import cid_of_hash, hash_of
 from chain.message import SignedMessage, decode_any_message
@@ -36,7 +36,7 @@ from rpc.methods.eth_read import (
 from rpc.methods.eth_select import block_hash, by_hash, by_text
 from rpc.methods.forward import forward
 from rpc.methods.included import included_in
-from rpc.methods.search import NO_LIMIT, Epochs, Found, Miss, Replaced, load_message, search
+from rpc.methods.search import NO_LIMIT, Epochs, Found, Miss, NotAMessage, Replaced, load_message, search
 from rpc.params import EthHash, EthUint64
 from rpc.registry import Cost, method
 
@@ -72,7 +72,7 @@ async def eth_get_transaction_hash_by_cid(ctx: Context, cid: Cid) -> str | None:
 async def _message(ctx: Context, cid: Cid) -> object | None:
     try:
         return decode_any_message(await ctx.objects.get(cid))
-    except (Missing, BadObject):
+    except (Missing, BadObject, BadCid):
         return None
 
 
@@ -117,11 +117,15 @@ async def _transaction(ctx: Context, tx_hash: bytes | None, limit: int) -> Any:
     cid = await cid_of_transaction(ctx, tx_hash)
     try:
         await load_message(ctx, cid)
-    except NotFound:
+        found = await _find(ctx, cid, limit)
+        if found is not None:
+            return await _transaction_json(ctx, *found)
+    except NotHeld:
+        raise
+    except ChainError:
+        # as at the node: whatever else is wrong with it, it is not on chain
         ctx.note("X-Filecoin-Not-Found", str(Miss.NOT_ON_CHAIN))
-        return await _pending(ctx, tx_hash, limit)
-    found = await _find(ctx, cid, limit)
-    return await _pending(ctx, tx_hash, limit) if found is None else await _transaction_json(ctx, *found)
+    return await _pending(ctx, tx_hash, limit)
 
 
 async def _pending(ctx: Context, tx_hash: bytes, limit: int) -> Any:
@@ -163,6 +167,8 @@ async def _receipt(ctx: Context, tx_hash: bytes, limit: int) -> orjson.Fragment 
     except NotFound:
         ctx.note("X-Filecoin-Not-Found", str(Miss.NOT_ON_CHAIN))
         return None
+    except NotAMessage as error:
+        raise MethodError(f"could not find transaction {eth_json.data(tx_hash)}: {error}") from error
     try:
         place = await _find(ctx, cid, limit)
     except NotFound as error:

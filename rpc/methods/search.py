@@ -13,12 +13,13 @@ from typing import Annotated, Any, Final
 
 from blockstore.cid import Cid
 from blockstore.errors import Missing
-from blockstore.store import MESSAGES, HeadEntry
+from blockstore.store import MESSAGES, TIPSETS, HeadEntry
 from chain.actors.methods import NoSuchMethod
 from chain.actors.returns import return_json
 from chain.address import Address
 from chain.amt import Amt
-from chain.errors import ActorNotFound, ChainError, NotFound, NotHeld
+from chain.dagcbor import decode
+from chain.errors import ActorNotFound, BadObject, ChainError, NotFound, NotHeld
 from chain.message import Message, Receipt, SignedMessage, decode_any_message, receipt_of
 from chain.state_tree import StateTree
 from chain.tipset import Tipset, TipsetKey
@@ -62,19 +63,51 @@ class Miss(StrEnum):
 class Replaced(ChainError):
     """Another message took the nonce."""
 
-    def __init__(self, text: str) -> None:
-        # Lotus' formatting of this error shows the verb, and clients have come to know it so
-        super().__init__("%!w(*errors.errorString=&{message was replaced}): " + text)
+    def __init__(self, text: str, way: str = "") -> None:
+        # Lotus' way of formatting tells the reason twice
+        super().__init__(f"{way}message was replaced: {text}: message was replaced")
+        self.text = text
+
+
+class NotAMessage(BadObject):
+    """What a CID leads to is something else."""
+
+
+#: of this one Lotus' formatting shows the verb, and clients have come to know it so
+_LOST: Final = "%!w(*errors.errorString=&{failed to load message})"
 
 
 async def load_message(ctx: Context, cid: Cid) -> Message:
-    """The unsigned message behind a CID. Errors: NotFound, BadObject."""
+    """The unsigned message behind a CID. Errors: NotFound, NotAMessage."""
     try:
-        value = decode_any_message(await ctx.objects.get(cid))
+        raw = await ctx.objects.get(cid)
     except Missing:
-        lost = "%!w(*errors.errorString=&{failed to load message})"
-        raise NotFound(f"{lost}: ipld: could not find {cid}") from None
+        # a node keeps tipset keys among its objects
+        if await ctx.store.row(TIPSETS, cid, b"") is not None:
+            raise NotAMessage(f"{_LOST}: {_NO_ARRAY}") from None
+        raise NotFound(f"{_LOST}: ipld: could not find {cid}") from None
+    try:
+        value = decode_any_message(raw)
+    except BadObject:
+        raise NotAMessage(f"{_LOST}: {_undecoded(raw)}") from None
     return value.message if isinstance(value, SignedMessage) else value
+
+
+_NO_ARRAY: Final = "cbor input should be of type array"
+
+
+def _undecoded(raw: bytes) -> str:
+    """How Go's decoder of a signed message complains."""
+    try:
+        value = decode(raw)
+    except BadObject as error:
+        return str(error)
+    if not isinstance(value, list):
+        return _NO_ARRAY
+    fields = "cbor input had wrong number of fields"
+    if len(value) != 2:
+        return fields
+    return f"unmarshaling t.Message: {fields if isinstance(value[0], list) else _NO_ARRAY}"
 
 
 def _same_call(left: Message, right: Message) -> bool:
@@ -176,7 +209,10 @@ async def _by_nonce(
     top = await ctx.index.at_height(start, high)
     if known is None:
         return Miss.BEYOND_HELD
-    return await executed_in(ctx, top, cid, message, allow_replaced) or Miss.NOT_ON_CHAIN
+    try:
+        return await executed_in(ctx, top, cid, message, allow_replaced) or Miss.NOT_ON_CHAIN
+    except Replaced as error:
+        raise Replaced(error.text, "checking for message execution during lookback: ") from None
 
 
 async def _passed(ctx: Context, start: Tipset, epoch: int, sender: Address, nonce: int) -> bool | None:
@@ -337,8 +373,8 @@ async def state_wait_msg(
     Looks back at most `limit` epochs (-1: any number). Errors: NotFound (no such message), NotHeld, Replaced.
     """
     if confidence > MAX_CONFIDENCE:
-        said = "%!w(*errors.errorString=&{message confidence exceeds maximum})"
-        raise MethodError(f"{said}: {confidence} > {MAX_CONFIDENCE}")
+        said = "message confidence exceeds maximum"
+        raise MethodError(f"{said}: {confidence} > {MAX_CONFIDENCE}: {said}")
     value, found = await wait(ctx, message, confidence, limit, allow_replaced)
     return lookup(found, await _decoded(ctx, value, found))
 
