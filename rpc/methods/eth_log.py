@@ -333,10 +333,12 @@ def height_range(newest: int, low: int | None, high: int | None) -> tuple[int, i
 async def held_actor_events(ctx: Context, wanted: EventFilter, low: int, high: int) -> list[dict[str, Any]]:
     """What a filter of actors' events finds of what is there already: of its tipset, or from `low` to `high`.
 
-    Errors: MethodError.
+    Errors: MethodError, NotHeld.
     """
     try:
         return await _held_actor_events(ctx, wanted, low, high)
+    except NotHeld:
+        raise  # no error of a node's, and it has a code of its own
     except (MethodError, ChainError) as error:
         raise MethodError(f"get events for filter: {error}") from error
 
