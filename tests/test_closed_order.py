@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable, Sequence
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blockstore.car_feed import is_leaf
 from blockstore.cid import RAW, Cid, cid_of
 from blockstore.closed_order import ClosedOrder, links_by_bytes
+from blockstore.memory import MemoryStore
+from blockstore.store import Held
 from chain.dagcbor import encode
+from chain.errors import BadObject
+from leader_bridge.importer import import_car
+from leader_bridge.mirror import walked_links
+from tests.recorded import recorded
+from tests.test_import import check_whole
 
 
 def made_objects(rng: random.Random, size: int) -> list[tuple[Cid, bytes, list[int]]]:
@@ -95,3 +104,61 @@ def test_a_long_chain_of_objects_is_not_made_a_level_each() -> None:
         pairs.append((cid.multihash, data))
     levels, rest = ClosedOrder().split(pairs[:1], pairs[1:])
     assert len(levels) == 64 and len(rest) == 136
+
+
+# --- whole imports ------------------------------------------------------------------------------------
+
+
+class ByStatements(MemoryStore):
+    """A store that pays for each object, and looks whether it may believe what it is told of closed ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.statements = 0
+
+    async def put_above(self, objects: Iterable[tuple[bytes, bytes]]) -> None:
+        level = list(objects)
+        for multihash, data in level:
+            try:
+                links = walked_links(Cid(b"\x01\x71" + multihash), data)
+            except BadObject:
+                continue  # code and bytecode
+            assert all(link.multihash in self._objects for link in links), "what is below it is not durable yet"
+        await super().put_many(level, closed=True)
+        self.statements += len(level)
+
+    async def mark_closed(self, multihashes: Iterable[bytes]) -> None:
+        marked = list(multihashes)
+        assert set(await super().held_many(marked)) <= {Held.LOOSE}
+        await super().close_many(marked)
+        self.statements += len(marked)
+
+    async def put_many(self, objects: Iterable[tuple[bytes, bytes]], *, closed: bool) -> None:
+        pairs = list(objects)
+        assert not closed
+        await super().put_many(pairs, closed=False)
+        self.statements += len(pairs)
+
+    async def held_many(self, multihashes: Sequence[bytes]) -> list[Held]:
+        self.statements += len(multihashes)
+        return await super().held_many(multihashes)
+
+
+@pytest.mark.recorded
+@pytest.mark.parametrize("process", [False, True])
+@pytest.mark.parametrize("folder", ["devnet", "upgrades"])
+async def test_a_store_that_pays_for_each_object_is_asked_little_and_holds_the_same(folder: str, process: bool) -> None:
+    car, network = recorded(f"{folder}/chain.car.zst"), recorded(f"{folder}/network.json")
+    store, plain = ByStatements(), MemoryStore()
+    await import_car(plain, car, network_file=network)
+    await import_car(store, car, network_file=network, process=process)
+    objects = sorted(plain._objects)
+    # looked at and marked by the last pass: as good as nothing beside what is written
+    assert store.statements < 1.6 * len(objects)
+    await check_whole(store)
+    held, wanted = await MemoryStore.held_many(store, objects), await plain.held_many(objects)
+    opened = [mh for mh, one, other in zip(objects, held, wanted, strict=True) if one < other]
+    assert not opened, "what the other import closed is closed here"
+    # over what is there already it reads instead of remembering, and changes nothing
+    await import_car(store, car, process=process)
+    assert await MemoryStore.held_many(store, objects) == held

@@ -9,7 +9,6 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,7 +28,7 @@ from blockstore.open import open_store
 from blockstore.store import META, TABLES, Held, Store
 from chain.coverage import covered
 from chain.dagcbor import encode
-from chain.errors import BadObject, BadRequest
+from chain.errors import BadRequest
 from chain.index import (
     HELD_ALL,
     HELD_EVENTS,
@@ -46,7 +45,6 @@ from chain.tipset import TipsetKey
 from leader_bridge.closing import Closer, possible_links, verify_closed
 from leader_bridge.coverage import MESSAGES_INDEX, TIPSETS_INDEX, merged
 from leader_bridge.importer import MARK, PROGRESS, import_car
-from leader_bridge.mirror import walked_links
 from leader_bridge.progress import Lines, reporting
 from leader_bridge.spool import KeySpool
 from tests.recorded import recorded
@@ -152,61 +150,6 @@ async def test_recorded_chain(tmp_path: Path, kind: str, folder: str, height: in
     assert [cid for cid in absent if not cid.is_identity] == []
     assert Held.LOOSE in held
     await store.close()
-
-
-class ByStatements(MemoryStore):
-    """A store that pays for each object, and looks whether it may believe what it is told of closed ones."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.statements = 0
-
-    async def put_above(self, objects: Iterable[tuple[bytes, bytes]]) -> None:
-        level = list(objects)
-        for multihash, data in level:
-            try:
-                links = walked_links(Cid(b"\x01\x71" + multihash), data)
-            except BadObject:
-                continue  # code and bytecode
-            assert all(link.multihash in self._objects for link in links), "what is below it is not durable yet"
-        await super().put_many(level, closed=True)
-        self.statements += len(level)
-
-    async def mark_closed(self, multihashes: Iterable[bytes]) -> None:
-        marked = list(multihashes)
-        assert set(await super().held_many(marked)) <= {Held.LOOSE}
-        await super().close_many(marked)
-        self.statements += len(marked)
-
-    async def put_many(self, objects: Iterable[tuple[bytes, bytes]], *, closed: bool) -> None:
-        pairs = list(objects)
-        assert not closed
-        await super().put_many(pairs, closed=False)
-        self.statements += len(pairs)
-
-    async def held_many(self, multihashes: Sequence[bytes]) -> list[Held]:
-        self.statements += len(multihashes)
-        return await super().held_many(multihashes)
-
-
-@pytest.mark.recorded
-@pytest.mark.parametrize("process", [False, True])
-@pytest.mark.parametrize("folder", ["devnet", "upgrades"])
-async def test_a_store_that_pays_for_each_object_is_asked_little_and_holds_the_same(folder: str, process: bool) -> None:
-    car, network = recorded(f"{folder}/chain.car.zst"), recorded(f"{folder}/network.json")
-    store, plain = ByStatements(), MemoryStore()
-    await import_car(plain, car, network_file=network)
-    await import_car(store, car, network_file=network, process=process)
-    objects = sorted(plain._objects)
-    # looked at and marked by the last pass: as good as nothing beside what is written
-    assert store.statements < 1.6 * len(objects)
-    await check_whole(store)
-    held, wanted = await MemoryStore.held_many(store, objects), await plain.held_many(objects)
-    opened = [mh for mh, one, other in zip(objects, held, wanted, strict=True) if one < other]
-    assert not opened, "what the other import closed is closed here"
-    # over what is there already it reads instead of remembering, and changes nothing
-    await import_car(store, car, process=process)
-    assert await MemoryStore.held_many(store, objects) == held
 
 
 @pytest.mark.recorded

@@ -45,19 +45,16 @@ async def subscribe_actor_events_raw(ctx: Context, wanted: EventFilterParam) -> 
         raise MethodError(str(error)) from None
     if low != -1 and low < head.tipset.height and (found := await held_actor_events(ctx, wanted, low, high)):
         yield Burst(found)  # type: ignore[misc]
-    if wanted.key:
-        low = high = -1
     conditions = wanted_of(wanted.addresses, wanted.keys)
     condition = EventCondition.of(conditions, low, high, hash_of(wanted.key.cid) if wanted.key else None)
     # a key of which no value is wanted counts for what comes, and not for what is there
-    mute = not all(wanted.keys.values())
+    heard = all(wanted.keys.values())
     if 0 < high <= head.tipset.height:
         return
     async with following(ctx.services.head_source, head.seq) as entries:
         async for entry in entries:
-            async for removed, hits in hits_by(ctx, entry, condition):
-                if mute:
-                    continue
-                yield Burst(_shown(hit, removed) for hit in hits)  # type: ignore[misc]
+            if heard:
+                async for removed, hits in hits_by(ctx, entry, condition):
+                    yield Burst(_shown(hit, removed) for hit in hits)  # type: ignore[misc]
             if 0 < high < entry.head.height:
                 return

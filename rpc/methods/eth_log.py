@@ -38,7 +38,8 @@ MAX_NAMED: Final = 10_000
 _TOO_MANY: Final = "filter matches too many events, try a more restricted filter"
 _NOT_YET: Final = "events for the requested block are not yet available"
 
-_TEXT: Final = param_of("text", str)
+OPTIONAL_TEXT: Final = param_of("text", str | None)
+_OPTIONAL_HASH: Final = param_of("blockHash", EthHash | None)
 _HASH: Final = param_of("hash", EthHash)
 _ADDRESS: Final = param_of("address", EthAddress)
 
@@ -88,7 +89,7 @@ class LogFilter:
     topics: tuple[tuple[bytes, ...], ...] = ()
 
 
-def _several(value: Any, decode: Any, go: str) -> tuple[bytes, ...]:
+def several(value: Any, decode: Any, go: str) -> tuple[bytes, ...]:
     """One value, or an array of them; null for none. Errors: ValueError."""
     if value is None:
         return ()
@@ -114,20 +115,19 @@ class _FilterDecoder:
         if not isinstance(value, dict):
             raise mismatch(value, "ethtypes.EthFilterSpec")
         fields = {name.lower(): item for name, item in value.items()}
-        low, high, digest = fields.get("fromblock"), fields.get("toblock"), fields.get("blockhash")
         with field_of(self._struct, "fromBlock"):
-            first = None if low is None else _TEXT.decode(low)
+            first = OPTIONAL_TEXT.decode(fields.get("fromblock"))
         with field_of(self._struct, "toBlock"):
-            last = None if high is None else _TEXT.decode(high)
+            last = OPTIONAL_TEXT.decode(fields.get("toblock"))
         with field_of(self._struct, "blockHash"):
-            block_hash = None if digest is None else _HASH.decode(digest)
+            block_hash = _OPTIONAL_HASH.decode(fields.get("blockhash"))
         with field_of(self._struct, "address"):
-            addresses = _several(fields.get("address"), _ADDRESS.decode, "ethtypes.EthAddressList")
+            addresses = several(fields.get("address"), _ADDRESS.decode, "ethtypes.EthAddressList")
         with field_of(self._struct, "topics"):
             topics = fields.get("topics")
             if topics is not None and not isinstance(topics, list):
                 raise mismatch(topics, "ethtypes.EthTopicSpec")
-            hashes = tuple(_several(item, _HASH.decode, "ethtypes.EthHashList") for item in topics or ())
+            hashes = tuple(several(item, _HASH.decode, "ethtypes.EthHashList") for item in topics or ())
         return LogFilter(first, last, block_hash, addresses, hashes)
 
 
@@ -253,7 +253,7 @@ class EventFilter:
 
 _ADDRESSES: Final = param_of("addresses", list[Address])
 _KEY: Final = param_of("tipsetKey", TipsetKey)
-_EPOCH: Final = param_of("fromHeight", int)
+_OPTIONAL_EPOCH: Final = param_of("fromHeight", int | None)
 _VALUE: Final = param_of("value", bytes)
 _CODEC: Final = Integer("uint64", 0, (1 << 64) - 1)
 _OCTET: Final = Integer("uint8", 0, 255)
@@ -269,14 +269,13 @@ class _EventFilterDecoder:
         if not isinstance(value, dict):
             raise mismatch(value, "types.ActorEventFilter")
         given = {name.lower(): item for name, item in value.items()}
-        low, high = given.get("fromheight"), given.get("toheight")
         with field_of("ActorEventFilter", "addresses"):
             addresses = tuple(_ADDRESSES.decode(given.get("addresses")))
         fields = self._fields(given.get("fields"))
         with field_of("ActorEventFilter", "fromHeight"):
-            first = None if low is None else _EPOCH.decode(low)
+            first = _OPTIONAL_EPOCH.decode(given.get("fromheight"))
         with field_of("ActorEventFilter", "toHeight"):
-            last = None if high is None else _EPOCH.decode(high)
+            last = _OPTIONAL_EPOCH.decode(given.get("toheight"))
         with field_of("ActorEventFilter", "tipsetKey"):
             return EventFilter(addresses, fields, first, last, _KEY.decode(given.get("tipsetkey")))
 

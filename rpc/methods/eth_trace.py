@@ -22,6 +22,7 @@ from rpc import eth_json
 from rpc.context import Context
 from rpc.errors import LimitExceeded, MethodError, Unavailable
 from rpc.methods.eth_block import EVERY
+from rpc.methods.eth_log import OPTIONAL_TEXT, several
 from rpc.methods.eth_select import EARLIEST, LATEST, PENDING, block_hash, by_number, by_text
 from rpc.methods.eth_tx import cid_of_transaction
 from rpc.methods.forward import forward
@@ -33,8 +34,6 @@ from rpc.registry import Cost, method
 #: results of a filter, and epochs that it may span, as a node has them by default
 MAX_RESULTS: Final = 500
 MAX_RANGE: Final = 2880
-#: addresses that a filter may name on each side
-MAX_NAMED: Final = 10_000
 #: `safe` of a filter: so many epochs below the latest
 _SAFE_DELAY: Final = 30
 #: epochs whose traces are read at once
@@ -239,16 +238,12 @@ class _FilterDecoder:
 
     def _text(self, value: Any, name: str) -> str | None:
         with field_of("EthTraceFilterCriteria", name):
-            if value is not None and not isinstance(value, str):
-                raise mismatch(value, "string")
-        return value
+            text: str | None = OPTIONAL_TEXT.decode(value)
+        return text
 
     def _addresses(self, value: Any, name: str) -> frozenset[str]:
-        several = [] if value is None else value if isinstance(value, list) else [value]
-        if len(several) > MAX_NAMED:
-            raise ValueError(f"more than {MAX_NAMED} items in a ethtypes.EthAddressList")
         with field_of("EthTraceFilterCriteria", name):
-            return frozenset(eth_json.data(_ADDRESS.decode(one)) for one in several)
+            return frozenset(map(eth_json.data, several(value, _ADDRESS.decode, "ethtypes.EthAddressList")))
 
 
 TraceFilterParam = Annotated[TraceFilter, _FilterDecoder()]
