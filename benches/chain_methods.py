@@ -22,10 +22,10 @@ import orjson
 from benches.rpc_load import free_port, load, server_process
 from blockstore.open import open_store
 from blockstore.store import Store
-from chain.index import ChainIndex
+from chain.index.chain_index import ChainIndex
+from chain.ipld.objects import Objects
 from chain.message import receipt_of
 from chain.network import load_network
-from chain.objects import Objects
 from chain.tipset import Tipset
 from follower.head import StoreHeads
 from rpc.services import Services
@@ -52,8 +52,8 @@ async def services_over(store: Store, cold: bool = False) -> Services:
 
 async def questions(url: str) -> dict[str, list[bytes]]:
     """Request bodies by method, made of what the store holds."""
-    import rpc.methods.chain as methods
-    from chain.amt import Amt
+    import rpc.methods.chain.chain as methods
+    from chain.ipld.amt import Amt
     from chain.tipset_messages import block_messages
     from rpc.context import Context
 
@@ -111,7 +111,7 @@ def serving(url: str, cold: bool) -> Callable[[int], None]:
         async def main() -> None:
             from follower.worker import calm_collector
             from rpc.methods import register_all
-            from rpc.server import serve
+            from rpc.server.server import serve
 
             register_all()
             calm_collector()
@@ -126,9 +126,9 @@ def serving(url: str, cold: bool) -> Callable[[int], None]:
 async def import_chain(folder: Path) -> str:
     """The URL of a store with the recorded chain in it, or with a simulated one where no recording is there."""
     from benches.simulated_car import write_car
-    from follower.sim_chain import SimSettings
-    from leader_bridge.importer import import_car
-    from tests.recorded import recorded_root
+    from devnode.sim_chain import SimSettings
+    from leader_bridge.imports.importer import import_car
+    from tests.support.recorded import recorded_root
 
     car = recorded_root() / "devnet" / "chain.car.zst"
     network = car.with_name("network.json")

@@ -26,7 +26,7 @@ from benches.made_events import CONTRACTS, EPOCHS, TRANSFER, account, contract, 
 from benches.rpc_load import free_port, load, recorded_bodies, server_process
 from blockstore.open import open_store
 from blockstore.store import Store
-from tests.recorded import recorded_root
+from tests.support.recorded import recorded_root
 
 #: as their row is named: method, the parameters of which calls are taken
 RECORDED: Final = {
@@ -66,7 +66,7 @@ class Counting:
 
 async def one_answer(url: str, body: bytes) -> str:
     """What one answer takes in a fresh process' caches, and again: CPU, round trips, rows, bytes."""
-    from rpc.dispatch import Dispatcher
+    from rpc.server.dispatch import Dispatcher
 
     opened = await open_store(url, readonly=True)
     store = Counting(opened)

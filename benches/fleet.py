@@ -22,15 +22,15 @@ import uvloop
 
 from benches.import_car import make_car
 from benches.same_work import Probe
-from blockstore import cassandra_schema
-from blockstore.cassandra_session import AcsyllaSession, Place
-from blockstore.cassandra_store import CassandraStore, pack
+from blockstore.cassandra import schema as cassandra_schema
+from blockstore.cassandra.session import AcsyllaSession, Place
+from blockstore.cassandra.store import CassandraStore, pack
 from blockstore.cid import multihash_of
 from blockstore.open import open_store
 from blockstore.store import TABLES, Store
-from leader_bridge.importer import import_car
-from tests.cassandra_server import cassandra_hosts
-from tests.fleet import Clients, Fleet, Process
+from leader_bridge.imports.importer import import_car
+from tests.fleet.fleet import Clients, Fleet, Process
+from tests.support.cassandra_server import cassandra_hosts
 
 SIZE = 1000
 OBJECTS = 20_000

@@ -20,8 +20,8 @@ from typing import Any
 import aiohttp
 import orjson
 
-from follower.sim_chain import SimSettings
-from follower.simulate import start_simulated
+from devnode.sim_chain import SimSettings
+from devnode.simulate import start_simulated
 
 _ASK = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": "Filecoin.ChainHead", "params": []})
 

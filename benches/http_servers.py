@@ -107,9 +107,9 @@ def this_project(port: int) -> None:
     """The server of this project."""
 
     async def main() -> None:
-        import rpc.methods.common  # noqa: F401
-        from rpc.server import serve
-        from tests.wire_node import services
+        import rpc.methods.node.node  # noqa: F401
+        from rpc.server.server import serve
+        from tests.support.wire_node import services
 
         await serve(services(), "127.0.0.1", port)
         await asyncio.Event().wait()

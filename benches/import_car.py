@@ -25,14 +25,14 @@ from typing import Any, Final
 import orjson
 import zstandard
 
-from blockstore.car_write import CarWriter
+from blockstore.car.writer import CarWriter
 from blockstore.cid import Cid, cid_of
 from blockstore.open import open_store
-from chain.amt import amt_build
 from chain.block import BlockHeader, encode_header
-from chain.dagcbor import encode
+from chain.ipld.amt import amt_build
+from chain.ipld.dag_cbor import encode
 from chain.message import Message, SignedMessage, encode_message, encode_signed_message
-from leader_bridge.importer import ImportReport, import_car
+from leader_bridge.imports.importer import ImportReport, import_car
 
 STATE_OBJECTS: Final = 20_000
 MESSAGES: Final = 200

@@ -9,15 +9,15 @@ from blockstore.cid import RAW, Cid, cid_of
 from blockstore.store import Batch, HeadEntry, Store, TipsetRef
 from chain.address import Address, delegated, from_id
 from chain.block import BlockHeader, decode_header, encode_header
-from chain.dagcbor import encode
-from chain.eth_types import hash_of
-from chain.event_rows import IndexedEvent, put_events
-from chain.index import HELD_ALL, INDEXED_EVENTS, TipsetRow, index_rows
+from chain.eth.types import hash_of
+from chain.index.chain_index import HELD_ALL, INDEXED_EVENTS, TipsetRow, index_rows
+from chain.index.event_rows import IndexedEvent, put_events
+from chain.ipld.dag_cbor import encode
 from chain.message import EventEntry
 from chain.network import NetworkRecord, save_network
 from chain.signature import keccak256
+from chain.state.tipset_events import TipsetEvent
 from chain.tipset import Tipset
-from chain.tipset_events import TipsetEvent
 
 EPOCHS: Final = 2880
 CONTRACTS: Final = 1000

@@ -26,12 +26,12 @@ from blockstore.memory import MemoryStore
 from blockstore.open import open_store
 from blockstore.store import Store
 from chain.block import BlockHeader, encode_header
-from chain.dagcbor import encode
+from chain.ipld.dag_cbor import encode
 from chain.network import NetworkRecord
 from chain.tipset import Tipset
-from leader_bridge.mirror import Mirror
-from leader_bridge.sources import Sources
-from rpc.client import NodeClient, parse_node_info
+from leader_bridge.follow.sources import Sources
+from leader_bridge.store.mirror import Mirror
+from rpc.client.client import NodeClient, parse_node_info
 
 _WIDTH = 8
 
@@ -90,9 +90,9 @@ def _genesis(state: Cid) -> tuple[bytes, Tipset]:
 
 
 def _serve(objects: dict[bytes, bytes], root: Cid, port: int) -> None:
-    from follower.faults import Faults, FaultyStore
-    from follower.node_heads import NodeHeads
-    from follower.played_node import PlayedNode
+    from devnode.faults import Faults, FaultyStore
+    from devnode.node_heads import NodeHeads
+    from devnode.played_node import PlayedNode
 
     async def run() -> None:
         raw, genesis = _genesis(root)

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import orjson
 
-from blockstore.car_write import CarWriter
+from blockstore.car.writer import CarWriter
 from blockstore.cid import Cid, uvarint
-from follower.sim_chain import SimSettings, SimulatedChain
+from devnode.sim_chain import SimSettings, SimulatedChain
 
 #: sections that are written at once
 _RUN = 4096

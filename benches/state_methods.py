@@ -27,10 +27,10 @@ from blockstore.open import open_store
 from chain.tipset import EMPTY_KEY
 from chain.tipset_messages import tipset_messages
 from rpc.context import Context
-from rpc.dispatch import Dispatcher
+from rpc.lookup.senders import id_of
 from rpc.methods import register_all
-from rpc.methods.read_state import states_at
-from rpc.methods.senders import id_of
+from rpc.methods.state.read_state import states_at
+from rpc.server.dispatch import Dispatcher
 from rpc.services import Services
 
 _SAMPLES = 200
@@ -113,7 +113,7 @@ def serving(url: str, cold: bool) -> Callable[[int], None]:
         import uvloop
 
         async def main() -> None:
-            from rpc.server import serve
+            from rpc.server.server import serve
 
             register_all()
             await serve(await _services(url, cold), "127.0.0.1", port)

@@ -36,18 +36,18 @@ from blockstore.cid import Cid, cid_of
 from blockstore.open import open_store
 from blockstore.store import Batch, HeadEntry, Store, TipsetRef
 from chain.address import from_id
-from chain.bigint import encode_bigint
 from chain.block import BlockHeader, decode_header, encode_header
-from chain.dagcbor import encode
-from chain.hamt import hamt_build
-from chain.index import HELD_ALL, index_rows
+from chain.index.chain_index import HELD_ALL, index_rows
+from chain.ipld.bigint import encode_bigint
+from chain.ipld.dag_cbor import encode
+from chain.ipld.hamt import hamt_build
+from chain.ipld.objects import Objects
+from chain.ipld.tree_nodes import NodeCache
 from chain.network import NetworkRecord, save_network
-from chain.nodes import NodeCache
-from chain.objects import Objects
-from chain.state_tree import StateTree
+from chain.state.state_tree import StateTree
 from chain.tipset import Tipset
-from rpc.dispatch import Dispatcher
 from rpc.methods import register_all
+from rpc.server.dispatch import Dispatcher
 from rpc.services import Services
 
 _BATCH = 20_000

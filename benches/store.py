@@ -17,7 +17,7 @@ from collections.abc import Awaitable
 from pathlib import Path
 
 from blockstore.cid import multihash_of
-from blockstore.lmdb_store import LmdbStore
+from blockstore.lmdb.store import LmdbStore
 from blockstore.open import open_store
 from blockstore.store import Store
 
@@ -69,7 +69,7 @@ async def drivers(url: str, keys: list[bytes]) -> None:
     from cassandra.cluster import Cluster
     from cassandra.concurrent import execute_concurrent_with_args
 
-    from blockstore.cassandra_session import AcsyllaSession, Place
+    from blockstore.cassandra.session import AcsyllaSession, Place
 
     place = Place.parse(url)
     cql = f"SELECT d FROM {place.keyspace}.objects WHERE m = ?"

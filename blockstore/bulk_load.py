@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
-from blockstore.closed_order import Pairs
-from blockstore.lmdb_store import LmdbStore
+from blockstore.car.closed_order import Pairs
+from blockstore.lmdb.store import LmdbStore
 from blockstore.store import Store
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blockstore.errors import StoreError
-from blockstore.lmdb_store import DEFAULT_MAP_SIZE, LmdbStore
+from blockstore.lmdb.store import DEFAULT_MAP_SIZE, LmdbStore
 from blockstore.memory import MemoryStore
 from blockstore.store import Store
 
@@ -48,7 +48,7 @@ async def open_store(
         return _memory.setdefault(rest, MemoryStore(rest))
     if scheme == "cassandra":
         # its drivers take a third of a second to import, which nobody else should pay
-        from blockstore.cassandra_store import CassandraStore
+        from blockstore.cassandra.store import CassandraStore
 
         known = shared or Shared()
         return await CassandraStore.open(

@@ -9,7 +9,7 @@ came alone. A closed object never becomes loose.
 A partition is what one Cassandra partition is: callers choose it so that none outgrows 100 MB.
 
 The head log and the network record have methods of their own, because publishing them takes more than a
-row write. One contract suite (`tests/store_contract.py`) runs on every backend.
+row write. One contract suite (`tests/blockstore/store_contract.py`) runs on every backend.
 """
 
 from __future__ import annotations

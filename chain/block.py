@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from blockstore.cid import Cid
-from chain.bigint import decode_bigint, encode_bigint
-from chain.dagcbor import decode, encode
 from chain.errors import BadObject
+from chain.ipld.bigint import decode_bigint, encode_bigint
+from chain.ipld.dag_cbor import decode, encode
 
 _FIELDS: Final = 16
 

@@ -9,8 +9,8 @@ from functools import lru_cache
 
 from blockstore.cid import Cid, cid_of, read_cid
 from chain.block import BlockHeader
-from chain.dagcbor import encode
 from chain.errors import BadObject
+from chain.ipld.dag_cbor import encode
 
 
 class TipsetKey(bytes):

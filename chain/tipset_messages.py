@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from blockstore.cid import Cid
 from blockstore.errors import Missing
-from chain.amt import Amt
 from chain.block import BlockHeader
-from chain.dagcbor import decode
 from chain.errors import BadObject, NotHeld
+from chain.ipld.amt import Amt
+from chain.ipld.dag_cbor import decode
+from chain.ipld.objects import ObjectReader
 from chain.message import Message, SignedMessage, decode_message, decode_signed_message
 from chain.network import NetworkRecord
-from chain.objects import ObjectReader
 from chain.tipset import Tipset
 
 #: Takes (state root, address bytes) to the bytes of the ID address. Errors: ActorNotFound, Missing.

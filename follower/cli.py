@@ -33,61 +33,61 @@ class Command:
 
 
 def _up(settings: Settings, args: argparse.Namespace) -> int:
-    from follower.up import up
+    from follower.commands.up import up
 
     return up(settings, config=args.config)
 
 
 def _bridge(settings: Settings, args: argparse.Namespace) -> int:
-    from follower.up import run_bridge
+    from follower.commands.up import run_bridge
 
     return run_bridge(settings)
 
 
 def _serve(settings: Settings, args: argparse.Namespace) -> int:
-    from follower.up import serve
+    from follower.commands.up import serve
 
     return serve(settings, config=args.config, one=args.one)
 
 
 def _import(settings: Settings, args: argparse.Namespace) -> int:
-    from follower.up import run_import
+    from follower.commands.up import run_import
 
     return run_import(settings, args.file, index=not args.no_index)
 
 
 def _replay(settings: Settings, args: argparse.Namespace) -> int:
-    from follower.nodes import replay
+    from follower.commands.played_nodes import replay
 
     return replay(settings, args)
 
 
 def _simulate(settings: Settings, args: argparse.Namespace) -> int:
-    from follower.nodes import simulate
+    from follower.commands.played_nodes import simulate
 
     return simulate(settings, args)
 
 
 def _compare(settings: Settings, args: argparse.Namespace) -> int:
-    from follower.compare import run_compare
+    from follower.commands.compare import run_compare
 
     return run_compare(args)
 
 
 def _status(settings: Settings, args: argparse.Namespace) -> int:
-    from follower.status import status
+    from follower.commands.status import status
 
     return status(settings, as_json=args.json)
 
 
 def _schema(settings: Settings, args: argparse.Namespace) -> int:
-    from follower.schema_command import run_schema
+    from follower.commands.schema import run_schema
 
     return run_schema(settings, args)
 
 
 def _loadbalancer(settings: Settings, args: argparse.Namespace) -> int:
-    from follower.loadbalancer_command import run_loadbalancer
+    from follower.commands.loadbalancer import run_loadbalancer
 
     return run_loadbalancer(settings, args)
 
@@ -106,19 +106,19 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _replay_arguments(parser: argparse.ArgumentParser) -> None:
-    from follower.nodes import replay_arguments
+    from follower.commands.played_nodes import replay_arguments
 
     replay_arguments(parser)
 
 
 def _simulate_arguments(parser: argparse.ArgumentParser) -> None:
-    from follower.nodes import simulate_arguments
+    from follower.commands.played_nodes import simulate_arguments
 
     simulate_arguments(parser)
 
 
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
-    from follower.compare import add_arguments
+    from follower.commands.compare import add_arguments
 
     add_arguments(parser)
 
@@ -128,13 +128,13 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _schema_arguments(parser: argparse.ArgumentParser) -> None:
-    from follower.schema_command import schema_arguments
+    from follower.commands.schema import schema_arguments
 
     schema_arguments(parser)
 
 
 def _loadbalancer_arguments(parser: argparse.ArgumentParser) -> None:
-    from follower.loadbalancer_command import loadbalancer_arguments
+    from follower.commands.loadbalancer import loadbalancer_arguments
 
     loadbalancer_arguments(parser)
 

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from blockstore.errors import Missing, StoreError
 from blockstore.store import HeadEntry
 from chain.errors import ChainError, NotHeld
-from chain.index import ChainIndex
+from chain.index.chain_index import ChainIndex
 from chain.tipset import TipsetKey
 from rpc.services import CheckResult, Head
 

@@ -11,7 +11,7 @@ from blockstore.store import Store
 from follower.settings import CannotRun, Settings, split_listen
 from loadbalancer.agent import AgentCheck, Condition
 from loadbalancer.fleet import BadAddress, Member, Registration, usable_address
-from rpc.server import Server
+from rpc.server.server import Server
 
 log = logging.getLogger(__name__)
 

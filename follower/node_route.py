@@ -6,8 +6,8 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
-from rpc.client import NodeClient
-from rpc.node_info import CallFailed, NodeError
+from rpc.client.client import NodeClient
+from rpc.client.node_info import CallFailed, NodeError
 
 log = logging.getLogger(__name__)
 

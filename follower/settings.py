@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from blockstore.open import Shared
-from rpc.clients import PRIVATE, networks
-from rpc.node_info import parse_node_info
+from rpc.client.node_info import parse_node_info
+from rpc.server.client_address import PRIVATE, networks
 
 #: environment variables are the setting's name in capitals behind this
 ENV_PREFIX: Final = "FOLLOWER_"

@@ -17,26 +17,26 @@ from blockstore.errors import StoreUnavailable
 from blockstore.open import open_store
 from blockstore.store import META, Store
 from chain.errors import NotHeld
-from chain.index import ChainIndex
+from chain.index.chain_index import ChainIndex
+from chain.ipld.objects import Objects
 from chain.network import NetworkRecord, load_network
-from chain.objects import Objects
 from follower.head import StoreHeads
-from follower.lazy import lazy_fetch
+from follower.lazy_objects import lazy_fetch
 from follower.membership import Membership, membership
 from follower.node_route import NodeRoute
 from follower.settings import CannotRun, Settings, shared_options, split_listen
-from rpc.admin import Admin
-from rpc.client import NodeClient, NodeError
+from rpc.client.client import NodeClient, NodeError
+from rpc.client.node_info import parse_node_info
 from rpc.errors import RpcError
-from rpc.eth_filters import FilterLimits
-from rpc.limits import ServerSettings
+from rpc.lookup.eth_filters import FilterLimits
 from rpc.methods import register_all
-from rpc.node_info import parse_node_info
-from rpc.server import serve
+from rpc.server.admin import Admin
+from rpc.server.limits import ServerSettings
+from rpc.server.server import serve
 from rpc.services import Check, CheckResult, Checks, Services
 
 if TYPE_CHECKING:
-    from follower.window_heads import WindowHeads
+    from follower.shared_store_heads import WindowHeads
 
 log = logging.getLogger(__name__)
 
@@ -119,8 +119,8 @@ def build_heads(store: Store, index: ChainIndex, settings: Settings) -> StoreHea
     if not store.url.startswith("cassandra://"):
         return StoreHeads(store, index)
     # imported here: the drivers take a third of a second
-    from blockstore.cassandra_store import CassandraStore
-    from follower.window_heads import WindowHeads
+    from blockstore.cassandra.store import CassandraStore
+    from follower.shared_store_heads import WindowHeads
 
     assert isinstance(store, CassandraStore)
     heads = WindowHeads(store, index, settings["delta_ms"], settings["epsilon_ms"])

@@ -27,12 +27,9 @@ from chain.network import load_network
 from chain.tipset import Tipset, TipsetKey
 from leader_bridge import metrics
 from leader_bridge.backfill import Backfill, save_floor
-from leader_bridge.keeper import Keeper, NotYet, Wanted
-from leader_bridge.mirror import Mirror
-from leader_bridge.network import check_network
-from leader_bridge.recorder import Recorder
-from leader_bridge.sources import NoSource, Source, Sources
-from leader_bridge.subscription import (
+from leader_bridge.follow.network import check_network
+from leader_bridge.follow.sources import NoSource, Source, Sources
+from leader_bridge.follow.subscription import (
     APPLY,
     CURRENT,
     REVERT,
@@ -45,8 +42,11 @@ from leader_bridge.subscription import (
     subscribe,
     tipset_hint,
 )
-from leader_bridge.traces import Traces
-from rpc.client import BadAnswer, NodeClient, NodeError, NodeInfo, NodeTimeout
+from leader_bridge.store.mirror import Mirror
+from leader_bridge.store.recorder import Recorder
+from leader_bridge.store.tipset_writer import Keeper, NotYet, Wanted
+from leader_bridge.store.traces import Traces
+from rpc.client.client import BadAnswer, NodeClient, NodeError, NodeInfo, NodeTimeout
 
 log = logging.getLogger(__name__)
 

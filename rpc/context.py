@@ -7,15 +7,15 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from blockstore.store import Store
-from chain.index import ChainIndex
+from chain.index.chain_index import ChainIndex
+from chain.ipld.objects import Objects
 from chain.network import NetworkRecord
-from chain.objects import Objects
 from chain.tipset import Tipset, TipsetKey
 from rpc.errors import Unavailable
 from rpc.services import Head, NodeClient, Services
 
 if TYPE_CHECKING:
-    from rpc.websocket import Connection
+    from rpc.server.websocket import Connection
 
 #: what a caller without a token may do
 DEFAULT_PERMISSIONS: Final = frozenset({"read"})
@@ -74,7 +74,7 @@ class Context:
 
     @property
     def client(self) -> str:
-        """The client's address, as `rpc.clients` tells clients apart; "" where it is not known."""
+        """The client's address, as `rpc.server.client_address` tells clients apart; "" where it is not known."""
         if self.connection is not None:
             return self.connection.client
         return "" if self.find_client is None else self.find_client()

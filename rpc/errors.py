@@ -29,7 +29,7 @@ from typing import Any, ClassVar, Final
 
 from blockstore.errors import BadCid, Fenced, Missing, StoreError, StoreFull, StoreUnavailable, Unfinished
 from chain.errors import ChainError
-from rpc.node_info import CallFailed, NodeError
+from rpc.client.node_info import CallFailed, NodeError
 
 log = logging.getLogger("follower.rpc")
 

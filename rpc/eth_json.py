@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from chain.eth_tx import EthTx, effective_gas_price
-from chain.eth_types import ADDRESS_LENGTH, NO_HASH, bloom_of
+from chain.eth.transaction import EthTx, effective_gas_price
+from chain.eth.types import ADDRESS_LENGTH, NO_HASH, bloom_of
 from chain.message import Receipt
 from chain.tipset import Tipset
 

@@ -11,9 +11,9 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from blockstore.store import HeadEntry, Store
-from chain.index import ChainIndex
+from chain.index.chain_index import ChainIndex
+from chain.ipld.objects import Objects
 from chain.network import NetworkRecord
-from chain.objects import Objects
 from chain.tipset import Tipset, TipsetKey
 
 
@@ -54,10 +54,10 @@ class HeadSource(Protocol):
 
 
 class NodeClient(Protocol):
-    """A full node that answers what this process cannot. `rpc/client.py` has the real one."""
+    """A full node that answers what this process cannot. `rpc/client/client.py` has the real one."""
 
     async def call(self, method: str, *params: Any) -> Any:
-        """The `result` of a call. Errors: see `rpc/client.py`."""
+        """The `result` of a call. Errors: see `rpc/client/client.py`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,40 +4,6 @@
 `codes` tells kinds and versions from code CIDs. Here lives no walk of a state tree and nothing of the wire.
 """
 
-from chain.actors import (
-    account,
-    cron,
-    datacap,
-    eam,
-    ethaccount,
-    evm,
-    init,
-    market,
-    miner,
-    multisig,
-    paych,
-    placeholder,
-    power,
-    reward,
-    system,
-    verifreg,
-)
+from chain.actors import kinds
 
-__all__ = [
-    "account",
-    "cron",
-    "datacap",
-    "eam",
-    "ethaccount",
-    "evm",
-    "init",
-    "market",
-    "miner",
-    "multisig",
-    "paych",
-    "placeholder",
-    "power",
-    "reward",
-    "system",
-    "verifreg",
-]
+__all__ = ["kinds"]

@@ -13,10 +13,10 @@ from blockstore.cid import Cid, read_uvarint, uvarint
 from blockstore.errors import BadCid
 from chain.actors.leaves import Type
 from chain.address import Address
-from chain.amt import Amt
 from chain.errors import BadObject, ChainError
-from chain.hamt import Hamt
-from chain.objects import ObjectReader
+from chain.ipld.amt import Amt
+from chain.ipld.hamt import Hamt
+from chain.ipld.objects import ObjectReader
 
 #: what most maps of actor states branch with, in bits
 HAMT_BITS: Final = 5

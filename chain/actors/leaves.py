@@ -16,12 +16,12 @@ from typing import Any, Final, Protocol
 from blockstore.cid import Cid, cid_parts
 from blockstore.cid import parse as parse_cid
 from blockstore.errors import BadCid
-from chain import bitfield
 from chain.address import Address
 from chain.address import parse as parse_address
-from chain.bigint import decode_bigint, encode_bigint
-from chain.dagcbor import encode as encode_cbor
 from chain.errors import BadAddress, BadObject, ChainError
+from chain.ipld import bitfield
+from chain.ipld.bigint import decode_bigint, encode_bigint
+from chain.ipld.dag_cbor import encode as encode_cbor
 
 #: cbor-gen's limits: bytes of a byte string, bytes of a text
 _MAX_BYTES: Final = 2 << 20

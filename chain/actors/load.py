@@ -12,10 +12,10 @@ from blockstore.cid import Cid
 from chain.actors.codes import actors_version, known_code
 from chain.actors.methods import KINDS, Kind
 from chain.address import Address, from_id
-from chain.dagcbor import decode
 from chain.errors import ActorNotFound, ChainError
-from chain.objects import ObjectReader
-from chain.state_tree import Actor, StateTree
+from chain.ipld.dag_cbor import decode
+from chain.ipld.objects import ObjectReader
+from chain.state.state_tree import Actor, StateTree
 
 SYSTEM = from_id(0)
 INIT = from_id(1)

@@ -16,8 +16,8 @@ from chain.actors import codes
 from chain.actors.leaves import LEAVES, BadJson, Type, Undefined
 from chain.actors.reader import read_cbor
 from chain.actors.schema import FIRST_VERSION, LAST_VERSION, TABLES, add_table, to_cbor, type_of, versions_of
-from chain.dagcbor import decode
 from chain.errors import BadObject, ChainError
+from chain.ipld.dag_cbor import decode
 
 #: The head of an actor without state: an empty CBOR array.
 EMPTY_OBJECT: Final = codes.EMPTY_OBJECT

@@ -10,15 +10,15 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from blockstore.cid import Cid
-from chain import bitfield
 from chain.actors.adt import array_count, array_get, array_items, map_get, read_ahead, uint_key
 from chain.actors.leaves import LEAVES, Type
 from chain.actors.load import Loaded
 from chain.actors.schema import LAST_VERSION, type_of
-from chain.amt import Amt
-from chain.dagcbor import decode
 from chain.errors import BadObject, ChainError
-from chain.objects import ObjectReader
+from chain.ipld import bitfield
+from chain.ipld.amt import Amt
+from chain.ipld.dag_cbor import decode
+from chain.ipld.objects import ObjectReader
 
 DEADLINES: Final = 48
 PROVING_PERIOD: Final = 2880

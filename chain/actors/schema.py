@@ -35,8 +35,8 @@ from typing import Any, Final
 
 from blockstore.cid import Cid
 from chain.actors.leaves import BYTE, LEAVES, Type, Undefined, load_fields, unjson, wrong
-from chain.dagcbor import encode as encode_cbor
 from chain.errors import BadObject
+from chain.ipld.dag_cbor import encode as encode_cbor
 
 FIRST_VERSION: Final = 9
 LAST_VERSION: Final = 19

@@ -11,7 +11,7 @@ from chain.actors.economy import RESERVE, TOTAL_FIL, locked, market_locked
 from chain.actors.load import BURNT_FUNDS, CRON, DATACAP, INIT, MARKET, POWER, REWARD, SYSTEM, VERIFREG, States
 from chain.address import Address, from_id
 from chain.errors import ChainError
-from chain.state_tree import Actor
+from chain.state.state_tree import Actor
 
 _SAFT: Final = from_id(122)
 _EAM: Final = from_id(10)

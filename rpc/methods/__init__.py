@@ -8,5 +8,5 @@ import pkgutil
 
 def register_all() -> None:
     """Declare every method there is. Composition roots call it once; a second call does nothing."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
+    for module in pkgutil.walk_packages(__path__, f"{__name__}."):
+        importlib.import_module(module.name)

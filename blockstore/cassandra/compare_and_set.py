@@ -1,0 +1,52 @@
+"""Compare-and-set of one row: by a conditional statement, settled by a SERIAL read where it timed out.
+
+Values are stored as they are: two versions of LZ4 may write the same value in two ways, and be compared for ever.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from blockstore.cassandra.session import Session, Unsettled
+from blockstore.errors import StoreUnavailable
+
+#: how often one that timed out is tried again before the caller hears of it
+_TRIES: Final = 5
+_PLAIN: Final = b"\0"
+
+
+async def swap(
+    session: Session, table: str, partition: bytes, key: bytes, expected: bytes | None, value: bytes | None
+) -> bool:
+    """As `Store.swap`; `table` with its keyspace. Errors: StoreUnavailable (not known whether it was written)."""
+    where = [partition, key]
+    if expected is None:
+        if value is None:
+            return not await session.execute(f"SELECT v FROM {table} WHERE p = ? AND k = ?", where)
+        cql = f"INSERT INTO {table} (p, k, v) VALUES (?, ?, ?) IF NOT EXISTS"
+        values: list[Any] = [*where, _PLAIN + value]
+    elif value is None:
+        cql = f"DELETE FROM {table} WHERE p = ? AND k = ? IF v = ?"
+        values = [*where, _PLAIN + expected]
+    else:
+        cql = f"UPDATE {table} SET v = ? WHERE p = ? AND k = ? IF v = ?"
+        values = [_PLAIN + value, *where, _PLAIN + expected]
+    wanted = None if value is None else _PLAIN + value
+    before = None if expected is None else _PLAIN + expected
+    uncertain = False
+    for _ in range(_TRIES):
+        try:
+            if (await session.execute(cql, values))[0][0]:
+                return True
+            if not uncertain:
+                return False
+        except Unsettled:
+            uncertain = True
+        # a try that timed out may have been applied after all
+        rows = await session.execute(f"SELECT v FROM {table} WHERE p = ? AND k = ?", where, serial=True)
+        found = rows[0][0] if rows else None
+        if found == wanted:
+            return True
+        if found != before:
+            break
+    raise StoreUnavailable(f"a compare-and-set on {table} times out")

@@ -1,0 +1,233 @@
+"""The head log in Cassandra: two compare-and-sets an entry, so that no follower shows it before every one may.
+
+The first compare-and-set, on (term, last sequence number), *prepares* an entry. Only when that is settled the
+second stamps `visible_at = max(now + delta, previous + 2 epsilon)`. A new term stamps what an older one left
+prepared before anything else. All of it is one partition: what is compared stands in static columns, so
+each step is a single conditional UPDATE (no conditional batch: YCQL has none).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from blockstore.cassandra.session import Session, Unsettled
+from blockstore.errors import Fenced, StoreError, StoreUnavailable
+from blockstore.head_log import decode_entry, encode_entry
+from blockstore.store import HEAD_LOG, HeadEntry
+from blockstore.store_clock import StoreClock, wall_ms
+
+#: how often a compare-and-set that timed out is tried again before the caller hears of it
+_TRIES: Final = 5
+_PARTITION: Final = b"head"
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """The newest end of the log: stamped entries (newest last), and whether one behind them is only prepared."""
+
+    entries: tuple[HeadEntry, ...]
+    prepared: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Who leads. Standbys watch `renewals` stand still by their own clock; nobody compares clocks."""
+
+    term: int
+    owner: str
+    renewals: int
+
+
+class CassandraHeadLog:
+    """Publishing and reading the log of one keyspace. `delta_ms` and `epsilon_ms` are the design's δ and ε.
+
+    With `store_clock`, nothing is stamped by a clock (`now`) that is certainly more than ε from it: ClockOff then.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        keyspace: str,
+        delta_ms: int,
+        epsilon_ms: int,
+        now: Callable[[], int] = wall_ms,
+        store_clock: Callable[[], Awaitable[int]] | None = None,
+    ) -> None:
+        self._session = session
+        self._delta = delta_ms
+        self.epsilon_ms = epsilon_ms
+        self._now = now
+        self._clock = None if store_clock is None else StoreClock(store_clock, epsilon_ms, now)
+        #: the newest stamp that is known here
+        self._stamped = 0
+        #: the entry whose appending ended without our knowing how; 0: none
+        self._left = 0
+        table = f"{keyspace}.{HEAD_LOG.name}"
+        self._init = f"INSERT INTO {table} (p, term, last, renewals) VALUES (?, 0, 0, 0) IF NOT EXISTS"
+        self._take = f"UPDATE {table} SET term = ?, owner = ?, renewals = 0 WHERE p = ? IF term = ?"
+        self._renew = f"UPDATE {table} SET renewals = ? WHERE p = ? IF term = ?"
+        self._prepare = (
+            f"UPDATE {table} SET entry = ?, visible_at = 0, last = ? WHERE p = ? AND seq = ? IF term = ? AND last = ?"
+        )
+        self._stamp = f"UPDATE {table} SET visible_at = ? WHERE p = ? AND seq = ? IF term = ? AND visible_at = 0"
+        self._state = f"SELECT term, last, owner, renewals FROM {table} WHERE p = ? LIMIT 1"
+        self._newest = f"SELECT seq, entry, visible_at FROM {table} WHERE p = ? ORDER BY seq DESC LIMIT ?"
+        self._after = f"SELECT seq, entry, visible_at FROM {table} WHERE p = ? AND seq > ? ORDER BY seq ASC LIMIT ?"
+        self._trim = f"DELETE FROM {table} WHERE p = ? AND seq <= ?"
+
+    async def make(self) -> None:
+        """Write the first state of a log; one that is there stays as it is."""
+        for tried in range(_TRIES):
+            await _pause(tried)
+            with contextlib.suppress(Unsettled):
+                await self._cas(self._init, [_PARTITION])
+                return
+        raise StoreUnavailable("the head log cannot be made: its writes time out")
+
+    async def new_term(self, owner: str) -> int:
+        """Fence every older term, then stamp what one of them left prepared."""
+        mark = f"{owner}\0{secrets.token_hex(8)}".encode()
+        for tried in range(_TRIES * 4):
+            await _pause(tried)
+            term, _, held_by, _ = await self._read_state()
+            if held_by != mark:  # else: a try that timed out was applied after all
+                try:
+                    if not await self._cas(self._take, [term + 1, mark, _PARTITION, term]):
+                        continue
+                except Unsettled:
+                    continue
+                term += 1
+            newest = await self._session.execute(self._newest, [_PARTITION, 2], serial=True)
+            if newest and newest[0][0] is not None and newest[0][2] == 0:
+                await self._publish(newest[0][0], term, newest)
+            return int(term)
+        raise StoreUnavailable("the lease is contended, or its writes time out")
+
+    async def renew(self, term: int, renewals: int) -> None:
+        """Count the lease up. Errors: Fenced when another term exists."""
+        for tried in range(_TRIES):
+            await _pause(tried)
+            with contextlib.suppress(Unsettled):
+                if await self._cas(self._renew, [renewals, _PARTITION, term]):
+                    return
+                raise Fenced(f"term {term} has ended")
+        raise StoreUnavailable("the lease cannot be renewed: its writes time out")
+
+    async def lease(self) -> Lease:
+        """Who leads now (a SERIAL read)."""
+        term, _, owner, renewals = await self._read_state()
+        return Lease(term, (owner or b"").split(b"\0")[0].decode(), renewals)
+
+    async def append(self, entry: HeadEntry) -> None:
+        """Prepare, then stamp. A call again after StoreUnavailable goes on where the first one stopped.
+
+        Where that one left another entry of this number, it is published and StoreUnavailable raised: the caller
+        reads the log again, and goes on from there. Errors: Fenced, StoreUnavailable.
+        """
+        was_left, self._left = self._left, entry.seq
+        blob = encode_entry(replace(entry, visible_at=0))
+        values = [blob, entry.seq, _PARTITION, entry.seq, entry.term, entry.seq - 1]
+        newest: list[list[Any]] = []
+        for tried in range(_TRIES):
+            await _pause(tried)
+            try:
+                if await self._cas(self._prepare, values):
+                    newest = await self._session.execute(self._newest, [_PARTITION, 2], serial=True)
+                    break
+            except Unsettled:
+                was_left = entry.seq
+            # not applied, or not known: the SERIAL read settles which
+            term, last, _, _ = await self._read_state()
+            newest = await self._session.execute(self._newest, [_PARTITION, 2], serial=True)
+            if term == entry.term and last == entry.seq == was_left and newest and newest[0][0] == entry.seq:
+                break
+            if (term, last) != (entry.term, entry.seq - 1):
+                self._left = 0
+                raise Fenced(f"entry {entry.seq} of term {entry.term}: the log is at {last}, term {term}")
+        else:
+            raise StoreUnavailable(f"entry {entry.seq} cannot be prepared: its writes time out")
+        if newest[0][0] != entry.seq:
+            self._left = 0
+            raise Fenced(f"entry {entry.seq} of term {entry.term}: another leader has gone on from it")
+        if not newest[0][2]:
+            await self._publish(entry.seq, entry.term, newest)
+        self._left = 0
+        if newest[0][1] != blob:
+            raise StoreUnavailable(f"entry {entry.seq} had been prepared before, as another: it is published now")
+
+    async def _publish(self, seq: int, term: int, newest: list[list[Any]]) -> None:
+        """Stamp entry `seq`, known to be prepared. `newest`: its row and the one before it, newest first."""
+        if self._clock is not None:
+            await self._clock.demand()
+        previous = newest[1][2] if len(newest) > 1 else 0
+        for tried in range(_TRIES):
+            await _pause(tried)
+            # taken after the prepare was settled: what a follower's horizon rests on
+            visible_at = max(self._now() + self._delta, previous + 2 * self.epsilon_ms)
+            with contextlib.suppress(Unsettled):
+                if await self._cas(self._stamp, [visible_at, _PARTITION, seq, term]):
+                    self._stamped = visible_at
+                    return
+            # a stamp that timed out may have been applied, also after the read that told that it was not
+            rows = await self._session.execute(self._newest, [_PARTITION, 1], serial=True)
+            if (await self._read_state())[0] != term:
+                raise Fenced(f"entry {seq} of term {term} was not stamped: a newer term exists")
+            if rows and rows[0][0] == seq and rows[0][2]:
+                self._stamped = rows[0][2]
+                return
+        raise StoreUnavailable(f"entry {seq} cannot be stamped: its writes time out")
+
+    def pace_ms(self) -> int:
+        """How long to wait, for the next stamp not to lie further ahead than delta."""
+        return max(0, self._stamped + 2 * self.epsilon_ms - self._now() - self._delta)
+
+    async def tail(self, limit: int = 2) -> Tail:
+        """The newest entries, by a QUORUM read: what the bounded-staleness rule is about."""
+        rows = await self._session.execute(self._newest, [_PARTITION, limit])
+        entries = tuple(_entry(row) for row in reversed(rows) if row[2])
+        return Tail(entries, any(row[0] is not None and not row[2] for row in rows))
+
+    async def head(self) -> HeadEntry | None:
+        """The newest stamped entry; its reader minds `visible_at`."""
+        entries = (await self.tail()).entries
+        return entries[-1] if entries else None
+
+    async def entries(self, after: int, limit: int) -> list[HeadEntry]:
+        """Stamped entries behind `after`."""
+        rows = await self._session.execute(self._after, [_PARTITION, after, limit])
+        return [_entry(row) for row in rows if row[2]]
+
+    async def trim(self, keep: int) -> None:
+        """Forget all but the newest `keep` (at least one) entries."""
+        head = await self.head()
+        if head is not None:
+            await self._session.execute(self._trim, [_PARTITION, head.seq - max(1, keep)])
+
+    async def last(self) -> int:
+        """The newest sequence number, prepared ones too; 0 in an empty log."""
+        rows = await self._session.execute(self._state, [_PARTITION])
+        return int(rows[0][1]) if rows else 0
+
+    async def _cas(self, cql: str, values: list[Any]) -> bool:
+        return bool((await self._session.execute(cql, values))[0][0])
+
+    async def _read_state(self) -> list[Any]:
+        rows = await self._session.execute(self._state, [_PARTITION], serial=True)
+        if not rows:
+            raise StoreError("the head log has not been made")
+        return rows[0]
+
+
+async def _pause(tried: int) -> None:
+    """Before a compare-and-set is tried again: a node of the store may have been lost just now."""
+    if tried:
+        await asyncio.sleep(min(0.5, 0.02 * 2**tried))
+
+
+def _entry(row: list[Any]) -> HeadEntry:
+    return replace(decode_entry(row[1]), visible_at=row[2])

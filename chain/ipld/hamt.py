@@ -1,0 +1,426 @@
+"""HAMT: the map that Filecoin keeps its state in, keyed by the sha256 of the key.
+
+A node is `[bitfield, pointers]`. The bitfield (big endian, no leading zeros) says which of the 2^bit_width
+places are taken; a pointer is a link to a node one level down, or a bucket: up to 3 `[key, value]`, sorted.
+A level takes the next `bit_width` bits of the hash, from the top. A subtree of 3 entries or fewer is always
+a bucket, so that one content has one root. Chains of actors version 2 and before write a pointer as a map,
+`{"0": link}` or `{"1": bucket}`: read here, not written.
+Source: go-hamt-ipld v3, ref-fvm `ipld/hamt`, https://ipld.io/specs/advanced-data-layouts/hamt/spec.
+
+Values are decoded, links in them are bytes (see `chain.ipld.tree_nodes`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
+from hashlib import sha256
+from typing import Any, Final
+
+from blockstore.cid import Cid
+from chain.errors import BadObject
+from chain.ipld.dag_cbor import decode
+from chain.ipld.objects import ObjectReader
+from chain.ipld.tree_nodes import WALK_BATCH, NodeCache, Put, Raw, Slicer, check_link, encode_raw, store_node
+
+#: a bucket holds no more than this
+BUCKET: Final = 3
+_HASH_BITS: Final = 256
+_KIND: Final = b"H"
+
+#: (bitfield, pointers); a pointer is bytes (a link) or a list of [key, value]
+Node = tuple[int, list[Any]]
+
+DELETED: Final = object()
+"""In the changes of `hamt_set`: this key is to go."""
+
+
+def decode_node(data: bytes, bit_width: int) -> Node:
+    """A node whose outline is right; buckets are checked when they are looked into. Errors: BadObject."""
+    value = decode(data)
+    if type(value) is not list or len(value) != 2:
+        raise BadObject("a HAMT node is a list of 2")
+    field, pointers = value
+    if type(field) is not bytes or type(pointers) is not list:
+        raise BadObject("a HAMT node is [byte string, list]")
+    bits = int.from_bytes(field, "big")
+    if bits >> (1 << bit_width) or bits.bit_count() != len(pointers):
+        raise BadObject("HAMT node was malformed: bitfield and pointers do not agree")
+    for at, pointer in enumerate(pointers):
+        kind = type(pointer)
+        if kind is not bytes and kind is not list:
+            pointers[at] = _old_pointer(pointer)
+    return bits, pointers
+
+
+def _old_pointer(pointer: object) -> bytes | list[Any]:
+    """A pointer in the form of chains before actors version 3."""
+    if type(pointer) is dict and len(pointer) == 1:
+        inner = pointer.get("0")
+        if type(inner) is bytes:
+            return inner
+        inner = pointer.get("1")
+        if type(inner) is list:
+            return inner
+    raise BadObject("a HAMT pointer is a link or a bucket")
+
+
+def check_bucket(bucket: list[Any]) -> list[Any]:
+    """Errors: BadObject, when this is not 1 to 3 pairs of a key and a value, sorted by key."""
+    if not 1 <= len(bucket) <= BUCKET:
+        raise BadObject(f"a HAMT bucket of {len(bucket)}")
+    last = None
+    for pair in bucket:
+        if type(pair) is not list or len(pair) != 2 or type(pair[0]) is not bytes:
+            raise BadObject("a HAMT entry is [byte string, value]")
+        if last is not None and pair[0] <= last:
+            raise BadObject("a HAMT bucket is not sorted")
+        last = pair[0]
+    return bucket
+
+
+class Hamt:
+    """A reader of one map. `await hamt` reads the root at once, and so checks that it is held."""
+
+    __slots__ = ("_cache", "_mask", "bit_width", "reader", "root")
+
+    def __init__(self, reader: ObjectReader, root: bytes, bit_width: int = 5, cache: NodeCache | None = None) -> None:
+        if not 1 <= bit_width <= 8:
+            raise BadObject(f"a HAMT bit width of {bit_width}")
+        self.reader = reader
+        self.root = check_link(root)
+        self.bit_width = bit_width
+        self._mask = (1 << bit_width) - 1
+        self._cache = cache
+
+    @classmethod
+    def load(cls, reader: ObjectReader, root: bytes, bit_width: int = 5, cache: NodeCache | None = None) -> Hamt:
+        """The map under `root`; nothing is read yet. `cache` keeps decoded nodes. Errors: BadObject."""
+        return cls(reader, root, bit_width, cache)
+
+    def __await__(self) -> Generator[Any, None, Hamt]:
+        yield from self._node(self.root).__await__()
+        return self
+
+    async def _node(self, cid: bytes) -> Node:
+        cache = self._cache
+        if cache is None:
+            return decode_node(await self.reader.get(cid), self.bit_width)
+        key = _KIND + cid
+        node: Node | None = cache.get(key)
+        if node is None:
+            data = await self.reader.get(cid)
+            node = decode_node(data, self.bit_width)
+            cache.put(key, node, len(data))
+        elif node[0] >> (1 << self.bit_width):
+            raise BadObject("HAMT node was malformed: bitfield and pointers do not agree")
+        return node
+
+    async def _nodes(self, cids: Sequence[bytes]) -> list[Node]:
+        """Many nodes in one round trip; what a walk reads is not worth keeping decoded."""
+        return [decode_node(data, self.bit_width) for data in await self.reader.get_many(cids)]
+
+    async def get(self, key: bytes, default: Any = None) -> Any:
+        """The value of a key. One read a level. Errors: BadObject, Missing."""
+        hashed = int.from_bytes(sha256(key).digest(), "big")
+        shift, width, mask = _HASH_BITS, self.bit_width, self._mask
+        cid: bytes = self.root
+        while (shift := shift - width) >= 0:
+            bits, pointers = await self._node(cid)
+            place = hashed >> shift & mask
+            if not bits >> place & 1:
+                return default
+            pointer = pointers[(bits & ((1 << place) - 1)).bit_count()]
+            if type(pointer) is list:
+                return _in_bucket(pointer, key, default)
+            cid = check_link(pointer)
+        raise BadObject("attempted to traverse HAMT beyond max-depth")
+
+    async def get_many(self, keys: Sequence[bytes], default: Any = None) -> list[Any]:
+        """The values of many keys, in their order. One read a level for all. Errors: BadObject, Missing."""
+        out = [default] * len(keys)
+        hashes = [int.from_bytes(sha256(key).digest(), "big") for key in keys]
+        level: dict[bytes, list[int]] = {self.root: list(range(len(keys)))} if keys else {}
+        shift = _HASH_BITS
+        while level:
+            shift -= self.bit_width
+            if shift < 0:
+                raise BadObject("attempted to traverse HAMT beyond max-depth")
+            below: dict[bytes, list[int]] = {}
+            nodes = await self._nodes(list(level))
+            for (bits, pointers), wanted in zip(nodes, level.values(), strict=True):
+                for at in wanted:
+                    place = hashes[at] >> shift & self._mask
+                    if not bits >> place & 1:
+                        continue
+                    pointer = pointers[(bits & ((1 << place) - 1)).bit_count()]
+                    if type(pointer) is list:
+                        out[at] = _in_bucket(pointer, keys[at], default)
+                    else:
+                        below.setdefault(check_link(pointer), []).append(at)
+            level = below
+        return out
+
+    async def items(self) -> AsyncIterator[tuple[bytes, Any]]:
+        """Every (key, value) in the order of the tree, as Go's `ForEach` has it. Memory is bounded by the
+        depth and `WALK_BATCH`, whatever the size. Errors: BadObject, Missing."""
+        stack: list[_Frame] = [_Frame((await self._nodes([self.root]))[0][1])]
+        while stack:
+            frame = stack[-1]
+            while frame.at < len(frame.items) and type(frame.items[frame.at]) is list:
+                bucket = check_bucket(frame.items[frame.at])
+                frame.at += 1
+                for key, value in bucket:
+                    yield key, value
+            if frame.at >= len(frame.items):
+                stack.pop()
+                continue
+            if len(stack) * self.bit_width >= _HASH_BITS:
+                raise BadObject("attempted to traverse HAMT beyond max-depth")
+            stack.append(_Frame(await frame.below(self)))
+
+    def __aiter__(self) -> AsyncIterator[tuple[bytes, Any]]:
+        return self.items()
+
+
+class _Frame:
+    """The pointers of a run of nodes of one level, in order, and the nodes read ahead for them."""
+
+    __slots__ = ("ahead", "at", "items")
+
+    def __init__(self, items: list[Any]) -> None:
+        self.items = items
+        self.at = 0
+        self.ahead: dict[int, Node] = {}
+
+    async def below(self, hamt: Hamt) -> list[Any]:
+        """The pointers of the nodes that the links from here on lead to, up to the next bucket."""
+        items, ahead, at = self.items, self.ahead, self.at
+        if at not in ahead:
+            wanted: list[int] = []
+            for place in range(at, len(items)):
+                if type(items[place]) is not list:
+                    wanted.append(place)
+                    if len(wanted) == WALK_BATCH:
+                        break
+            nodes = await hamt._nodes([check_link(items[place]) for place in wanted])
+            ahead.update(zip(wanted, nodes, strict=True))
+            await asyncio.sleep(0)  # a store that answers without waiting must not hold the loop
+        found: list[Any] = []
+        while at in ahead:
+            found += ahead.pop(at)[1]
+            items[at] = None
+            at += 1
+        self.at = at
+        return found
+
+
+def _in_bucket(bucket: list[Any], key: bytes, default: Any) -> Any:
+    for pair in bucket:
+        try:
+            found, value = pair
+        except (TypeError, ValueError):
+            raise BadObject("a HAMT entry is [byte string, value]") from None
+        if found == key:
+            return value
+    return default
+
+
+_EMPTY: Final[list[Any]] = []
+
+
+async def diff(a: Hamt, b: Hamt) -> AsyncIterator[tuple[bytes, Any, Any]]:
+    """(key, value in `a`, value in `b`) of every key whose value differs; `DELETED` where it has none.
+
+    Equal subtrees are not read; changed ones are read `WALK_BATCH` pairs a round trip. Errors: BadObject
+    (also when the bit widths differ), Missing.
+    """
+    if a.bit_width != b.bit_width:
+        raise BadObject("HAMTs of different bit widths have no diff")
+    if a.root == b.root:
+        return
+    stack: list[list[tuple[Any, Any]]] = [[(a.root, b.root)]]
+    while stack:
+        if len(stack) * a.bit_width > _HASH_BITS + a.bit_width:
+            raise BadObject("attempted to traverse HAMT beyond max-depth")
+        waiting = stack[-1]
+        pairs: list[tuple[bytes, bytes]] = []
+        while waiting and len(pairs) < WALK_BATCH:
+            left, right = waiting.pop()
+            if type(left) is not list and type(right) is not list:
+                pairs.append((check_link(left), check_link(right)))
+                continue
+            async for change in _mixed(a, b, left, right):
+                yield change
+        if not waiting:
+            stack.pop()
+        if not pairs:
+            continue
+        lefts = await a._nodes([left for left, _ in pairs])
+        rights = await b._nodes([right for _, right in pairs])
+        await asyncio.sleep(0)
+        below: list[tuple[Any, Any]] = []
+        for left, right in zip(lefts, rights, strict=True):
+            below += _pair_up(left, right)
+        stack.append(below)
+
+
+def _pair_up(left: Node, right: Node) -> Iterable[tuple[Any, Any]]:
+    places = left[0] | right[0]
+    lefts, rights = iter(left[1]), iter(right[1])
+    while places:
+        place = places & -places
+        places ^= place
+        one = next(lefts) if left[0] & place else _EMPTY
+        other = next(rights) if right[0] & place else _EMPTY
+        if one != other:
+            yield one, other
+
+
+async def _mixed(a: Hamt, b: Hamt, left: Any, right: Any) -> AsyncIterator[tuple[bytes, Any, Any]]:
+    """The differences of two pointers of which one at least is a bucket or nothing."""
+    if type(right) is not list:
+        async for key, old, new in _mixed(b, a, right, left):
+            yield key, new, old
+        return
+    rest = dict(check_bucket(right)) if right else {}
+    if type(left) is list:
+        for key, value in check_bucket(left) if left else ():
+            other = rest.pop(key, DELETED)
+            if other is DELETED or other != value:
+                yield key, value, other
+    else:
+        async for key, value in Hamt(a.reader, check_link(left), a.bit_width).items():
+            other = rest.pop(key, DELETED)
+            if other is DELETED or other != value:
+                yield key, value, other
+    for key, value in rest.items():
+        yield key, DELETED, value
+
+
+# --- writing -------------------------------------------------------------------------------------------------
+
+
+def hamt_build(put: Put, items: Mapping[bytes, Any], bit_width: int = 5) -> Cid:
+    """Write a map and return its root. Values are what `chain.ipld.dag_cbor.encode` takes, or `Raw`."""
+    entries = [(int.from_bytes(sha256(key).digest(), "big"), key, _raw(value)) for key, value in items.items()]
+    return store_node(put, _build(put, entries, _HASH_BITS, bit_width))
+
+
+_Entry = tuple[int, bytes, Raw]
+
+
+def _raw(value: Any) -> Raw:
+    return value if isinstance(value, Raw) else Raw(encode_raw(value))
+
+
+def _build(put: Put, entries: Sequence[_Entry], shift: int, bit_width: int) -> list[Any]:
+    shift -= bit_width
+    if shift < 0:
+        raise BadObject("attempted to traverse HAMT beyond max-depth")
+    places: dict[int, list[_Entry]] = {}
+    mask = (1 << bit_width) - 1
+    for entry in entries:
+        places.setdefault(entry[0] >> shift & mask, []).append(entry)
+    pointers: dict[int, Any] = {}
+    for place, found in places.items():
+        if len(found) <= BUCKET:
+            pointers[place] = [[key, value] for _, key, value in sorted(found, key=lambda e: e[1])]
+        else:
+            pointers[place] = store_node(put, _build(put, found, shift, bit_width))
+    return _node_of(pointers)
+
+
+def _node_of(pointers: dict[int, Any]) -> list[Any]:
+    bits = 0
+    for place in pointers:
+        bits |= 1 << place
+    return [bits.to_bytes((bits.bit_length() + 7) // 8, "big"), [pointers[place] for place in sorted(pointers)]]
+
+
+def _raw_node(data: bytes, bit_width: int) -> dict[int, Any]:
+    """The pointers of a node by place; values stay encoded."""
+    decode(data)
+    read = Slicer(data)
+    if read.array() != 2:
+        raise BadObject("a HAMT node is a list of 2")
+    bits = int.from_bytes(read.octets(), "big")
+    count = read.array()
+    if bits >> (1 << bit_width) or bits.bit_count() != count:
+        raise BadObject("HAMT node was malformed: bitfield and pointers do not agree")
+    pointers: dict[int, Any] = {}
+    for place in range(bits.bit_length()):
+        if not bits >> place & 1:
+            continue
+        if read.peek() == 6:
+            pointers[place] = read.link()
+            continue
+        bucket = []
+        for _ in range(read.array()):
+            if read.array() != 2:
+                raise BadObject("a HAMT entry is [byte string, value]")
+            bucket.append([read.octets(), read.raw()])
+        pointers[place] = check_bucket(bucket)
+    read.end()
+    return pointers
+
+
+async def hamt_set(
+    reader: ObjectReader, put: Put, root: bytes, changes: Mapping[bytes, Any], bit_width: int = 5
+) -> Cid:
+    """Write a map that differs from the one under `root` in `changes` (`DELETED` takes a key away) and return
+    its root, which is the same as `hamt_build` gives for the whole. Only changed nodes are written; `reader`
+    need not hold what `put` was given. Errors: BadObject, Missing."""
+    hashed = [
+        (int.from_bytes(sha256(key).digest(), "big"), key, value if value is DELETED else _raw(value))
+        for key, value in changes.items()
+    ]
+    if not hashed:
+        return Cid(root)
+    changed = await _set(reader, put, root, hashed, _HASH_BITS, bit_width)
+    return store_node(put, _node_of(changed))
+
+
+async def _set(
+    reader: ObjectReader, put: Put, cid: bytes, changes: Sequence[tuple[int, bytes, Any]], shift: int, bit_width: int
+) -> dict[int, Any]:
+    """The pointers of the changed node that is under `cid` now."""
+    shift -= bit_width
+    if shift < 0:
+        raise BadObject("attempted to traverse HAMT beyond max-depth")
+    pointers = _raw_node(await reader.get(check_link(cid)), bit_width)
+    mask = (1 << bit_width) - 1
+    places: dict[int, list[tuple[int, bytes, Any]]] = {}
+    for change in changes:
+        places.setdefault(change[0] >> shift & mask, []).append(change)
+    for place, wanted in places.items():
+        pointer = pointers.get(place, _EMPTY)
+        if type(pointer) is not list:
+            below = await _set(reader, put, pointer, wanted, shift, bit_width)
+            collapsed = _collapse(below)
+            pointers[place] = store_node(put, _node_of(below)) if collapsed is None else collapsed
+        else:
+            bucket: dict[bytes, Any] = dict(pointer)
+            for _, key, value in wanted:
+                if value is DELETED:
+                    bucket.pop(key, None)
+                else:
+                    bucket[key] = value
+            if len(bucket) > BUCKET:
+                entries = [(int.from_bytes(sha256(key).digest(), "big"), key, v) for key, v in bucket.items()]
+                pointers[place] = store_node(put, _build(put, entries, shift, bit_width))
+            else:
+                pointers[place] = [[key, bucket[key]] for key in sorted(bucket)]
+        if pointers[place] == []:
+            del pointers[place]
+    return pointers
+
+
+def _collapse(pointers: dict[int, Any]) -> list[Any] | None:
+    """The bucket that a node of few entries and no links has to become, else None."""
+    found: list[Any] = []
+    for pointer in pointers.values():
+        if type(pointer) is not list:
+            return None
+        found += pointer
+    return sorted(found) if len(found) <= BUCKET else None

@@ -1,0 +1,201 @@
+"""What the trees (HAMT, AMT, KAMT) share: decoded nodes and their cache, links, raw values for writers.
+
+Readers decode nodes with the fast decoder, whose links are plain bytes: a value that a reader gives has its
+links as bytes, to be wrapped with `Cid` where the value's schema has a link. A writer must not lose the
+difference, so it works on *raw* nodes, in which every value is `Raw`: its encoded bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from cachetools import LRUCache
+
+from blockstore.cid import DAG_CBOR, Cid, cid_of, cid_parts
+from blockstore.errors import BadCid
+from chain.errors import BadObject
+from chain.ipld.dag_cbor import encode
+
+#: Takes each object a writer makes, children before parents.
+Put = Callable[[Cid, bytes], None]
+
+#: How many links of one walk are read in one round trip; with the depth it bounds a walk's memory.
+WALK_BATCH: Final = 64
+
+_PREFIX: Final = b"\x01\x71\xa0\xe4\x02\x20"
+#: what a decoded node takes for each byte that it had: 4.3 on the nodes of a state tree, rounded up
+_DECODED_SIZE: Final = 5
+
+
+class Raw(bytes):
+    """One value in its DAG-CBOR form."""
+
+    __slots__ = ()
+
+
+class NodeCache:
+    """Decoded nodes, an LRU of about `max_bytes`. Nodes are shared: whoever gets one must not change it."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._limit = max_bytes // 16
+        self._nodes: LRUCache[bytes, tuple[Any, int]] = LRUCache(max_bytes, getsizeof=lambda entry: entry[1])
+        self.hits = 0
+        self.misses = 0
+
+    def get(self, key: bytes) -> Any | None:
+        """The node under a key (the tree's kind and the node's CID), or None."""
+        try:
+            node = self._nodes[key][0]
+        except KeyError:
+            self.misses += 1
+            return None
+        self.hits += 1
+        return node
+
+    def put(self, key: bytes, node: Any, size: int) -> None:
+        """Keep a node whose encoded form has `size` bytes; a very large one is not kept."""
+        cost = size * _DECODED_SIZE + 400
+        if cost <= self._limit:
+            self._nodes[key] = (node, cost)
+
+    @property
+    def used_bytes(self) -> int:
+        """What the cache holds now, by its own estimate."""
+        return int(self._nodes.currsize)
+
+
+def check_link(link: bytes) -> Cid:
+    """A link to a tree node. Errors: BadObject (not a CID, or not of DAG-CBOR)."""
+    if link[:6] != _PREFIX or len(link) != 38:
+        try:
+            codec, multihash = cid_parts(link)
+            if multihash[:1] == b"\0":
+                _ = Cid(link).identity_content
+        except BadCid as error:
+            raise BadObject(f"a node's link is no CID: {error}") from None
+        if codec != DAG_CBOR:
+            raise BadObject(f"internal nodes must be cbor, found 0x{codec:x}")
+    return Cid(link)
+
+
+def store_node(put: Put, node: object) -> Cid:
+    """Encode a node, give it to `put`, and return its CID."""
+    data = encode_raw(node)
+    cid = cid_of(data)
+    put(cid, data)
+    return cid
+
+
+def encode_raw(value: object) -> bytes:
+    """Canonical DAG-CBOR of a value that may be, or hold in lists or under map keys, `Raw` values."""
+    if isinstance(value, Raw):
+        return bytes(value)
+    if isinstance(value, list):
+        return _head(4, len(value)) + b"".join(map(encode_raw, value))
+    if isinstance(value, dict):
+        pairs = sorted(((key.encode(), item) for key, item in value.items()), key=lambda p: (len(p[0]), p[0]))
+        return _head(5, len(pairs)) + b"".join(_head(3, len(k)) + k + encode_raw(item) for k, item in pairs)
+    return encode(value)
+
+
+def _head(major: int, length: int) -> bytes:
+    """The head of a text, list or map: that of a number, with another major type."""
+    head = encode(length)
+    return bytes((head[0] | major << 5,)) + head[1:]
+
+
+class Slicer:
+    """Reads the outline of one DAG-CBOR object and leaves values as they are encoded. Errors: BadObject.
+
+    The object must have passed `chain.ipld.dag_cbor.decode`: forms are not checked a second time.
+    """
+
+    __slots__ = ("at", "data")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.at = 0
+
+    def head(self) -> tuple[int, int]:
+        """(major type, argument) of the next item."""
+        data, at = self.data, self.at
+        try:
+            first = data[at]
+            low = first & 31
+            if low < 24:
+                self.at = at + 1
+                return first >> 5, low
+            if low > 27:
+                raise BadObject("an indefinite length")
+            size = 1 << (low - 24)
+            self.at = at + 1 + size
+            if self.at > len(data):
+                raise BadObject("object is cut short")
+            return first >> 5, int.from_bytes(data[at + 1 : self.at], "big")
+        except IndexError:
+            raise BadObject("object is cut short") from None
+
+    def array(self) -> int:
+        """The length of the list that starts here."""
+        major, length = self.head()
+        if major != 4:
+            raise BadObject(f"expected a list, found major type {major}")
+        return length
+
+    def octets(self) -> bytes:
+        """The byte string that starts here."""
+        major, length = self.head()
+        if major != 2:
+            raise BadObject(f"expected a byte string, found major type {major}")
+        start = self.at
+        self.at = start + length
+        if self.at > len(self.data):
+            raise BadObject("object is cut short")
+        return self.data[start : self.at]
+
+    def unsigned(self) -> int:
+        """The number, 0 or more, that starts here."""
+        major, number = self.head()
+        if major != 0:
+            raise BadObject(f"expected an unsigned integer, found major type {major}")
+        return number
+
+    def link(self) -> Cid:
+        """The link that starts here."""
+        if self.head() != (6, 42):
+            raise BadObject("expected a link")
+        body = self.octets()
+        if body[:1] != b"\0":
+            raise BadObject("a link that does not start with 0")
+        return check_link(body[1:])
+
+    def peek(self) -> int:
+        """The major type of the next item."""
+        if self.at >= len(self.data):
+            raise BadObject("object is cut short")
+        return self.data[self.at] >> 5
+
+    def raw(self) -> Raw:
+        """The next item, whatever it is, as it is encoded."""
+        start = self.at
+        waiting = 1
+        while waiting:
+            waiting -= 1
+            major, argument = self.head()
+            if major in (2, 3):
+                self.at += argument
+            elif major == 4:
+                waiting += argument
+            elif major == 5:
+                waiting += 2 * argument
+            elif major == 6:
+                waiting += 1
+            if self.at > len(self.data) or waiting > len(self.data):
+                raise BadObject("object is cut short")
+        return Raw(self.data[start : self.at])
+
+    def end(self) -> None:
+        """Errors: BadObject, when bytes are left."""
+        if self.at != len(self.data):
+            raise BadObject(f"{len(self.data) - self.at} bytes behind the object")

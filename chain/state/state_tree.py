@@ -1,0 +1,249 @@
+"""The state tree: every actor by its ID address, and what the init and system actors say about addresses and codes.
+
+A root is `[version, actors, info]` (versions 1 to 5), or of version 0 the map of actors itself. The map (a
+HAMT of bit width 5) has the ID address as its key and `[code, head, nonce, balance]` as its value; version 5
+(network version 18) adds the delegated address or null.
+Source: Lotus `chain/state/statetree.go`, `chain/types/actor.go`, `chain/vm/vm.go`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from blockstore.cid import Cid
+from blockstore.errors import BadCid
+from chain.address import Address, from_id
+from chain.errors import ActorNotFound, BadAddress, BadObject, ChainError
+from chain.ipld.bigint import decode_bigint
+from chain.ipld.dag_cbor import decode
+from chain.ipld.hamt import DELETED, Hamt, diff
+from chain.ipld.objects import ObjectReader
+from chain.ipld.tree_nodes import NodeCache
+
+SYSTEM: Final = from_id(0)
+INIT: Final = from_id(1)
+
+_MAX_VERSION: Final = 5
+_BIT_WIDTH: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """One actor. `balance` is in attoFIL; `delegated` its f4 address, if it has one."""
+
+    code: Cid
+    head: Cid
+    nonce: int
+    balance: int
+    delegated: Address | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InitState:
+    """The init actor's state: `next_id` is the ID that the next actor gets; `addresses` maps robust ones to IDs."""
+
+    addresses: Hamt
+    next_id: int
+    network_name: str
+
+
+class UnresolvedAddress(ChainError):
+    """An address that no key stands behind."""
+
+
+def decode_actor(value: Any, version: int = _MAX_VERSION) -> Actor:
+    """An actor of a state tree of that version. Errors: BadObject."""
+    if type(value) is not list or len(value) != (5 if version >= 5 else 4):
+        raise BadObject(f"an actor of a state tree of version {version} is a list of {5 if version >= 5 else 4}")
+    code, head, nonce, balance = value[:4]
+    if type(code) is not bytes or type(head) is not bytes or type(nonce) is not int or nonce < 0:
+        raise BadObject("an actor is [code, head, nonce, balance]")
+    delegated: Address | None = None
+    if version >= 5 and value[4] is not None:
+        delegated = _address(value[4])
+    return Actor(Cid(code), Cid(head), nonce, decode_bigint(balance), delegated)
+
+
+def _address(value: Any) -> Address:
+    if type(value) is not bytes or not value:
+        raise BadObject("an address is a byte string")
+    try:
+        return Address.checked(value)
+    except BadAddress as error:
+        raise BadObject(str(error)) from None
+
+
+class StateTree:
+    """The actors of one state root."""
+
+    __slots__ = ("_cache", "_init", "actors", "reader", "root", "version")
+
+    def __init__(
+        self, reader: ObjectReader, root: Cid, version: int, actors: Cid, cache: NodeCache | None = None
+    ) -> None:
+        self.reader = reader
+        self.root = root
+        self.version = version
+        self._cache = cache
+        self.actors = Hamt(reader, actors, _BIT_WIDTH, cache)
+        self._init: InitState | None = None
+
+    @classmethod
+    async def load(cls, objects: ObjectReader, root: bytes, cache: NodeCache | None = None) -> StateTree:
+        """The tree under `root`; `cache` keeps decoded nodes. One read. Errors: BadObject, Missing."""
+        value = decode(await objects.get(root))
+        if type(value) is not list:
+            raise BadObject("a state root is a list")
+        if len(value) != 3:
+            return cls(objects, Cid(root), 0, Cid(root), cache)
+        version, actors, _ = value
+        if type(version) is not int or type(actors) is not bytes:
+            raise BadObject("a state root is [version, actors, info]")
+        if not 0 <= version <= _MAX_VERSION:
+            raise BadObject(f"unsupported state tree version: {version}")
+        return cls(objects, Cid(root), version, Cid(actors), cache)
+
+    async def get(self, address: Address) -> Actor:
+        """The actor at an address of any form. Reads: one a level; robust addresses take the init actor's map
+        before. Errors: ActorNotFound, BadObject, Missing."""
+        if not address:
+            raise ChainError("GetActor called on undefined address")
+        if address[0]:
+            try:
+                address = await self.lookup_id(address)
+            except ActorNotFound as error:
+                raise ActorNotFound(f"resolution lookup failed ({address}): {error}") from None
+        found = await self.actors.get(address)
+        if found is None:
+            raise ActorNotFound
+        return decode_actor(found, self.version)
+
+    get_actor = get
+
+    async def lookup_id(self, address: Address) -> Address:
+        """The ID address of an address; an ID address is its own, held or not. Errors: ActorNotFound, BadObject,
+        Missing."""
+        if address.is_id:
+            return address
+        found = await (await self.init_state()).addresses.get(address)
+        if found is None:
+            raise ActorNotFound(f"resolve address {address}: actor not found")
+        return _id(found)
+
+    async def init_state(self) -> InitState:
+        """The init actor's state, read once a tree. Errors: ActorNotFound, BadObject, Missing."""
+        if self._init is None:
+            head = (await self.get(INIT)).head
+            value = decode(await self.reader.get(check_cid(head)))
+            if type(value) is not list or len(value) != 3:
+                raise BadObject("the init actor's state is a list of 3")
+            addresses, next_id, name = value
+            if type(addresses) is not bytes or type(next_id) is not int or type(name) is not str:
+                raise BadObject("the init actor's state is [address map, next ID, network name]")
+            self._init = InitState(Hamt(self.reader, addresses, _BIT_WIDTH, self._cache), next_id, name)
+        return self._init
+
+    async def robust_addresses(self, address: Address) -> AsyncIterator[Address]:
+        """The robust addresses that lead to an ID address, found by walking the whole address map.
+
+        Errors: ActorNotFound, BadObject, Missing.
+        """
+        wanted = address.id
+        async for key, value in (await self.init_state()).addresses.items():
+            if value == wanted:
+                yield _address(key)
+
+    async def items(self) -> AsyncIterator[tuple[Address, Actor]]:
+        """Every (ID address, actor), in the tree's order, with bounded memory. Errors: BadObject, Missing."""
+        async for key, value in self.actors.items():
+            yield _address(key), decode_actor(value, self.version)
+
+    async def changed(self, newer: StateTree) -> AsyncIterator[tuple[Address, Actor | None, Actor | None]]:
+        """(ID address, actor here, actor in `newer`) of every actor that differs. Errors: BadObject, Missing."""
+        async for key, old, new in diff(self.actors, newer.actors):
+            yield (
+                _address(key),
+                None if old is DELETED else decode_actor(old, self.version),
+                None if new is DELETED else decode_actor(new, newer.version),
+            )
+
+    async def account_key(self, address: Address) -> Address:
+        """The key or delegated address of an account; one of these protocols is its own.
+
+        Errors: ChainError (no such actor, not an account), BadObject, Missing.
+        """
+        if address.protocol in (1, 3, 4):
+            return address
+        try:
+            actor = await self.get(address)
+        except ActorNotFound:
+            raise ActorNotFound(f"failed to find actor: {address}") from None
+        if actor.delegated is not None:
+            return actor.delegated
+        name = await self.code_name(actor.code)
+        if name != "account":
+            reason = f"actor code is not account: {name}" if name else f"unknown actor code {actor.code}"
+            raise UnresolvedAddress(f"failed to get account actor state for {address}: {reason}")
+        value = decode(await self.reader.get(check_cid(actor.head)))
+        if type(value) is not list or len(value) != 1:
+            raise BadObject("an account's state is a list of 1")
+        return _address(value[0])
+
+    async def manifest(self) -> Cid:
+        """The manifest's list of actor codes, which the system actor's state links to (actors 8 and later).
+
+        Errors: ActorNotFound, BadObject, Missing.
+        """
+        value = decode(await self.reader.get(check_cid((await self.get(SYSTEM)).head)))
+        if type(value) is not list or len(value) != 1 or type(value[0]) is not bytes:
+            raise BadObject("the system actor's state is not [manifest]")
+        return check_cid(value[0])
+
+    async def codes(self) -> dict[str, Cid]:
+        """Actor code by its name in the manifest ("account", "storageminer", …). Errors: as `manifest`."""
+        entries = decode(await self.reader.get(await self.manifest()))
+        if type(entries) is not list:
+            raise BadObject("the actors' manifest is not a list")
+        found: dict[str, Cid] = {}
+        for entry in entries:
+            if type(entry) is not list or len(entry) != 2 or type(entry[0]) is not str or type(entry[1]) is not bytes:
+                raise BadObject("the actors' manifest is not a list of [name, code]")
+            found[entry[0]] = check_cid(entry[1])
+        return found
+
+    async def code_name(self, code: Cid) -> str | None:
+        """The manifest name of a code: "account" also for "fil/1/account", as codes were before actors 8.
+
+        Errors: as `manifest`.
+        """
+        if check_cid(code).is_identity:
+            text = code.identity_content.decode("utf-8", "replace")
+            return text.rpartition("/")[2] if text.startswith("fil/") else None
+        for name, known in (await self.codes()).items():
+            if known == code:
+                return name
+        return None
+
+
+def check_cid(data: bytes) -> Cid:
+    """Errors: BadObject, when these bytes are no CID."""
+    try:
+        cid = Cid(data)
+        if cid.multihash[:1] == b"\0":
+            _ = cid.identity_content
+        elif len(data) != 38:
+            _ = cid.codec
+    except (BadCid, IndexError) as error:
+        raise BadObject(f"a link is no CID: {error}") from None
+    return cid
+
+
+def _id(value: Any) -> Address:
+    if type(value) is not int or value < 0:
+        raise BadObject("an actor ID is a number")
+    try:
+        return from_id(value)
+    except BadAddress as error:
+        raise BadObject(str(error)) from None

@@ -1,0 +1,78 @@
+"""State that is held lazily: an object is asked of the full nodes when it is first read.
+
+The nodes are asked in their order: what one lacks, lies about or cannot say goes to the next. An object
+counts as missing only when every node was asked and said that it has none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from blockstore.cid import Cid, verify
+from blockstore.errors import BadCid, HashMismatch, StoreError, StoreUnavailable
+from chain.ipld.objects import Fetch
+from rpc.client.client import CallFailed, NodeClient, NodeError
+from rpc.errors import METHOD_NOT_FOUND
+
+log = logging.getLogger(__name__)
+
+#: in the text of a node's error that says of an object that it is not there
+_ABSENT: Final = ("not find", "not found")
+
+Outcome = bytes | StoreError | None
+
+
+def lazy_fetch(clients: Sequence[NodeClient], batch: int) -> Fetch:
+    """Objects by `ChainReadObj` from `clients` (best first), in requests of at most `batch` objects each."""
+    if not clients or batch < 1:
+        raise ValueError("at least one node and one object a request are needed")
+
+    async def fetch(cids: Sequence[Cid]) -> Sequence[Outcome]:
+        outcomes: dict[Cid, Outcome] = dict.fromkeys(cids)
+        left = list(outcomes)
+        for client in clients:
+            parts = [left[at : at + batch] for at in range(0, len(left), batch)]
+            for part, answers in zip(parts, await asyncio.gather(*(_ask(client, p) for p in parts)), strict=True):
+                for cid, answer in zip(part, answers, strict=True):
+                    # that this node has none says nothing against another that could not be asked
+                    if answer is not None or outcomes[cid] is None:
+                        outcomes[cid] = answer
+            left = [cid for cid in left if not isinstance(outcomes[cid], bytes)]
+            if not left:
+                break
+        return [outcomes[cid] for cid in cids]
+
+    return fetch
+
+
+async def _ask(client: NodeClient, cids: Sequence[Cid]) -> list[Outcome]:
+    """One request to one node: verified bytes, None for what it says it has not, errors for the rest."""
+    try:
+        answers = await client.read_objects(cids)
+    except NodeError as error:
+        log.info("%s was asked for %d objects: %s", client.name, len(cids), error)
+        if isinstance(error, CallFailed) and len(cids) > 1:
+            # an endpoint with a smaller limit for batches, or none at all
+            half = len(cids) // 2
+            return await _ask(client, cids[:half]) + await _ask(client, cids[half:])
+        return [StoreUnavailable(f"state cannot be fetched now: {error}")] * len(cids)
+    return [_checked(client, cid, answer) for cid, answer in zip(cids, answers, strict=True)]
+
+
+def _checked(client: NodeClient, cid: Cid, answer: bytes | CallFailed) -> Outcome:
+    if isinstance(answer, CallFailed):
+        if answer.code != METHOD_NOT_FOUND and any(words in answer.message for words in _ABSENT):
+            return None
+        return StoreUnavailable(f"state cannot be fetched now: {client.name}: {answer.message}")
+    try:
+        verify(cid.multihash, answer)
+    except BadCid as error:
+        # a hash that cannot be checked: nothing that came under it may be stored
+        return StoreUnavailable(f"{cid} cannot be verified: {error}")
+    except HashMismatch:
+        log.error("%s answered bytes that are not %s", client.name, cid)
+        return StoreUnavailable(f"state cannot be fetched now: {client.name} answered other bytes than {cid}")
+    return answer

@@ -1,0 +1,313 @@
+"""The head of a shared store, served only as long as the reads of its log prove that it is the head.
+
+Many followers stand over one log, with no stickiness before them: which head each may serve at a moment is
+`blockstore.cassandra.bounded_staleness`'s rule. Here are the reads that feed it, the waiting where it allows no head,
+the pushes, which leave when every follower serves what they tell, and the measuring of this machine's clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Final, Protocol
+
+from blockstore.cassandra.bounded_staleness import HeadWindow
+from blockstore.cassandra.head import Tail
+from blockstore.errors import StoreError
+from blockstore.store import HeadEntry
+from blockstore.store_clock import StoreClock, wall_ms
+from chain.errors import ChainError, NotHeld
+from chain.index.chain_index import ChainIndex
+from follower.head import NewestHead, StoreHeads
+from rpc.errors import RpcError, Unavailable
+from rpc.services import CheckResult, Head
+
+log = logging.getLogger(__name__)
+
+#: reads of the log that may hang; one more, and the oldest is given up
+_HANGING: Final = 32
+#: entries of the first read: some of them may not be visible yet
+_FIRST: Final = 64
+#: entries read at a time where the tail does not reach back to what is known
+_PAGE: Final = 256
+#: entries that are known and not yet visible, at most; a log further ahead is read when their time has come
+_AHEAD: Final = 4096
+_CLOCK_SECONDS: Final = 1.0
+#: a clock that goes on while the machine is suspended
+_BOOTTIME: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+class SharedStore(Protocol):
+    """What is asked of a store: `blockstore.cassandra.store.CassandraStore`."""
+
+    async def head_tail(self, limit: int = 2) -> Tail:
+        """The newest entries, by a QUORUM read."""
+
+    async def head_entries(self, after: int, limit: int = 1000) -> list[HeadEntry]:
+        """Stamped entries behind `after`."""
+
+    async def clock_ms(self) -> int:
+        """The store's own clock, milliseconds since 1970."""
+
+
+def boottime_ms() -> int:
+    """Milliseconds of a clock that only goes forward and counts suspended time."""
+    return time.clock_gettime_ns(_BOOTTIME) // 1_000_000
+
+
+class WindowHeads:
+    """A HeadSource over a shared store. `start` begins reading, `close` ends it.
+
+    `wait_seconds` is how long a request waits for a head that may be served. `now` (only forward, counts
+    suspended time) and `wall` (since 1970) are in milliseconds.
+    """
+
+    def __init__(
+        self,
+        store: SharedStore,
+        index: ChainIndex,
+        delta_ms: int,
+        epsilon_ms: int,
+        *,
+        wait_seconds: float = 5.0,
+        now: Callable[[], int] = boottime_ms,
+        wall: Callable[[], int] = wall_ms,
+    ) -> None:
+        self.window = HeadWindow(delta_ms, epsilon_ms)
+        #: how far this machine's clock is from the store's
+        self.clock = StoreClock(store.clock_ms, epsilon_ms, wall)
+        self._store = store
+        self._index = index
+        self._wait_seconds = wait_seconds
+        self._now = now
+        self._wall = wall
+        self._newest = NewestHead(index)
+        self._waiting: asyncio.Task[HeadEntry | None] | None = None
+        self._reads: dict[asyncio.Task[None], None] = {}
+        self._running: list[asyncio.Task[None]] = []
+        self._failed = ""
+        #: when (the loop's clock) there was last a head to serve
+        self._servable_at = float("-inf")
+        self._was_read = asyncio.Event()
+        self._pushes = StoreHeads(_Released(self), index, poll_seconds=max(0.002, epsilon_ms / 4000))
+
+    def start(self) -> None:
+        """Begin to read the log and to measure the clock."""
+        loops: list[Coroutine[Any, Any, None]] = [self._read_on(), self._measure_on()]
+        self._running = [asyncio.create_task(loop) for loop in loops]
+
+    async def close(self) -> None:
+        """End every subscription and every read."""
+        await self._pushes.close()
+        tasks = [*self._running, *self._reads]
+        if self._waiting is not None:
+            tasks.append(self._waiting)  # type: ignore[arg-type]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- requests ----------------------------------------------------------------------------------
+
+    async def current(self) -> Head:
+        """The head that may be served now. Errors: NotHeld (nothing published yet), Unavailable."""
+        entry = self._servable()
+        if entry is None:
+            # one task looks for all who wait
+            if self._waiting is None or self._waiting.done():
+                self._waiting = asyncio.create_task(self._wait())
+            entry = await asyncio.shield(self._waiting)
+        if entry is None:
+            raise self._why_none()
+        return await self._newest.of(entry)
+
+    def _servable(self) -> HeadEntry | None:
+        if self.clock.is_off:
+            return None
+        # both clocks are cut to whole milliseconds: the later moment is the careful one for the horizon
+        entry = self.window.head(self._now() + 1, self._wall())
+        if entry is not None:
+            self._servable_at = asyncio.get_running_loop().time()
+        return entry
+
+    async def _wait(self) -> HeadEntry | None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._wait_seconds
+        pause = max(0.001, self.window.epsilon / 4000)
+        # what is waited for is a clock as well as a read
+        while True:
+            entry = self._servable()
+            if entry is not None or loop.time() >= until:
+                return entry
+            await asyncio.sleep(pause)
+
+    def _why_none(self) -> RpcError | NotHeld:
+        if self.clock.is_off:
+            return Unavailable(f"this follower is out of service: {self.clock.text}")
+        if self.window.horizon is not None and not self.window.entries:
+            return NotHeld("any head: nothing has been published to this store yet")
+        return Unavailable(
+            "which head is the newest is not known now: the store's head log cannot be read"
+            if self._failed
+            else "which head is the newest is not known now"
+        )
+
+    # --- pushes ------------------------------------------------------------------------------------
+
+    def subscribe(self, after: int | None = None) -> AsyncIterator[HeadEntry]:
+        """Every entry after `after` in order, each not before every follower may serve it. See HeadSource."""
+        return self._pushes.subscribe(after)
+
+    def released(self, entry: HeadEntry) -> bool:
+        """Whether the entry is visible by every clock within epsilon of ours."""
+        return self._wall() > entry.visible_at + self.window.epsilon
+
+    async def released_head(self) -> HeadEntry | None:
+        """The newest released entry of those that are known."""
+        await self._first_read()
+        due = [entry for entry in self.window.entries.values() if self.released(entry)]
+        return max(due, key=lambda entry: entry.seq, default=None)
+
+    async def released_entries(self, after: int, limit: int) -> list[HeadEntry]:
+        """Released entries behind `after`, without a gap: from memory, or from the log where they are older."""
+        known = self.window.entries
+        if not known or after >= max(known):
+            return []
+        if after + 1 in known:
+            seqs = range(after + 1, after + 1 + limit)
+            found = [known[seq] for seq in seqs if seq in known]
+        else:
+            found = await self._store.head_entries(after, limit)
+        out: list[HeadEntry] = []
+        for entry in found:
+            if not self.released(entry) or (out and entry.seq != out[-1].seq + 1):
+                break
+            out.append(entry)
+        return out
+
+    async def _first_read(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._wait_seconds):
+                await self._was_read.wait()
+
+    # --- reads of the log --------------------------------------------------------------------------
+
+    async def _read_on(self) -> None:
+        """Start a read every delta / 4, whatever became of those before."""
+        loop = asyncio.get_running_loop()
+        pause = self.window.delta / 4000
+        due = loop.time()
+        while True:
+            if len(self._reads) >= _HANGING:
+                next(iter(self._reads)).cancel()
+            task = asyncio.create_task(self._read())
+            self._reads[task] = None
+            task.add_done_callback(self._read_ended)
+            # a loop that was held up starts one read, not all those that it missed
+            due = max(due + pause, loop.time())
+            await asyncio.sleep(due - loop.time())
+
+    def _read_ended(self, task: asyncio.Task[None]) -> None:
+        self._reads.pop(task, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("reading the head log failed", exc_info=error)
+
+    async def _read(self) -> None:
+        began = self._now()
+        try:
+            tail = await self._store.head_tail(2 if self.window.entries else _FIRST)
+            tail = await self._whole(tail)
+        except StoreError as error:
+            if not self._failed:
+                log.warning("the head log cannot be read: %s", error)
+            self._failed = str(error)
+            return
+        self._failed = ""
+        self.window.observe(began, self._now(), tail)
+        self._was_read.set()
+
+    async def _whole(self, tail: Tail) -> Tail:
+        """With what lies between the newest known entry and the tail: one of those may be the head."""
+        if not self.window.entries or not tail.entries:
+            return tail
+        newest = max(self.window.entries)
+        missing: list[HeadEntry] = []
+        while newest + 1 < tail.entries[0].seq:
+            if len(self.window.entries) + len(missing) >= _AHEAD:
+                # what is behind them is not known: the read proves nothing
+                return Tail(tuple(missing), True)
+            entries = await self._store.head_entries(newest, _PAGE)
+            if not entries:
+                return Tail(tuple(missing), True)
+            missing += entries
+            newest = entries[-1].seq
+        return Tail((*missing, *tail.entries), tail.prepared)
+
+    # --- the clock ---------------------------------------------------------------------------------
+
+    async def _measure_on(self) -> None:
+        while True:
+            try:
+                await self.measure()
+            except StoreError as error:
+                log.debug("the store's clock cannot be read: %s", error)
+            await asyncio.sleep(_CLOCK_SECONDS)
+
+    async def measure(self) -> None:
+        """Read the store's clock between two of ours. Errors: StoreError."""
+        was_off = self.clock.is_off
+        await self.clock.measure()
+        if self.clock.is_off and not was_off:
+            log.error("out of service: %s", self.clock.text)
+        elif was_off and not self.clock.is_off:
+            log.warning("in service again: %s", self.clock.text)
+
+    # --- health ------------------------------------------------------------------------------------
+
+    async def last_head(self) -> Head | None:
+        """The head that may be served now, else the last one that was; None before the first. It never waits.
+
+        Errors: NotHeld.
+        """
+        return self._newest.known if self._servable() is None else await self.current()
+
+    async def check(self) -> CheckResult:
+        """Health: whether a head can be served, or could a moment ago.
+
+        A store that stalls stalls for every follower: were all of them taken out of service at once, requests would
+        fail that now wait. Where one follower alone has none, the balancer asks another when its wait is over.
+        """
+        lacking = asyncio.get_running_loop().time() - self._servable_at
+        if not self.clock.is_off and self._servable() is None and lacking < self._wait_seconds:
+            return CheckResult(True, f"no head may be served for {lacking:.1f} s: {self._why_none()}")
+        try:
+            async with asyncio.timeout(1):
+                head = await self.current()
+        except (StoreError, ChainError, RpcError) as error:
+            return CheckResult(False, str(error))
+        except TimeoutError:
+            return CheckResult(False, self._failed or str(self._why_none()))
+        return CheckResult(True, f"head {head.tipset.height}, entry {head.seq}")
+
+    async def live_check(self) -> CheckResult:
+        """Whether the store answers. A clock that is off is nothing that a restart would mend."""
+        return CheckResult(not self._failed, self._failed or "the store's head log is read")
+
+    async def clock_check(self) -> CheckResult:
+        """Whether this clock is within epsilon of the store's, as far as measured."""
+        return CheckResult(self.clock.offset is not None and not self.clock.is_off, self.clock.text)
+
+
+class _Released:
+    """The head log as pushes may tell it."""
+
+    def __init__(self, heads: WindowHeads) -> None:
+        self._heads = heads
+
+    async def head(self) -> HeadEntry | None:
+        return await self._heads.released_head()
+
+    async def head_entries(self, after: int, limit: int = 1000) -> list[HeadEntry]:
+        return await self._heads.released_entries(after, limit)

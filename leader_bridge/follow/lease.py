@@ -1,0 +1,214 @@
+"""Who leads, where several bridges stand over one shared store.
+
+The leader counts a number up in the store. A standby watches that number by its own clock, and begins a new
+term when it has stood still for a lease time and a half, so within two: nobody compares clocks. That the old
+leader still runs does no harm: the store refuses what an older term appends. A bridge that is fenced so
+publishes nothing any more and becomes a standby itself.
+
+A bridge whose clock is further from the store's than epsilon does not lead: its stamps would lie to the followers.
+It says so, stands down if it leads, and comes back when its clock is right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+
+from blockstore.errors import Fenced, StoreError
+from blockstore.store_clock import StoreClock, wall_ms
+from leader_bridge import metrics
+
+if TYPE_CHECKING:
+    from blockstore.cassandra.head import Lease
+
+log = logging.getLogger(__name__)
+
+#: in lease times: how often the leader counts up and a standby looks, and how long the number must stand still
+_RENEW: Final = 1 / 4
+_LOOK: Final = 1 / 10
+_PATIENCE: Final = (1.4, 1.7)
+_CLOCK_SECONDS: Final = 1.0
+#: what a leader that stops in order leaves
+_GIVEN_UP: Final = -1
+
+
+@runtime_checkable
+class LeaseStore(Protocol):
+    """A store that knows who leads: `blockstore.cassandra.store.CassandraStore`."""
+
+    async def lease(self) -> Lease:
+        """Who leads."""
+
+    async def renew_lease(self, term: int, renewals: int) -> None:
+        """Count the lease of `term` up. Errors: Fenced."""
+
+    async def clock_ms(self) -> int:
+        """The store's own clock, milliseconds since 1970."""
+
+    def epsilon_ms(self) -> int:
+        """The most that a clock may differ from it."""
+
+
+class Leading(Protocol):
+    """What leads: `leader_bridge.bridge.Bridge`."""
+
+    @property
+    def term(self) -> int:
+        """Its term, 0 before it has one."""
+
+    async def run(self) -> None:
+        """Lead until stopped. Errors: Fenced."""
+
+    def stop(self) -> None:
+        """Ask `run` to end."""
+
+
+async def wait_for_turn(store: LeaseStore, owner: str, lease_seconds: float) -> None:
+    """Return when nobody leads: no term yet, one that was given up or is our own, or a counter that stands still.
+
+    While the store does not answer nothing is known, and the waiting begins anew.
+    """
+    seen: tuple[int, int] | None = None
+    since = 0.0
+    patience = lease_seconds * random.uniform(*_PATIENCE)
+    while True:
+        try:
+            lease = await store.lease()
+        except StoreError as error:
+            log.warning("the lease cannot be read: %s", error)
+            seen = None
+        else:
+            now = time.monotonic()
+            if lease.term == 0 or lease.owner == owner or lease.renewals == _GIVEN_UP:
+                return
+            if seen != (lease.term, lease.renewals):
+                if seen is None:
+                    log.info("standing by: %s leads, term %d", lease.owner, lease.term)
+                seen, since = (lease.term, lease.renewals), now
+            elif now - since >= patience:
+                log.warning("%s has not renewed term %d for %.1f s", lease.owner, lease.term, now - since)
+                return
+        await asyncio.sleep(lease_seconds * _LOOK)
+
+
+async def _renew(store: LeaseStore, leader: Leading, lease_seconds: float) -> None:
+    """Count up until fenced; then the leader is asked to stop."""
+    renewals = 0
+    while True:
+        if leader.term:
+            renewals += 1
+            try:
+                await store.renew_lease(leader.term, renewals)
+            except Fenced:
+                log.warning("term %d has ended: another bridge leads", leader.term)
+                leader.stop()
+                return
+            except StoreError as error:
+                log.warning("the lease is not renewed: %s", error)
+        await asyncio.sleep(lease_seconds * _RENEW)
+
+
+class _Clock:
+    """This machine's clock against the store's, told in logs and metrics."""
+
+    def __init__(self, store: LeaseStore, wall: Callable[[], int]) -> None:
+        self._clock = StoreClock(store.clock_ms, store.epsilon_ms(), wall)
+
+    async def is_right(self) -> bool:
+        """Whether it was measured, and is not certainly off. Errors: StoreError."""
+        was_off = self._clock.is_off
+        offset = await self._clock.measure()
+        off = self._clock.is_off
+        metrics.CLOCK.set((offset.low + offset.high) / 2)
+        metrics.CLOCK_OFF.set(off)
+        if off and not was_off:
+            log.error("this bridge does not lead: %s", self._clock.text)
+        elif was_off and not off:
+            log.warning("the clock is right again: %s", self._clock.text)
+        return not off
+
+    async def wait_until_right(self) -> None:
+        """Measure until it is."""
+        while True:
+            try:
+                if await self.is_right():
+                    return
+            except StoreError as error:
+                log.warning("the store's clock cannot be read: %s", error)
+            await asyncio.sleep(_CLOCK_SECONDS)
+
+    async def wait_until_off(self) -> None:
+        """Measure until it is. A store that does not answer proves nothing."""
+        while True:
+            with contextlib.suppress(StoreError):
+                if not await self.is_right():
+                    return
+            await asyncio.sleep(_CLOCK_SECONDS)
+
+
+async def lead(
+    store: LeaseStore,
+    make: Callable[[], Leading],
+    owner: str,
+    lease_seconds: float,
+    stop: asyncio.Event,
+    *,
+    wall: Callable[[], int] = wall_ms,
+) -> None:
+    """Stand by, lead, and stand by again when fenced, until `stop` is set. `owner` is this process's own name.
+
+    `wall` is this machine's clock, milliseconds since 1970. Errors: what a leader's `run` raises, but for Fenced.
+    """
+    stopped = asyncio.create_task(stop.wait())
+    clock = _Clock(store, wall)
+
+    async def my_turn() -> None:
+        await clock.wait_until_right()
+        await wait_for_turn(store, owner, lease_seconds)
+
+    try:
+        while not stop.is_set():
+            turn = asyncio.create_task(my_turn())
+            await asyncio.wait({turn, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if not turn.done():
+                turn.cancel()
+                await asyncio.gather(turn, return_exceptions=True)
+                return
+            turn.result()
+            metrics.LEADS.set(1)
+            try:
+                await _lead_once(store, make(), clock, lease_seconds, stopped)
+            finally:
+                metrics.LEADS.set(0)
+    finally:
+        stopped.cancel()
+        await asyncio.gather(stopped, return_exceptions=True)
+
+
+async def _lead_once(
+    store: LeaseStore, leader: Leading, clock: _Clock, lease_seconds: float, stopped: asyncio.Task[bool]
+) -> None:
+    """One term, to its end."""
+    running = asyncio.create_task(leader.run())
+    renewing = asyncio.create_task(_renew(store, leader, lease_seconds))
+    off = asyncio.create_task(clock.wait_until_off())
+    try:
+        await asyncio.wait({running, stopped, off}, return_when=asyncio.FIRST_COMPLETED)
+        leader.stop()
+        await running
+    except Fenced as error:
+        log.warning("fenced: %s", error)
+    finally:
+        stands_down = stopped.done() or off.done()
+        for task in (running, renewing, off):
+            task.cancel()
+        await asyncio.gather(running, renewing, off, return_exceptions=True)
+    if stands_down and leader.term:
+        # the next one need not wait
+        with contextlib.suppress(StoreError):
+            await store.renew_lease(leader.term, _GIVEN_UP)

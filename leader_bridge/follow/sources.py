@@ -1,0 +1,200 @@
+"""The full nodes as sources of objects: ranked, verified, each with a cool-down of its own.
+
+An object is asked of one node after another. A node that answers wrong bytes lies: it is named, counted and
+left alone for minutes. One that says it does not hold an object is not to blame; the next is asked. One that
+cannot be reached is left alone for a moment that grows. Only when every node was asked and said no is an
+object *missing*; one that failed three times in a row, or lies, is not waited for, or a dead node in the list
+could hold up everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from blockstore.cid import Cid, verify
+from blockstore.errors import BadCid, HashMismatch
+from leader_bridge import metrics
+from rpc.client.client import BadAnswer, CallFailed, NodeClient, NodeError, NodeRefused, RateLimited
+
+log = logging.getLogger(__name__)
+
+_FIRST_COOLDOWN: Final = 0.2
+_LONGEST_COOLDOWN: Final = 30.0
+#: a node that failed so often in a row counts as gone: nothing waits for what it may hold
+_GONE: Final = 3
+#: in the text of an error that says nothing of whether the object is there
+_BUSY: Final = ("limit", "too many", "busy", "timeout", "timed out", "deadline", "cancel", "overload")
+_LONGEST_LIE: Final = 600.0
+
+
+class NoSource(Exception):
+    """No node could be asked just now; `wait` is how many seconds until one can."""
+
+    def __init__(self, reason: str, wait: float) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+@dataclass(slots=True)
+class Fetched:
+    """What a fetch brought: verified bytes by CID, and what every node said it does not hold."""
+
+    found: dict[Cid, bytes] = field(default_factory=dict)
+    missing: list[Cid] = field(default_factory=list)
+
+
+class Source:
+    """One node with its record. `wrong` is why it must not be used at all ("" for none)."""
+
+    def __init__(self, client: NodeClient, batch: int) -> None:
+        self.client = client
+        self.batch = batch
+        self.wrong = ""
+        self.failures = 0
+        self.lies = 0
+        self.rests_until = 0.0
+
+    @property
+    def name(self) -> str:
+        """Host and port."""
+        return self.client.name
+
+    def rest(self, seconds: float) -> None:
+        """Leave the node alone for a while."""
+        self.rests_until = max(self.rests_until, time.monotonic() + seconds)
+
+    def failed(self, error: Exception) -> None:
+        """Note a failure; the rest grows with each one in a row."""
+        self.failures += 1
+        if isinstance(error, RateLimited):
+            self.rest(error.retry_after)
+        else:
+            longest = min(_LONGEST_COOLDOWN, _FIRST_COOLDOWN * 2 ** min(self.failures - 1, 10))
+            self.rest(longest * random.uniform(0.5, 1.0))
+        if self.failures == 1 or isinstance(error, NodeRefused):
+            log.warning("%s: %s", self.name, error)
+        metrics.RETRIES.inc()
+
+    def lied(self, cid: Cid, first_rest: float) -> None:
+        """Note wrong bytes: named in the log, left alone for long."""
+        self.lies += 1
+        self.rest(min(_LONGEST_LIE, first_rest * 2 ** min(self.lies - 1, 10)))
+        metrics.LIES.labels(self.name).inc()
+        log.error("%s answered bytes that are not %s: it is left alone for a while", self.name, cid)
+
+    def well(self) -> None:
+        """Note a good answer."""
+        if self.failures:
+            log.info("%s answers again", self.name)
+        self.failures = 0
+
+
+class Sources:
+    """Every node of the list. `batch` is how many objects one request asks for, `lie_rest` seconds.
+
+    The first node is preferred; `prefer` puts the one that is followed first.
+    """
+
+    def __init__(self, clients: Sequence[NodeClient], *, batch: int = 256, lie_rest: float = 30.0) -> None:
+        if not clients:
+            raise ValueError("at least one node is needed")
+        self.all = [Source(client, batch) for client in clients]
+        self.batch = batch
+        self._lie_rest = lie_rest
+        self._preferred = self.all[0]
+
+    def prefer(self, source: Source) -> None:
+        """Ask this node first from now on."""
+        self._preferred = source
+
+    def usable(self) -> list[Source]:
+        """The nodes that may be asked now, best first."""
+        now = time.monotonic()
+        fit = [source for source in self.all if not source.wrong and source.rests_until <= now]
+        fit.sort(key=lambda source: (source.lies > 0, source.failures, source is not self._preferred))
+        return fit
+
+    def next_usable_in(self) -> float:
+        """Seconds until a resting node may be asked again (0.05 at least)."""
+        now = time.monotonic()
+        waits = [source.rests_until - now for source in self.all if not source.wrong]
+        return max(0.05, min(waits, default=1.0))
+
+    async def close(self) -> None:
+        """Close every client."""
+        await asyncio.gather(*(source.client.close() for source in self.all))
+
+    async def fetch(self, cids: Sequence[Cid]) -> Fetched:
+        """Objects by CID, each verified. Errors: NoSource, when some node that may hold one is not to be had.
+
+        Duplicates are asked once.
+        """
+        fetched = Fetched()
+        left = list(dict.fromkeys(cids))
+        asked = False
+        unsure = ""
+        for source in self.usable():
+            if not left:
+                break
+            asked = True
+            try:
+                left = await self._ask(source, left, fetched)
+            except NodeError as error:
+                source.failed(error)
+                unsure = str(error)
+                left = [cid for cid in left if cid not in fetched.found]
+        if not left:
+            return fetched
+        now = time.monotonic()
+        awaited = [
+            s.name for s in self.all if not s.wrong and s.rests_until > now and s.failures < _GONE and not s.lies
+        ]
+        if not asked or awaited:
+            # one that rests may hold it: "nobody has it" is only said when everybody was asked who can be
+            reason = unsure or f"{', '.join(awaited) or 'every node'} cannot be asked just now"
+            raise NoSource(reason, self.next_usable_in())
+        fetched.missing = left
+        return fetched
+
+    async def _ask(self, source: Source, cids: Sequence[Cid], fetched: Fetched) -> list[Cid]:
+        """Ask one node for all; what it does not give is returned. Errors: NodeError."""
+        left: list[Cid] = []
+        at = 0
+        while at < len(cids):
+            part = cids[at : at + source.batch]
+            try:
+                answers = await source.client.read_objects(part)
+            except (CallFailed, BadAnswer) as error:
+                if len(part) == 1:
+                    raise
+                # an endpoint with a smaller limit for batches, or none at all
+                source.batch = max(1, len(part) // 2)
+                log.info("%s: batches of %d from now on (%s)", source.name, source.batch, error)
+                continue
+            source.well()
+            at += len(part)
+            for cid, answer in zip(part, answers, strict=True):
+                if isinstance(answer, CallFailed):
+                    if any(word in answer.message.lower() for word in _BUSY):
+                        raise answer
+                    left.append(cid)
+                    continue
+                try:
+                    verify(cid.multihash, answer)
+                except HashMismatch:
+                    source.lied(cid, self._lie_rest)
+                    left.append(cid)
+                    left.extend(other for other in cids if other not in fetched.found and other not in left)
+                    return left
+                except BadCid:
+                    left.append(cid)
+                    continue
+                fetched.found[cid] = answer
+                metrics.OBJECT_BYTES.inc(len(answer))
+        return left

@@ -1,0 +1,1 @@
+"""Importing a CAR file: its objects, closing them, its index rows, progress."""

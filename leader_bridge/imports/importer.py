@@ -1,0 +1,347 @@
+"""Importing a CAR file: its objects, then what a follower needs to serve the chain in them.
+
+1. *Objects.* Read, verified and stored as they come, in big batches; those are closed below which there is
+   nothing, or what has come already.
+   After each batch a row says how far the stream was read: an import that was killed goes on there.
+2. *Chain.* From the head (the CAR's roots) down to the lowest tipset that is there, by headers alone. Now the
+   network is known, and one that is not the store's is refused.
+3. *Index.* Upwards again: the trees that each header names are closed, children first; what is whole is said
+   in the tipset's row. A snapshot has no receipts and no events, and old tipsets no state: their flags say so.
+4. The head log entry, last. While this goes on, a store that held no head is marked and nothing serves it.
+
+Objects that are not under the head (reverted blocks and what they name) are stored too, loose.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from blockstore.bulk_load import load_objects, pays_each
+from blockstore.car.batches import Chunk, Ended, Fed, FeedProcess, Opened, Resume, feed
+from blockstore.cid import Cid, parse
+from blockstore.errors import BadCar, WrongNetwork
+from blockstore.store import META, Batch, Store
+from chain.errors import BadObject, BadRequest
+from chain.ipld.dag_cbor import decode
+from chain.known_networks import known_network
+from chain.network import NetworkRecord, load_network, read_network_file, save_network
+from chain.tipset import TipsetKey
+from leader_bridge.imports.index import Indexer, load_tipset, publish_head
+from leader_bridge.imports.progress import Reporter, Silent
+from leader_bridge.imports.recent_objects import Recent
+from leader_bridge.imports.spill_file import KeySpool
+
+#: the mark of a store that is not to be served yet, and how far its import is
+MARK: Final = b"import"
+PROGRESS: Final = b"import_progress"
+#: files larger than this are read by a process of their own
+_WORTH_A_PROCESS: Final = 24 << 20
+#: tipsets indexed in one batch of rows
+GROUP: Final = 256
+
+
+@dataclass(slots=True)
+class ImportReport:
+    """What an import did. Sizes in bytes; `resumed_at` is the stream's offset at which it went on, 0 for a
+    new one; `lowest` the epoch of the lowest tipset that was new to the index; `closed` counts objects that the
+    last pass closed; `published` whether the head moved."""
+
+    objects: int = 0
+    object_bytes: int = 0
+    offset: int = 0
+    resumed_at: int = 0
+    f3_bytes: int = 0
+    tipsets: int = 0
+    closed: int = 0
+    head: TipsetKey | None = None
+    height: int = -1
+    lowest: int = -1
+    network: NetworkRecord | None = None
+    published: bool = False
+
+
+@dataclass(slots=True)
+class _State:
+    """The progress row."""
+
+    fingerprint: str
+    head: list[str]
+    offset: int = 0
+    whole: bool = False
+    indexed: str = ""
+    objects: int = 0
+
+    def put(self, batch: Batch) -> None:
+        value = {name: getattr(self, name) for name in self.__slots__}
+        batch.put(META, b"", PROGRESS, orjson.dumps(value))
+
+
+async def _load_state(store: Store) -> _State | None:
+    value = await store.row(META, b"", PROGRESS)
+    if value is None:
+        return None
+    try:
+        return _State(**orjson.loads(value))
+    except TypeError:
+        return None  # another version's: the import begins anew over what is stored
+
+
+async def import_car(
+    store: Store,
+    path: str | Path,
+    *,
+    network_file: Path | None = None,
+    progress: Reporter | None = None,
+    index: bool = True,
+    actor_code: bool = False,
+    process: bool | None = None,
+) -> ImportReport:
+    """Import the CAR file `path` (`-`: standard input) into `store`, or go on with it after a crash.
+
+    `network_file` names the network where the genesis is not a known one's. `index=False` stores objects
+    only: no rows, no head. `actor_code`: whether the code of built-in actors must be there for a state to
+    count as held. `process`: read in a child process (None: for large files).
+
+    Errors: BadCar (what was stored before the offset stays; the same call goes on once the file is whole),
+    WrongNetwork (no row is written), BadRequest (the network cannot be told, or its file is malformed),
+    BadObject (the chain's headers are none), OSError, StoreError.
+    """
+    return await _Import(store, path, progress or Silent(), network_file).run(index, actor_code, process)
+
+
+class _Import:
+    def __init__(self, store: Store, path: str | Path, progress: Reporter, network_file: Path | None) -> None:
+        self._store = store
+        self._path = path
+        self._progress = progress
+        self._network_file = network_file
+        self._report = ImportReport()
+        self._recent: Recent | None = None
+
+    async def run(self, index: bool, actor_code: bool, process: bool | None) -> ImportReport:
+        record = await load_network(self._store)
+        await self._check_file(record)
+        if pays_each(self._store) and index and await self._store.head() is None:
+            self._recent = Recent()
+        state = await self._objects(process)
+        report = self._report
+        if not index:
+            await self._clear()
+            return report
+        with KeySpool() as spool:
+            head = TipsetKey.of(parse(text) for text in state.head)
+            genesis = await self._down(head, state, spool)
+            network = await self._network(record, genesis)
+            batch = Batch()
+            save_network(batch, network)
+            await self._store.write(batch)
+            report.network = network
+            await self._up(spool, state, network, actor_code)
+        report.published = await publish_head(self._store, head)
+        report.head = (await load_tipset(self._store, head)).key
+        await self._clear()
+        return report
+
+    async def _clear(self) -> None:
+        batch = Batch()
+        batch.delete(META, b"", MARK)
+        batch.delete(META, b"", PROGRESS)
+        await self._store.write(batch)
+
+    # --- objects -----------------------------------------------------------------------------------
+
+    async def _objects(self, process: bool | None) -> _State:
+        """Store what the file holds, from where an earlier import of it stopped."""
+        before = await _load_state(self._store)
+        resume = None if before is None else Resume(before.fingerprint, before.offset)
+        state: _State | None = None
+        report = self._report
+        try:
+            async with aclosing(self._fed(resume, process)) as items:
+                async for item in items:
+                    match item:
+                        case Opened():
+                            state = await self._begin(item, before)
+                            if state.whole:
+                                report.offset = state.offset
+                                break
+                        case Chunk():
+                            assert state is not None
+                            levels = [item.leaves, *item.levels]
+                            await load_objects(self._store, levels, item.others)
+                            if self._recent is not None:
+                                self._recent.add(levels, item.others)
+                            report.objects += item.count
+                            report.object_bytes += item.size
+                            state.offset = report.offset = item.offset
+                            state.objects += item.count
+                            await self._save(state)
+                            self._progress.at(item.consumed, f"{state.objects:,} objects")
+                        case Ended():
+                            assert state is not None
+                            report.offset, report.f3_bytes = item.offset, item.f3_bytes
+                            state.offset, state.whole = item.offset, True
+                            await self._save(state)
+        except BadCar:
+            if state is None and before is None:
+                await self._forget_mark()
+            raise
+        if state is None:
+            raise BadCar("the file is empty", 0)
+        return state
+
+    async def _forget_mark(self) -> None:
+        batch = Batch()
+        batch.delete(META, b"", MARK)
+        await self._store.write(batch)
+
+    async def _begin(self, opened: Opened, before: _State | None) -> _State:
+        """Mark the store, unless it serves already: what an import adds to a chain that is whole harms none."""
+        self._report.resumed_at = opened.start
+        if before is not None and before.fingerprint == opened.fingerprint:
+            state = before
+            if opened.start:
+                self._progress.say(f"an earlier import stopped here: going on at byte {opened.start:,} of the stream")
+        else:
+            state = _State(opened.fingerprint, [str(cid) for cid in opened.head])
+        batch = Batch()
+        if await self._store.head() is None:
+            batch.put(META, b"", MARK, orjson.dumps({"file": str(self._path)}))
+        state.put(batch)
+        await self._store.write(batch)
+        self._progress.phase("objects", opened.size, "bytes")
+        if not opened.start:
+            self._progress.at(0)
+        return state
+
+    async def _save(self, state: _State) -> None:
+        batch = Batch()
+        state.put(batch)
+        await self._store.write(batch)
+
+    async def _fed(self, resume: Resume | None, process: bool | None) -> AsyncGenerator[Fed, None]:
+        """The file's batches; the next one is made while one is stored, and no more than that."""
+        if process is None:
+            path = Path(self._path)
+            process = str(path) == "-" or path.stat().st_size > _WORTH_A_PROCESS  # noqa: ASYNC240
+        levels = pays_each(self._store)
+        child = FeedProcess(self._path, resume, levels=levels) if process else None
+        items: Iterator[Fed] = iter(child) if child is not None else feed(self._path, resume, levels=levels)
+        coming: asyncio.Task[Fed | None] = asyncio.create_task(asyncio.to_thread(next, items, None))
+        try:
+            while (item := await coming) is not None:
+                coming = asyncio.create_task(asyncio.to_thread(next, items, None))
+                yield item
+        finally:
+            if child is not None:
+                await asyncio.to_thread(child.stop)
+            await asyncio.gather(coming, return_exceptions=True)
+
+    # --- chain -------------------------------------------------------------------------------------
+
+    async def _down(self, head: TipsetKey, state: _State, spool: KeySpool) -> Cid | None:
+        """Spool the keys from the head down to what was indexed before or to the bottom; the genesis block."""
+        report, store = self._report, self._store
+        indexed = bytes.fromhex(state.indexed)
+        known = await load_network(store) if indexed else None
+        key = head
+        while True:
+            raws = await store.get_many([cid.multihash for cid in key.cids])
+            if any(raw is None for raw in raws):
+                if key == head:
+                    raise BadCar(f"the head's block {key.cids[0]} is not in the file", report.offset)
+                return None
+            fields = decode(raws[0] or b"")
+            if not isinstance(fields, list) or len(fields) != 16 or not isinstance(fields[7], int):
+                raise BadObject(f"{key.cids[0]} stands for a block, and is none")
+            if report.height < 0:
+                report.height = fields[7]
+                self._progress.phase("headers", report.height, "epochs")
+                self._progress.at(0)
+            if indexed and key == indexed:
+                # an earlier run came up to here
+                return None if known is None else known.genesis
+            report.lowest = fields[7]
+            spool.append(key)
+            self._progress.at(report.height - report.lowest)
+            if report.lowest == 0:
+                return key.cids[0]
+            key = TipsetKey.of(fields[5])
+            if spool.count % 1000 == 0:
+                await asyncio.sleep(0)
+
+    async def _up(self, spool: KeySpool, state: _State, network: NetworkRecord, actor_code: bool) -> None:
+        """Close and index from the oldest tipset to the head."""
+        indexer = Indexer(self._store, network, actor_code=actor_code, recent=self._recent)
+        self._progress.phase("tipsets", spool.count, "tipsets")
+        self._progress.at(0)
+        keys = spool.backwards()
+        while group := list(islice(keys, GROUP)):
+            batch = Batch()
+            await indexer.index(batch, group)
+            state.indexed = group[-1].hex()
+            state.put(batch)
+            await self._store.write(batch)
+            self._report.tipsets += len(group)
+            self._report.closed = indexer.closed
+            self._progress.at(self._report.tipsets, f"{indexer.closed:,} objects closed")
+
+    # --- network -----------------------------------------------------------------------------------
+
+    async def _check_file(self, record: NetworkRecord | None) -> None:
+        """Say at once what is wrong with the network file, before hours of reading."""
+        if self._network_file is None:
+            return
+        stands_in = record.genesis if record else Cid(b"")
+        told = read_network_file(self._network_file, stands_in)
+        if record is not None and (told.name != record.name or told.genesis != record.genesis):
+            raise WrongNetwork(
+                f"{self._network_file} is of network {told.name!r}, genesis {told.genesis}; the store of "
+                f"{record.name!r}, genesis {record.genesis}"
+            )
+
+    async def _network(self, record: NetworkRecord | None, genesis: Cid | None) -> NetworkRecord:
+        """The network of the file, which must be the store's."""
+        try:
+            return self._told_network(record, genesis)
+        except WrongNetwork:
+            await self._clear()  # nothing but objects came of it, and they harm no other chain
+            raise
+
+    def _told_network(self, record: NetworkRecord | None, genesis: Cid | None) -> NetworkRecord:
+        if record is not None:
+            if genesis is not None and genesis != record.genesis:
+                raise WrongNetwork(
+                    f"{self._path} holds a chain with genesis {genesis}; the store's is {record.genesis} "
+                    f"({record.name})"
+                )
+            if genesis is None and self._network_file is None:
+                raise BadRequest(
+                    f"{self._path} does not reach down to a genesis, so its network cannot be told from the "
+                    "chain: name it with --network FILE (with a 'genesis' in it); what was read is kept"
+                )
+            return record
+        known = None if genesis is None else known_network(genesis)
+        if self._network_file is not None:
+            told = read_network_file(self._network_file, genesis)
+            if genesis is not None and told.genesis != genesis:
+                raise WrongNetwork(
+                    f"{self._network_file} says genesis {told.genesis}; {self._path} holds a chain with {genesis}"
+                )
+            if known is not None and told.name != known.name:
+                raise WrongNetwork(f"{self._network_file} is of network {told.name!r}; the chain is {known.name}'s")
+            return told
+        if known is not None:
+            return known
+        raise BadRequest(
+            f"the genesis of {self._path} ({genesis or 'not in it'}) is of no known network: name it with "
+            "--network FILE; what was read is kept, and the same import goes on from there"
+        )

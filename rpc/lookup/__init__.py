@@ -1,0 +1,3 @@
+"""What several methods look up: tipsets by block parameter, executed messages, events, filters.
+
+Nothing here declares a method."""

@@ -1,0 +1,14 @@
+"""The chain of heads as all requests of a process share it."""
+
+from __future__ import annotations
+
+from chain.consensus.ancestry import Ancestry
+from rpc.context import Context
+
+
+def ancestry_of(ctx: Context) -> Ancestry:
+    """The process's list of its head's chain."""
+    found: Ancestry | None = ctx.extra.get("ancestry")
+    if found is None:
+        found = ctx.extra["ancestry"] = Ancestry(ctx.index)
+    return found

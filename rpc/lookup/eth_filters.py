@@ -1,0 +1,258 @@
+"""Installed filters: what they ask for, and how far they have told. All of it stands in the store, none in a process.
+
+A filter is one row of FILTERS. Whoever polls it reads the row, finds what has happened since, and swaps the row
+for one that says so: of several polls at once, on whatever followers, one tells each event. Ids are Lotus' (a random
+UUID and sixteen zeros); their first byte is the partition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import secrets
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Final
+
+from blockstore.store import FILTERS, Store
+from chain.errors import BadObject
+from chain.ipld.dag_cbor import decode, encode
+from chain.tipset import TipsetKey
+from rpc.context import Context
+from rpc.errors import LimitExceeded, MethodError, Unavailable
+from rpc.params import EthHash, param_of
+
+#: partitions that filters are spread over, and how many are looked into for a free place
+_PARTITIONS: Final = 64
+_TRIES: Final = 4
+#: filters of a partition, before more partitions are used
+_CROWD: Final = 16
+#: bytes of a filter's row
+_LARGEST: Final = 64 << 10
+#: a poll that finds nothing writes nothing until so much of the filter's life has passed
+_TOUCH: Final = 8
+
+_HASH: Final = param_of("id", EthHash)
+
+LOGS: Final = "logs"
+BLOCKS: Final = "blocks"
+#: a `Cursor.step` that says: not by the log, but by ancestry
+WALK: Final = -1
+
+
+@dataclass(frozen=True, slots=True)
+class FilterLimits:
+    """`total` filters in the store; each lives `ttl` seconds after its last poll. `per_client`: filters of one client
+    in the store, told by its address; `per_connection`: filters and subscriptions that one WebSocket session may
+    have. `results`: what one poll tells at most, but that a single tipset's are never parted."""
+
+    total: int = 4096
+    ttl: float = 3600.0
+    per_client: int = 100
+    per_connection: int = 16
+    results: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """How far a filter has told: all entries of the head log up to `seq`, and `step` head changes of the next.
+
+    `height` and `key` name the tipset at which the telling stands; with `step` WALK it goes on from there by ancestry.
+    """
+
+    seq: int
+    step: int
+    height: int
+    key: TipsetKey
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a filter of logs asks for. `high` is -1 for no end; `block_hash` stands instead of epochs."""
+
+    low: int = 0
+    high: int = -1
+    block_hash: bytes | None = None
+    addresses: tuple[bytes, ...] = ()
+    topics: tuple[tuple[bytes, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FilterState:
+    """One filter. `history`: what lies below the tipset at the cursor has not been told yet.
+
+    `polled` is when it was last asked, milliseconds since 1970; `client` stands for who installed it.
+    """
+
+    kind: str
+    cursor: Cursor
+    polled: int
+    history: bool = False
+    asked: Asked = Asked()
+    client: bytes = b""
+
+
+class _Id:
+    """An id as a parameter: 32 bytes, 0x-hex."""
+
+    def __init__(self, go: str) -> None:
+        self.go = go
+
+    def decode(self, value: Any) -> bytes:
+        """Errors: ValueError."""
+        decoded: bytes = _HASH.decode(value)
+        return decoded
+
+
+FilterId = Annotated[bytes, _Id("ethtypes.EthFilterID")]
+SubscriptionId = Annotated[bytes, _Id("ethtypes.EthSubscriptionID")]
+
+
+class FilterNotFound(MethodError):
+    """No such filter, or not any more."""
+
+    def __init__(self) -> None:
+        super().__init__("filter not found")
+
+
+def new_id() -> bytes:
+    """An id of a filter or subscription: 16 random bytes and 16 zeros, as Lotus has them."""
+    return uuid.uuid4().bytes + bytes(16)
+
+
+def encode_state(state: FilterState) -> bytes:
+    """A filter's row. No two are the same: what is swapped is known by its value."""
+    cursor, asked = state.cursor, state.asked
+    return encode(
+        [
+            state.kind,
+            [cursor.seq, cursor.step, cursor.height, bytes(cursor.key)],
+            state.polled,
+            state.history,
+            [asked.low, asked.high, asked.block_hash, asked.addresses, asked.topics],
+            state.client,
+            secrets.token_bytes(8),
+        ]
+    )
+
+
+def decode_state(raw: bytes) -> FilterState:
+    """What `encode_state` made. Errors: BadObject."""
+    try:
+        kind, (seq, step, height, key), polled, history, asked, client, _ = decode(raw)
+        low, high, block_hash, addresses, topics = asked
+        return FilterState(
+            kind,
+            Cursor(seq, step, height, TipsetKey(key)),
+            polled,
+            history,
+            Asked(low, high, block_hash, tuple(addresses), tuple(tuple(some) for some in topics)),
+            client,
+        )
+    except (ValueError, TypeError) as error:
+        raise BadObject(f"not a filter: {error}") from None
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Filters:
+    """The filters in a store. `now` is milliseconds since 1970; followers' clocks need not agree to the second."""
+
+    def __init__(self, store: Store, limits: FilterLimits | None = None, now: Callable[[], int] = _now) -> None:
+        self.limits = limits or FilterLimits()
+        self._store = store
+        self._now = now
+        #: few filters stay together, so that their number can be bounded exactly
+        self._partitions = max(1, min(_PARTITIONS, self.limits.total // _CROWD))
+        self._most = max(1, self.limits.total // self._partitions)
+
+    async def install(self, state: FilterState, client: str = "") -> bytes:
+        """Keep a new filter of `client` (its address), polled now; its id. Expired ones beside it are removed.
+
+        Installs at the same moment may pass the bounds, by their number. Errors: LimitExceeded (of this size, or the
+        client has too many), MethodError (there are too many), StoreError.
+        """
+        tag = hashlib.blake2b(client.encode(), digest_size=8).digest() if client else b""
+        raw = encode_state(replace(state, polled=self._now(), client=tag))
+        if len(raw) > _LARGEST:
+            raise LimitExceeded(f"the filter is too large: {len(raw)} bytes, at most {_LARGEST}")
+        # a client's filters stand in the same few partitions, and are counted there
+        places = random.Random(tag or None).sample(range(self._partitions), min(_TRIES, self._partitions))
+        counts = await asyncio.gather(*(self._count(bytes((place,)), tag) for place in places))
+        if tag and sum(own for _, own in counts) >= self.limits.per_client:
+            raise LimitExceeded(f"too many filters of one client: at most {self.limits.per_client}; uninstall some")
+        for (held, _), place in sorted(zip(counts, places, strict=True)):
+            if held < self._most:
+                filter_id = bytes((place + secrets.randbelow(256 // _PARTITIONS) * _PARTITIONS,)) + new_id()[1:]
+                if await self._store.swap(FILTERS, _partition(filter_id), filter_id, None, raw):
+                    return filter_id
+        raise MethodError("maximum number of filters registered")
+
+    async def _count(self, partition: bytes, tag: bytes) -> tuple[int, int]:
+        """The filters of a partition, and those of one client among them; what has expired is removed."""
+        held = own = 0
+        for key, raw in await self._store.scan(FILTERS, partition, limit=2 * self._most):
+            held += 1
+            try:
+                state = decode_state(raw)
+            except BadObject:
+                continue  # of another version, which knows when it ends
+            if self._expired(state):
+                held -= 1
+                await self._store.swap(FILTERS, partition, key, raw, None)
+            else:
+                own += state.client == tag
+        return held, own
+
+    def _expired(self, state: FilterState) -> bool:
+        return state.polled + self.limits.ttl * 1000 < self._now()
+
+    async def read(self, filter_id: bytes) -> tuple[bytes, FilterState]:
+        """A filter's row, raw and read. Errors: FilterNotFound, StoreError."""
+        raw = await self._store.row(FILTERS, _partition(filter_id), filter_id)
+        if raw is None:
+            raise FilterNotFound
+        try:
+            state = decode_state(raw)
+        except BadObject as error:
+            # of another version: clients install a filter anew that is not found
+            raise FilterNotFound from error
+        if self._expired(state):
+            raise FilterNotFound
+        return raw, state
+
+    async def told(self, filter_id: bytes, raw: bytes, before: FilterState, after: FilterState) -> bool:
+        """Say that `after` has been told; False where another poll was first. Errors: StoreError."""
+        now = self._now()
+        if after == before and now - before.polled < self.limits.ttl * 1000 / _TOUCH:
+            return True
+        value = encode_state(replace(after, polled=now))
+        return await self._store.swap(FILTERS, _partition(filter_id), filter_id, raw, value)
+
+    async def remove(self, filter_id: bytes) -> bool:
+        """Forget a filter; whether there was one. Errors: StoreError, Unavailable (polled all the time)."""
+        for _ in range(_TRIES):
+            try:
+                raw, _ = await self.read(filter_id)
+            except FilterNotFound:
+                return False
+            if await self._store.swap(FILTERS, _partition(filter_id), filter_id, raw, None):
+                return True
+        raise Unavailable("the filter is polled by others at the same time")
+
+
+def _partition(filter_id: bytes) -> bytes:
+    return bytes((filter_id[0] % _PARTITIONS,))
+
+
+def filters_of(ctx: Context) -> Filters:
+    """The process's view of the store's filters."""
+    found: Filters | None = ctx.extra.get("eth_filters")
+    if found is None:
+        found = ctx.extra["eth_filters"] = Filters(ctx.store, ctx.extra.get("eth_filter_limits"))
+    return found

@@ -1,0 +1,27 @@
+"""The messages of a tipset as requests want them again and again: decoded once, in the order of execution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from chain.tipset import Tipset
+from chain.tipset_messages import Included, tipset_messages
+from rpc.context import Context
+from rpc.lookup.decoded_cache import decoded_cache, keep
+from rpc.lookup.senders import id_of
+
+#: what a decoded message takes beside its bytes
+_OVERHEAD: Final = 600
+
+
+async def included_in(ctx: Context, tipset: Tipset) -> Sequence[Included]:
+    """The messages of a tipset in the order of execution. Errors: NotHeld, BadObject."""
+    cache = decoded_cache(ctx, "included")
+    kept = cache.get(tipset.key)
+    if kept is not None:
+        found: Sequence[Included] = kept[0]
+        return found
+    found = await tipset_messages(ctx.objects, tipset, ctx.network, id_of(ctx))
+    keep(cache, tipset.key, found, _OVERHEAD * (len(found) + 1) + sum(2 * len(one.raw) for one in found))
+    return found

@@ -1,0 +1,1 @@
+"""`Chain*` methods: blocks, tipsets, messages, objects, head changes."""

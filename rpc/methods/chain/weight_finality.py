@@ -1,0 +1,113 @@
+"""`Chain*` methods that need more than the chain: a tipset's weight, finality.
+
+Sources: Lotus `chain/consensus/filcns/weight.go`, `node/impl/full/chain.go`, `chain/actors/policy`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import orjson
+
+from blockstore.errors import Missing
+from blockstore.store import RECORDED
+from chain.actors.load import POWER
+from chain.errors import NotFound
+from chain.index.recorded_answers import F3_CERTIFICATE
+from chain.tipset import Tipset, TipsetKey
+from rpc.context import Context
+from rpc.errors import MethodError
+from rpc.lotus_json import json_cache
+from rpc.methods.chain.chain import read_tipset, tipset_at
+from rpc.methods.state.randomness import state_get_randomness_from_beacon, state_get_randomness_from_tickets
+from rpc.methods.state.read_state import Said, states_of
+from rpc.params import Int64
+from rpc.registry import V0, Cost, method
+
+#: epochs after which the expected consensus is final
+CHAIN_FINALITY: Final = 900
+
+_BLOCKS_PER_EPOCH: Final = 5
+_RATIO_NUMERATOR: Final = 1
+_RATIO_DENOMINATOR: Final = 2
+
+
+async def weight(ctx: Context, tipset: Tipset) -> int:
+    """The weight of the chain that ends with `tipset`. Errors: MethodError, Missing, ActorNotFound."""
+    states = await states_of(ctx, tipset)
+    with Said("failed to load power actor state"):
+        power = await states.load(POWER, "power")
+    total: int = power.state["TotalQualityAdjPower"]
+    if total <= 0:
+        raise MethodError("All power in the net is gone. You network might be disconnected, or the net is dead!")
+    log2 = total.bit_length() - 1
+    wins = sum(block.election_proof[0] for block in tipset.blocks if block.election_proof is not None)
+    by_wins: int = (log2 * _RATIO_NUMERATOR << 8) * wins // (_BLOCKS_PER_EPOCH * _RATIO_DENOMINATOR)
+    return tipset.parent_weight + (log2 << 8) + by_wins
+
+
+@method("Filecoin.ChainTipSetWeight", cost=Cost.STATE)
+async def chain_tipset_weight(ctx: Context, key: TipsetKey) -> str:
+    """The weight of the chain that ends with a tipset. Errors: NotFound; a state that is not held."""
+    try:
+        tipset = await read_tipset(ctx, key)
+    except NotFound as error:
+        raise NotFound(f"loading tipset {key}: {error}") from None
+    return str(await weight(ctx, tipset))
+
+
+async def f3_finalized(ctx: Context, above: int) -> Tipset | None:
+    """The tipset that F3 has finalized as of the request's head, if it is recorded and not below `above`."""
+    head = (await ctx.head()).tipset
+    recorded = await ctx.store.row(RECORDED, head.key.cid, F3_CERTIFICATE)
+    if recorded is None:
+        return None
+    certificate = orjson.loads(recorded)
+    chain = certificate.get("ECChain") if isinstance(certificate, dict) else None
+    if not chain:
+        return None
+    last = chain[-1]
+    if last["Epoch"] < above:
+        return None
+    key = last["Key"]
+    try:
+        return await ctx.index.tipset(key_of_f3(key))
+    except (Missing, ValueError):
+        return None
+
+
+def key_of_f3(key: Any) -> TipsetKey:
+    """A tipset key as F3's certificates have it: base64 of the CIDs. Errors: ValueError."""
+    import base64
+
+    return TipsetKey(base64.b64decode(key, validate=True))
+
+
+@method("Filecoin.ChainGetFinalizedTipSet", answered="decoded")
+async def chain_get_finalized_tipset(ctx: Context) -> dict[str, Any]:
+    """The newest tipset that cannot be reverted: F3's, where that is known and newer, else 900 epochs back.
+
+    Errors: BadRequest (a chain shorter than that), NotHeld.
+    """
+    head = (await ctx.head()).tipset
+    epoch = head.height - CHAIN_FINALITY
+    found = await f3_finalized(ctx, epoch)
+    if found is None:
+        found = await tipset_at(ctx, epoch, head)
+    return json_cache(ctx).tipset(found)  # type: ignore[return-value]
+
+
+@method("Filecoin.ChainGetRandomnessFromTickets", versions=V0)
+async def chain_get_randomness_from_tickets(
+    ctx: Context, key: TipsetKey, personalization: Int64, epoch: int, entropy: bytes
+) -> bytes:
+    """As `StateGetRandomnessFromTickets`, with the tipset first."""
+    return await state_get_randomness_from_tickets(ctx, personalization, epoch, entropy, key)
+
+
+@method("Filecoin.ChainGetRandomnessFromBeacon", versions=V0)
+async def chain_get_randomness_from_beacon(
+    ctx: Context, key: TipsetKey, personalization: Int64, epoch: int, entropy: bytes
+) -> bytes:
+    """As `StateGetRandomnessFromBeacon`, with the tipset first."""
+    return await state_get_randomness_from_beacon(ctx, personalization, epoch, entropy, key)

@@ -1,0 +1,1 @@
+"""`eth_*` and `trace_*` methods, and the subscriptions to events."""

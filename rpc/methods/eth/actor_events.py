@@ -1,0 +1,60 @@
+"""`SubscribeActorEventsRaw`: events of actors of every kind, first those that are there, then as they come.
+
+Source: Lotus `node/impl/full/actor_events.go`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from chain.errors import BadRequest
+from chain.eth.types import hash_of
+from rpc.context import Context
+from rpc.errors import MethodError
+from rpc.lookup.eth_steps import EventCondition, hits_by
+from rpc.lookup.event_search import Hit, wanted_of
+from rpc.methods.chain.notify import following
+from rpc.methods.eth.log import (
+    EventFilterParam,
+    actor_event_json,
+    actor_event_range,
+    event_json_entries,
+    held_actor_events,
+)
+from rpc.registry import Cost, method
+from rpc.server.channels import Burst
+
+
+def _shown(hit: Hit, reverted: bool) -> dict[str, Any]:
+    # an event with nothing in it is told while it is new; to Go its entries are nil
+    return {**actor_event_json(hit, reverted), "entries": event_json_entries(hit.entries) or None}
+
+
+@method("Filecoin.SubscribeActorEventsRaw", cost=Cost.SCAN, answered="indexed", channel=True)
+async def subscribe_actor_events_raw(ctx: Context, wanted: EventFilterParam) -> AsyncIterator[dict[str, Any]]:
+    """The events of a tipset or of epochs: those that there are, then each as it comes, or is reverted.
+
+    The channel closes when the head has passed the last epoch. Errors: BadRequest (the range), too many results,
+    NotFound, NotHeld.
+    """
+    head = await ctx.head()
+    try:
+        low, high = actor_event_range(head.tipset, wanted)
+    except BadRequest as error:
+        raise MethodError(str(error)) from None
+    if low != -1 and low < head.tipset.height and (found := await held_actor_events(ctx, wanted, low, high)):
+        yield Burst(found)  # type: ignore[misc]
+    conditions = wanted_of(wanted.addresses, wanted.keys)
+    condition = EventCondition.of(conditions, low, high, hash_of(wanted.key.cid) if wanted.key else None)
+    # a key of which no value is wanted counts for what comes, and not for what is there
+    heard = all(wanted.keys.values())
+    if 0 < high <= head.tipset.height:
+        return
+    async with following(ctx.services.head_source, head.seq) as entries:
+        async for entry in entries:
+            if heard:
+                async for removed, hits in hits_by(ctx, entry, condition):
+                    yield Burst(_shown(hit, removed) for hit in hits)  # type: ignore[misc]
+            if 0 < high < entry.head.height:
+                return

@@ -1,0 +1,154 @@
+"""Tipsets as Ethereum blocks: by number and by hash, how many transactions they hold, their receipts.
+
+Source: Lotus `node/impl/eth/transaction.go`, `utils.go`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chain.errors import BadRequest, NotHeld
+from chain.eth.types import FULL_BLOOM, hash_of
+from chain.index.event_index import message_hash
+from chain.tipset import Tipset
+from rpc import eth_json
+from rpc.context import Context
+from rpc.lookup.eth_read import (
+    Post,
+    events_of,
+    executed,
+    logs_by_message,
+    post_of,
+    receipt_json,
+    tipset_bloom,
+    transactions_of,
+)
+from rpc.lookup.eth_select import BlockParam, block_hash, by_hash, by_text, canonical, latest, named, select
+from rpc.lookup.tipset_inclusion import included_in
+from rpc.lotus_json import json_cache
+from rpc.methods.node.forward import forward
+from rpc.methods.state.search_message import NO_LIMIT, Epochs
+from rpc.params import EthHash
+from rpc.registry import V0, V1, V2, Cost, method
+
+EVERY = V0 | V1 | V2
+
+
+@method("Filecoin.EthBlockNumber", aliases=("eth_blockNumber",), versions=EVERY, cost=Cost.FREE)
+async def eth_block_number(ctx: Context) -> str:
+    """The epoch of the newest block whose transactions are executed: the head's parent."""
+    head = (await ctx.head()).tipset
+    return hex(head.height if head.height == 0 else (await latest(ctx)).height)
+
+
+# --- blocks --------------------------------------------------------------------------------------------
+
+
+async def block_json(ctx: Context, tipset: Tipset, full: bool) -> Any:
+    """A tipset as a block, with whole transactions or their hashes; what needs the head executed is asked of a
+    full node. Errors: NotHeld, NeedsNode."""
+    cache = json_cache(ctx)
+    key = (b"EF" if full else b"EH") + tipset.key
+    kept = cache.get(key)
+    if kept is not None:
+        return kept
+    post = await post_of(ctx, tipset)
+    if post is None:
+        return await forward(ctx, "Filecoin.EthGetBlockByHash", [eth_json.data(block_hash(tipset)), full])
+    found = await executed(ctx, tipset, post)
+    if full:
+        transactions = await transactions_of(ctx, found)
+        shown: list[Any] = [eth_json.transaction(tx, found.place(at)) for at, tx in enumerate(transactions)]
+    else:
+        chain_id = ctx.network.eth_chain_id
+        shown = [eth_json.data(message_hash(one, chain_id)) for one in found.messages]
+    bloom = await _bloom(ctx, tipset, post)
+    gas_used = sum(receipt.gas_used for receipt in found.receipts)
+    value = eth_json.block(
+        tipset, shown, gas_used, FULL_BLOOM if bloom is None else bloom, hash_of(tipset.parents.cid), block_hash(tipset)
+    )
+    # events that are not held now may come
+    return value if bloom is None else cache.keep(key, value)
+
+
+async def _bloom(ctx: Context, tipset: Tipset, post: Post) -> bytes | None:
+    """The bloom filter of a tipset's events; None where they are not held."""
+    try:
+        return tipset_bloom(await events_of(ctx, tipset, post))
+    except NotHeld:
+        return None
+
+
+@method("Filecoin.EthGetBlockByNumber", aliases=("eth_getBlockByNumber",), versions=EVERY)
+async def eth_get_block_by_number(ctx: Context, block: str, full: bool) -> Any:
+    """The block at an epoch or tag, with whole transactions or their hashes.
+
+    Errors: NullRound, BadRequest (a future epoch, `earliest`), NotHeld; `pending` needs a full node.
+    """
+    return await block_json(ctx, await by_text(ctx, block, strict=True), full)
+
+
+@method("Filecoin.EthGetBlockByHash", aliases=("eth_getBlockByHash",), versions=EVERY, answered="indexed")
+async def eth_get_block_by_hash(ctx: Context, block_hash: EthHash, full: bool) -> Any:
+    """The block with a hash, on whatever fork. Errors: NotFound, NotHeld; the head itself needs a full node."""
+    return await block_json(ctx, await by_hash(ctx, block_hash), full)
+
+
+async def _count(ctx: Context, tipset: Tipset) -> str:
+    return hex(len(await included_in(ctx, tipset)))
+
+
+@method(
+    "Filecoin.EthGetBlockTransactionCountByNumber",
+    aliases=("eth_getBlockTransactionCountByNumber",),
+    versions=EVERY,
+)
+async def eth_get_block_transaction_count_by_number(ctx: Context, block: str) -> str:
+    """The number of transactions in the block at an epoch or tag. Errors: NullRound, BadRequest, NotHeld."""
+    return await _count(ctx, await by_text(ctx, block, strict=True))
+
+
+@method(
+    "Filecoin.EthGetBlockTransactionCountByHash",
+    aliases=("eth_getBlockTransactionCountByHash",),
+    versions=EVERY,
+    answered="indexed",
+)
+async def eth_get_block_transaction_count_by_hash(ctx: Context, block_hash: EthHash) -> str:
+    """The number of transactions in the block with a hash. Errors: NotFound, NotHeld."""
+    return await _count(ctx, await by_hash(ctx, block_hash))
+
+
+# --- receipts ------------------------------------------------------------------------------------------
+
+
+async def _receipts(ctx: Context, block: BlockParam, limit: int) -> Any:
+    tipset = await select(ctx, block, strict=True)
+    if limit > NO_LIMIT and tipset.height < (await ctx.head()).tipset.height - limit:
+        raise BadRequest(f"tipset {tipset.key} is older than the allowed lookback limit")
+    post = await post_of(ctx, tipset)
+    if post is None:
+        return await forward(ctx, "Filecoin.EthGetBlockReceiptsLimited", [named(tipset), limit])
+    cache = json_cache(ctx)
+    # logs of a block that was reverted say so
+    key = (b"ER" if await canonical(ctx, tipset) else b"Er") + tipset.key
+    kept = cache.get(key)
+    if kept is not None:
+        return kept
+    found = await executed(ctx, tipset, post)
+    transactions = await transactions_of(ctx, found)
+    logs = await logs_by_message(ctx, found, {at: tx.hash for at, tx in enumerate(transactions)})
+    return cache.keep(key, [receipt_json(found, at, tx, logs.get(at, ())) for at, tx in enumerate(transactions)])
+
+
+@method("Filecoin.EthGetBlockReceipts", aliases=("eth_getBlockReceipts",), versions=EVERY)
+async def eth_get_block_receipts(ctx: Context, block: BlockParam) -> Any:
+    """The receipts of all transactions of a block. Errors: NullRound, BadRequest, NotFound, NotHeld (also for
+    events that are not held); the head itself needs a full node."""
+    return await _receipts(ctx, block, NO_LIMIT)
+
+
+@method("Filecoin.EthGetBlockReceiptsLimited", versions=EVERY)
+async def eth_get_block_receipts_limited(ctx: Context, block: BlockParam, limit: Epochs) -> Any:
+    """As `EthGetBlockReceipts`, of a block at most `limit` epochs below the head (-1: any)."""
+    return await _receipts(ctx, block, limit)

@@ -1,0 +1,130 @@
+"""`eth_subscribe` over a WebSocket: new blocks and logs, pushed as `eth_subscription`.
+
+As in Lotus a block is told when its child becomes the head (its messages are executed then), with its transactions
+whole, and no block twice running; a log is taken back, `removed`, when the tipset that executed it is reverted; and
+the `logIndex` of a pushed log is always 0. Sources: Lotus `node/impl/eth/events.go`, `subscriptions.go`,
+`chain/events/filter`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import orjson
+
+from chain.tipset import TipsetKey
+from rpc import eth_json
+from rpc.context import Context
+from rpc.errors import MethodError
+from rpc.lookup.eth_filters import Asked, SubscriptionId, filters_of, new_id
+from rpc.lookup.eth_steps import EventCondition, at_entry, hits_by
+from rpc.methods.chain.notify import following
+from rpc.methods.eth.block import EVERY, block_json
+from rpc.methods.eth.filter import NO_MEMPOOL, TOO_MANY_HERE, condition_of, logs_of
+from rpc.methods.eth.log import LogFilter, PushedFilterParam
+from rpc.methods.node.node import raw_list
+from rpc.params import RawParams, json_kind, param_of
+from rpc.registry import Cost, method
+from rpc.server.channels import Burst
+
+log = logging.getLogger("follower.rpc")
+
+_LOG_INDEX: Final = re.compile(rb'"logIndex":"0x[0-9a-f]+"')
+_FILTER: Final = param_of("filter", PushedFilterParam)
+
+
+# --- what is pushed ------------------------------------------------------------------------------------
+
+
+async def new_heads(ctx: Context, after: int) -> AsyncIterator[Burst]:
+    """The block below each tipset that becomes the head after entry `after`."""
+    last: TipsetKey | None = None
+    async with following(ctx.services.head_source, after) as entries:
+        async for entry in entries:
+            view = await at_entry(ctx, entry)
+            for ref in entry.applies:
+                tipset = await view.index.tipset(TipsetKey(ref.key))
+                if tipset.height == 0 or tipset.parents == last:
+                    continue
+                yield Burst([await block_json(view, await view.index.parent(tipset), True)])
+                last = tipset.parents
+
+
+async def new_logs(ctx: Context, after: int, condition: EventCondition) -> AsyncIterator[Burst]:
+    """The logs that each head change after entry `after` tells or takes back."""
+    async with following(ctx.services.head_source, after) as entries:
+        async for entry in entries:
+            async for removed, hits in hits_by(ctx, entry, condition):
+                yield Burst(pushed(one) for one in logs_of(hits, removed))
+
+
+def pushed(shown: bytes) -> orjson.Fragment:
+    """A log as a subscription has it: Lotus counts none there."""
+    return orjson.Fragment(_LOG_INDEX.sub(b'"logIndex":"0x0"', shown, count=1))
+
+
+# --- parameters ----------------------------------------------------------------------------------------
+
+
+def read_params(params: Any) -> tuple[str, LogFilter | None]:
+    """(what is subscribed to, filter of logs). Errors: MethodError."""
+    params = raw_list(params, 1, 2)
+    wanted = None
+    if len(params) == 2 and params[1] is not None:
+        given = params[1]
+        if not isinstance(given, dict):
+            raise _undecoded(given, "ethtypes.EthSubscriptionParams")
+        fields = {name: value for name, value in given.items() if name.lower() in ("address", "topics")}
+        try:
+            wanted = _FILTER.decode(fields)
+        except ValueError as error:
+            raise MethodError(f"decoding params: {error}") from None
+    kind = params[0]
+    if kind is not None and not isinstance(kind, str):
+        raise _undecoded(kind, "string")
+    return kind or "", wanted
+
+
+def _undecoded(value: Any, go: str) -> MethodError:
+    return MethodError(f"decoding params: json: cannot unmarshal {json_kind(value)} into Go value of type {go}")
+
+
+# --- methods -------------------------------------------------------------------------------------------
+
+
+@method("Filecoin.EthSubscribe", aliases=("eth_subscribe",), versions=EVERY, cost=Cost.FREE, answered="indexed")
+async def eth_subscribe(ctx: Context, params: RawParams) -> str:
+    """Push `newHeads`, or `logs` by address and topics, over this WebSocket; the subscription's id.
+
+    The session ends for a client that reads too slowly. Errors: no WebSocket, another type, too many subscriptions,
+    `newPendingTransactions` (a follower has no mempool).
+    """
+    kind, wanted = read_params(params)
+    connection = ctx.connection
+    if connection is None:
+        raise MethodError("connection doesn't support callbacks")
+    if len(connection.held) >= filters_of(ctx).limits.per_connection:
+        raise MethodError(TOO_MANY_HERE)
+    after = (await ctx.head()).seq
+    values: AsyncIterator[Burst]
+    if kind == "newHeads":
+        values = new_heads(ctx, after)
+    elif kind == "logs":
+        asked = Asked() if wanted is None else Asked(addresses=wanted.addresses, topics=wanted.topics)
+        values = new_logs(ctx, after, condition_of(asked))
+    elif kind == "newPendingTransactions":
+        raise MethodError(NO_MEMPOOL)
+    else:
+        raise MethodError(f"unsupported event type: {kind}")
+    subscription = new_id()
+    connection.subscribe(ctx, subscription, values)
+    return eth_json.data(subscription)
+
+
+@method("Filecoin.EthUnsubscribe", aliases=("eth_unsubscribe",), versions=EVERY, cost=Cost.FREE, answered="local")
+async def eth_unsubscribe(ctx: Context, subscription: SubscriptionId) -> bool:
+    """End a subscription of this WebSocket; whether there was one."""
+    return ctx.connection is not None and ctx.connection.unsubscribe(subscription)

@@ -1,0 +1,351 @@
+"""Traces, from what the bridge recorded: each tipset's `trace_block` answer, kept beside it.
+
+The other three methods are made of it: a transaction's traces are those with its hash, a replayed block is the
+same traces by transaction, and a filter looks through the blocks of a range. What is not recorded is asked of the
+full node where there is one. Source: Lotus `node/impl/eth/trace.go`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+import orjson
+
+from chain.errors import BadObject, BadRequest, NotFound, NotHeld
+from chain.index.coverage import covered, ranges_text
+from chain.index.event_index import message_hash
+from chain.index.recorded_answers import TRACES, TRACES_INDEX, kept_answers
+from chain.tipset import Tipset
+from rpc import eth_json
+from rpc.context import Context
+from rpc.errors import LimitExceeded, MethodError, Unavailable
+from rpc.lookup.eth_select import EARLIEST, LATEST, PENDING, block_hash, by_number, by_text
+from rpc.lookup.tipset_inclusion import included_in
+from rpc.methods.eth.block import EVERY
+from rpc.methods.eth.log import OPTIONAL_TEXT, several
+from rpc.methods.eth.transaction import cid_of_transaction
+from rpc.methods.node.forward import forward
+from rpc.methods.state.search_message import NO_LIMIT, Found, Replaced, load_message, search
+from rpc.params import EthAddress, EthHash, EthUint64, field_of, mismatch, param_of
+from rpc.registry import Cost, method
+
+#: results of a filter, and epochs that it may span, as a node has them by default
+MAX_RESULTS: Final = 500
+MAX_RANGE: Final = 2880
+#: `safe` of a filter: so many epochs below the latest
+_SAFE_DELAY: Final = 30
+#: epochs whose traces are read at once
+_TOGETHER: Final = 16
+
+_HASH: Final = param_of("txHash", EthHash)
+_ADDRESS: Final = param_of("address", EthAddress)
+_COUNT: Final = param_of("count", EthUint64)
+#: what a block's trace has beside the trace itself
+_PLACE: Final = frozenset({"blockHash", "blockNumber", "transactionHash", "transactionPosition"})
+
+
+class _Absent(Exception):
+    """The traces of a tipset are not recorded."""
+
+    def __init__(self, tipset: Tipset) -> None:
+        super().__init__()
+        self.tipset = tipset
+
+
+async def _recorded(ctx: Context, tipsets: Sequence[Tipset]) -> list[bytes | None]:
+    """The recorded traces of tipsets, JSON. The genesis has none to record: nothing was executed."""
+    asked = [tipset for tipset in tipsets if tipset.height]
+    found = iter(await kept_answers(ctx.store, [tipset.key.cid for tipset in asked], TRACES) if asked else ())
+    return [next(found) if tipset.height else b"[]" for tipset in tipsets]
+
+
+async def _traces(ctx: Context, tipset: Tipset) -> bytes:
+    """A tipset's traces as JSON, from the store alone. Errors: _Absent."""
+    (found,) = await _recorded(ctx, [tipset])
+    if found is None:
+        raise _Absent(tipset)
+    return found
+
+
+async def _from_node(ctx: Context, name: str, absent: _Absent, params: list[Any]) -> Any:
+    """The full node's answer instead. Errors: NotHeld (no node: says what is recorded), and the node's own."""
+    if ctx.node is None:
+        ranges = ranges_text(await covered(ctx.store, TRACES_INDEX))
+        raise NotHeld(f"the traces of the tipset at epoch {absent.tipset.height} (recorded: {ranges})") from None
+    return await forward(ctx, name, params)
+
+
+async def _number_of(ctx: Context, tipset: Tipset) -> str:
+    """How a node is asked for a tipset's traces: it takes no hashes."""
+    return PENDING if tipset.key == (await ctx.head()).tipset.key else hex(tipset.height)
+
+
+# --- of a block ----------------------------------------------------------------------------------------
+
+
+@method("Filecoin.EthTraceBlock", aliases=("trace_block",), versions=EVERY, cost=Cost.CHAIN, answered="recorded")
+async def eth_trace_block(ctx: Context, block: str) -> Any:
+    """The traces of a block by number or tag, in order of execution. Errors: NullRound, BadRequest, NotHeld."""
+    tipset = await by_text(ctx, block, strict=True)
+    try:
+        return orjson.Fragment(await _traces(ctx, tipset))
+    except _Absent as absent:
+        answer = await _from_node(ctx, "Filecoin.EthTraceBlock", absent, [await _number_of(ctx, tipset)])
+    digest = eth_json.data(block_hash(tipset))
+    if any(trace.get("blockHash") != digest for trace in answer or ()):
+        raise Unavailable(f"the full node behind this follower has another block at epoch {tipset.height} just now")
+    return answer
+
+
+@method(
+    "Filecoin.EthTraceReplayBlockTransactions",
+    aliases=("trace_replayBlockTransactions",),
+    versions=EVERY,
+    cost=Cost.CHAIN,
+    answered="recorded",
+)
+async def eth_trace_replay_block_transactions(ctx: Context, block: str, kinds: list[str]) -> Any:
+    """The traces of a block by transaction, with what each returned; `kinds` is `["trace"]`. Errors: as
+    `EthTraceBlock`."""
+    if kinds != ["trace"]:
+        raise MethodError("only 'trace' is supported")
+    tipset = await by_text(ctx, block, strict=True)
+    try:
+        traces = orjson.loads(await _traces(ctx, tipset))
+    except _Absent as absent:
+        params = [await _number_of(ctx, tipset), kinds]
+        return await _from_node(ctx, "Filecoin.EthTraceReplayBlockTransactions", absent, params)
+    messages = await included_in(ctx, tipset)
+    hashes = [eth_json.data(message_hash(one, ctx.network.eth_chain_id)) for one in messages]
+    return replayed(traces, hashes)
+
+
+def replayed(traces: Sequence[dict[str, Any]], hashes: Sequence[str]) -> list[dict[str, Any]]:
+    """A block's traces by transaction. `hashes` are those of all: some have no trace. Errors: MethodError."""
+    found: list[dict[str, Any]] = [
+        {"output": "0x", "stateDiff": None, "trace": None, "transactionHash": one, "vmTrace": None} for one in hashes
+    ]
+    for trace in traces:
+        at = trace["transactionPosition"]
+        if not 0 <= at < len(found) or found[at]["transactionHash"] != trace["transactionHash"]:
+            raise MethodError("the recorded traces are not of this block's transactions")
+        entry = found[at]
+        if entry["trace"] is None:
+            entry["trace"] = []
+            result = trace.get("result") or {}
+            entry["output"] = result.get("output", result.get("code", "0x"))
+        entry["trace"].append({name: value for name, value in trace.items() if name not in _PLACE})
+    return found
+
+
+# --- of a transaction ----------------------------------------------------------------------------------
+
+
+async def _tipset_of(ctx: Context, digest: bytes) -> Tipset | None:
+    """The tipset that a transaction was executed in, as seen from the head; None where it is not on chain."""
+    cid = await cid_of_transaction(ctx, digest)
+    try:
+        await load_message(ctx, cid)
+        _, found = await search(ctx, (await ctx.head()).tipset, cid, NO_LIMIT, False)
+    except (NotFound, Replaced, BadObject):
+        return None
+    if not isinstance(found, Found) or found.cid != cid:
+        return None
+    return await ctx.index.parent(found.tipset)
+
+
+@method(
+    "Filecoin.EthTraceTransaction",
+    aliases=("trace_transaction",),
+    versions=EVERY,
+    cost=Cost.STATE,
+    answered="recorded",
+)
+async def eth_trace_transaction(ctx: Context, tx_hash: str) -> Any:
+    """The traces of a transaction on chain. Errors: not found, still pending, NotHeld."""
+    try:
+        digest = _HASH.decode(tx_hash)
+    except ValueError as error:
+        raise BadRequest(f"cannot parse eth hash: {error}") from None
+    tipset = await _tipset_of(ctx, digest)
+    if tipset is None:
+        if ctx.node is not None and await forward(ctx, "Filecoin.EthGetTransactionByHash", [eth_json.data(digest)]):
+            raise BadRequest("no trace for pending transactions")
+        raise BadRequest("transaction not found")
+    try:
+        traces = orjson.loads(await _traces(ctx, tipset))
+    except _Absent as absent:
+        return await _from_node(ctx, "Filecoin.EthTraceTransaction", absent, [tx_hash])
+    wanted = eth_json.data(digest)
+    return [trace for trace in traces if trace["transactionHash"] == wanted]
+
+
+# --- by filter -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TraceFilter:
+    """A filter as clients write it; None for what is left out."""
+
+    low: str | None = None
+    high: str | None = None
+    senders: frozenset[str] = frozenset()
+    receivers: frozenset[str] = frozenset()
+    after: int = 0
+    count: int | None = None
+
+    def matches(self, trace: dict[str, Any]) -> bool:
+        """Whether a trace's sender and receiver are wanted. Errors: BadRequest (no known kind of trace)."""
+        action, result = trace.get("action"), trace.get("result")
+        kind = trace.get("type")
+        if kind not in ("call", "create"):
+            raise BadRequest(f"invalid trace type: {kind}")
+        if not isinstance(action, dict):
+            raise BadRequest(f"invalid {kind} trace action")
+        if kind == "call":
+            receiver = action.get("to")
+        elif not isinstance(result, dict):
+            raise BadRequest("invalid create trace result")
+        else:
+            # a creation that failed has made nothing that could be looked for
+            receiver = result.get("address")
+        if self.senders and action.get("from") not in self.senders:
+            return False
+        return not self.receivers or receiver in self.receivers
+
+
+class _FilterDecoder:
+    go = "ethtypes.EthTraceFilterCriteria"
+
+    def decode(self, value: Any) -> TraceFilter:
+        """Errors: ValueError."""
+        if value is None:
+            return TraceFilter()
+        if not isinstance(value, dict):
+            raise mismatch(value, self.go)
+        fields = {name.lower(): item for name, item in value.items()}
+        after, count = fields.get("after"), fields.get("count")
+        return TraceFilter(
+            self._text(fields.get("fromblock"), "fromBlock"),
+            self._text(fields.get("toblock"), "toBlock"),
+            self._addresses(fields.get("fromaddress"), "fromAddress"),
+            self._addresses(fields.get("toaddress"), "toAddress"),
+            0 if after is None else _COUNT.decode(after),
+            None if count is None else _COUNT.decode(count),
+        )
+
+    def _text(self, value: Any, name: str) -> str | None:
+        with field_of("EthTraceFilterCriteria", name):
+            text: str | None = OPTIONAL_TEXT.decode(value)
+        return text
+
+    def _addresses(self, value: Any, name: str) -> frozenset[str]:
+        with field_of("EthTraceFilterCriteria", name):
+            return frozenset(map(eth_json.data, several(value, _ADDRESS.decode, "ethtypes.EthAddressList")))
+
+
+TraceFilterParam = Annotated[TraceFilter, _FilterDecoder()]
+
+
+async def _bound(ctx: Context, text: str | None, name: str) -> int:
+    """The epoch that one end of a filter names. Errors: BadRequest, NotHeld."""
+    head = (await ctx.head()).tipset
+    text = LATEST if text is None else text
+    if text == EARLIEST:
+        raise BadRequest(f'cannot parse {name}: block param "{EARLIEST}" is not supported')
+    if text == PENDING:
+        return head.height
+    if text == LATEST:
+        return (await ctx.index.parent(head)).height
+    if text == "safe":
+        # an unsigned number there: below 0 it is beyond every epoch
+        return (head.height - 1 - _SAFE_DELAY) % (1 << 64)
+    try:
+        return _COUNT.decode("0x" + text.replace("0x", ""))  # type: ignore[no-any-return]
+    except ValueError as error:
+        raise BadRequest(f"cannot parse {name}: cannot parse fromBlock: {error}") from None
+
+
+async def _rising(ctx: Context, low: int, high: int) -> AsyncIterator[list[Tipset]]:
+    """The tipsets of a range, some at a time. Errors: BadRequest (beyond the head), NotHeld."""
+    head = (await ctx.head()).tipset
+    top = min(high, head.height - 1)
+    for start in range(low, top + 1, _TOGETHER):
+        some: list[Tipset] = []
+        tipset = await ctx.index.at_height(head, min(start + _TOGETHER - 1, top))
+        while tipset.height >= start:
+            some.append(tipset)
+            if tipset.height == 0:
+                break
+            tipset = await ctx.index.parent(tipset)
+        yield some[::-1]
+    first = max(low, head.height)
+    if first <= high:
+        try:
+            await by_number(ctx, first, strict=True)
+        except BadRequest as error:
+            raise BadRequest(f"cannot get trace for block {first}: {error}") from None
+
+
+async def _filtered(ctx: Context, wanted: TraceFilter, low: int, high: int) -> list[dict[str, Any]]:
+    """Errors: _Absent, BadRequest, MethodError (too many results), NotHeld."""
+    found: list[dict[str, Any]] = []
+    seen = 0
+    async for tipsets in _rising(ctx, low, high):
+        for tipset, raw in zip(tipsets, await _recorded(ctx, tipsets), strict=True):
+            if raw is None:
+                raise _Absent(tipset)
+            for trace in orjson.loads(raw):
+                try:
+                    if not wanted.matches(trace):
+                        continue
+                except BadRequest as error:
+                    raise BadRequest(f"cannot match filter for block {tipset.height}: {error}") from None
+                seen += 1
+                if seen <= wanted.after:
+                    continue
+                found.append(trace)
+                if wanted.count is not None and len(found) >= wanted.count:
+                    return found
+                if len(found) > MAX_RESULTS:
+                    raise MethodError(
+                        f"too many results, maximum supported is {MAX_RESULTS}, "
+                        "try paginating requests with After and Count"
+                    )
+    return found
+
+
+@method("Filecoin.EthTraceFilter", aliases=("trace_filter",), versions=EVERY, cost=Cost.SCAN, answered="recorded")
+async def eth_trace_filter(ctx: Context, wanted: TraceFilterParam) -> Any:
+    """The traces of up to 2,880 epochs by sender and receiver, from `after` on, at most `count` (up to 500).
+
+    Errors: LimitExceeded (the range), too many results, a block that is not executed yet, NotHeld.
+    """
+    low = await _bound(ctx, wanted.low, "fromBlock")
+    high = await _bound(ctx, wanted.high, "toBlock")
+    if high - low > MAX_RANGE:
+        raise LimitExceeded(f"block range exceeds maximum of {MAX_RANGE} (got {high - low})")
+    if wanted.count == 0:
+        return []
+    if wanted.count is not None and wanted.count > MAX_RESULTS:
+        raise MethodError(f"invalid response count, requested {wanted.count}, maximum supported is {MAX_RESULTS}")
+    try:
+        return await _filtered(ctx, wanted, low, high)
+    except _Absent as absent:
+        return await _from_node(ctx, "Filecoin.EthTraceFilter", absent, [_pinned(wanted, low, high)])
+
+
+def _pinned(wanted: TraceFilter, low: int, high: int) -> dict[str, Any]:
+    """The same filter with its ends as numbers."""
+    pinned: dict[str, Any] = {"fromBlock": hex(low), "toBlock": hex(high)}
+    if wanted.senders:
+        pinned["fromAddress"] = sorted(wanted.senders)
+    if wanted.receivers:
+        pinned["toAddress"] = sorted(wanted.receivers)
+    if wanted.after:
+        pinned["after"] = hex(wanted.after)
+    if wanted.count is not None:
+        pinned["count"] = hex(wanted.count)
+    return pinned

@@ -1,0 +1,250 @@
+"""Transactions by every route, their receipts, and what a hash is of a message and back.
+
+The hash of a transaction that was signed as one leads to its message by an index row; that of a native message
+is the digest of its CID. Source: Lotus `node/impl/eth/transaction.go`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from blockstore.cid import Cid
+from blockstore.errors import BadCid, Missing
+from blockstore.store import ETH_TXS
+from chain.errors import BadObject, BadRequest, ChainError, NotFound, NotHeld
+from chain.eth.transaction import eth_tx, is_eth
+from chain.eth.types import cid_of_hash, hash_of
+from chain.message import SignedMessage, decode_any_message
+from chain.tipset import Tipset
+from rpc import eth_json
+from rpc.context import Context
+from rpc.errors import MethodError
+from rpc.lookup.eth_read import (
+    Executed,
+    Post,
+    executed,
+    logs_by_message,
+    post_of,
+    receipt_json,
+    transaction_of,
+    tree_of,
+)
+from rpc.lookup.eth_select import block_hash, by_hash, by_text
+from rpc.lookup.tipset_inclusion import included_in
+from rpc.lotus_json import json_cache
+from rpc.methods.eth.block import EVERY
+from rpc.methods.node.forward import forward
+from rpc.methods.state.search_message import NO_LIMIT, Epochs, Found, Miss, NotAMessage, Replaced, load_message, search
+from rpc.params import EthHash, EthUint64
+from rpc.registry import Cost, method
+
+# --- hashes and CIDs -----------------------------------------------------------------------------------
+
+
+async def cid_of_transaction(ctx: Context, digest: bytes) -> Cid:
+    """The CID of the message that a transaction hash is of, if there is one. One row."""
+    row = await ctx.store.row(ETH_TXS, digest, b"")
+    return cid_of_hash(digest) if row is None else Cid(row)
+
+
+@method("Filecoin.EthGetMessageCidByTransactionHash", versions=EVERY, answered="indexed")
+async def eth_get_message_cid_by_transaction_hash(ctx: Context, tx_hash: EthHash | None) -> Cid | None:
+    """The CID of the message behind a transaction hash; null where none is known."""
+    if tx_hash is None:
+        return None
+    cid = await cid_of_transaction(ctx, tx_hash)
+    return None if await _message(ctx, cid) is None else cid
+
+
+@method("Filecoin.EthGetTransactionHashByCid", versions=EVERY)
+async def eth_get_transaction_hash_by_cid(ctx: Context, cid: Cid) -> str | None:
+    """The transaction hash of a message; null where no message has this CID. Errors: NotEthTx."""
+    found = await _message(ctx, cid)
+    if found is None:
+        return None
+    if isinstance(found, SignedMessage) and is_eth(found):
+        return eth_json.data(eth_tx(found, ctx.network.eth_chain_id).hash)
+    return eth_json.data(hash_of(cid))
+
+
+async def _message(ctx: Context, cid: Cid) -> object | None:
+    try:
+        return decode_any_message(await ctx.objects.get(cid))
+    except (Missing, BadObject, BadCid):
+        return None
+
+
+# --- by hash -------------------------------------------------------------------------------------------
+
+
+async def _find(ctx: Context, cid: Cid, limit: int) -> tuple[Executed, int] | None:
+    """The tipset that a message was executed in and its index there, as seen from the head; None where it is
+    not on chain, with a note of the reason. Errors: NotHeld, NotFound."""
+    found: Found | Miss
+    try:
+        _, found = await search(ctx, (await ctx.head()).tipset, cid, limit, False)
+    except Replaced:
+        found = Miss.REPLACED
+    if not isinstance(found, Found):
+        ctx.note("X-Filecoin-Not-Found", str(found))
+        return None
+    if found.cid != cid:
+        return None
+    child = found.tipset
+    tipset = await ctx.index.parent(child)
+    done = await executed(ctx, tipset, Post(child.parent_state_root, child.parent_message_receipts))
+    for index, one in enumerate(done.messages):
+        if one.cid == cid:
+            return done, index
+    raise NotFound("cannot find the msg in the tipset")
+
+
+async def _transaction_json(ctx: Context, found: Executed, index: int) -> orjson.Fragment:
+    cache = json_cache(ctx)
+    key = b"ET%d," % index + found.tipset.key
+    kept = cache.get(key)
+    if kept is not None:
+        return kept
+    tx = await transaction_of(ctx, await tree_of(ctx, found.post), found.messages[index])
+    return cache.keep(key, eth_json.transaction(tx, found.place(index)))
+
+
+async def _transaction(ctx: Context, tx_hash: bytes | None, limit: int) -> Any:
+    if tx_hash is None:
+        return None
+    cid = await cid_of_transaction(ctx, tx_hash)
+    try:
+        await load_message(ctx, cid)
+        found = await _find(ctx, cid, limit)
+        if found is not None:
+            return await _transaction_json(ctx, *found)
+    except NotHeld:
+        raise
+    except ChainError:
+        # as at the node: whatever else is wrong with it, it is not on chain
+        ctx.note("X-Filecoin-Not-Found", str(Miss.NOT_ON_CHAIN))
+    return await _pending(ctx, tx_hash, limit)
+
+
+async def _pending(ctx: Context, tx_hash: bytes, limit: int) -> Any:
+    """A transaction of the full node's mempool; null without a node.
+
+    The node may have a newer head: a transaction in one of its blocks that this head does not see is still
+    pending here.
+    """
+    if ctx.node is None:
+        return None
+    found = await forward(ctx, "Filecoin.EthGetTransactionByHashLimited", [eth_json.data(tx_hash), limit])
+    if isinstance(found, dict):
+        found.update(blockHash=None, blockNumber=None, transactionIndex=None)
+    return found
+
+
+@method(
+    "Filecoin.EthGetTransactionByHash",
+    aliases=("eth_getTransactionByHash",),
+    versions=EVERY,
+    cost=Cost.STATE,
+    answered="indexed",
+)
+async def eth_get_transaction_by_hash(ctx: Context, tx_hash: EthHash | None) -> Any:
+    """The transaction with a hash, on chain or (with a full node behind) pending; null where there is none."""
+    return await _transaction(ctx, tx_hash, NO_LIMIT)
+
+
+@method("Filecoin.EthGetTransactionByHashLimited", versions=EVERY, cost=Cost.STATE, answered="indexed")
+async def eth_get_transaction_by_hash_limited(ctx: Context, tx_hash: EthHash | None, limit: Epochs) -> Any:
+    """As `EthGetTransactionByHash`, at most `limit` epochs below the head (-1: any)."""
+    return await _transaction(ctx, tx_hash, limit)
+
+
+async def _receipt(ctx: Context, tx_hash: bytes, limit: int) -> orjson.Fragment | None:
+    cid = await cid_of_transaction(ctx, tx_hash)
+    try:
+        await load_message(ctx, cid)
+    except NotFound:
+        ctx.note("X-Filecoin-Not-Found", str(Miss.NOT_ON_CHAIN))
+        return None
+    except NotAMessage as error:
+        raise MethodError(f"could not find transaction {eth_json.data(tx_hash)}: {error}") from error
+    try:
+        place = await _find(ctx, cid, limit)
+    except NotFound as error:
+        raise MethodError(f"could not find transaction {eth_json.data(tx_hash)}: {error}") from error
+    if place is None:
+        return None
+    found, index = place
+    cache = json_cache(ctx)
+    # it stands on the chain of the request's head: its logs are not removed
+    key = b"EX%d," % index + found.tipset.key
+    kept = cache.get(key)
+    if kept is not None:
+        return kept
+    try:
+        tx = await transaction_of(ctx, await tree_of(ctx, found.post), found.messages[index])
+    except ChainError as error:
+        raise MethodError(f"failed to convert {eth_json.data(tx_hash)} into an Eth Txn: {error}") from error
+    logs = await logs_by_message(ctx, found, {index: tx.hash})
+    return cache.keep(key, receipt_json(found, index, tx, logs.get(index, [])))
+
+
+@method(
+    "Filecoin.EthGetTransactionReceipt",
+    aliases=("eth_getTransactionReceipt",),
+    versions=EVERY,
+    cost=Cost.STATE,
+    answered="indexed",
+)
+async def eth_get_transaction_receipt(ctx: Context, tx_hash: EthHash) -> Any:
+    """The receipt of a transaction; null where it is not on chain. Errors: NotHeld (its receipt or events)."""
+    return await _receipt(ctx, tx_hash, NO_LIMIT)
+
+
+@method("Filecoin.EthGetTransactionReceiptLimited", versions=EVERY, cost=Cost.STATE, answered="indexed")
+async def eth_get_transaction_receipt_limited(ctx: Context, tx_hash: EthHash, limit: Epochs) -> Any:
+    """As `EthGetTransactionReceipt`, at most `limit` epochs below the head (-1: any)."""
+    return await _receipt(ctx, tx_hash, limit)
+
+
+# --- by block and index --------------------------------------------------------------------------------
+
+
+async def _at_index(ctx: Context, tipset: Tipset, index: int) -> Any:
+    post = await post_of(ctx, tipset)
+    if post is not None:
+        found = await executed(ctx, tipset, post)
+        _in_range(index, len(found.messages))
+        return await _transaction_json(ctx, found, index)
+    _in_range(index, len(await included_in(ctx, tipset)))
+    params = [eth_json.data(block_hash(tipset)), hex(index)]
+    return await forward(ctx, "Filecoin.EthGetTransactionByBlockHashAndIndex", params)
+
+
+def _in_range(index: int, count: int) -> None:
+    if index >= count:
+        raise BadRequest(f"index {index} out of range: tipset contains {count} messages")
+
+
+@method(
+    "Filecoin.EthGetTransactionByBlockHashAndIndex",
+    aliases=("eth_getTransactionByBlockHashAndIndex",),
+    versions=EVERY,
+    cost=Cost.STATE,
+    answered="indexed",
+)
+async def eth_get_transaction_by_block_hash_and_index(ctx: Context, block_hash: EthHash, index: EthUint64) -> Any:
+    """One transaction of the block with a hash. Errors: NotFound, BadRequest (no such index), NotHeld."""
+    return await _at_index(ctx, await by_hash(ctx, block_hash), index)
+
+
+@method(
+    "Filecoin.EthGetTransactionByBlockNumberAndIndex",
+    aliases=("eth_getTransactionByBlockNumberAndIndex",),
+    versions=EVERY,
+    cost=Cost.STATE,
+)
+async def eth_get_transaction_by_block_number_and_index(ctx: Context, block: str, index: EthUint64) -> Any:
+    """One transaction of the block at an epoch or tag. Errors: NullRound, BadRequest, NotHeld."""
+    return await _at_index(ctx, await by_text(ctx, block, strict=True), index)

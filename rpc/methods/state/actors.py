@@ -1,0 +1,196 @@
+"""Actors by address, addresses by actor, and the codes of actors: the plain look-ups in a state tree.
+
+Each answers from the state before a tipset's messages, as Lotus does; `StateAccountKey` alone looks into the
+state after them too. Sources: Lotus `node/impl/full/state.go`, `wallet.go`, `chain/stmgr/stmgr.go`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from blockstore.cid import Cid
+from chain.actors.codes import BadNetworkVersion, actors_version, bundle_of, networks_of
+from chain.address import Address
+from chain.address import parse as parse_address
+from chain.errors import ActorNotFound, BadAddress, ChainError, NotFound, NotHeld
+from chain.state.state_tree import Actor, StateTree
+from chain.tipset import TipsetKey
+from rpc.context import Context
+from rpc.errors import MethodError
+from rpc.methods.state.read_state import Said, actor_not_found, node_cache
+from rpc.registry import Cost, method
+
+
+async def tree_at(ctx: Context, key: TipsetKey) -> StateTree:
+    """The actors before a tipset's messages, over the cache of nodes. Errors: Missing, NotHeld, BadObject."""
+    tipset = await ctx.tipset(key)
+    return await StateTree.load(ctx.objects, tipset.parent_state_root, node_cache(ctx))
+
+
+def actor_json(actor: Actor) -> dict[str, Any]:
+    """An actor as Lotus writes it."""
+    return {
+        "Code": actor.code,
+        "Head": actor.head,
+        "Nonce": actor.nonce,
+        "Balance": str(actor.balance),
+        "DelegatedAddress": actor.delegated,
+    }
+
+
+def in_prefix(ctx: Context, address: Address) -> str:
+    """An address as the network's error texts have it."""
+    return address.text(ctx.network.address_prefix)
+
+
+async def find_actor(ctx: Context, tree: StateTree, address: Address) -> Actor:
+    """`tree.get`, with the network's own prefix in the texts of errors. Errors: ActorNotFound."""
+    try:
+        return await tree.get(address)
+    except ActorNotFound as error:
+        if address.is_id:
+            raise
+        name = in_prefix(ctx, address)
+        text = f"resolution lookup failed ({name}): resolve address {name}: actor not found"
+        raise ActorNotFound(text) from error
+
+
+@method("Filecoin.StateGetActor", cost=Cost.STATE)
+async def state_get_actor(ctx: Context, actor: Address, tipset_key: TipsetKey) -> dict[str, Any]:
+    """An actor's code, head, nonce, balance and delegated address. Errors: actor not found."""
+    return actor_json(await find_actor(ctx, await tree_at(ctx, tipset_key), actor))
+
+
+@method("Filecoin.WalletBalance", cost=Cost.STATE)
+async def wallet_balance(ctx: Context, address: Address) -> str:
+    """The balance of an address at the head, attoFIL; 0 for one that has no actor."""
+    tree = await tree_at(ctx, TipsetKey())
+    try:
+        return str((await tree.get(address)).balance)
+    except ActorNotFound:
+        return "0"
+
+
+@method("Filecoin.WalletValidateAddress", cost=Cost.FREE, answered="local")
+async def wallet_validate_address(ctx: Context, text: str) -> Address:
+    """The address that a text is. Errors: what is wrong with it."""
+    try:
+        return parse_address(text)
+    except BadAddress as error:
+        raise MethodError(str(error)) from error
+
+
+@method("Filecoin.StateLookupID", cost=Cost.STATE)
+async def state_lookup_id(ctx: Context, address: Address, tipset_key: TipsetKey) -> Address:
+    """The ID address of an address. Errors: actor not found, with its own code."""
+    tree = await tree_at(ctx, tipset_key)
+    try:
+        return await tree.lookup_id(address)
+    except ActorNotFound as error:
+        raise actor_not_found(error) from error
+
+
+@method("Filecoin.StateLookupRobustAddress", cost=Cost.HEAVY)
+async def state_lookup_robust_address(ctx: Context, address: Address, tipset_key: TipsetKey) -> Address:
+    """An address that the init actor gave an ID to: the first one found. Errors: none has this ID."""
+    tipset = await ctx.tipset(tipset_key)
+    try:
+        _ = address.id
+    except BadAddress as error:
+        raise MethodError(f"failed to decode provided address as id addr: {error}") from error
+    tree = await StateTree.load(ctx.objects, tipset.parent_state_root)
+    async for found in tree.robust_addresses(address):
+        return found
+    raise NotFound(f"Address {in_prefix(ctx, address)} not found")
+
+
+@method("Filecoin.StateAccountKey", cost=Cost.STATE)
+async def state_account_key(ctx: Context, address: Address, tipset_key: TipsetKey) -> Address:
+    """The key or delegated address of an account. Errors: no such actor, not an account.
+
+    An account that this tipset's messages made is found in the state after them, as far as that is known.
+    """
+    tipset = await ctx.tipset(tipset_key)
+    if address.protocol in (1, 3, 4):
+        return address
+    if address.protocol == 2:
+        raise MethodError("cannot resolve actor address to key address")
+    if not address:
+        raise MethodError("failed to find actor: <empty>")
+    cache = node_cache(ctx)
+    try:
+        return await (await StateTree.load(ctx.objects, tipset.parent_state_root, cache)).account_key(address)
+    except ChainError as error:
+        after = await ctx.index.post(tipset.key)
+        if after is None or after[0] == tipset.parent_state_root:
+            if isinstance(error, ActorNotFound):
+                raise ActorNotFound(f"failed to find actor: {in_prefix(ctx, address)}") from error
+            raise
+    try:
+        return await (await StateTree.load(ctx.objects, after[0], cache)).account_key(address)
+    except ActorNotFound as error:
+        raise ActorNotFound(f"failed to find actor: {in_prefix(ctx, address)}") from error
+
+
+@method("Filecoin.StateListActors", cost=Cost.HEAVY)
+async def state_list_actors(ctx: Context, tipset_key: TipsetKey) -> list[Address]:
+    """The ID addresses of all actors, in the order of the state tree."""
+    tipset = await ctx.tipset(tipset_key)
+    tree = await StateTree.load(ctx.objects, tipset.parent_state_root)
+    return [Address.checked(key) async for key, _ in tree.actors.items()]
+
+
+@method("Filecoin.StateChangedActors", cost=Cost.SCAN)
+async def state_changed_actors(ctx: Context, old: Cid, new: Cid) -> dict[str, Any]:
+    """The actors of state `new` that are not the same, or not there, in state `old`, by ID address."""
+    with Said("failed to load old state tree"):
+        before = await StateTree.load(ctx.objects, old)
+    with Said("failed to load new state tree"):
+        after = await StateTree.load(ctx.objects, new)
+    changed: dict[str, Any] = {}
+    async for address, _, actor in before.changed(after):
+        if actor is not None:
+            changed[in_prefix(ctx, address)] = actor_json(actor)
+    return changed
+
+
+async def _codes_at(ctx: Context, version: int) -> tuple[Cid, dict[str, Cid]] | None:
+    """(manifest, code by name) of an actors version: of the bundles that Lotus embeds for the network whose
+    codes the head's state has, or of that state itself. None, where neither tells."""
+    head = (await ctx.head()).tipset
+    tree = await StateTree.load(ctx.objects, head.parent_state_root)
+    codes = await tree.codes()
+    found = [networks_of(code) for code in codes.values()]
+    for network in sorted(frozenset.intersection(*found)) if found else ():
+        bundle = bundle_of(network, version)
+        if bundle is not None:
+            return bundle.manifest, bundle.actors
+    if actors_version(ctx.network.version_at(head.height - 1)) == version:
+        return await tree.manifest(), codes
+    return None
+
+
+@method("Filecoin.StateActorCodeCIDs", cost=Cost.STATE)
+async def state_actor_code_cids(ctx: Context, network_version: int) -> dict[str, Cid]:
+    """The code of each built-in actor under a network version, by its name in the manifest."""
+    try:
+        version = actors_version(network_version)
+    except BadNetworkVersion as error:
+        raise MethodError(f"invalid network version {network_version}: {error}") from error
+    found = await _codes_at(ctx, version)
+    if found is None:
+        raise NotHeld(f"the actor codes of network version {network_version}, actors version {version}")
+    return found[1]
+
+
+@method("Filecoin.StateActorManifestCID", cost=Cost.STATE)
+async def state_actor_manifest_cid(ctx: Context, network_version: int) -> Cid:
+    """The manifest of the built-in actors under a network version."""
+    try:
+        version = actors_version(network_version)
+    except BadNetworkVersion as error:
+        raise MethodError("invalid network version") from error
+    found = await _codes_at(ctx, version)
+    if found is None or version < 8:
+        raise NotFound(f"could not find manifest cid for network version {network_version}, actors version {version}")
+    return found[0]

@@ -1,0 +1,132 @@
+"""The storage market: balances and deals."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from blockstore.cid import Cid
+from chain.actors.adt import array_get, array_items, map_get, map_items, uint_key
+from chain.actors.leaves import LEAVES
+from chain.actors.load import MARKET, Loaded, States
+from chain.actors.schema import type_of
+from chain.address import Address
+from chain.ipld.hamt import Hamt
+from chain.tipset import TipsetKey
+from rpc.context import Context
+from rpc.errors import MethodError
+from rpc.methods.state.read_state import Said, states_at
+from rpc.params import Integer
+from rpc.registry import V1, Cost, method
+
+DealID = Annotated[int, Integer("abi.DealID", 0, (1 << 64) - 1)]
+
+_BIG = LEAVES["big"]
+_PROPOSALS_BITS = 5
+_STATES_BITS = 6
+_BALANCES_BITS = 6
+
+#: of a deal that no sector proves yet
+_NO_STATE = {"SectorNumber": 0, "SectorStartEpoch": -1, "LastUpdatedEpoch": -1, "SlashEpoch": -1}
+
+
+async def market_at(ctx: Context, key: TipsetKey) -> tuple[States, Loaded]:
+    """The actors at a tipset, and the market among them."""
+    _, states = await states_at(ctx, key)
+    return states, await states.load(MARKET, "market")
+
+
+@method("Filecoin.StateMarketBalance", cost=Cost.STATE)
+async def state_market_balance(ctx: Context, address: Address, tipset_key: TipsetKey) -> dict[str, str]:
+    """attoFIL that an account has in the market, and how much of it is locked."""
+    states, market = await market_at(ctx, tipset_key)
+    key = bytes(await states.lookup_id(address))
+    escrow = await map_get(ctx.objects, market.state["EscrowTable"], key, _BIG, _BALANCES_BITS)
+    locked = await map_get(ctx.objects, market.state["LockedTable"], key, _BIG, _BALANCES_BITS)
+    return {"Escrow": str(escrow or 0), "Locked": str(locked or 0)}
+
+
+@method("Filecoin.StateMarketParticipants", cost=Cost.SCAN)
+async def state_market_participants(ctx: Context, tipset_key: TipsetKey) -> dict[str, dict[str, str]]:
+    """The market balances of every account that has one."""
+    _, market = await market_at(ctx, tipset_key)
+    locked = {
+        key: amount async for key, amount in map_items(ctx.objects, market.state["LockedTable"], _BIG, _BALANCES_BITS)
+    }
+    prefix = ctx.network.address_prefix
+    return {
+        Address.checked(key).text(prefix): {"Escrow": str(amount), "Locked": str(locked.get(key, 0))}
+        async for key, amount in map_items(ctx.objects, market.state["EscrowTable"], _BIG, _BALANCES_BITS)
+    }
+
+
+def _deal(market: Loaded, proposal: Any, state: dict[str, Any] | None) -> dict[str, Any]:
+    return {
+        "Proposal": type_of("market", "DealProposal", market.version).dump(proposal),
+        # a sector number is in deal states from actors 13 on: older ones show 0
+        "State": dict(_NO_STATE) if state is None else {name: state.get(name, 0) for name in _NO_STATE},
+    }
+
+
+@method("Filecoin.StateMarketDeals", cost=Cost.HEAVY)
+async def state_market_deals(ctx: Context, tipset_key: TipsetKey) -> dict[str, Any]:
+    """Every deal, by its number."""
+    _, market = await market_at(ctx, tipset_key)
+    proposal = type_of("market", "DealProposal", market.version)
+    state = type_of("market", "DealState", market.version)
+    states = {at: found async for at, found in array_items(ctx.objects, market.state["States"], state, _STATES_BITS)}
+    return {
+        str(at): _deal(market, found, states.get(at))
+        async for at, found in array_items(ctx.objects, market.state["Proposals"], proposal, _PROPOSALS_BITS)
+    }
+
+
+async def storage_deal(ctx: Context, market: Loaded, deal: int) -> tuple[Any, dict[str, Any] | None]:
+    """(proposal, state or None) of a deal. Errors: MethodError, for one that is not there."""
+    proposal = type_of("market", "DealProposal", market.version)
+    state = type_of("market", "DealState", market.version)
+    found = await array_get(ctx.objects, market.state["Proposals"], deal, proposal, _PROPOSALS_BITS)
+    if found is None:
+        raise MethodError(
+            f"deal {deal} not found - deal may not have completed sealing before deal proposal start epoch, "
+            "or deal may have been slashed"
+        )
+    return found, await array_get(ctx.objects, market.state["States"], deal, state, _STATES_BITS)
+
+
+@method("Filecoin.StateMarketStorageDeal", cost=Cost.STATE)
+async def state_market_storage_deal(ctx: Context, deal: DealID, tipset_key: TipsetKey) -> dict[str, Any]:
+    """One deal. Errors: a deal that is not there."""
+    _, states = await states_at(ctx, tipset_key)
+    with Said("failed to load market actor"):
+        actor = await states.actor(MARKET)
+    with Said("failed to load market actor state"):
+        market = await states.state_of(actor, "market")
+    return _deal(market, *await storage_deal(ctx, market, deal))
+
+
+@method("Filecoin.StateMarketProposalPending", versions=V1, cost=Cost.STATE)
+async def state_market_proposal_pending(ctx: Context, proposal: Cid, tipset_key: TipsetKey) -> bool:
+    """Whether a proposal waits for its sector to be proven."""
+    _, market = await market_at(ctx, tipset_key)
+    return await has_key(ctx, market.state["PendingProposals"], bytes(proposal))
+
+
+async def has_key(ctx: Context, root: Cid, key: bytes) -> bool:
+    """Whether a set (a map without values) has a key."""
+    missing = object()
+    return await (await Hamt.load(ctx.objects, root, bit_width=5)).get(key, missing) is not missing
+
+
+async def pending_allocation(ctx: Context, market: Loaded, deal: int) -> int:
+    """The allocation that a deal waits for, or 0."""
+    root = market.state["PendingDealAllocationIds"]
+    with Said(f"failed to load allocation id for {deal}"):
+        found: int | None = await map_get(ctx.objects, root, uint_key(deal), LEAVES["int"])
+    return found or 0
+
+
+@method("Filecoin.StateGetAllocationIdForPendingDeal", versions=V1, cost=Cost.STATE)
+async def state_get_allocation_id_for_pending_deal(ctx: Context, deal: DealID, tipset_key: TipsetKey) -> int:
+    """The allocation that a published deal waits for, or 0."""
+    _, market = await market_at(ctx, tipset_key)
+    return await pending_allocation(ctx, market, deal)

@@ -1,0 +1,277 @@
+"""Storage miners: info, sectors, deadlines, partitions, balances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from chain.actors.leaves import UNDEFINED
+from chain.actors.miner_state import Miner, shown
+from chain.address import Address
+from chain.errors import BadObject
+from chain.ipld import bitfield
+from chain.tipset import Tipset, TipsetKey
+from rpc.context import Context
+from rpc.errors import MethodError
+from rpc.methods.state.read_state import Said, states_at
+from rpc.params import Integer, Uint64
+from rpc.peer_id import peer_id_text
+from rpc.registry import V0, V1, Cost, method
+
+SectorNumber = Annotated[int, Integer("abi.SectorNumber", 0, (1 << 64) - 1)]
+
+_ACTOR = "failed to load miner actor"
+_STATE = "failed to load miner actor state"
+
+
+class _BitField:
+    """A bitfield parameter: an array of run lengths; null for every sector."""
+
+    go = "bitfield.BitField"
+
+    def decode(self, value: Any) -> bytes | None:
+        """Errors: ValueError."""
+        if value is None:
+            return None
+        try:
+            return bitfield.from_json(value)
+        except BadObject as error:
+            raise ValueError(str(error)) from None
+
+
+BitField = Annotated[bytes | None, _BitField()]
+
+
+async def _miner(ctx: Context, key: TipsetKey, address: Address, where: str = "") -> tuple[Tipset, Miner]:
+    """The tipset and the miner. `where` is what Lotus says before its words for a failure; "-" where it adds
+    no words at all."""
+    tipset, states = await states_at(ctx, key)
+    if where == "-":
+        loaded = await states.load(address, "miner")
+    else:
+        with Said(where + _ACTOR):
+            actor = await states.actor(address)
+        with Said(where + _STATE):
+            loaded = await states.state_of(actor, "miner")
+    return tipset, Miner(ctx.objects, loaded)
+
+
+async def _merged(miner: Miner, pick: Callable[[dict[str, Any]], bytes]) -> bytes:
+    parts = [pick(partition) async for _, _, partition in miner.all_partitions()]
+    return bitfield.union(parts)
+
+
+def live(partition: dict[str, Any]) -> bytes:
+    """The sectors of a partition that were not terminated."""
+    return bitfield.subtract(partition["Sectors"], partition["Terminated"])
+
+
+def active(partition: dict[str, Any]) -> bytes:
+    """The sectors of a partition that count for power."""
+    return bitfield.subtract(bitfield.subtract(live(partition), partition["Faults"]), partition["Unproven"])
+
+
+@method("Filecoin.StateMinerInfo", cost=Cost.STATE)
+async def state_miner_info(ctx: Context, address: Address, tipset_key: TipsetKey) -> dict[str, Any]:
+    """Owner, worker, control addresses, peer and sector size of a miner."""
+    _, miner = await _miner(ctx, tipset_key, address)
+    info = await miner.info()
+    pending = info["PendingWorkerKey"]
+    term = info["BeneficiaryTerm"]
+    change = info["PendingBeneficiaryTerm"]
+    return {
+        "Owner": info["Owner"],
+        "Worker": info["Worker"],
+        "NewWorker": pending["NewWorker"] if pending else UNDEFINED,
+        "ControlAddresses": info["ControlAddresses"] or None,
+        "WorkerChangeEpoch": pending["EffectiveAt"] if pending else -1,
+        "PeerId": peer_id_text(info["PeerId"]),
+        "Multiaddrs": [part or None for part in info["Multiaddrs"]] or None,
+        "WindowPoStProofType": info["WindowPoStProofType"],
+        "SectorSize": info["SectorSize"],
+        "WindowPoStPartitionSectors": info["WindowPoStPartitionSectors"],
+        "ConsensusFaultElapsed": info["ConsensusFaultElapsed"],
+        "PendingOwnerAddress": info["PendingOwnerAddress"],
+        "Beneficiary": info["Beneficiary"],
+        "BeneficiaryTerm": {
+            "Quota": str(term["Quota"]),
+            "UsedQuota": str(term["UsedQuota"]),
+            "Expiration": term["Expiration"],
+        },
+        "PendingBeneficiaryTerm": change
+        and {
+            "NewBeneficiary": change["NewBeneficiary"],
+            "NewQuota": str(change["NewQuota"]),
+            "NewExpiration": change["NewExpiration"],
+            "ApprovedByBeneficiary": change["ApprovedByBeneficiary"],
+            "ApprovedByNominee": change["ApprovedByNominee"],
+        },
+    }
+
+
+@method("Filecoin.StateMinerSectors", cost=Cost.SCAN)
+async def state_miner_sectors(
+    ctx: Context, address: Address, sectors: BitField, tipset_key: TipsetKey
+) -> list[dict[str, Any]]:
+    """The sectors of a miner, all or those in the bitfield. Errors: a sector that is not there."""
+    _, miner = await _miner(ctx, tipset_key, address)
+    found = await miner.sectors() if sectors is None else await miner.some_sectors(sectors)
+    return [shown("SectorOnChainInfo", sector) for sector in found]
+
+
+@method("Filecoin.StateMinerActiveSectors", cost=Cost.SCAN)
+async def state_miner_active_sectors(ctx: Context, address: Address, tipset_key: TipsetKey) -> list[dict[str, Any]]:
+    """The sectors of a miner that count for power."""
+    _, miner = await _miner(ctx, tipset_key, address)
+    found = await miner.some_sectors(await _merged(miner, active))
+    return [shown("SectorOnChainInfo", sector) for sector in found]
+
+
+@method("Filecoin.StateMinerSectorCount", cost=Cost.SCAN)
+async def state_miner_sector_count(ctx: Context, address: Address, tipset_key: TipsetKey) -> dict[str, int]:
+    """How many sectors of a miner are live, active and faulty."""
+    _, miner = await _miner(ctx, tipset_key, address, "-")
+    counts = {"Live": 0, "Active": 0, "Faulty": 0}
+    async for _, _, partition in miner.all_partitions():
+        counts["Live"] += bitfield.count(live(partition))
+        counts["Active"] += bitfield.count(active(partition))
+        counts["Faulty"] += bitfield.count(partition["Faults"])
+    return counts
+
+
+@method("Filecoin.StateMinerDeadlines", cost=Cost.STATE)
+async def state_miner_deadlines(ctx: Context, address: Address, tipset_key: TipsetKey) -> list[dict[str, Any]]:
+    """The 48 deadlines of a miner's proving period."""
+    _, miner = await _miner(ctx, tipset_key, address)
+    deadlines = await miner.deadlines()
+    return [
+        {
+            "PostSubmissions": bitfield.to_json(deadline["PartitionsPoSted"]),
+            "DisputableProofCount": proofs,
+            "DailyFee": str(deadline.get("DailyFee", 0)),
+        }
+        for deadline, proofs in zip(deadlines, await miner.disputable_proofs(deadlines), strict=True)
+    ]
+
+
+@method("Filecoin.StateMinerPartitions", cost=Cost.STATE)
+async def state_miner_partitions(
+    ctx: Context, address: Address, index: Uint64, tipset_key: TipsetKey
+) -> list[dict[str, Any]] | None:
+    """The partitions of one deadline; null when it has none. Errors: an index from 48 on."""
+    _, miner = await _miner(ctx, tipset_key, address)
+    with Said("failed to load the deadline"):
+        deadline = await miner.deadline(index)
+    found = [
+        {
+            "AllSectors": bitfield.to_json(partition["Sectors"]),
+            "FaultySectors": bitfield.to_json(partition["Faults"]),
+            "RecoveringSectors": bitfield.to_json(partition["Recoveries"]),
+            "LiveSectors": bitfield.to_json(live(partition)),
+            "ActiveSectors": bitfield.to_json(active(partition)),
+        }
+        async for _, partition in miner.partitions(deadline)
+    ]
+    return found or None
+
+
+@method("Filecoin.StateMinerProvingDeadline", cost=Cost.STATE)
+async def state_miner_proving_deadline(ctx: Context, address: Address, tipset_key: TipsetKey) -> dict[str, int]:
+    """The miner's current deadline, or its next occurrence where it has passed."""
+    tipset, miner = await _miner(ctx, tipset_key, address)
+    return miner.proving_deadline(tipset.height)
+
+
+@method("Filecoin.StateMinerFaults", cost=Cost.SCAN)
+async def state_miner_faults(ctx: Context, address: Address, tipset_key: TipsetKey) -> list[int]:
+    """The faulty sectors of a miner."""
+    _, miner = await _miner(ctx, tipset_key, address)
+    return bitfield.to_json(await _merged(miner, lambda partition: bytes(partition["Faults"])))
+
+
+@method("Filecoin.StateMinerRecoveries", cost=Cost.SCAN)
+async def state_miner_recoveries(ctx: Context, address: Address, tipset_key: TipsetKey) -> list[int]:
+    """The faulty sectors of a miner that are declared recovered."""
+    _, miner = await _miner(ctx, tipset_key, address)
+    return bitfield.to_json(await _merged(miner, lambda partition: bytes(partition["Recoveries"])))
+
+
+@method("Filecoin.StateAllMinerFaults", cost=Cost.FREE)
+async def state_all_miner_faults(ctx: Context, lookback: int, tipset_key: TipsetKey) -> None:
+    """Nothing: Lotus itself answers an error to every call of it, and clients get the same one."""
+    raise MethodError("fixme")
+
+
+@method("Filecoin.StateMinerAllocated", versions=V1, cost=Cost.STATE)
+async def state_miner_allocated(ctx: Context, address: Address, tipset_key: TipsetKey) -> list[int]:
+    """The sector numbers that a miner has ever used."""
+    _, miner = await _miner(ctx, tipset_key, address, "-")
+    return bitfield.to_json(await miner.allocated())
+
+
+@method("Filecoin.StateMinerSectorAllocated", cost=Cost.STATE)
+async def state_miner_sector_allocated(
+    ctx: Context, address: Address, sector: SectorNumber, tipset_key: TipsetKey
+) -> bool:
+    """Whether a miner has ever used this sector number."""
+    _, miner = await _miner(ctx, tipset_key, address)
+    return bitfield.has(await miner.allocated(), sector)
+
+
+@method("Filecoin.StateMinerAvailableBalance", cost=Cost.STATE)
+async def state_miner_available_balance(ctx: Context, address: Address, tipset_key: TipsetKey) -> str:
+    """attoFIL that a miner could withdraw, what vested until now included."""
+    tipset, miner = await _miner(ctx, tipset_key, address)
+    vested = await miner.vested(tipset.height)
+    return str(miner.available() + vested)
+
+
+@method("Filecoin.StateSectorGetInfo", cost=Cost.STATE)
+async def state_sector_get_info(
+    ctx: Context, address: Address, sector: SectorNumber, tipset_key: TipsetKey
+) -> dict[str, Any] | None:
+    """A proven sector, or null."""
+    _, miner = await _miner(ctx, tipset_key, address, "(get sset) ")
+    found = await miner.sector(sector)
+    return None if found is None else shown("SectorOnChainInfo", found)
+
+
+@method("Filecoin.StateSectorPreCommitInfo", versions=V0, cost=Cost.STATE)
+async def state_sector_pre_commit_info_v0(
+    ctx: Context, address: Address, sector: SectorNumber, tipset_key: TipsetKey
+) -> dict[str, Any]:
+    """A sector that is committed but not yet proven. Errors: there is none."""
+    found = await state_sector_pre_commit_info(ctx, address, sector, tipset_key)
+    if found is None:
+        raise MethodError("precommit info does not exist")
+    return found
+
+
+@method("Filecoin.StateSectorPreCommitInfo", versions=V1, cost=Cost.STATE)
+async def state_sector_pre_commit_info(
+    ctx: Context, address: Address, sector: SectorNumber, tipset_key: TipsetKey
+) -> dict[str, Any] | None:
+    """A sector that is committed but not yet proven, or null."""
+    _, miner = await _miner(ctx, tipset_key, address, "(get sset) ")
+    found = await miner.precommit(sector)
+    return None if found is None else shown("SectorPreCommitOnChainInfo", found)
+
+
+@method("Filecoin.StateSectorExpiration", cost=Cost.SCAN)
+async def state_sector_expiration(
+    ctx: Context, address: Address, sector: SectorNumber, tipset_key: TipsetKey
+) -> dict[str, int]:
+    """When a sector expires: on time, and early if it is faulty (else 0)."""
+    _, miner = await _miner(ctx, tipset_key, address, "-")
+    on_time, early = await miner.expiration(sector)
+    return {"OnTime": on_time, "Early": early}
+
+
+@method("Filecoin.StateSectorPartition", cost=Cost.SCAN)
+async def state_sector_partition(
+    ctx: Context, address: Address, sector: SectorNumber, tipset_key: TipsetKey
+) -> dict[str, int]:
+    """The deadline and partition that a sector is in."""
+    _, miner = await _miner(ctx, tipset_key, address, "-")
+    deadline, partition = await miner.find_sector(sector)
+    return {"Deadline": deadline, "Partition": partition}

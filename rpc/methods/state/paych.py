@@ -1,0 +1,34 @@
+"""Payment channels, as far as the chain knows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chain.address import Address
+from chain.errors import ChainError
+from chain.tipset import TipsetKey
+from rpc.context import Context
+from rpc.errors import MethodError
+from rpc.methods.state.read_state import states_at
+from rpc.registry import Cost, method
+
+#: Lotus' PCHOutbound: the account that is named pays
+_OUTBOUND = 2
+
+
+@method("Filecoin.PaychStatus", cost=Cost.STATE)
+async def paych_status(ctx: Context, address: Address) -> dict[str, Any]:
+    """The account that pays into a channel.
+
+    Lotus answers from a list of the channels that its own wallet takes part in, by their robust addresses. A
+    follower has no wallet: it takes every channel in the head's state for tracked, and for seen from the paying
+    side, as the node sees it that made the channel. Errors: channel not tracked.
+    """
+    if address.is_id:
+        raise MethodError("channel not tracked")
+    _, states = await states_at(ctx, TipsetKey())
+    try:
+        channel = await states.load(address, "paych")
+    except ChainError as error:
+        raise MethodError("channel not tracked") from error
+    return {"ControlAddr": await states.tree.account_key(channel.state["From"]), "Direction": _OUTBOUND}

@@ -1,0 +1,64 @@
+"""Randomness of tickets and of the beacon. Source: Lotus `node/impl/full/state.go`, `chain/rand`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chain.consensus.beacon import beacon_entry, digest, draw, ticket_digest_at
+from chain.errors import NotHeld
+from chain.tipset import TipsetKey
+from rpc.context import Context
+from rpc.methods.chain.chain import read_tipset
+from rpc.params import Int64
+from rpc.registry import V0, V1, Cost, method
+
+
+@method("Filecoin.StateGetRandomnessFromTickets", cost=Cost.CHAIN)
+async def state_get_randomness_from_tickets(
+    ctx: Context, personalization: Int64, epoch: int, entropy: bytes, key: TipsetKey
+) -> bytes:
+    """32 bytes drawn from the chain's tickets at an epoch, as seen from a tipset. Errors: NotHeld."""
+    tipset = await read_tipset(ctx, key)
+    base = await ticket_digest_at(ctx.index, ctx.network, tipset, epoch)
+    return draw(base, personalization, epoch, entropy)
+
+
+@method("Filecoin.StateGetRandomnessFromBeacon", cost=Cost.CHAIN)
+async def state_get_randomness_from_beacon(
+    ctx: Context, personalization: Int64, epoch: int, entropy: bytes, key: TipsetKey
+) -> bytes:
+    """32 bytes drawn from the beacon entry of an epoch, as seen from a tipset. Errors: NotHeld."""
+    _, data = await beacon_entry(ctx.index, ctx.network, await read_tipset(ctx, key), epoch)
+    return draw(digest(data), personalization, epoch, entropy)
+
+
+@method("Filecoin.StateGetRandomnessDigestFromTickets", versions=V1, cost=Cost.CHAIN)
+async def state_get_randomness_digest_from_tickets(ctx: Context, epoch: int, key: TipsetKey) -> bytes:
+    """The digest that randomness of the tickets at an epoch is drawn from. Errors: NotHeld."""
+    return await ticket_digest_at(ctx.index, ctx.network, await read_tipset(ctx, key), epoch)
+
+
+@method("Filecoin.StateGetRandomnessDigestFromBeacon", versions=V1, cost=Cost.CHAIN)
+async def state_get_randomness_digest_from_beacon(ctx: Context, epoch: int, key: TipsetKey) -> bytes:
+    """The digest that randomness of the beacon at an epoch is drawn from. Errors: NotHeld."""
+    _, data = await beacon_entry(ctx.index, ctx.network, await read_tipset(ctx, key), epoch)
+    return digest(data)
+
+
+@method("Filecoin.StateGetBeaconEntry", versions=V1, cost=Cost.CHAIN)
+async def state_get_beacon_entry(ctx: Context, epoch: int) -> dict[str, Any]:
+    """The beacon entry of an epoch. One that is not on chain yet only a node can wait for. Errors: NotHeld."""
+    head = (await ctx.head()).tipset
+    if epoch > head.height:
+        if ctx.node is None:
+            raise NotHeld(f"the beacon entry of epoch {epoch}: the head is at {head.height}")
+        result: dict[str, Any] = await ctx.node.call("Filecoin.StateGetBeaconEntry", [epoch])
+        return result
+    round_, data = await beacon_entry(ctx.index, ctx.network, head, max(epoch, 0))
+    return {"Round": round_, "Data": data or None}
+
+
+@method("Filecoin.BeaconGetEntry", versions=V0, cost=Cost.CHAIN)
+async def beacon_get_entry(ctx: Context, epoch: int) -> dict[str, Any]:
+    """The v0 spelling of `StateGetBeaconEntry`. Errors: NotHeld."""
+    return await state_get_beacon_entry(ctx, epoch)

@@ -1,0 +1,1 @@
+"""Methods of `/rpc/v2`: tipsets and actors by selector."""

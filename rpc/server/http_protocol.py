@@ -1,0 +1,446 @@
+"""The hot path: POST of a request with a length, read by httptools and answered in the same stack.
+
+One `HttpProtocol` is one connection. It reads a request's head, looks whether it is one of its own (POST or
+PUT to an RPC path, with a Content-Length), takes the body, runs the dispatcher at once and writes the
+answer; the next request of the connection is looked at only then, so answers keep their order and one
+connection holds one request. Anything else (WebSocket upgrades, GET, chunked bodies, health, metrics) is
+handed over, with its bytes and the transport, to what `Shared.other` makes: aiohttp's handler.
+
+Everything here is bounded: the head, the body, all bodies together (`BodyBudget`), the time that each stage
+may take, and what is read ahead while an answer is under way or the peer does not take it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+import httptools
+
+from rpc.context import Context
+from rpc.errors import InvalidRequest, ParseError, RpcError, Unavailable
+from rpc.json_wire import encode_error
+from rpc.server import run_until_blocked as eager
+from rpc.server.http_shared import Shared, wants_verbose
+
+log = logging.getLogger("follower.rpc")
+
+_PATHS: Final = {b"/rpc/v0": 0, b"/rpc/v1": 1, b"/rpc/v2": 2}
+_BEGINNINGS: Final = tuple(
+    b"%s %s%s" % (verb, path, end) for end in (b" ", b"?") for path in _PATHS for verb in (b"POST", b"PUT")
+)
+_HEAD_END: Final = b"\r\n\r\n"
+#: bodies up to this size are not counted against the budget
+_SMALL: Final = 64 << 10
+#: how much of a refused body is read and dropped, so that the peer gets to read the refusal
+_LINGER_BYTES: Final = 256 << 20
+
+# what a connection is doing
+_HEAD: Final = 0  # between requests, or in the middle of a head
+_BODY: Final = 1
+_WAIT: Final = 2  # for room in the budget
+_RUN: Final = 3
+_LINGER: Final = 4  # refused; what still comes is dropped
+_GONE: Final = 5
+
+
+class HttpProtocol(asyncio.Protocol):
+    """One connection. `deadline` (loop time; 0: none) is looked at by the server's sweeper."""
+
+    __slots__ = (
+        "_authorization", "_body", "_dropped", "_eof", "_forwarded", "_held", "_keep", "_length", "_mark",
+        "_min_head", "_named", "_reading", "_rest", "_running", "_shared", "_state", "_strange", "_url",
+        "_writable", "deadline", "parser", "transport",
+    )  # fmt: skip
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._state = _HEAD
+        #: bytes not looked at yet: an unfinished head, or requests behind the one under way
+        self._rest = b""
+        self._body: bytearray | bytes = b""
+        self._length = 0
+        self._held = 0
+        self._eof = False
+        self._named = False
+        self._keep = False
+        self._writable = True
+        self._reading = True
+        self._running: eager.Running[tuple[int, bytes]] | None = None
+        self.deadline = 0.0
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]
+
+    # --- connection ----------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        shared = self._shared
+        self.transport = transport  # type: ignore[assignment]
+        if len(shared.connections) + shared.others() >= shared.settings.max_connections:
+            shared.refused += 1
+            self._state = _GONE
+            self._write(503, _unavailable("too many connections"), close=True)
+            shared.send(self.transport, None)
+            return
+        shared.connections.add(self)
+        self.parser = httptools.HttpRequestParser(self)
+        self.deadline = shared.loop.time() + shared.settings.idle_timeout
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        waiting, self._state = self._state, _GONE
+        self._shared.leave(self)
+        self._rest = self._body = b""
+        if self._running is not None and self._running.task is not None:
+            self._running.task.cancel()
+        if waiting == _WAIT:
+            self._shared.budget.forget(self)
+        self._release()
+
+    def eof_received(self) -> bool:
+        """A peer that has said all may still read: for a while its answer is waited for."""
+        self._eof = True
+        if self._state == _RUN:
+            self.deadline = self._shared.loop.time() + self._shared.settings.eof_timeout
+        if self._state not in (_RUN, _WAIT):
+            self._shared.send(self.transport, None)
+        return True
+
+    def pause_writing(self) -> None:
+        self._writable = False
+        self.deadline = self._shared.loop.time() + self._shared.settings.write_timeout
+        self._pause()
+
+    def resume_writing(self) -> None:
+        self._writable = True
+        if self._state == _HEAD:
+            self._idle()
+            self._shared.loop.call_soon(self._work)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of a request has come."""
+        return self._state == _HEAD and not self._rest and self._writable
+
+    def expire(self) -> None:
+        """The deadline has passed: tell the peer where that helps, then close."""
+        state = self._state
+        if not self._writable or state in (_RUN, _LINGER, _GONE):
+            self.transport.abort()
+        elif state == _HEAD and not self._rest:
+            self._shared.send(self.transport, None)
+        else:
+            self._refuse(408, ParseError("reading request: timed out"))
+
+    def drain(self) -> None:
+        """The server stops: close at once when idle, else behind the answer."""
+        if self.idle:
+            self._shared.send(self.transport, None)
+
+    # --- reading -------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        state = self._state
+        if state == _HEAD:
+            self._rest = self._rest + data if self._rest else data
+            if self._writable:
+                self._work()
+        elif state == _BODY:
+            self._more_body(data)
+        elif state == _LINGER:
+            self._dropped += len(data)
+            if self._dropped > _LINGER_BYTES:
+                self.transport.abort()
+        elif state != _GONE:
+            self._rest += data
+            if len(self._rest) > self._shared.settings.max_head:
+                self._pause()
+
+    def _work(self) -> None:
+        """Take requests from what has come, until one must wait for something."""
+        shared = self._shared
+        answered = 0
+        while self._state == _HEAD and self._rest and self._writable:
+            data = self._rest
+            end = data.find(_HEAD_END)
+            if end < 0:
+                self._unfinished(data)
+                break
+            if not _ours(data):
+                self._hand_over()
+                return
+            if answered == 32:
+                # others want their turn too, and what is behind these can wait outside
+                self._pause()
+                shared.loop.call_soon(self._work)
+                return
+            answered += 1
+            self._begin(data, end + 4)
+        if self._state == _HEAD and self._writable:
+            if not self._rest:
+                self.deadline = shared.loop.time() + shared.settings.idle_timeout
+            if not self._reading:
+                self._resume()
+            if self._eof and not self._rest:
+                self._shared.send(self.transport, None)
+
+    def _unfinished(self, data: bytes) -> None:
+        if len(data) > self._shared.settings.max_head:
+            self._refuse(431, InvalidRequest("the request's head is too long"))
+        elif len(data) >= 16 and not _ours(data):
+            self._hand_over()
+        else:
+            self.deadline = min(self.deadline, self._shared.loop.time() + self._shared.settings.head_timeout)
+            if self._eof:
+                self._shared.send(self.transport, None)
+
+    def _begin(self, data: bytes, head_end: int) -> None:
+        """Read one head; what is no request of ours goes to the other handler, whole."""
+        if head_end > self._shared.settings.max_head:
+            self._refuse(431, InvalidRequest("the request's head is too long"))
+            return
+        self._url = b""
+        self._length = -1
+        self._strange = False
+        self._authorization: str | None = None
+        self._min_head: str | None = None
+        self._forwarded = b""
+        self._named = False
+        try:
+            self.parser.feed_data(data[:head_end])
+        except httptools.HttpParserUpgrade:
+            self._strange = True
+        except httptools.HttpParserError:
+            self._refuse(400, InvalidRequest("not an HTTP request"))
+            return
+        if self._strange or self._length < 0:
+            self._rest = data
+            self._hand_over()
+            return
+        self._keep = self.parser.should_keep_alive() and not self._shared.draining
+        self._rest = b""
+        if self._length > self._shared.settings.max_body:
+            limit = self._shared.settings.max_body
+            self._refuse(500, ParseError(f"request bigger than maximum {limit} allowed"))
+            return
+        end = head_end + self._length
+        if len(data) >= end:
+            self._rest = data[end:]
+            self._whole(data[head_end:end])
+            return
+        self._body = data[head_end:]
+        if self._length > _SMALL and not self._shared.budget.take(self._length, self):
+            self._state = _WAIT
+            self.deadline = 0.0
+            self._pause()
+            return
+        self._held = self._length if self._length > _SMALL else 0
+        self._start_body()
+
+    def go_on(self) -> None:
+        """The budget has room for the body that is waiting."""
+        if self._state != _WAIT:
+            self._shared.budget.give(self._length)
+            return
+        self._held = self._length
+        waiting, self._rest = self._rest, b""
+        self._start_body()
+        if waiting and self._state == _BODY:
+            self._more_body(waiting)
+
+    def _start_body(self) -> None:
+        self._state = _BODY
+        self._body = bytearray(self._body)
+        self._mark = len(self._body) + _SMALL
+        self.deadline = self._shared.loop.time() + self._shared.settings.body_timeout
+        self._resume()
+
+    def _more_body(self, data: bytes) -> None:
+        missing = self._length - len(self._body)
+        self._body += data[:missing] if len(data) > missing else data
+        if len(data) >= missing:
+            self._rest = data[missing:]
+            body = bytes(self._body)
+            self._body = b""
+            self._whole(body)
+            self._work()
+        elif len(self._body) >= self._mark:
+            # each further piece earns its own time: a trickle does not
+            self._mark = len(self._body) + _SMALL
+            self.deadline = self._shared.loop.time() + self._shared.settings.body_timeout
+
+    # --- httptools' callbacks ------------------------------------------------------------------------
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        size = len(name)
+        if size == 14:
+            if name.lower() == b"content-length":
+                self._length = int(value)
+        elif size == 10:
+            if name.lower() == b"connection":
+                self._named = True
+        elif size == 13:
+            if name.lower() == b"authorization":
+                self._authorization = value.decode("latin-1")
+        elif size == 17:
+            if name.lower() == b"transfer-encoding":
+                self._strange = True
+        elif size == 15:
+            if name.lower() == b"x-forwarded-for":
+                self._forwarded = self._forwarded + b"," + value if self._forwarded else value
+        elif size == 6:
+            if name.lower() == b"expect":
+                self._strange = True
+        elif size == 7:
+            if name.lower() == b"upgrade":
+                self._strange = True
+        elif size == 19 and name.lower() == b"x-filecoin-min-head":
+            self._min_head = value.decode("latin-1")
+
+    # --- answering -----------------------------------------------------------------------------------
+
+    def _whole(self, body: bytes) -> None:
+        """A request is whole: bring the parser behind it, and run it."""
+        if body:
+            self.parser.feed_data(body)
+        shared = self._shared
+        path, _, query = self._url.partition(b"?")
+        permissions: frozenset[str] | None = None
+        if self._authorization is not None or query:
+            permissions = shared.wire.permissions(self._authorization, query)
+            if permissions is None:
+                self._answered(401, b"", None)
+                return
+        dispatcher = shared.dispatcher
+        if dispatcher.in_flight >= shared.settings.max_in_flight:
+            self._answered(503, _unavailable("too many requests at once: try again"), None)
+            return
+        ctx = dispatcher.context(_PATHS[path], permissions)
+        if query:
+            ctx.verbose = wants_verbose(query)
+        ctx.find_client = self._client
+        self._state = _RUN
+        self.deadline = 0.0
+        if self._min_head is None:
+            answer = dispatcher.http(ctx.version, body, ctx)
+        else:
+            answer = dispatcher.http_behind(self._min_head, body, ctx)
+        try:
+            running = eager.start(shared.loop, answer)
+        except Exception:
+            log.exception("a request could not be answered")
+            self.transport.abort()
+            return
+        if running.task is None:
+            assert running.value is not None
+            self._answered(*running.value, ctx)
+            return
+        self._running = running
+        running.task.add_done_callback(lambda task: self._later(task, ctx))
+
+    def _client(self) -> str:
+        return self._shared.clients.of_transport(self.transport, self._forwarded.decode("latin-1"))
+
+    def _later(self, task: asyncio.Task[tuple[int, bytes]], ctx: Context) -> None:
+        self._running = None
+        if self._state == _GONE:
+            if not task.cancelled():
+                task.exception()
+            return
+        if task.cancelled() or task.exception() is not None:
+            self.transport.abort()
+            return
+        self._answered(*task.result(), ctx)
+        self._work()
+
+    def _answered(self, status: int, body: bytes, ctx: Context | None) -> None:
+        self._release()
+        self._state = _HEAD
+        keep = self._keep and not self._shared.draining
+        self._write(status, body, close=not keep, ctx=ctx)
+        if not keep:
+            self._state = _GONE
+            self._shared.send(self.transport, None)
+
+    def _write(self, status: int, body: bytes, *, close: bool, ctx: Context | None = None) -> None:
+        shared = self._shared
+        more = b"\r\n\r\n"
+        if close:
+            more = b"\r\nConnection: close\r\n\r\n"
+        elif self._named:
+            # HTTP/1.0 wants to be told
+            more = b"\r\nConnection: keep-alive\r\n\r\n"
+        if ctx is not None:
+            if ctx.pinned is not None:
+                more = b"\r\nX-Filecoin-Head: " + ctx.pinned.text + more
+            if ctx.notes is not None:
+                more = "".join(f"\r\n{name}: {value}" for name, value in ctx.noted()).encode() + more
+        start = shared.start(status) + b"%d" % len(body) + more
+        if len(body) < _SMALL:
+            shared.send(self.transport, start + body)
+        else:
+            shared.send(self.transport, start)
+            shared.send(self.transport, body)
+
+    def _refuse(self, status: int, error: RpcError) -> None:
+        """Answer that nothing more is read of this connection, and let the peer read the answer."""
+        self._write(status, encode_error(error, b"null"), close=True)
+        self._release()
+        self._rest = self._body = b""
+        if self._eof:
+            self._state = _GONE
+            self._shared.send(self.transport, None)
+            return
+        self._shared.flush()
+        self._state = _LINGER
+        self._dropped = 0
+        self._resume()
+        self.deadline = self._shared.loop.time() + self._shared.settings.linger
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def _release(self) -> None:
+        held, self._held = self._held, 0
+        if held:
+            self._shared.budget.give(held)
+
+    def _hand_over(self) -> None:
+        """The rest of this connection belongs to the other handler."""
+        data, self._rest = self._rest, b""
+        self._state = _GONE
+        self._shared.leave(self)
+        self._shared.flush()
+        self.deadline = 0.0
+        other = self._shared.other()
+        transport = self.transport
+        transport.set_protocol(other)
+        other.connection_made(transport)
+        if not self._reading:
+            transport.resume_reading()
+        other.data_received(data)
+        if self._eof:
+            other.eof_received()
+
+    def _idle(self) -> None:
+        self.deadline = self._shared.loop.time() + self._shared.settings.idle_timeout
+
+    def _pause(self) -> None:
+        if self._reading:
+            self._reading = False
+            self.transport.pause_reading()
+
+    def _resume(self) -> None:
+        if not self._reading and not self.transport.is_closing():
+            self._reading = True
+            self.transport.resume_reading()
+
+
+def _ours(data: bytes) -> bool:
+    """Whether a request that begins like this can be one of the hot path."""
+    return data.startswith(_BEGINNINGS)
+
+
+def _unavailable(text: str) -> bytes:
+    return encode_error(Unavailable(text), b"null")

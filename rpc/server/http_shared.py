@@ -1,0 +1,167 @@
+"""What the connections of one server have in common: settings, the memory for bodies, the way out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from time import time
+from typing import TYPE_CHECKING, Final, Protocol
+from wsgiref.handlers import format_date_time
+
+from rpc.server.client_address import Clients
+from rpc.server.dispatch import Dispatcher
+from rpc.server.limits import ServerSettings
+
+if TYPE_CHECKING:
+    from rpc.server.http_protocol import HttpProtocol
+
+#: bytes of answers that wait for the end of a turn of the loop
+_OUTBOX: Final = 256 << 10
+#: the header names of ours that a browser lets its page read
+EXPOSED: Final = "X-Filecoin-Head, X-Filecoin-Not-Found"
+
+
+class Wire(Protocol):
+    """What a connection needs of the server around it."""
+
+    def permissions(self, authorization: str | None, query: bytes) -> frozenset[str] | None:
+        """What the caller may do; None for a bad token."""
+
+
+class Taker(Protocol):
+    """Who asks for room in the budget."""
+
+    def go_on(self) -> None:
+        """There is room now, and it has been taken."""
+
+
+class BodyBudget:
+    """Bytes that the bodies of all connections may take together; who finds no room waits its turn."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, size: int) -> None:
+        self._loop = loop
+        self.free = size
+        self._size = size
+        self._waiting: deque[tuple[int, Taker]] = deque()
+
+    def take(self, size: int, taker: Taker) -> bool:
+        """Whether there is room now; if not, `taker.go_on()` is called when there is.
+
+        Who no longer wants it by then gives it back.
+        """
+        size = min(size, self._size)
+        if not self._waiting and size <= self.free:
+            self.free -= size
+            return True
+        self._waiting.append((size, taker))
+        return False
+
+    def give(self, size: int) -> None:
+        """Give room back, and let go on who now fits."""
+        self.free += min(size, self._size)
+        while self._waiting and self._waiting[0][0] <= self.free:
+            wanted, taker = self._waiting.popleft()
+            self.free -= wanted
+            self._loop.call_soon(taker.go_on)
+
+    def forget(self, taker: Taker) -> None:
+        """Whoever waits no longer."""
+        self._waiting = deque(item for item in self._waiting if item[1] is not taker)
+        self.give(0)
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all connections of a server have in common."""
+
+    loop: asyncio.AbstractEventLoop
+    dispatcher: Dispatcher
+    settings: ServerSettings
+    wire: Wire
+    other: Callable[[], asyncio.Protocol]
+    #: how many connections have been handed over and are there still
+    others: Callable[[], int]
+    budget: BodyBudget
+    clients: Clients
+    connections: set[HttpProtocol] = field(default_factory=set)
+    draining: bool = False
+    refused: int = 0
+    #: what leaves when this turn of the loop is over; None behind it closes the connection
+    _outbox: list[tuple[asyncio.Transport, bytes | None]] = field(default_factory=list)
+    _outbox_bytes: int = 0
+    _empty: asyncio.Event | None = None
+    _second: int = 0
+    _starts: dict[int, bytes] = field(default_factory=dict)
+
+    def leave(self, connection: HttpProtocol) -> None:
+        """A connection has ended or is another's now."""
+        self.connections.discard(connection)
+        if self._empty is not None and not self.connections:
+            self._empty.set()
+
+    async def empty(self) -> None:
+        """Wait until there is no connection."""
+        if self.connections:
+            self._empty = asyncio.Event()
+            await self._empty.wait()
+
+    def send(self, transport: asyncio.Transport, data: bytes | None) -> None:
+        """Write, or close for None, together with all that this turn of the loop answers.
+
+        One system call an answer stays; what is saved is waking the peers one by one (twice the answers
+        a second, see docs/adr/0001).
+        """
+        if not self._outbox:
+            self.loop.call_soon(self.flush)
+        self._outbox.append((transport, data))
+        if data is not None:
+            self._outbox_bytes += len(data)
+            if self._outbox_bytes > _OUTBOX:
+                # so that the transport can say that its peer does not read
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what is waiting."""
+        outbox, self._outbox = self._outbox, []
+        self._outbox_bytes = 0
+        for transport, data in outbox:
+            if data is None:
+                transport.close()
+            else:
+                transport.write(data)
+
+    def start(self, status: int) -> bytes:
+        """The status line and the header lines that every answer has; made anew once a second."""
+        second = int(time())
+        if second != self._second:
+            self._second = second
+            self._starts = {}
+        return self._starts.get(status) or self._make_start(status, second)
+
+    def _make_start(self, status: int, second: int) -> bytes:
+        lines = [
+            f"HTTP/1.1 {status} {_phrase(status)}",
+            f"Date: {format_date_time(second)}",
+            "Content-Type: application/json",
+        ]
+        if self.settings.cors_origin:
+            lines.append(f"Access-Control-Allow-Origin: {self.settings.cors_origin}")
+            lines.append(f"Access-Control-Expose-Headers: {EXPOSED}")
+        lines.append("Content-Length: ")
+        found = self._starts[status] = "\r\n".join(lines).encode()
+        return found
+
+
+def wants_verbose(query: bytes) -> bool:
+    """Whether a URL's query says `verbose` (whatever its value)."""
+    return any(part.partition(b"=")[0] == b"verbose" for part in query.split(b"&"))
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Unknown"

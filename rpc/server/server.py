@@ -1,0 +1,386 @@
+"""The server: one listener whose connections begin on the hot path, and aiohttp for all the rest.
+
+    server = await serve(services, "127.0.0.1", 1234)
+    await server.stop(drain_seconds=5)
+
+Paths: `/rpc/v0`, `/rpc/v1`, `/rpc/v2` (POST and WebSocket), `/health/livez`, `/health/readyz`, `/livez`,
+`/readyz`, `/healthz`, `/metrics`, `/debug/metrics`. Everything else is Lotus' 404.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from typing import Final
+
+from aiohttp import WSCloseCode, web
+from aiohttp.web_request import BaseRequest
+from prometheus_client import GCCollector, ProcessCollector
+
+from rpc.errors import ParseError, Unavailable
+from rpc.json_wire import encode_error
+from rpc.registry import REGISTRY, Registry
+from rpc.server.auth import Tokens
+from rpc.server.client_address import Clients
+from rpc.server.dispatch import Dispatcher
+from rpc.server.health import Health
+from rpc.server.http_protocol import HttpProtocol
+from rpc.server.http_shared import EXPOSED, BodyBudget, Shared, wants_verbose
+from rpc.server.limits import ServerSettings
+from rpc.server.metrics import CONTENT_TYPE, Metrics
+from rpc.server.websocket import Connection
+from rpc.services import Head, Services
+
+log = logging.getLogger("follower.rpc")
+
+_VERSIONS: Final = {"/rpc/v0": 0, "/rpc/v1": 1, "/rpc/v2": 2}
+_JSON: Final = "application/json"
+#: seconds between two looks at the connections' deadlines
+_SWEEP: Final = 1.0
+
+
+class _Web(web.Server):
+    """aiohttp's server, counting its connections."""
+
+    count = 0
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        self.count += 1
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        self.count -= 1
+
+
+class Server:
+    """A running server. Made by `serve`; ended by `stop`."""
+
+    def __init__(
+        self,
+        services: Services,
+        registry: Registry,
+        settings: ServerSettings,
+        dispatcher: Dispatcher | None = None,
+    ) -> None:
+        self.settings = settings
+        self.dispatcher = dispatcher or Dispatcher(services, registry, settings=settings)
+        self.metrics: Metrics = self.dispatcher.metrics
+        self.health = Health(services.checks)
+        self.tokens = Tokens(settings.jwt_secret, settings.default_permissions)
+        self._services = services
+        self._loop = asyncio.get_running_loop()
+        self._web = _Web(
+            self._other,
+            access_log=None,
+            keepalive_timeout=settings.idle_timeout,
+            max_line_size=settings.max_head,
+            max_field_size=settings.max_head,
+            auto_decompress=False,
+            handler_cancellation=True,
+        )
+        self._shared = Shared(
+            loop=self._loop,
+            dispatcher=self.dispatcher,
+            settings=settings,
+            wire=self.tokens,
+            other=self._hand_over,
+            others=lambda: self._web.count,
+            budget=BodyBudget(self._loop, settings.body_budget),
+            clients=Clients(settings.trusted_proxies),
+        )
+        self._sockets: dict[web.WebSocketResponse, Connection] = {}
+        self._listeners: list[asyncio.Server] = []
+        self._sweeper = self._loop.create_task(self._sweep())
+        self._head: Head | None = None
+        self._stopped = False
+        self.host = ""
+        self.port = 0
+        self._register_metrics()
+
+    @property
+    def url(self) -> str:
+        """The v1 endpoint."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}/rpc/v1"
+
+    async def listen(self, host: str, port: int, *, reuse_port: bool = True, backlog: int = 1024) -> None:
+        """Start to accept. Port 0 takes a free one. Errors: OSError."""
+        listener = await self._loop.create_server(
+            lambda: HttpProtocol(self._shared), host, port, reuse_port=reuse_port or None, backlog=backlog
+        )
+        for sock in listener.sockets:
+            # a peer that has vanished is noticed; accepted sockets inherit it
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._listeners.append(listener)
+        self.host, self.port = listener.sockets[0].getsockname()[:2]
+
+    def drain(self) -> None:
+        """Go on answering, but say that this server stops: not ready, connections closed behind their next answer,
+        no new WebSocket. `stop` comes after it, once balancers had the time to notice.
+        """
+        self.health.draining = True
+        self._shared.draining = True
+
+    async def stop(self, drain_seconds: float = 5.0) -> None:
+        """Accept no more, let what is under way end for a while, then close everything. Twice does nothing."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self.drain()
+        for listener in self._listeners:
+            listener.close()
+        for connection in list(self._shared.connections):
+            connection.drain()
+        closing = [self._send_away(ws, connection, drain_seconds) for ws, connection in list(self._sockets.items())]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(drain_seconds):
+                await asyncio.gather(*closing, return_exceptions=True)
+                await self._shared.empty()
+                await self.dispatcher.drained()
+        for connection in list(self._shared.connections):
+            connection.transport.close()
+        await self._web.shutdown(min(drain_seconds, 1.0))
+        self._sweeper.cancel()
+        await asyncio.gather(self._sweeper, return_exceptions=True)
+
+    @staticmethod
+    async def _send_away(ws: web.WebSocketResponse, connection: Connection, seconds: float) -> None:
+        """Close a WebSocket behind the answers to the calls that are under way; its channels end with it."""
+        with contextlib.suppress(TimeoutError):
+            # a call that takes longer is given up, but not without a word
+            async with asyncio.timeout(seconds * 3 / 4):
+                await connection.quiet()
+        await ws.close(code=WSCloseCode.GOING_AWAY, message=b"server stops")
+
+    # --- connections ---------------------------------------------------------------------------------
+
+    def abort_connections(self) -> None:
+        """Cut every connection without a word, as a network does that breaks; listening goes on."""
+        for connection in list(self._shared.connections):
+            connection.transport.abort()
+        for ws in list(self._sockets):
+            transport = ws.get_extra_info("transport") if ws.prepared else None
+            request = ws._req
+            transport = transport or (request.transport if request is not None else None)
+            if transport is not None:
+                transport.abort()
+
+    def _hand_over(self) -> asyncio.Protocol:
+        return self._web()
+
+    async def _sweep(self) -> None:
+        """Close the connections whose deadlines have passed."""
+        while True:
+            await asyncio.sleep(_SWEEP)
+            now = self._loop.time()
+            for connection in list(self._shared.connections):
+                if connection.deadline and connection.deadline < now:
+                    try:
+                        connection.expire()
+                    except Exception:
+                        log.exception("a connection could not be closed in order")
+                        connection.transport.abort()
+
+    # --- everything that is not on the hot path --------------------------------------------------------
+
+    async def _other(self, request: BaseRequest) -> web.StreamResponse:
+        response = await self._routed(request)
+        if self._shared.draining and not response.prepared:
+            response.force_close()
+        return response
+
+    async def _routed(self, request: BaseRequest) -> web.StreamResponse:
+        path = request.path
+        version = _VERSIONS.get(path)
+        if version is not None:
+            return await self._rpc(request, version)
+        if path in ("/metrics", "/debug/metrics"):
+            return await self._metrics()
+        health = await self.health.answer(path, verbose="verbose" in request.query)
+        if health is not None:
+            return web.Response(status=health[0], text=health[1])
+        return web.Response(status=404, text="404 page not found\n", headers={"X-Content-Type-Options": "nosniff"})
+
+    def _headers(self) -> dict[str, str]:
+        if not self.settings.cors_origin:
+            return {}
+        return {
+            "Access-Control-Allow-Origin": self.settings.cors_origin,
+            "Access-Control-Expose-Headers": EXPOSED,
+        }
+
+    async def _rpc(self, request: BaseRequest, version: int) -> web.StreamResponse:
+        headers = self._headers()
+        if self.settings.cors_preflight and request.method == "OPTIONS":
+            headers["Access-Control-Allow-Methods"] = "POST, PUT, GET, OPTIONS"
+            headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, X-Filecoin-Min-Head"
+            headers["Access-Control-Max-Age"] = "86400"
+            return web.Response(status=204, headers=headers)
+        permissions = self.tokens.permissions(request.headers.get("Authorization"), request.query_string.encode())
+        if permissions is None:
+            return web.Response(status=401, headers=headers)
+        if "upgrade" in request.headers.get("Connection", "").lower():
+            return await self._websocket(request, version, permissions)
+        waiter = _Waiter(self._loop, self._shared.budget)
+        size = min(request.content_length or 0, self.settings.max_body)
+        if request.content_length is None and request.can_read_body:
+            size = self.settings.max_body
+        waiter.size = size
+        try:
+            if size and not self._shared.budget.take(size, waiter):
+                await waiter.room
+        except asyncio.CancelledError:
+            if waiter.room.done() and not waiter.room.cancelled():
+                self._shared.budget.give(size)
+            else:
+                self._shared.budget.forget(waiter)
+            raise
+        try:
+            body = await self._body(request)
+            if body is None:
+                text = f"request bigger than maximum {self.settings.max_body} allowed"
+                answer = web.Response(status=500, body=encode_error(ParseError(text), b"null"), content_type=_JSON)
+                answer.force_close()
+                return answer
+            if self.dispatcher.in_flight >= self.settings.max_in_flight:
+                busy = encode_error(Unavailable("too many requests at once: try again"), b"null")
+                return web.Response(status=503, body=busy, content_type=_JSON, headers=headers)
+            ctx = self.dispatcher.context(version, permissions)
+            ctx.verbose = wants_verbose(request.query_string.encode())
+            ctx.find_client = lambda: self._client(request)
+            min_head = request.headers.get("X-Filecoin-Min-Head")
+            if min_head is None:
+                status, out = await self.dispatcher.http(version, body, ctx)
+            else:
+                status, out = await self.dispatcher.http_behind(min_head, body, ctx)
+        finally:
+            self._shared.budget.give(size)
+        if ctx.pinned is not None:
+            headers["X-Filecoin-Head"] = ctx.pinned.text.decode()
+        headers.update(ctx.noted())
+        return web.Response(status=status, body=out, content_type=_JSON, headers=headers)
+
+    def _client(self, request: BaseRequest) -> str:
+        forwarded = ",".join(request.headers.getall("X-Forwarded-For", ()))
+        return self._shared.clients.of_transport(request.transport, forwarded)
+
+    async def _body(self, request: BaseRequest) -> bytes | None:
+        """The body, or None when it is too big. Errors: HTTPRequestTimeout, when it does not come."""
+        limit = self.settings.max_body
+        if (request.content_length or 0) > limit:
+            return None
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        parts: list[bytes] = []
+        size = 0
+        try:
+            while True:
+                async with asyncio.timeout(self.settings.body_timeout):
+                    part = await request.content.readany()
+                if not part:
+                    return b"".join(parts)
+                size += len(part)
+                if size > limit:
+                    return None
+                parts.append(part)
+        except TimeoutError:
+            raise web.HTTPRequestTimeout(text="the body did not come\n") from None
+
+    async def _websocket(self, request: BaseRequest, version: int, permissions: frozenset[str]) -> web.StreamResponse:
+        offered = [p.strip() for p in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if p.strip()]
+        ws = web.WebSocketResponse(
+            heartbeat=self.settings.ws_ping,
+            compress=False,
+            max_msg_size=self.settings.max_body,
+            protocols=offered,
+            decode_text=False,
+        )
+        ws.headers["Access-Control-Allow-Origin"] = "*"
+        if self.health.draining or len(self._sockets) >= self.settings.max_connections:
+            return web.Response(status=503)
+        await ws.prepare(request)
+        connection = self._sockets[ws] = Connection(
+            self.dispatcher, ws, version, permissions, self._client(request)
+        )
+        try:
+            await connection.run()
+        finally:
+            del self._sockets[ws]
+        return ws
+
+    # --- metrics ---------------------------------------------------------------------------------------
+
+    async def _metrics(self) -> web.Response:
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(1.0):
+                self._head = await self._services.head_source.current()
+        return web.Response(body=self.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+    def _register_metrics(self) -> None:
+        metrics = self.metrics
+        shared = self._shared
+        metrics.gauge("follower_rpc_in_flight", "Requests under way.", lambda: self.dispatcher.in_flight)
+        metrics.gauge("follower_rpc_connections", "Connections on the hot path.", lambda: len(shared.connections))
+        metrics.gauge("follower_rpc_websockets", "WebSocket sessions.", lambda: len(self._sockets))
+        metrics.gauge(
+            "follower_rpc_body_bytes_free",
+            "What is left of the memory for request bodies.",
+            lambda: shared.budget.free,
+        )
+        metrics.counter("follower_rpc_refused_connections", "Connections beyond the limit.", lambda: shared.refused)
+        metrics.counter(
+            "follower_rpc_slow_channels",
+            "Channels closed because their client read too slowly.",
+            lambda: self.dispatcher.slow_channels,
+        )
+        metrics.gauge(
+            "follower_head_height", "Epoch of the head.", lambda: self._head.tipset.height if self._head else 0
+        )
+        metrics.gauge("follower_head_seq", "Sequence number of the head.", lambda: self._head.seq if self._head else 0)
+        with contextlib.suppress(ValueError):
+            ProcessCollector(registry=metrics.registry)
+            GCCollector(registry=metrics.registry)
+
+
+class _Waiter:
+    """Waits for room in the body budget."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, budget: BodyBudget) -> None:
+        self.room: asyncio.Future[None] = loop.create_future()
+        self.size = 0
+        self._budget = budget
+
+    def go_on(self) -> None:
+        """There is room now, and it has been taken."""
+        if self.room.done():
+            self._budget.give(self.size)
+        else:
+            self.room.set_result(None)
+
+
+async def serve(
+    services: Services,
+    host: str,
+    port: int,
+    *,
+    settings: ServerSettings | None = None,
+    registry: Registry = REGISTRY,
+    dispatcher: Dispatcher | None = None,
+    reuse_port: bool = True,
+) -> Server:
+    """Start serving `registry` over `services`; several processes may share one port. Errors: OSError.
+
+    The methods of a follower are in the registry once `rpc.methods` has been imported.
+    """
+    if dispatcher is not None:
+        settings = dispatcher.settings
+    server = Server(services, registry, settings or ServerSettings(), dispatcher)
+    try:
+        await server.listen(host, port, reuse_port=reuse_port)
+    except BaseException:
+        await server.stop(0)
+        raise
+    return server

@@ -1,0 +1,1 @@
+"""Stores, CAR files, the head log."""

@@ -1,0 +1,163 @@
+"""The Cassandra store against the contract, on a real server; publishing when a step is lost or comes twice."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import pytest
+
+from blockstore.cassandra import schema as cassandra_schema
+from blockstore.cassandra.head import CassandraHeadLog
+from blockstore.cassandra.session import AcsyllaSession, Place, Session, Unsettled
+from blockstore.cassandra.store import CassandraStore, pack, unpack
+from blockstore.errors import Fenced, SchemaMismatch, StoreError, StoreUnavailable
+from blockstore.store import META, SCHEMA_VERSION, Batch, Store
+from tests.blockstore.store_contract import StoreContract, entry
+from tests.support.cassandra_server import cassandra_hosts
+
+USED = ("objects", "meta", "tipsets", "events", "messages", "filters", "head_log")
+
+
+def _url() -> str:
+    return f"cassandra://{cassandra_hosts()}/follower_test"
+
+
+async def _empty(tables: Sequence[str] = USED) -> CassandraStore:
+    """The test keyspace, made if it is not there, with these tables empty."""
+    store = await CassandraStore.open(_url(), delta_ms=50, epsilon_ms=5)
+    place = Place.parse(_url())
+    cassandra_schema.run(place, [f"TRUNCATE {place.keyspace}.{name}" for name in tables])
+    await store.close()
+    return await CassandraStore.open(_url(), delta_ms=50, epsilon_ms=5)
+
+
+@contextlib.asynccontextmanager
+async def _made() -> AsyncIterator[Store]:
+    store = await _empty(["messages"])
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[CassandraStore]:
+    store = await _empty()
+    yield store
+    await store.close()
+
+
+class TestCassandraStore(StoreContract):
+    histories = 5
+
+    @pytest.fixture
+    async def store(self) -> AsyncIterator[Store]:
+        store = await _empty()
+        yield store
+        await store.close()
+
+    @pytest.fixture
+    def store_factory(self) -> Callable[[], object]:
+        _url()
+        return _made
+
+
+class Flaky:
+    """A session that times out once at a statement holding `word`: before or after it is applied."""
+
+    def __init__(self, session: Session, word: str, applied: bool) -> None:
+        self.session, self.word, self.applied = session, word, applied
+        self.hit = 0
+
+    async def execute(self, cql: str, values: Sequence[Any] = (), *, serial: bool = False) -> list[list[Any]]:
+        if self.word in cql and " IF " in cql and not self.hit:
+            self.hit = 1
+            if self.applied:
+                await self.session.execute(cql, values, serial=serial)
+            raise Unsettled("timed out")
+        return await self.session.execute(cql, values, serial=serial)
+
+    async def close(self) -> None:
+        await self.session.close()
+
+
+@pytest.mark.parametrize("applied", [True, False])
+@pytest.mark.parametrize("word", ["SET term", "SET entry", "SET visible_at"])
+async def test_a_time_out_is_settled(store: CassandraStore, word: str, applied: bool) -> None:
+    flaky = Flaky(await AcsyllaSession.open(Place.parse(_url())), word, applied)
+    log = CassandraHeadLog(flaky, Place.parse(_url()).keyspace, 50, 5)
+    term = await log.new_term("one")
+    assert term == 1
+    for seq in (1, 2):
+        await log.append(entry(seq, term))
+    assert flaky.hit
+    entries = await store.head_entries(0)
+    assert [e.seq for e in entries] == [1, 2]
+    assert entries[1].visible_at >= entries[0].visible_at + 10
+    await flaky.close()
+
+
+async def test_a_new_term_stamps_what_an_older_one_left_prepared(store: CassandraStore) -> None:
+    session = await AcsyllaSession.open(Place.parse(_url()))
+    clock = [1_000]
+    log = CassandraHeadLog(session, Place.parse(_url()).keyspace, 500, 50, now=lambda: clock[0])
+    old = await log.new_term("old")
+    await log.append(entry(1, old))
+    table = f"{Place.parse(_url()).keyspace}.head_log"
+    from blockstore.head_log import encode_entry
+
+    await session.execute(log._prepare, [encode_entry(entry(2, old)), 2, b"head", 2, old, 1])
+    tail = await store.head_tail()
+    assert ([e.seq for e in tail.entries], tail.prepared) == ([1], True)
+    new = await log.new_term("new")
+    tail = await store.head_tail()
+    assert ([(e.seq, e.visible_at) for e in tail.entries], tail.prepared) == ([(1, 1500), (2, 1600)], False)
+    with pytest.raises(Fenced):
+        await log.append(entry(3, old))
+    await log.append(entry(3, new))
+    with pytest.raises(Fenced):
+        await log.renew(old, 1)
+    await log.renew(new, 4)
+    lease = await store.lease()
+    assert (lease.term, lease.owner, lease.renewals) == (new, "new", 4)
+    assert (await session.execute(f"SELECT seq FROM {table} WHERE p = ? AND seq = ?", [b"head", 3])) == [[3]]
+    await session.close()
+
+
+@pytest.mark.parametrize(("made_by", "word"), [(SCHEMA_VERSION + 1, "newer"), (SCHEMA_VERSION - 1, "older")])
+async def test_other_schemas_are_refused(store: CassandraStore, made_by: int, word: str) -> None:
+    await store.write(Batch([(META, b"", b"\0schema", b"%d" % made_by)]))
+    with pytest.raises(SchemaMismatch, match=word):
+        await CassandraStore.open(_url(), readonly=True)
+    await store.write(Batch([(META, b"", b"\0schema", b"%d" % SCHEMA_VERSION)]))
+
+
+async def test_readers_make_nothing_and_write_nothing(store: CassandraStore) -> None:
+    with pytest.raises(StoreUnavailable, match="not been made"):
+        await CassandraStore.open(f"cassandra://{cassandra_hosts()}/follower_none", readonly=True)
+    reader = await CassandraStore.open(_url(), readonly=True)
+    with pytest.raises(StoreUnavailable, match="read-only"):
+        await reader.put_many([(b"x", b"y")], closed=False)
+    await reader.close()
+    with pytest.raises(StoreUnavailable, match="closed"):
+        await reader.get(b"x")
+
+
+def test_values_are_packed_where_it_gains() -> None:
+    for data in (b"", b"a" * 10, b"a" * 5000, bytes(range(256)) * 2):
+        assert unpack(pack(data)) == data
+    assert len(pack(b"a" * 5000)) < 100
+    assert pack(bytes(range(256))) == b"\0" + bytes(range(256))
+
+
+def test_places() -> None:
+    place = Place.parse("cassandra://me:p%40ss@a,b:19042/ks")
+    assert (place.hosts, place.port, place.keyspace) == (("a", "b"), 19042, "ks")
+    assert (place.user, place.password) == ("me", "p@ss")
+    assert place.url == "cassandra://a,b:19042/ks"
+    for wrong in ("cassandra://a", "cassandra://a/KS", "cassandra:///ks", "cassandra://me@a/ks", "cassandra://,/ks"):
+        with pytest.raises(StoreError):
+            Place.parse(wrong)
+    with pytest.raises(StoreError) as told:
+        Place.parse("cassandra://me:secret@a/B")
+    assert "secret" not in str(told.value)

@@ -1,0 +1,48 @@
+"""An import in a process of its own, to be killed: a line on standard output at each step.
+
+    python -m tests.bridge.import_child STORE CAR NETWORK_FILE
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import blockstore.car.batches
+import leader_bridge.imports.importer
+from blockstore.open import open_store
+from leader_bridge.imports.importer import import_car
+
+
+class Steps:
+    """Tells the parent of each step, and waits for its leave: so a kill falls where the parent wants it."""
+
+    def phase(self, what: str, total: int | None, unit: str) -> None:
+        self._step(what)
+
+    def at(self, done: int, note: str = "") -> None:
+        self._step(str(done))
+
+    def say(self, text: str) -> None:
+        self._step(text)
+
+    def end(self) -> None:
+        return
+
+    def _step(self, text: str) -> None:
+        print(text, flush=True)
+
+
+async def run(url: str, car: str, network: str) -> None:
+    """Import with small batches, so that there is much to be killed in."""
+    blockstore.car.batches.BATCH_BYTES = 1 << 20
+    leader_bridge.imports.importer.GROUP = 48
+    store = await open_store(url, bulk=True)
+    report = await import_car(store, car, network_file=Path(network), progress=Steps())
+    await store.close()
+    print(f"done {report.resumed_at}", flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(run(*sys.argv[1:4]))

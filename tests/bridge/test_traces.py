@@ -1,0 +1,528 @@
+"""Traces: recorded once a tipset by the bridge, answered by followers as the node answered them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import orjson
+import pytest
+import pytest_asyncio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blockstore.memory import MemoryStore
+from blockstore.store import RECORDED, Batch, HeadEntry, Store, TipsetRef
+from chain.eth.types import hash_of
+from chain.index.chain_index import TipsetRow
+from chain.index.coverage import covered
+from chain.index.recorded_answers import PIECE, TRACES, TRACES_INDEX, drop_answers, keep_answer, kept_answers, pieces_of
+from chain.tipset import Tipset, TipsetKey
+from devnode.replay import start_replay
+from follower.commands.compare import read_records
+from leader_bridge.store.traces import Moved, Traces, traces_of
+from rpc.client.client import CallFailed, NodeTimeout
+from rpc.methods import register_all
+from rpc.methods.eth.trace import replayed
+from rpc.server.dispatch import Dispatcher
+from tests.support.made_chain import MadeChain, ask
+from tests.support.recorded import recorded
+from tests.support.served import services_over
+from tests.support.whole_path import filled
+
+TRACE = re.compile(r"trace_")
+
+
+# --- the whole path ------------------------------------------------------------------------------------
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def traced() -> AsyncIterator[Store]:
+    """A store that a bridge filled from the replayed node, traces and all."""
+    register_all()
+    node = await start_replay(recorded("devnet"), answers=[recorded("devnet/traces.jsonl.zst")])
+    store = MemoryStore()
+    await filled(store, node, "devnet", trace_lookback=100_000)
+    await node.stop()
+    yield store
+
+
+async def _ask(dispatcher: Dispatcher, method: str, *params: Any) -> dict[str, Any]:
+    body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+    answer: dict[str, Any] = orjson.loads((await dispatcher.http(1, body))[1])
+    return answer
+
+
+@pytest.mark.recorded
+@pytest.mark.parametrize(("file", "least"), [("rpc.jsonl.zst", 17), ("traces.jsonl.zst", 1900)])
+@pytest.mark.asyncio(loop_scope="module")
+async def test_every_recorded_trace_is_answered_as_the_node_did(traced: Store, file: str, least: int) -> None:
+    dispatcher = Dispatcher(await services_over(traced))
+    asked = 0
+    for record in read_records(recorded(f"devnet/{file}"), TRACE):
+        answer = await _ask(dispatcher, record.method, *record.params)
+        assert answer.get("result") == record.answer.get("result"), (record.method, record.params)
+        assert answer.get("error", {}).get("code") == (record.answer.get("error") or {}).get("code")
+        if record.answer.get("error"):
+            assert answer["error"]["message"] == record.answer["error"]["message"]
+        asked += 1
+    assert asked >= least
+
+
+@pytest.mark.recorded
+@pytest.mark.asyncio(loop_scope="module")
+async def test_what_is_recorded_is_covered_down_to_the_genesis(traced: Store) -> None:
+    head = await traced.head()
+    assert head is not None
+    ((low, high),) = await covered(traced, TRACES_INDEX)
+    assert low == 0
+    assert high in range(head.head.height - 3, head.head.height)
+
+
+@pytest.mark.recorded
+async def test_only_the_lookback_is_recorded_and_an_answer_beyond_it_says_so() -> None:
+    register_all()
+    node = await start_replay(recorded("devnet"), answers=[recorded("devnet/traces.jsonl.zst")])
+    store = MemoryStore()
+    await filled(store, node, "devnet", trace_lookback=50)
+    await node.stop()
+    head = await store.head()
+    assert head is not None
+    lowest = head.head.height - 50
+    ((low, _),) = await covered(store, TRACES_INDEX)
+    # a tipset covers the null rounds before it
+    assert lowest - 5 <= low <= lowest
+    services = await services_over(store)
+    tipset = await services.index.tipset(TipsetKey(head.head.key))
+    dispatcher = Dispatcher(services)
+    while tipset.height:
+        tipset = await services.index.parent(tipset)
+        row = await store.row(RECORDED, tipset.key.cid, TRACES)
+        assert (row is not None) == (tipset.height >= lowest), tipset.height
+    answer = await _ask(dispatcher, "trace_block", "0x20")
+    assert re.match(
+        r"not held: the traces of the tipset at epoch \d+ \(recorded: epochs \d+ to", answer["error"]["message"]
+    )
+    answer = await _ask(dispatcher, "trace_filter", {"fromBlock": hex(lowest - 20), "toBlock": hex(lowest + 5)})
+    assert answer["error"]["message"].startswith("not held: the traces of the tipset at epoch")
+
+
+# --- pieces --------------------------------------------------------------------------------------------
+
+
+def _random(size: int) -> bytes:
+    """Bytes that do not shrink."""
+    return Random(1).randbytes(size)
+
+
+_SIZES = st.sampled_from([0, 1, PIECE - 10, PIECE, PIECE + 1, 2 * PIECE, 3 * PIECE]) | st.integers(0, 3 * PIECE)
+
+
+@given(st.lists(_SIZES, max_size=4))
+async def test_answers_come_back_whole_whatever_their_size(sizes: list[int]) -> None:
+    store = MemoryStore()
+    answers = [_random(size) for size in sizes]
+    cids = [bytes([at]) for at in range(len(sizes))]
+    for cid, answer in zip(cids, answers, strict=True):
+        assert all(len(piece) <= PIECE + 2 for piece in pieces_of(answer))
+        await keep_answer(store, cid, TRACES, answer)
+    assert await kept_answers(store, [*cids, b"none"], TRACES) == [*answers, None]
+    batch = Batch()
+    assert await drop_answers(store, batch, [*cids, b"none"], TRACES) == len(sizes)
+    await store.write(batch)
+    for cid in cids:
+        assert await store.scan(RECORDED, cid) == []
+
+
+def test_an_answer_without_bounds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chain.index.recorded_answers.MAX_PIECES", 2)
+    assert len(pieces_of(_random(2 * PIECE - 5000))) == 2
+    with pytest.raises(ValueError, match="too large"):
+        pieces_of(_random(2 * PIECE))
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+async def test_an_answer_that_is_not_whole_is_not_there(lost: int) -> None:
+    store = MemoryStore()
+    await keep_answer(store, b"t", TRACES, _random(2 * PIECE))
+    batch = Batch()
+    batch.delete(RECORDED, b"t", TRACES + (bytes([0, lost]) if lost else b""))
+    await store.write(batch)
+    assert await kept_answers(store, [b"t"], TRACES) == [None]
+
+
+# --- asking --------------------------------------------------------------------------------------------
+
+
+def _hash(tipset: Tipset) -> str:
+    return "0x" + hash_of(tipset.key.cid).hex()
+
+
+def _trace(tipset: Tipset, at: int = 0, **more: Any) -> dict[str, Any]:
+    return {
+        "type": "call",
+        "subtraces": 0,
+        "traceAddress": [],
+        "action": {"callType": "call", "from": "0x" + "11" * 20, "to": "0x" + "22" * 20},
+        "result": {"gasUsed": "0x1", "output": "0x"},
+        "blockHash": _hash(tipset),
+        "blockNumber": tipset.height,
+        "transactionHash": "0x" + f"{at:02x}" * 32,
+        "transactionPosition": at,
+        **more,
+    }
+
+
+class Node:
+    """Traces the tipsets it is given, by epoch; says `error` instead where there is one."""
+
+    name = "made up"
+
+    def __init__(self, tipsets: list[Tipset]) -> None:
+        self.tipsets = {tipset.height: tipset for tipset in tipsets}
+        self.empty: set[int] = set()
+        self.error: Exception | None = None
+        self.wait = 0.0
+        self.asked: list[int] = []
+        self.changed = asyncio.Event()
+
+    async def call(self, method: str, *params: Any) -> Any:
+        # a follower's node takes the parameters as one list
+        height = int(params[0][0] if isinstance(params[0], list) else params[0], 16)
+        tipset = self.tipsets[height]
+        if method == "eth_getBlockByNumber":
+            return {"hash": _hash(tipset)}
+        assert method in ("trace_block", "Filecoin.EthTraceBlock")
+        self.asked.append(height)
+        self.changed.set()
+        await asyncio.sleep(self.wait)
+        if self.error is not None:
+            raise self.error
+        return [] if height in self.empty else [_trace(tipset)]
+
+    async def until_asked(self, times: int) -> None:
+        async with asyncio.timeout(20):
+            while len(self.asked) < times:
+                self.changed.clear()
+                await self.changed.wait()
+
+
+class Keeper:
+    """What `Traces` needs of the bridge's keeper."""
+
+    def __init__(self, chain: MadeChain) -> None:
+        self.index = chain.services().index
+        self.rows_lock = asyncio.Lock()
+
+    async def tipsets(self, keys: list[TipsetKey]) -> list[Tipset]:
+        return [await self.index.tipset(key) for key in keys]
+
+    async def row(self, key: TipsetKey) -> TipsetRow | None:
+        return await self.index.row(key, fresh=True)
+
+
+class Bench:
+    """A chain of `count` tipsets, a node that has it, and the recorder of its traces at work."""
+
+    def __init__(self, lookback: int = 1000, patience: float = 5.0) -> None:
+        self.chain = MadeChain()
+        self.tipsets: list[Tipset] = []
+        self.head: HeadEntry | None = None
+        self.node = Node([])
+        self.lookback = lookback
+        self.patience = patience
+
+    async def grow(self, count: int) -> list[Tipset]:
+        new: list[Tipset] = []
+        for _ in range(count):
+            parent = self.tipsets[-1] if self.tipsets else None
+            height = parent.height + (2 if parent.height % 5 == 4 else 1) if parent else 0
+            new.append(await self.chain.add(parent, height))
+            self.tipsets.append(new[-1])
+            self.node.tipsets[height] = new[-1]
+        top = self.tipsets[-1]
+        self.head = HeadEntry(1, 1, (), (), TipsetRef(top.height, top.key))
+        return new
+
+    @contextlib.asynccontextmanager
+    async def work(self) -> AsyncIterator[Traces]:
+        traces = Traces(
+            self.chain.store,
+            Keeper(self.chain),  # type: ignore[arg-type]
+            self.lookback,
+            lambda: self.head,
+            patience=self.patience,
+            retry=0.01,
+        )
+        traces.begin(self.node)  # type: ignore[arg-type]
+        running = asyncio.create_task(traces.run())
+        try:
+            yield traces
+        finally:
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+
+    async def recorded(self) -> list[int]:
+        cids = [tipset.key.cid for tipset in self.tipsets]
+        found = await kept_answers(self.chain.store, cids, TRACES)
+        return [tipset.height for tipset, one in zip(self.tipsets, found, strict=True) if one is not None]
+
+
+async def _idle(traces: Traces) -> None:
+    async with asyncio.timeout(20):
+        await traces.idle.wait()
+
+
+async def test_a_heads_parent_is_recorded_before_the_head_is_published() -> None:
+    bench = Bench()
+    await bench.grow(3)
+    async with bench.work() as traces:
+        await _idle(traces)
+        assert await bench.recorded() == [1]
+        new = await bench.grow(1)
+        traces.ask(new, None)
+        await traces.settle()
+        assert await bench.recorded() == [1, 2]
+    assert await covered(bench.chain.store, TRACES_INDEX) == [(0, 2)]
+
+
+async def test_a_slow_node_holds_no_head_up_and_is_not_forgotten() -> None:
+    bench = Bench(patience=0.01)
+    await bench.grow(3)
+    async with bench.work() as traces:
+        await _idle(traces)
+        bench.node.wait = 3600
+        traces.ask(await bench.grow(1), None)
+        async with asyncio.timeout(10):
+            await traces.settle()
+        assert await bench.recorded() == [1]
+    # the next connection finds what is missing
+    bench.node.wait = 0
+    async with bench.work() as traces:
+        await _idle(traces)
+        assert await bench.recorded() == [1, 2]
+
+
+async def test_what_failed_is_asked_for_again() -> None:
+    bench = Bench()
+    await bench.grow(3)
+    async with bench.work() as traces:
+        await _idle(traces)
+        bench.node.error = NodeTimeout("no answer")
+        before = len(bench.node.asked)
+        traces.ask(await bench.grow(1), None)
+        await traces.settle()
+        await bench.node.until_asked(before + 2)
+        bench.node.error = None
+        await _idle(traces)
+        assert await bench.recorded() == [1, 2]
+
+
+async def test_a_node_that_refuses_is_left_alone() -> None:
+    bench = Bench()
+    await bench.grow(40)
+    bench.node.error = CallFailed(1, "module disabled, enable with Fevm.EnableEthRPC")
+    async with bench.work() as traces:
+        await bench.node.until_asked(8)
+        traces.ask(await bench.grow(1), None)
+        await traces.settle()
+        await traces.settle()
+    assert len(bench.node.asked) == 8
+    assert await bench.recorded() == []
+
+
+async def test_the_past_is_walked_and_what_is_older_removed() -> None:
+    bench = Bench(lookback=10)
+    await bench.grow(40)
+    async with bench.work() as traces:
+        await _idle(traces)
+        top = bench.tipsets[-1].height
+        assert await bench.recorded() == [t.height for t in bench.tipsets if top - 10 <= t.height < top]
+        assert sorted(bench.node.asked) == await bench.recorded()
+        new = await bench.grow(30)
+        traces.ask(new, None)
+        await _idle(traces)
+        top = new[-1].height
+        assert await bench.recorded() == [t.height for t in bench.tipsets if top - 10 <= t.height < top]
+        ((low, high),) = await covered(bench.chain.store, TRACES_INDEX)
+        assert (top - 10, bench.tipsets[-2].height) == (low, high)
+    # a longer look-back fills what was removed, a shorter one removes it again
+    for lookback in (25, 5):
+        bench.lookback = lookback
+        async with bench.work() as traces:
+            await _idle(traces)
+            assert await bench.recorded() == [t.height for t in bench.tipsets if top - lookback <= t.height < top]
+
+
+async def test_reverted_epochs_are_covered_no_more() -> None:
+    bench = Bench()
+    await bench.grow(9)
+    async with bench.work() as traces:
+        await _idle(traces)
+        high = bench.tipsets[-2].height
+        assert await covered(bench.chain.store, TRACES_INDEX) == [(0, high)]
+        common = bench.tipsets[-5]
+        bench.tipsets = bench.tipsets[:-4]
+        fork = [await bench.chain.add(common, common.height + 1, salt=7)]
+        bench.tipsets.append(fork[0])
+        bench.node.tipsets[fork[0].height] = fork[0]
+        bench.head = HeadEntry(2, 1, (), (), TipsetRef(fork[0].height, fork[0].key))
+        traces.ask([*fork], common.height)
+        await traces.settle()
+        await _idle(traces)
+        assert await covered(bench.chain.store, TRACES_INDEX) == [(0, common.height)]
+
+
+async def test_traces_of_another_tipset_are_not_ours() -> None:
+    bench = Bench()
+    await bench.grow(3)
+    ours, node = bench.tipsets[1], bench.node
+    client: Any = node
+    assert await traces_of(client, ours) == [_trace(ours)]
+    node.empty.add(1)
+    assert await traces_of(client, ours) == []
+    node.tipsets[1] = await bench.chain.add(bench.tipsets[0], 1, salt=9)
+    with pytest.raises(Moved, match="the node has 0x"):
+        await traces_of(client, ours)
+    node.empty.clear()
+    with pytest.raises(Moved, match="traced another tipset"):
+        await traces_of(client, ours)
+
+
+# --- answering -----------------------------------------------------------------------------------------
+
+
+async def _answering(count: int = 8) -> tuple[Bench, Dispatcher]:
+    register_all()
+    bench = Bench()
+    await bench.grow(count)
+    for tipset in bench.tipsets[1:-1]:
+        traces = [
+            _trace(tipset, at, action={"from": f"0x{at:040x}", "to": f"0x{tipset.height:040x}"}) for at in range(3)
+        ]
+        await keep_answer(bench.chain.store, tipset.key.cid, TRACES, orjson.dumps(traces))
+    bench.chain.log.publish([], bench.tipsets)
+    return bench, Dispatcher(bench.chain.services())
+
+
+@pytest.mark.parametrize(
+    ("block", "error"),
+    [
+        ("0x5", (12, "requested epoch was a null round (5)")),
+        ("earliest", (1, 'block param "earliest" is not supported')),
+        ("0x99", (1, "requested a future epoch (beyond 'latest')")),
+        ("soon", (1, "failed to parse block number: ")),
+        ("pending", (1, "not held: the traces of the tipset at epoch 8 ")),
+    ],
+)
+async def test_a_block_that_cannot_be_traced_is_refused_in_the_nodes_words(block: str, error: tuple[int, str]) -> None:
+    _, dispatcher = await _answering()
+    for name, more in (("EthTraceBlock", ()), ("EthTraceReplayBlockTransactions", (["trace"],))):
+        answer = await ask(dispatcher, name, block, *more)
+        assert answer["error"]["code"] == error[0]
+        assert answer["error"]["message"].startswith(error[1])
+
+
+async def test_blocks_by_tag_number_and_the_genesis() -> None:
+    _, dispatcher = await _answering()
+    blocks = (("latest", 7), ("0x3", 3), ("3", 3), ("safe", 0), ("0x0", 0))
+    for block, height in blocks:
+        answer = await ask(dispatcher, "EthTraceBlock", block)
+        assert [trace["blockNumber"] for trace in answer["result"]] == ([height] * 3 if height else []), block
+
+
+async def test_only_traces_are_replayed() -> None:
+    _, dispatcher = await _answering()
+    for kinds in ([], ["vmTrace"], ["trace", "trace"]):
+        answer = await ask(dispatcher, "EthTraceReplayBlockTransactions", "0x3", kinds)
+        assert answer["error"]["message"] == "only 'trace' is supported"
+
+
+async def test_transactions_that_are_unknown() -> None:
+    _, dispatcher = await _answering()
+    answer = await ask(dispatcher, "EthTraceTransaction", "0x" + "ab" * 32)
+    assert answer["error"]["message"] == "transaction not found"
+    answer = await ask(dispatcher, "EthTraceTransaction", "0xab")
+    assert answer["error"]["message"].startswith("cannot parse eth hash: ")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ({}, [(7, 0), (7, 1), (7, 2)]),
+        ({"fromBlock": "0x6"}, [(6, 0), (6, 1), (6, 2), (7, 0), (7, 1), (7, 2)]),
+        ({"fromBlock": "0x3", "toBlock": "0x6", "fromAddress": f"0x{1:040x}"}, [(3, 1), (4, 1), (6, 1)]),
+        ({"fromBlock": "0x0", "toAddress": [f"0x{4:040x}", f"0x{6:040x}"], "count": 4, "after": "0x1"},
+         [(4, 1), (4, 2), (6, 0), (6, 1)]),
+        ({"fromBlock": "0x7", "toBlock": "0x3"}, []),
+        ({"fromBlock": "0x0", "count": 0}, []),
+        ({"fromBlock": "0x5", "toBlock": "0x5"}, []),
+    ],
+)  # fmt: skip
+async def test_filters(wanted: dict[str, Any], found: list[tuple[int, int]]) -> None:
+    _, dispatcher = await _answering()
+    answer = await ask(dispatcher, "EthTraceFilter", wanted)
+    assert [(one["blockNumber"], one["transactionPosition"]) for one in answer["result"]] == found
+
+
+@pytest.mark.parametrize(
+    ("wanted", "code", "text"),
+    [
+        ({"fromBlock": "0x0", "toBlock": "0xb41"}, -32005, "block range exceeds maximum of 2880 (got 2881)"),
+        ({"fromBlock": "earliest"}, 1, 'cannot parse fromBlock: block param "earliest" is not supported'),
+        ({"toBlock": "finalized"}, 1, "cannot parse toBlock: cannot parse fromBlock: strconv.ParseUint"),
+        ({"count": 501}, 1, "invalid response count, requested 501, maximum supported is 500"),
+        ({"fromBlock": "0x6", "toBlock": "0x9"}, 1, "cannot get trace for block 8: requested a future epoch"),
+        ({"fromBlock": 6}, -32700, "json: cannot unmarshal number into Go struct field"),
+    ],
+)
+async def test_filters_that_are_refused(wanted: dict[str, Any], code: int, text: str) -> None:
+    _, dispatcher = await _answering()
+    answer = await ask(dispatcher, "EthTraceFilter", wanted)
+    assert answer["error"]["code"] == code
+    assert text in answer["error"]["message"]
+
+
+async def test_a_creation_that_failed_matches_no_receiver() -> None:
+    bench, dispatcher = await _answering()
+    tipset = bench.tipsets[3]
+    action = {"from": "0x" + "11" * 20}
+    traces = [_trace(tipset, type="create", action=action, result={"gasUsed": "0x1", "code": "0x"})]
+    await keep_answer(bench.chain.store, tipset.key.cid, TRACES, orjson.dumps(traces))
+    block = {"fromBlock": "0x3", "toBlock": "0x3"}
+    answer = await ask(dispatcher, "EthTraceFilter", block)
+    assert len(answer["result"]) == 1
+    answer = await ask(dispatcher, "EthTraceFilter", {**block, "toAddress": ["0x" + "00" * 20]})
+    assert answer["result"] == []
+
+
+async def test_what_is_not_recorded_is_asked_of_the_node_behind_pinned_to_our_tipset() -> None:
+    bench, _ = await _answering()
+    batch = Batch()
+    await drop_answers(bench.chain.store, batch, [tipset.key.cid for tipset in bench.tipsets], TRACES)
+    await bench.chain.store.write(batch)
+    dispatcher = Dispatcher(replace(bench.chain.services(), node=bench.node))
+    answer = await ask(dispatcher, "EthTraceBlock", "latest")
+    assert answer["result"] == [_trace(bench.tipsets[-2])]
+    assert bench.node.asked == [7]
+    bench.node.tipsets[7] = bench.tipsets[2]
+    answer = await ask(dispatcher, "EthTraceBlock", "latest")
+    assert answer["error"]["code"] == -32002
+
+
+def test_traces_by_transaction_are_only_made_of_the_blocks_own() -> None:
+    hashes = ["0x" + f"{at:02x}" * 32 for at in range(2)]
+    trace = {"transactionPosition": 1, "transactionHash": hashes[1], "blockHash": "", "blockNumber": 3, "type": "call",
+             "result": {"output": "0x07"}}  # fmt: skip
+    first, second = replayed([trace], hashes)
+    assert (first["trace"], first["output"]) == (None, "0x")
+    assert (second["trace"], second["output"]) == ([{"type": "call", "result": {"output": "0x07"}}], "0x07")
+    for wrong in ({"transactionPosition": 2}, {"transactionHash": hashes[0]}):
+        with pytest.raises(Exception, match="not of this block's transactions"):
+            replayed([{**trace, **wrong}], hashes)

@@ -1,0 +1,1 @@
+"""Encodings, trees, actors, indices."""

@@ -1,0 +1,1 @@
+"""Many processes: balancers, the registry, a whole fleet."""

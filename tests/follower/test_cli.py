@@ -1,0 +1,176 @@
+"""The command line: help, errors with their exit codes, and whole processes from import to answer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from follower.cli import CANNOT_RUN, COMMANDS, main
+from follower.settings import SETTINGS
+from tests.support.paths import ROOT
+from tests.support.recorded import recorded
+
+
+def run(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("FOLLOWER_", "FULLNODE_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "follower.cli", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=environment,
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def ask(port: int, method: str, *params: Any) -> Any:
+    body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/rpc/v1", body, timeout=10) as answer:
+        return orjson.loads(answer.read())
+
+
+def wait_for(port: int, process: subprocess.Popen[str], seconds: float = 60) -> Any:
+    """The first answer to ChainHead that has a result."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the process has ended"
+        try:
+            answer = ask(port, "Filecoin.ChainHead")
+        except OSError:
+            time.sleep(0.1)
+            continue
+        if "result" in answer:
+            return answer["result"]
+    raise AssertionError("no answer in time")
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_subcommand_has_help_with_an_example(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command.name, "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert "example:" in text
+    assert f"follower {command.name}" in text
+
+
+def test_shared_options_are_spelled_alike() -> None:
+    flags = {setting.name: setting.flag for setting in SETTINGS}
+    assert (flags["store"], flags["node"], flags["listen"], flags["workers"]) == (
+        "--store", "--node", "--listen", "--workers",
+    )  # fmt: skip
+    for command in COMMANDS:
+        unknown = set(command.settings) - set(flags)
+        assert not unknown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["serve", "--workers", "0"], "workers is '0', which must be from 1 to 256"),
+        (["serve", "--store", "here"], "store is 'here'"),
+        (["serve", "--config", "none.toml"], "none.toml: No such file"),
+        (["bridge", "--store", "lmdb:///tmp/x"], "no node to follow"),
+        (["bridge", "--node", "s3cret.token:/ip9/1"], "--node: node"),
+    ],
+)
+def test_bad_settings_name_themselves(arguments: list[str], said: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == CANNOT_RUN
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "s3cret" not in done.stderr
+
+
+def test_a_store_that_is_not_there(tmp_path: Path) -> None:
+    done = run("status", "--store", f"lmdb://{tmp_path}/none")
+    assert done.returncode == 1
+    assert "has not been made yet" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_config_prints_every_setting_and_its_source(tmp_path: Path) -> None:
+    file = tmp_path / "follower.toml"
+    file.write_text('workers = 3\nnode = "tok.en.hidden:http://127.0.0.1:1"\n')
+    done = run("config", "--config", str(file), "--listen", "127.0.0.1:7")
+    assert done.returncode == 0
+    for setting in SETTINGS:
+        assert f"{setting.name} = " in done.stdout
+    assert f"workers = 3  # from {file}" in done.stdout
+    assert "listen = '127.0.0.1:7'  # from --listen" in done.stdout
+    assert "tok.en" not in done.stdout
+
+
+def test_import_of_a_cut_file_names_the_offset(tmp_path: Path) -> None:
+    whole = recorded("cars/chain4.car").read_bytes()
+    cut = tmp_path / "cut.car"
+    cut.write_bytes(whole[: len(whole) // 2])
+    done = run("import", str(cut), "--store", f"lmdb://{tmp_path}/store")
+    assert done.returncode == 1
+    assert "offset" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_import_then_serve_offline_then_stop(tmp_path: Path) -> None:
+    store = f"lmdb://{tmp_path}/store"
+    done = run("import", str(recorded("cars/chain4.forest.car.zst")), "--store", store)
+    assert done.returncode == 0, done.stderr
+    assert "network mainnet" in done.stdout
+    status = run("status", "--json", "--store", store)
+    assert orjson.loads(status.stdout)["head"]["height"] == 3
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "follower.cli", "serve", "--store", store, "--listen", f"127.0.0.1:{port}",
+         "--workers", "2"],
+        cwd=ROOT, text=True, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert wait_for(port, process)["Height"] == 3
+        assert ask(port, "Filecoin.StateNetworkName")["result"] == "mainnet"
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz?verbose", timeout=10) as answer:
+            assert answer.status == 200
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+def test_up_runs_everything_and_ctrl_c_stops_it(tmp_path: Path) -> None:
+    port = free_port()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("FOLLOWER_", "FULLNODE_"))}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "follower.cli", "up", "--listen", f"127.0.0.1:{port}"],
+        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**environment, "TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    try:
+        first = wait_for(port, process)["Height"]
+        deadline = time.monotonic() + 30
+        while ask(port, "Filecoin.ChainHead")["result"]["Height"] == first:
+            assert time.monotonic() < deadline, "the head does not move"
+            time.sleep(0.2)
+    finally:
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=90)
+    assert process.returncode == 0
+    assert "FULLNODE_API_INFO" in out
+    with pytest.raises(OSError, match="refused"):
+        ask(port, "Filecoin.ChainHead")
+    assert not list(tmp_path.glob("follower-simulated-*"))

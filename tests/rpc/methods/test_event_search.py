@@ -1,0 +1,164 @@
+"""Events by rows: what a search finds is what a look at every event finds, whatever forks stand beside."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import chain.index.event_rows as event_rows
+import rpc.lookup.event_search as searching
+from blockstore.cid import RAW, Cid, cid_of
+from blockstore.memory import MemoryStore
+from blockstore.store import COVERAGE, EVENT_POSTINGS, EVENTS, Batch
+from chain.address import Address, delegated, from_id
+from chain.consensus.ancestry import Place
+from chain.index.chain_index import ChainIndex
+from chain.index.event_rows import IndexedEvent, decode_group, decode_mark, decode_refs, groups_in, put_events
+from chain.ipld.objects import Objects
+from chain.message import EventEntry
+from chain.network import NetworkRecord
+from chain.state.tipset_events import TipsetEvent
+from chain.tipset import TipsetKey
+from rpc.context import Context
+from rpc.lookup.event_search import EventSearch, Wanted
+from rpc.services import Services
+from tests.support.made_chain import NOWHERE, Log
+
+CBOR = 0x51
+EMITTERS = [(7, from_id(7)), (8, delegated(10, b"\x08" * 20)), (9, delegated(10, b"\x09" * 20))]
+WORDS = [bytes([number]) * 32 for number in range(4)]
+
+entries = st.lists(
+    st.builds(
+        EventEntry,
+        st.sampled_from([0, 1, 3]),
+        st.sampled_from(["t1", "t2", "d", "$type"]),
+        st.sampled_from([RAW, RAW, CBOR]),
+        st.sampled_from(WORDS),
+    ),
+    max_size=4,
+).map(tuple)
+emitted = st.lists(st.tuples(st.sampled_from(EMITTERS), entries), max_size=12)
+values = st.frozensets(
+    st.tuples(st.sampled_from(["t1", "t2", "d"]), st.just(RAW), st.sampled_from(WORDS)), min_size=1, max_size=3
+)
+filters = st.builds(
+    Wanted,
+    delegated=st.frozensets(st.sampled_from([bytes(address) for _, address in EMITTERS[1:]]), max_size=2),
+    values=st.lists(values, max_size=2).map(tuple),
+    raw=st.booleans(),
+)
+
+
+def event(index: int, emitter: tuple[int, Address], shown: tuple[EventEntry, ...]) -> IndexedEvent:
+    return IndexedEvent(
+        TipsetEvent(index, index // 2, emitter[0], emitter[1], shown), cid_of(bytes([index // 2])), WORDS[0]
+    )
+
+
+def place(height: int, fork: int) -> Place:
+    return Place(height, hashlib.sha256(b"%d %d" % (height, fork)).digest(), TipsetKey(b""))
+
+
+async def search_over(store: MemoryStore) -> tuple[Context, EventSearch]:
+    network = NetworkRecord("made", NOWHERE, "t", 31415926, 30, ((-1, 25),))
+    objects = Objects(store)
+    services = Services(
+        store=store, index=ChainIndex(store, objects, network), objects=objects, network=network, head_source=Log()
+    )
+    ctx = Context(services)
+    return ctx, EventSearch(ctx, 1 << 16)
+
+
+async def found(
+    search: EventSearch, ctx: Context, places: Sequence[Place], wanted: Wanted
+) -> list[tuple[int, int, tuple[EventEntry, ...]]]:
+    return [
+        (hit.place.height, hit.found.event.index, tuple(hit.entries))
+        async for hits in search.places(ctx, places, wanted)
+        for hit in hits
+    ]
+
+
+@settings(max_examples=150)
+@given(
+    tipsets=st.lists(st.tuples(st.integers(0, 3), emitted, emitted), min_size=1, max_size=8),
+    wanted=st.lists(filters, min_size=1, max_size=3),
+    narrow=st.sampled_from([0, 3, 1000]),
+    chunk=st.sampled_from([64, 400, 32 << 10]),
+)
+async def test_a_search_finds_what_looking_at_every_event_finds(
+    tipsets: list[tuple[int, list, list]], wanted: list[Wanted], narrow: int, chunk: int
+) -> None:
+    store = MemoryStore()
+    height = 2875  # a day's posting lists end at 2,880
+    line: list[tuple[Place, list[IndexedEvent]]] = []
+    before = searching._NARROW, event_rows.CHUNK_BYTES
+    searching._NARROW, event_rows.CHUNK_BYTES = narrow, chunk  # type: ignore[misc]
+    try:
+        for nulls, events, others in tipsets:
+            height += 1 + nulls
+            batch = Batch()
+            mine = [event(index, *one) for index, one in enumerate(events)]
+            put_events(batch, height, place(height, 0).block_hash, mine)
+            put_events(
+                batch, height, place(height, 1).block_hash, [event(index, *one) for index, one in enumerate(others)]
+            )
+            await store.write(batch)
+            line.append((place(height, 0), mine))
+        ctx, search = await search_over(store)
+        for one in [*wanted, *wanted]:  # a second time: from what is kept
+            brute = [
+                (at.height, event.event.index, tuple(shown))
+                for at, events in line
+                for event in events
+                if (shown := one.entries(event.event))
+            ]
+            assert await found(search, ctx, [at for at, _ in line], one) == brute
+    finally:
+        searching._NARROW, event_rows.CHUNK_BYTES = before  # type: ignore[misc]
+
+
+@given(events=emitted)
+def test_rows_hold_every_event_and_every_posting_names_its_group(events: list) -> None:
+    made = [event(index, *one) for index, one in enumerate(events)]
+    batch = Batch()
+    put_events(batch, 5, b"h" * 32, made)
+    chunks = {key: value for table, _, key, value in batch.puts if table is EVENTS}
+    back = [one for data in chunks.values() for at in range(groups_in(data)) for one in decode_group(data, at)]
+    assert sorted(back, key=lambda one: one.event.index) == made
+    marks = [value for table, _, _, value in batch.puts if table is COVERAGE]
+    assert [decode_mark(mark) for mark in marks] == [(len(made), len(chunks))]
+    for table, partition, _, value in batch.puts:
+        if table is not EVENT_POSTINGS:
+            continue
+        for number, at in decode_refs(value):
+            (data,) = (data for key, data in chunks.items() if int.from_bytes(key[-2:], "big") == number)
+            terms = {
+                term
+                for one in decode_group(data, at)
+                for term in (
+                    event_rows.emitter_term(one.event.address),
+                    *(
+                        event_rows.value_term(entry.key, entry.codec, entry.value)
+                        for entry in one.event.entries
+                        if entry.flags & 3
+                    ),
+                )
+            }
+            assert partition[4:] in terms
+
+
+def test_a_large_tipset_is_many_small_rows() -> None:
+    shown = (EventEntry(3, "t1", RAW, WORDS[1]), EventEntry(3, "d", RAW, bytes(3000)))
+    made = [
+        IndexedEvent(TipsetEvent(index, 0, *EMITTERS[index % 3], shown), Cid(NOWHERE), None) for index in range(300)
+    ]
+    batch = Batch()
+    put_events(batch, 5, b"h" * 32, made)
+    rows = [value for table, _, _, value in batch.puts if table is EVENTS]
+    assert len(rows) >= 300 * 3000 // event_rows.CHUNK_BYTES
+    assert max(map(len, rows)) < event_rows.CHUNK_BYTES + 8192

@@ -1,0 +1,158 @@
+"""The administration API, and its dispatcher beside the product's own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+from jsonrpcserver import Result, Success
+
+from rpc.errors import INVALID_PARAMS
+from rpc.server.admin import Admin, dispatch, guarded, is_loopback
+from rpc.server.auth import make_token
+from rpc.server.dispatch import Dispatcher
+from rpc.server.limits import ServerSettings
+from rpc.server.server import serve
+from tests.rpc.test_server import ECHO, call, soon
+from tests.support.http_raw import post
+from tests.support.wire_methods import make_registry
+from tests.support.wire_node import services
+
+SECRET = b"0123456789abcdef0123456789abcdef"
+
+
+class Asker:
+    def __init__(self, admin: Admin, http: aiohttp.ClientSession) -> None:
+        self.admin, self._http = admin, http
+
+    async def post(self, body: bytes, **headers: str) -> tuple[int, bytes]:
+        headers = {"Content-Type": "application/json"} | headers
+        async with self._http.post(f"http://127.0.0.1:{self.admin.port}/", data=body, headers=headers) as response:
+            return response.status, await response.read()
+
+    async def call(self, method: str, *params: Any) -> Any:
+        status, body = await self.post(call(method, *params))
+        assert status == 200
+        return json.loads(body)
+
+
+@asynccontextmanager
+async def asker(**options: Any) -> AsyncIterator[Asker]:
+    settings = ServerSettings(jwt_secret=SECRET)
+    server = await serve(services(), "127.0.0.1", 0, settings=settings, registry=make_registry())
+    admin = Admin(server, **options)
+    await admin.listen("127.0.0.1", 0)
+    async with aiohttp.ClientSession() as http:
+        yield Asker(admin, http)
+    await admin.close()
+    await server.stop(1)
+
+
+async def test_status_log_level_and_drain() -> None:
+    stopped = asyncio.Event()
+
+    async def stop(seconds: float) -> None:
+        stopped.set()
+
+    async def more() -> dict[str, Any]:
+        return {"workers": 2}
+
+    async with asker(stop=stop, status=more) as ask:
+        status = (await ask.call("admin.status"))["result"]
+        assert (status["head"], status["draining"], status["workers"]) == (
+            {"seq": 1, "height": 1108},
+            False,
+            2,
+        )
+        logger = logging.getLogger("follower.test_of_admin")
+        assert "result" in await ask.call("admin.log_level", logger.name, "ERROR")
+        assert logger.level == logging.ERROR
+        assert (await ask.call("admin.log_level", logger.name, "LOUD"))["error"]["code"] == INVALID_PARAMS
+        assert (await ask.call("admin.drain", -1))["error"]["code"] == INVALID_PARAMS
+        assert not stopped.is_set()
+        await ask.call("admin.drain", 0)
+        await soon(stopped.wait())
+        assert (await ask.call("admin.status"))["result"]["draining"] is True
+
+
+async def test_who_may_ask() -> None:
+    body = call("admin.status")
+    async with asker() as ask:
+        assert (await ask.post(body))[0] == 200
+        good, read = make_token(SECRET, ["admin"]), make_token(SECRET, ["read"])
+        assert (await ask.post(body, Authorization=f"Bearer {good}"))[0] == 200
+        assert (await ask.post(body, Authorization=f"Bearer {read}"))[0] == 401
+        assert (await ask.post(body, Authorization="Bearer x"))[0] == 401
+        assert (await ask.post(body, **{"Content-Type": "text/plain"}))[0] == 415
+        assert (await ask.post(b"x" * 100_000))[0] == 413
+    assert is_loopback("127.0.0.5")
+    assert is_loopback("::1")
+    assert is_loopback("::ffff:127.0.0.1")
+    assert not is_loopback("10.0.0.1")
+    assert not is_loopback(None)
+
+
+async def test_an_exceptions_text_is_not_told() -> None:
+    async def more() -> dict[str, Any]:
+        raise RuntimeError("the secret of /etc/passwd")
+
+    async with asker(status=more) as ask:
+        answer = await ask.call("admin.status")
+        assert answer["error"] == {"code": -32603, "message": "internal error"}
+
+    async def unguarded() -> Result:
+        raise RuntimeError("the secret of /etc/passwd")
+
+    for body in (call("bad"), b'{"jsonrpc":"2.0","id":1,"method":5,"secret":1}', b"\xff", b"{secret"):
+        told = await dispatch({"bad": unguarded}, body)
+        assert "secret" not in told.decode()
+        assert json.loads(told)["error"]["code"] < -32000
+
+
+CASES = [
+    (ECHO % (7, 5)),
+    call("Test.Echo", {"a": [1, None, "x"]}, id="name"),
+    call("Test.Echo", None, id=-3),
+    call("Test.Nope", id=4),
+    call("Test.Echo", id=5),
+    call("Test.Echo", 1, 2, id=6),
+    b'{"jsonrpc":"2.0","method":"Test.Echo","params":[1]}',
+    b"[%s,%s]" % (ECHO % (1, 1), ECHO % (2, 2)),
+    b'[%s,{"jsonrpc":"2.0","method":"Test.Echo","params":[1]}]' % (ECHO % (1, 1)),
+    b'[{"jsonrpc":"2.0","method":"Test.Echo","params":[1]}]',
+    b"[]",
+    b"{",
+]
+
+
+@pytest.mark.parametrize("body", CASES)
+async def test_both_dispatchers_agree_where_the_specification_speaks(body: bytes) -> None:
+    async def echo(value: Any) -> Result:
+        return Success(value)
+
+    plain = await dispatch({"Test.Echo": guarded(echo)}, body)
+    _, ours = await Dispatcher(services(), make_registry()).http(1, body)
+    assert _told(ours) == _told(plain)
+
+
+def _told(answer: bytes) -> Any:
+    """An answer without its texts, which the specification leaves open."""
+    if not answer:
+        return None
+    value = json.loads(answer)
+    for item in value if isinstance(value, list) else [value]:
+        if "error" in item:
+            item["error"] = item["error"]["code"]
+    return value
+
+
+async def test_the_administration_is_on_its_own_port_only() -> None:
+    async with asker() as ask:
+        assert (await soon(post(ask.admin._server.port, ECHO % (1, 1)))).status == 200
+        assert (await soon(post(ask.admin._server.port, call("admin.status")))).status == 500
