@@ -89,6 +89,13 @@ async def until(led: list[tuple[str, int]], count: int) -> None:
             await asyncio.sleep(0.01)
 
 
+async def published(store: CassandraStore, term: int) -> None:
+    """Wait until the head was published in this term."""
+    async with asyncio.timeout(15):
+        while (head := await store.head()) is None or head.term != term:
+            await asyncio.sleep(0.01)
+
+
 async def test_a_standby_takes_over_from_one_that_renews_no_more_and_that_one_stands_by(
     store: CassandraStore,
 ) -> None:
@@ -112,6 +119,7 @@ async def test_a_standby_takes_over_from_one_that_renews_no_more_and_that_one_st
     await two
     await until(led, 3)
     assert led[2] == ("one", 3)
+    await published(store, 3)
     stop_one.set()
     await one
     entries = await store.head_entries(0)
