@@ -29,8 +29,8 @@ from chain.state.tipset_events import EVENTS_BIT_WIDTH
 from chain.tipset import EMPTY_KEY, Tipset, TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError
-from rpc.lookup.eth_read import Executed, Post, events_of, executed
-from rpc.lookup.eth_select import block_hash
+from rpc.lookup.eth.block_parameter import block_hash
+from rpc.lookup.eth.executed_tipset import Executed, Post, events_of, executed
 from rpc.registry import V0, V1, Cost, method
 
 _PERMISSION = "write"

@@ -12,8 +12,8 @@ from chain.errors import BadRequest
 from chain.eth.types import hash_of
 from rpc.context import Context
 from rpc.errors import MethodError
-from rpc.lookup.eth_steps import EventCondition, hits_by
-from rpc.lookup.event_search import Hit, wanted_of
+from rpc.lookup.events.event_search import Hit, wanted_of
+from rpc.lookup.events.head_change_events import EventCondition, hits_by
 from rpc.methods.chain.notify import following
 from rpc.methods.eth.log import (
     EventFilterParam,

@@ -13,7 +13,8 @@ from chain.index.event_index import message_hash
 from chain.tipset import Tipset
 from rpc import eth_json
 from rpc.context import Context
-from rpc.lookup.eth_read import (
+from rpc.lookup.eth.block_parameter import BlockParam, block_hash, by_hash, by_text, canonical, latest, named, select
+from rpc.lookup.eth.executed_tipset import (
     Post,
     events_of,
     executed,
@@ -23,7 +24,6 @@ from rpc.lookup.eth_read import (
     tipset_bloom,
     transactions_of,
 )
-from rpc.lookup.eth_select import BlockParam, block_hash, by_hash, by_text, canonical, latest, named, select
 from rpc.lookup.tipset_inclusion import included_in
 from rpc.lotus_json import json_cache
 from rpc.methods.node.forward import forward

@@ -20,8 +20,8 @@ from rpc import eth_json
 from rpc.context import Context
 from rpc.errors import MethodError
 from rpc.json_wire import go_float
-from rpc.lookup.eth_read import Post, executed, post_of, receipts_of
-from rpc.lookup.eth_select import PENDING, Block, BlockParam, by_text, named, select
+from rpc.lookup.eth.block_parameter import PENDING, Block, BlockParam, by_text, named, select
+from rpc.lookup.eth.executed_tipset import Post, executed, post_of, receipts_of
 from rpc.methods.eth.block import EVERY
 from rpc.methods.node.forward import forward
 from rpc.methods.node.gas import MIN_PREMIUM, estimate_premium, with_noise

@@ -1,4 +1,4 @@
-"""Filters that a client installs and polls: of logs and of blocks. On any follower: see `rpc/lookup/eth_filters.py`.
+"""Filters that a client installs and polls: of logs and of blocks. On any follower: see `installed_filters`.
 
 As in Lotus a new filter of logs begins with what its range holds already, `eth_getFilterLogs` tells what
 `eth_getFilterChanges` would, and a filter of blocks tells each tipset that becomes the head. Sources: Lotus
@@ -19,10 +19,10 @@ from chain.eth.types import hash_of
 from rpc import eth_json
 from rpc.context import Context
 from rpc.errors import MethodError, Unavailable
-from rpc.lookup.eth_filters import BLOCKS, LOGS, Asked, Cursor, FilterId, Filters, FilterState, filters_of
-from rpc.lookup.eth_select import canonical
-from rpc.lookup.eth_steps import EventCondition, Step, cursor_at, hits_in, parent_place, steps_to
-from rpc.lookup.event_search import Hit, event_search, joined
+from rpc.lookup.eth.block_parameter import canonical
+from rpc.lookup.eth.installed_filters import BLOCKS, LOGS, Asked, Cursor, FilterId, Filters, FilterState, filters_of
+from rpc.lookup.events.event_search import Hit, event_search, joined
+from rpc.lookup.events.head_change_events import EventCondition, Step, cursor_at, hits_in, parent_place, steps_to
 from rpc.methods.eth.block import EVERY
 from rpc.methods.eth.log import FilterParam, LogFilter, block_range, collect, log_conditions, tipset_by_hash
 from rpc.registry import Cost, method

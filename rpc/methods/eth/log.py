@@ -22,8 +22,8 @@ from chain.message import EventEntry
 from chain.tipset import EMPTY_KEY, Tipset, TipsetKey
 from rpc.context import Context
 from rpc.errors import LimitExceeded, MethodError
-from rpc.lookup.eth_select import by_hash, canonical
-from rpc.lookup.event_search import Hit, Wanted, event_search, joined, wanted_of
+from rpc.lookup.eth.block_parameter import by_hash, canonical
+from rpc.lookup.events.event_search import Hit, Wanted, event_search, joined, wanted_of
 from rpc.methods.eth.block import EVERY
 from rpc.params import EthAddress, EthHash, EthUint64, Integer, field_of, mismatch, param_of
 from rpc.registry import V0, V1, Cost, method

@@ -22,8 +22,8 @@ from chain.tipset import Tipset
 from rpc import eth_json
 from rpc.context import Context
 from rpc.errors import MethodError
-from rpc.lookup.eth_read import Post, post_of, tree_of
-from rpc.lookup.eth_select import PENDING, Block, BlockParam, by_text, named, select
+from rpc.lookup.eth.block_parameter import PENDING, Block, BlockParam, by_text, named, select
+from rpc.lookup.eth.executed_tipset import Post, post_of, tree_of
 from rpc.methods.eth.block import EVERY
 from rpc.methods.node.forward import forward
 from rpc.methods.node.node import raw_list

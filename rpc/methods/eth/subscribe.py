@@ -19,8 +19,8 @@ from chain.tipset import TipsetKey
 from rpc import eth_json
 from rpc.context import Context
 from rpc.errors import MethodError
-from rpc.lookup.eth_filters import Asked, SubscriptionId, filters_of, new_id
-from rpc.lookup.eth_steps import EventCondition, at_entry, hits_by
+from rpc.lookup.eth.installed_filters import Asked, SubscriptionId, filters_of, new_id
+from rpc.lookup.events.head_change_events import EventCondition, at_entry, hits_by
 from rpc.methods.chain.notify import following
 from rpc.methods.eth.block import EVERY, block_json
 from rpc.methods.eth.filter import NO_MEMPOOL, TOO_MANY_HERE, condition_of, logs_of

@@ -21,7 +21,7 @@ from chain.tipset import Tipset
 from rpc import eth_json
 from rpc.context import Context
 from rpc.errors import LimitExceeded, MethodError, Unavailable
-from rpc.lookup.eth_select import EARLIEST, LATEST, PENDING, block_hash, by_number, by_text
+from rpc.lookup.eth.block_parameter import EARLIEST, LATEST, PENDING, block_hash, by_number, by_text
 from rpc.lookup.tipset_inclusion import included_in
 from rpc.methods.eth.block import EVERY
 from rpc.methods.eth.log import OPTIONAL_TEXT, several

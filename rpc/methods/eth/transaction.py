@@ -21,7 +21,8 @@ from chain.tipset import Tipset
 from rpc import eth_json
 from rpc.context import Context
 from rpc.errors import MethodError
-from rpc.lookup.eth_read import (
+from rpc.lookup.eth.block_parameter import block_hash, by_hash, by_text
+from rpc.lookup.eth.executed_tipset import (
     Executed,
     Post,
     executed,
@@ -31,7 +32,6 @@ from rpc.lookup.eth_read import (
     transaction_of,
     tree_of,
 )
-from rpc.lookup.eth_select import block_hash, by_hash, by_text
 from rpc.lookup.tipset_inclusion import included_in
 from rpc.lotus_json import json_cache
 from rpc.methods.eth.block import EVERY

@@ -16,8 +16,8 @@ from chain.address import Address, from_id
 from chain.eth.types import hash_of
 from chain.message import EventEntry
 from chain.state.tipset_events import TipsetEvent
-from rpc.lookup.eth_filters import FilterLimits
-from rpc.lookup.event_search import wanted_of
+from rpc.lookup.eth.installed_filters import FilterLimits
+from rpc.lookup.events.event_search import wanted_of
 from rpc.methods import register_all
 from rpc.server.channels import Burst, Channel, Subscription
 from rpc.server.limits import ServerSettings

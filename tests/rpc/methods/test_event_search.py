@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import chain.index.event_rows as event_rows
-import rpc.lookup.event_search as searching
+import rpc.lookup.events.event_search as searching
 from blockstore.cid import RAW, Cid, cid_of
 from blockstore.memory import MemoryStore
 from blockstore.store import COVERAGE, EVENT_POSTINGS, EVENTS, Batch
@@ -23,7 +23,7 @@ from chain.network import NetworkRecord
 from chain.state.tipset_events import TipsetEvent
 from chain.tipset import TipsetKey
 from rpc.context import Context
-from rpc.lookup.event_search import EventSearch, Wanted
+from rpc.lookup.events.event_search import EventSearch, Wanted
 from rpc.services import Services
 from tests.support.made_chain import NOWHERE, Log
 

@@ -29,7 +29,7 @@ from rpc import eth_json
 from rpc.context import Context
 from rpc.eth_json import Log, Place
 from rpc.lookup.decoded_cache import decoded_cache, keep
-from rpc.lookup.eth_select import block_hash, canonical
+from rpc.lookup.eth.block_parameter import block_hash, canonical
 from rpc.lookup.tipset_inclusion import included_in
 from rpc.methods.state.read_state import node_cache
 

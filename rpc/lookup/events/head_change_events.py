@@ -17,8 +17,8 @@ from chain.index.chain_index import ChainIndex
 from chain.tipset import TipsetKey
 from rpc.context import Context
 from rpc.lookup.ancestors import ancestry_of
-from rpc.lookup.eth_filters import WALK, Cursor
-from rpc.lookup.event_search import Hit, Wanted, event_search
+from rpc.lookup.eth.installed_filters import WALK, Cursor
+from rpc.lookup.events.event_search import Hit, Wanted, event_search
 from rpc.services import Head
 
 #: entries of the head log read at a time; epochs of a walk

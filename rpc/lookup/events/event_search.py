@@ -45,7 +45,7 @@ from chain.state.tipset_events import INDEXED, TipsetEvent
 from rpc import eth_json
 from rpc.context import Context
 from rpc.lookup.ancestors import ancestry_of
-from rpc.lookup.eth_read import indexed_events, log_from, post_of, raw_entries
+from rpc.lookup.eth.executed_tipset import indexed_events, log_from, post_of, raw_entries
 
 #: rows of a page of a scan
 _PAGE: Final = 1000

@@ -1,0 +1,1 @@
+"""Lookups in Ethereum's terms: block parameters, executed tipsets, transactions, logs, installed filters."""
