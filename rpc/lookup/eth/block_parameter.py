@@ -22,8 +22,8 @@ from chain.tipset import Tipset, TipsetKey
 from rpc import eth_json
 from rpc.context import Context
 from rpc.lookup.ancestors import ancestry_of
+from rpc.lookup.finality import finalized_tipset, safe_tipset
 from rpc.methods.chain.chain import load_tipset
-from rpc.methods.v2.selectors import finalized, safe
 from rpc.params import EthHash, EthUint64, json_kind, mismatch, param_of
 
 EARLIEST: Final = "earliest"
@@ -96,9 +96,9 @@ async def by_tag(ctx: Context, tag: str) -> Tipset:
     if tag == PENDING:
         return (await ctx.head()).tipset
     if tag == "finalized":
-        return await finalized(ctx)
+        return await finalized_tipset(ctx)
     if tag == "safe":
-        return await safe(ctx)
+        return await safe_tipset(ctx)
     if tag == EARLIEST:
         raise BadRequest(f'block param "{EARLIEST}" is not supported')
     raise BadRequest(f"unknown block tag: {tag}")

@@ -7,25 +7,18 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import orjson
-
-from blockstore.errors import Missing
-from blockstore.store import RECORDED
 from chain.actors.load import POWER
 from chain.errors import NotFound
-from chain.index.recorded_answers import F3_CERTIFICATE
 from chain.tipset import Tipset, TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError
+from rpc.lookup.finality import CHAIN_FINALITY, f3_finalized
 from rpc.lotus_json import json_cache
 from rpc.methods.chain.chain import read_tipset, tipset_at
 from rpc.methods.state.randomness import state_get_randomness_from_beacon, state_get_randomness_from_tickets
 from rpc.methods.state.read_state import Said, states_of
 from rpc.params import Int64
 from rpc.registry import V0, Cost, method
-
-#: epochs after which the expected consensus is final
-CHAIN_FINALITY: Final = 900
 
 _BLOCKS_PER_EPOCH: Final = 5
 _RATIO_NUMERATOR: Final = 1
@@ -54,33 +47,6 @@ async def chain_tipset_weight(ctx: Context, key: TipsetKey) -> str:
     except NotFound as error:
         raise NotFound(f"loading tipset {key}: {error}") from None
     return str(await weight(ctx, tipset))
-
-
-async def f3_finalized(ctx: Context, above: int) -> Tipset | None:
-    """The tipset that F3 has finalized as of the request's head, if it is recorded and not below `above`."""
-    head = (await ctx.head()).tipset
-    recorded = await ctx.store.row(RECORDED, head.key.cid, F3_CERTIFICATE)
-    if recorded is None:
-        return None
-    certificate = orjson.loads(recorded)
-    chain = certificate.get("ECChain") if isinstance(certificate, dict) else None
-    if not chain:
-        return None
-    last = chain[-1]
-    if last["Epoch"] < above:
-        return None
-    key = last["Key"]
-    try:
-        return await ctx.index.tipset(key_of_f3(key))
-    except (Missing, ValueError):
-        return None
-
-
-def key_of_f3(key: Any) -> TipsetKey:
-    """A tipset key as F3's certificates have it: base64 of the CIDs. Errors: ValueError."""
-    import base64
-
-    return TipsetKey(base64.b64decode(key, validate=True))
 
 
 @method("Filecoin.ChainGetFinalizedTipSet", answered="decoded")

@@ -5,26 +5,21 @@ A selector is one of a tag (latest, safe, finalized), a tipset key, or a height 
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 from chain.address import Address
-from chain.consensus.finality import FINALITY, WINDOW, threshold_depth
+from chain.consensus.finality import FINALITY
 from chain.errors import ActorNotFound, BadObject, BadRequest, NotFound
 from chain.tipset import Tipset, TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError, RpcError
-from rpc.lookup.ancestors import ancestry_of
+from rpc.lookup.finality import ec_finality, ec_finalized, f3_finalized, finalized_tipset, safe_tipset
 from rpc.lotus_json import json_cache
 from rpc.methods.chain.chain import load_tipset, tipset_at
-from rpc.methods.chain.weight_finality import f3_finalized
 from rpc.methods.state.actors import state_get_actor, state_lookup_id
 from rpc.params import field_of, mismatch, param_of
 from rpc.registry import V2, Cost, method
-
-#: a safe tipset lies so many epochs below the head, if nothing newer is final
-SAFE_DISTANCE: Final = 200
 
 _KEY = param_of("key", TipsetKey)
 _EPOCH = param_of("at", int)
@@ -134,82 +129,13 @@ class _SelectorParam:
 SelectorParam = Annotated[Selector, _SelectorParam()]
 
 
-@dataclass(frozen=True, slots=True)
-class EcFinality:
-    """What the calculator found at a head: the least final depth in epochs (-1: none), and its tipset."""
-
-    depth: int
-    tipset: Tipset | None
-
-
-async def blocks_by_epoch(ctx: Context, head: Tipset) -> list[int] | None:
-    """The number of blocks of each of the newest `WINDOW` epochs, oldest first; None on a shorter chain.
-
-    Errors: NotHeld, when the chain is longer but not held so far.
-    """
-    low = head.height - WINDOW + 1
-    if low < 0:
-        return None
-    counts = [0] * WINDOW
-    for place in await ancestry_of(ctx).between(head, low, head.height):
-        counts[place.height - low] = len(place.key.cids)
-    return counts
-
-
-async def ec_finality(ctx: Context) -> EcFinality:
-    """The calculator's result at the request's head, computed once a head. Errors: NotHeld."""
-    head = (await ctx.head()).tipset
-    kept: dict[TipsetKey, asyncio.Task[EcFinality]] = ctx.extra.setdefault("ec_finality", {})
-    task = kept.get(head.key)
-    if task is None:
-        # of the request that came first, but shared: it goes on when that client leaves
-        task = asyncio.create_task(_ec_finality(ctx, head))
-        kept.clear()
-        kept[head.key] = task
-    return await asyncio.shield(task)
-
-
-async def _ec_finality(ctx: Context, head: Tipset) -> EcFinality:
-    counts = await blocks_by_epoch(ctx, head)
-    if counts is None:
-        return EcFinality(-1, None)
-    depth = await asyncio.to_thread(threshold_depth, counts)
-    if depth < 0:
-        return EcFinality(-1, None)
-    return EcFinality(depth, await ancestry_of(ctx).at_height(head, max(0, head.height - depth)))
-
-
-async def ec_finalized(ctx: Context) -> Tipset:
-    """The calculator's final tipset, else the one 900 epochs back. Errors: NotHeld."""
-    found = (await ec_finality(ctx)).tipset
-    if found is not None:
-        return found
-    head = (await ctx.head()).tipset
-    return await ancestry_of(ctx).at_height(head, max(0, head.height - FINALITY))
-
-
-async def finalized(ctx: Context) -> Tipset:
-    """What `finalized` means under v2 and eth: the newer of F3's and the calculator's. Errors: NotHeld."""
-    by_ec = await ec_finalized(ctx)
-    by_f3 = await f3_finalized(ctx, by_ec.height + 1)
-    return by_ec if by_f3 is None else by_f3
-
-
-async def safe(ctx: Context) -> Tipset:
-    """What `safe` means: 200 epochs below the head, or the final tipset where that is newer. Errors: NotHeld."""
-    head = (await ctx.head()).tipset
-    height = max(0, head.height - SAFE_DISTANCE)
-    final = await finalized(ctx)
-    return final if final.height >= height else await ancestry_of(ctx).at_height(head, height)
-
-
 async def _by_tag(ctx: Context, tag: str) -> Tipset:
     if tag == "latest":
         return (await ctx.head()).tipset
     if tag == "finalized":
-        return await finalized(ctx)
+        return await finalized_tipset(ctx)
     if tag == "safe":
-        return await safe(ctx)
+        return await safe_tipset(ctx)
     raise BadRequest(f"unknown tipset tag: {tag}")
 
 
@@ -232,7 +158,7 @@ async def select(ctx: Context, selector: Selector) -> Tipset:
 
 async def _anchored(ctx: Context, anchor: Anchor | None) -> Tipset:
     if anchor is None:
-        return await finalized(ctx)
+        return await finalized_tipset(ctx)
     if anchor.key is not None:
         return await load_tipset(ctx, anchor.key) if anchor.key else (await ctx.head()).tipset
     return await _by_tag(ctx, "latest" if anchor.tag is None else anchor.tag)
