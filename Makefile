@@ -1,13 +1,14 @@
 # make run    a bridge and a follower at http://127.0.0.1:1234/rpc/v1 (FULLNODE_API_INFO names the node)
 # make test   the tests            make check   lint, types, import direction
 # make bench  the benchmarks       make test-long   the tests that take minutes
+# make attack   strangers against a real follower, and what another client notices   make fuzz   odd requests, 10 minutes
 # make bench-fleet   the shared store and a fleet over it (a Cassandra is started, or CASSANDRA_HOSTS)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test test-long check bench bench-fleet clean help
+.PHONY: attack fuzz run test test-long check bench bench-fleet clean help
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -37,6 +38,12 @@ bench: $(READY)
 
 bench-fleet: $(READY)
 	$(BIN)/python -m benches.fleet
+
+attack: $(READY)
+	$(BIN)/python -m tests.attack
+
+fuzz: $(READY)
+	$(BIN)/python -m tests.attack.fuzz
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

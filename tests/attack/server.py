@@ -1,0 +1,136 @@
+"""The follower under attack: one real process over a store on disk, and what /proc says of it. Linux only."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.attack.wire import HOST
+from tests.support.paths import ROOT
+from tests.support.recorded import recorded
+
+#: actors in the state that `list-actors` lists
+ACTORS = 60_000
+#: seconds for a server to answer, and to end
+_READY_SECONDS = 60.0
+_STOP_SECONDS = 60.0
+
+
+def follower(*arguments: str) -> list[str]:
+    """The command line of a `follower` subcommand."""
+    return [sys.executable, "-m", "follower.cli", *arguments]
+
+
+def import_into(folder: Path, car: Path, network: Path) -> str:
+    """The URL of a store with a chain imported. Errors: CalledProcessError."""
+    url = f"lmdb://{folder}"
+    command = follower("import", str(car), "--network", str(network), "--store", url)
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return url
+
+
+def recorded_store(folder: Path) -> str:
+    """A store with the recorded chain of `devnet`."""
+    return import_into(folder, recorded("devnet/chain.car.zst"), recorded("devnet/network.json"))
+
+
+def many_actors_store(folder: Path) -> str:
+    """A store with a simulated chain whose state has `ACTORS` actors."""
+    from benches.simulated_car import write_car
+    from devnode.sim_chain import SimSettings
+
+    car = folder / "many.car"
+    write_car(car, 1, SimSettings.sized(ACTORS, 100))
+    try:
+        return import_into(folder / "store", car, car.with_name("many.car.network.json"))
+    finally:
+        car.unlink()
+
+
+@dataclass
+class Served:
+    """A running follower."""
+
+    pid: int
+    port: int
+    #: what it has logged
+    log: Path
+
+    def resident_bytes(self) -> int:
+        """Memory in use now."""
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def peak_bytes(self) -> int:
+        """The most anonymous memory since the start: what LMDB maps is the kernel's cache, not the process's."""
+        text = Path(f"/proc/{self.pid}/status").read_text()
+        peak = int(text.partition("VmHWM:")[2].split()[0]) << 10
+        mapped = int(text.partition("RssFile:")[2].split()[0]) << 10
+        return peak - mapped
+
+    def open_files(self) -> int:
+        """File descriptors now."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def settled_files(self, wanted: int, seconds: float) -> int:
+        """File descriptors once they are down to `wanted`, or when `seconds` are over."""
+        end = time.monotonic() + seconds
+        while (found := self.open_files()) > wanted and time.monotonic() < end:
+            time.sleep(0.1)
+        return found
+
+
+@contextmanager
+def served(store: str, folder: Path, *arguments: str) -> Iterator[Served]:
+    """A follower of one worker over `store`, which logs into `folder`; it must end in order.
+
+    Errors: TimeoutError, AssertionError.
+    """
+    port = free_port()
+    command = follower("serve", "--store", store, "--listen", f"{HOST}:{port}", "--log-level", "warning", *arguments)
+    log = folder / f"{port}.log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=stream, stderr=stream)
+    try:
+        _wait_for(port, process)
+        yield Served(process.pid, port, log)
+        assert process.poll() is None, f"the follower ended with exit code {process.returncode}"
+        process.terminate()
+        assert process.wait(_STOP_SECONDS) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def silent_node() -> Iterator[str]:
+    """The URL of a node that takes connections and never answers."""
+    with socket.socket() as listener:
+        listener.bind((HOST, 0))
+        listener.listen(1024)
+        yield f"http://{HOST}:{listener.getsockname()[1]}/rpc/v1"
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + _READY_SECONDS
+    while True:
+        try:
+            socket.create_connection((HOST, port), 1).close()
+            return
+        except OSError:
+            if process.poll() is not None or time.monotonic() > end:
+                raise TimeoutError(f"no follower answers at port {port}") from None
+            time.sleep(0.05)
