@@ -27,9 +27,9 @@ from blockstore.open import open_store
 from chain.tipset import EMPTY_KEY
 from chain.tipset_messages import tipset_messages
 from rpc.context import Context
+from rpc.lookup.actor_states import states_at
 from rpc.lookup.senders import id_of
 from rpc.methods import register_all
-from rpc.methods.state.read_state import states_at
 from rpc.server.dispatch import Dispatcher
 from rpc.services import Services
 

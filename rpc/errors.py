@@ -27,6 +27,7 @@ import logging
 import re
 from typing import Any, ClassVar, Final
 
+from blockstore.cid import Cid
 from blockstore.errors import BadCid, Fenced, Missing, StoreError, StoreFull, StoreUnavailable, Unfinished
 from chain.errors import ChainError
 from rpc.client.node_info import CallFailed, NodeError
@@ -201,6 +202,18 @@ def _of_node(error: CallFailed, method: str) -> RpcError:
 
 
 def _name(key: bytes) -> str:
-    from blockstore.cid import Cid
-
     return str(key) if isinstance(key, Cid) else bytes(key).hex()
+
+
+class error_prefix:
+    """`with error_prefix("failed to load miner actor"):` puts Lotus' words before those of a chain error."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ChainError):
+            raise MethodError(f"{self.text}: {error}", error.data, code=error.code) from error

@@ -41,6 +41,7 @@ from blockstore.errors import BadCid
 from chain.address import Address
 from chain.address import parse as parse_address
 from chain.tipset import EMPTY_KEY, TipsetKey
+from rpc.errors import MethodError
 
 #: The parameters as they came: a list, an object or None. For methods whose parameters are optional.
 RawParams = NewType("RawParams", object)
@@ -184,7 +185,6 @@ class _CidParam:
 
 #: texts up to this length are remembered: every CID of the chain is shorter
 _LONGEST: Final = 80
-
 
 @lru_cache(maxsize=8192)
 def _cid(text: str) -> Cid:
@@ -357,3 +357,16 @@ def param_of(name: str, annotation: Any) -> Param:
         optional = _Optional(param_of(name, present))
         return Param(name, optional.go, optional.decode, annotation)
     raise TypeError(f"parameter {name}: no decoder for {annotation!r}")
+
+
+def raw_list(params: Any, least: int, most: int) -> list[Any]:
+    """The parameters of a method that decodes them itself, `least` of them or `most`. Errors: MethodError."""
+    if params is ABSENT:
+        raise MethodError("decoding params: unexpected end of JSON input")
+    if params is not None and not isinstance(params, list):
+        kind = json_kind(params)
+        raise MethodError(f"decoding params: json: cannot unmarshal {kind} into Go value of type []json.RawMessage")
+    given = params or []
+    if len(given) not in (least, most):
+        raise MethodError(f"decoding params: expected {least} or {most} params, got {len(given)}")
+    return given

@@ -6,6 +6,7 @@ A follower, the replaying node and the simulated node differ in nothing but this
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
@@ -97,3 +98,15 @@ class Services:
     agent: str = "lotus-follower"
     checks: Checks = field(default_factory=Checks)
     extra: dict[str, Any] = field(default_factory=dict)
+
+
+@asynccontextmanager
+async def head_entries(source: HeadSource, after: int) -> AsyncIterator[AsyncIterator[HeadEntry]]:
+    """The entries after `after`; the subscription ends with the block, however that is left."""
+    entries = source.subscribe(after)
+    try:
+        yield entries
+    finally:
+        close = getattr(entries, "aclose", None)
+        if close is not None:
+            await close()

@@ -11,8 +11,8 @@ import pytest
 from chain.eth.types import cid_of_hash, hash_of
 from rpc.client.node_info import CallFailed
 from rpc.errors import InvalidParams, MethodError, ParseError, wire_error
+from rpc.lookup.message_search import Replaced
 from rpc.methods.eth.log import EventFilterParam
-from rpc.methods.state.search_message import Replaced
 from rpc.params import EthAddress, EthBytes, EthHash, EthUint64, param_of
 from tests.support.event_chain import EventChain, follower_over, store_of
 

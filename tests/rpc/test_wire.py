@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from rpc.methods import register_all
 from rpc.registry import REGISTRY, V0, V1, V2
 from rpc.server.server import Server, serve
 from tests.support.http_raw import RawClient, request
@@ -69,6 +70,7 @@ def same_body(expected: str, got: str) -> bool:
 
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
+    register_all()
     running = await serve(await recorded_services(recorded("devnet")), "127.0.0.1", 0)
     yield running
     await running.stop(1)

@@ -23,7 +23,7 @@ from rpc import eth_json
 from rpc.context import Context
 from rpc.lookup.ancestors import ancestry_of
 from rpc.lookup.finality import finalized_tipset, safe_tipset
-from rpc.methods.chain.chain import load_tipset
+from rpc.lookup.tipsets import load_tipset
 from rpc.params import EthHash, EthUint64, json_kind, mismatch, param_of
 
 EARLIEST: Final = "earliest"

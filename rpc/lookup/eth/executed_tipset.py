@@ -28,14 +28,13 @@ from chain.tipset_messages import Included
 from rpc import eth_json
 from rpc.context import Context
 from rpc.eth_json import Log, Place
+from rpc.lookup.actor_states import node_cache
 from rpc.lookup.decoded_cache import decoded_cache, keep
 from rpc.lookup.eth.block_parameter import block_hash, canonical
 from rpc.lookup.tipset_inclusion import included_in
-from rpc.methods.state.read_state import node_cache
 
 #: what a decoded receipt or event takes beside its bytes
 _OVERHEAD: Final = 600
-
 
 @dataclass(frozen=True, slots=True)
 class Post:

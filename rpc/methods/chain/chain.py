@@ -13,8 +13,7 @@ import orjson
 
 from blockstore.cid import Cid
 from blockstore.errors import Missing
-from chain.block import BlockHeader, decode_header
-from chain.errors import BadObject, BadRequest, NotFound, NotHeld
+from chain.errors import BadObject, NotFound, NotHeld
 from chain.ipld.amt import Amt
 from chain.ipld.dag_stat import stat_below
 from chain.message import SignedMessage, decode_any_message, event_of, receipt_of
@@ -25,6 +24,7 @@ from rpc import lotus_json
 from rpc.context import Context
 from rpc.errors import LimitExceeded
 from rpc.lookup.tipset_inclusion import included_in
+from rpc.lookup.tipsets import load_tipset, read_block, read_tipset, tipset_at
 from rpc.lotus_json import APPLY, REVERT, json_cache
 from rpc.registry import Cost, method
 
@@ -34,32 +34,6 @@ MAX_PATH: Final = 10_000
 
 
 # --- reading -------------------------------------------------------------------------------------------
-
-
-async def read_block(ctx: Context, cid: Cid) -> BlockHeader:
-    """A header by its CID. Errors: Missing, BadObject."""
-    return decode_header(cid, await ctx.objects.get(cid))
-
-
-async def read_tipset(ctx: Context, key: TipsetKey) -> Tipset:
-    """The tipset with this key; with the empty key the request's head. Errors: NotFound, BadObject."""
-    try:
-        return await ctx.tipset(key)
-    except Missing as error:
-        raise _no_block(error) from None
-
-
-async def load_tipset(ctx: Context, key: TipsetKey) -> Tipset:
-    """The tipset with this key, where the empty key is an error. Errors: NotFound, BadObject."""
-    try:
-        return await ctx.index.tipset(key)
-    except Missing as error:
-        raise _no_block(error) from None
-
-
-def _no_block(error: Missing) -> NotFound:
-    cid = Cid(error.key)
-    return NotFound(f"get block {cid}: ipld: could not find {cid}")
 
 
 async def messages_of(ctx: Context, tipset: Tipset) -> list[dict[str, Any]] | None:
@@ -119,20 +93,6 @@ async def _by_height(ctx: Context, epoch: int, key: TipsetKey, previous: bool) -
     if found is None:
         found = cache.keep_ancestor(anchor, epoch, previous, await tipset_at(ctx, epoch, anchor, previous))
     return found
-
-
-async def tipset_at(ctx: Context, epoch: int, anchor: Tipset, previous: bool = True) -> Tipset:
-    """The tipset at an epoch among the ancestors of `anchor`; in a null round the one before, or after.
-
-    Errors: BadRequest (negative, above the anchor), NotHeld.
-    """
-    if epoch < 0:
-        raise BadRequest(f"height {epoch} is negative")
-    if epoch > anchor.height:
-        raise BadRequest(
-            f"looking for tipset with height greater than start point, req: {epoch}, head: {anchor.height}"
-        )
-    return await ctx.index.at_height(anchor, epoch, previous=previous)
 
 
 @method("Filecoin.ChainGetTipSetByHeight")

@@ -11,7 +11,6 @@ far back. 0 starts at the head.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 from blockstore.store import HeadEntry
@@ -21,19 +20,7 @@ from rpc.context import Context
 from rpc.lotus_json import APPLY, CURRENT, REVERT, json_cache
 from rpc.params import Uint64
 from rpc.registry import Cost, method
-from rpc.services import HeadSource
-
-
-@asynccontextmanager
-async def following(source: HeadSource, after: int) -> AsyncIterator[AsyncIterator[HeadEntry]]:
-    """The entries after `after`; the subscription ends with the block, however that is left."""
-    entries = source.subscribe(after)
-    try:
-        yield entries
-    finally:
-        close = getattr(entries, "aclose", None)
-        if close is not None:
-            await close()
+from rpc.services import head_entries
 
 
 async def head_changes(ctx: Context, entry: HeadEntry) -> list[dict[str, Any]]:
@@ -52,7 +39,7 @@ async def chain_notify(ctx: Context) -> AsyncIterator[list[dict[str, Any]]]:
     """The head at once, then every head change. The channel closes for a client that reads too slowly."""
     head = await ctx.services.head_source.current()
     yield [json_cache(ctx).head_change(CURRENT, head.tipset)]
-    async with following(ctx.services.head_source, head.seq) as entries:
+    async with head_entries(ctx.services.head_source, head.seq) as entries:
         async for entry in entries:
             yield await head_changes(ctx, entry)
 
@@ -71,7 +58,7 @@ async def chain_notify_from(ctx: Context, seq: Uint64) -> AsyncIterator[dict[str
     if seq > head.seq:
         raise BadRequest(f"head change {seq} is not reached: the newest is {head.seq}")
     expected = seq + 1
-    async with following(source, seq) as entries:
+    async with head_entries(source, seq) as entries:
         async for entry in entries:
             if entry.seq != expected:
                 raise NotHeld(f"head changes {expected} to {entry.seq - 1}: the log begins at {entry.seq}")

@@ -11,14 +11,12 @@ from chain.actors.load import POWER
 from chain.errors import NotFound
 from chain.tipset import Tipset, TipsetKey
 from rpc.context import Context
-from rpc.errors import MethodError
+from rpc.errors import MethodError, error_prefix
+from rpc.lookup.actor_states import states_of
 from rpc.lookup.finality import CHAIN_FINALITY, f3_finalized
+from rpc.lookup.tipsets import read_tipset, tipset_at
 from rpc.lotus_json import json_cache
-from rpc.methods.chain.chain import read_tipset, tipset_at
-from rpc.methods.state.randomness import state_get_randomness_from_beacon, state_get_randomness_from_tickets
-from rpc.methods.state.read_state import Said, states_of
-from rpc.params import Int64
-from rpc.registry import V0, Cost, method
+from rpc.registry import Cost, method
 
 _BLOCKS_PER_EPOCH: Final = 5
 _RATIO_NUMERATOR: Final = 1
@@ -28,7 +26,7 @@ _RATIO_DENOMINATOR: Final = 2
 async def weight(ctx: Context, tipset: Tipset) -> int:
     """The weight of the chain that ends with `tipset`. Errors: MethodError, Missing, ActorNotFound."""
     states = await states_of(ctx, tipset)
-    with Said("failed to load power actor state"):
+    with error_prefix("failed to load power actor state"):
         power = await states.load(POWER, "power")
     total: int = power.state["TotalQualityAdjPower"]
     if total <= 0:
@@ -61,19 +59,3 @@ async def chain_get_finalized_tipset(ctx: Context) -> dict[str, Any]:
     if found is None:
         found = await tipset_at(ctx, epoch, head)
     return json_cache(ctx).tipset(found)  # type: ignore[return-value]
-
-
-@method("Filecoin.ChainGetRandomnessFromTickets", versions=V0)
-async def chain_get_randomness_from_tickets(
-    ctx: Context, key: TipsetKey, personalization: Int64, epoch: int, entropy: bytes
-) -> bytes:
-    """As `StateGetRandomnessFromTickets`, with the tipset first."""
-    return await state_get_randomness_from_tickets(ctx, personalization, epoch, entropy, key)
-
-
-@method("Filecoin.ChainGetRandomnessFromBeacon", versions=V0)
-async def chain_get_randomness_from_beacon(
-    ctx: Context, key: TipsetKey, personalization: Int64, epoch: int, entropy: bytes
-) -> bytes:
-    """As `StateGetRandomnessFromBeacon`, with the tipset first."""
-    return await state_get_randomness_from_beacon(ctx, personalization, epoch, entropy, key)

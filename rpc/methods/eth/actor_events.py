@@ -14,7 +14,6 @@ from rpc.context import Context
 from rpc.errors import MethodError
 from rpc.lookup.events.event_search import Hit, wanted_of
 from rpc.lookup.events.head_change_events import EventCondition, hits_by
-from rpc.methods.chain.notify import following
 from rpc.methods.eth.log import (
     EventFilterParam,
     actor_event_json,
@@ -24,6 +23,7 @@ from rpc.methods.eth.log import (
 )
 from rpc.registry import Cost, method
 from rpc.server.channels import Burst
+from rpc.services import head_entries
 
 
 def _shown(hit: Hit, reverted: bool) -> dict[str, Any]:
@@ -51,7 +51,7 @@ async def subscribe_actor_events_raw(ctx: Context, wanted: EventFilterParam) -> 
     heard = all(wanted.keys.values())
     if 0 < high <= head.tipset.height:
         return
-    async with following(ctx.services.head_source, head.seq) as entries:
+    async with head_entries(ctx.services.head_source, head.seq) as entries:
         async for entry in entries:
             if heard:
                 async for removed, hits in hits_by(ctx, entry, condition):

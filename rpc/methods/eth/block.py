@@ -24,10 +24,10 @@ from rpc.lookup.eth.executed_tipset import (
     tipset_bloom,
     transactions_of,
 )
+from rpc.lookup.forward import forward
+from rpc.lookup.message_search import NO_LIMIT, Epochs
 from rpc.lookup.tipset_inclusion import included_in
 from rpc.lotus_json import json_cache
-from rpc.methods.node.forward import forward
-from rpc.methods.state.search_message import NO_LIMIT, Epochs
 from rpc.params import EthHash
 from rpc.registry import V0, V1, V2, Cost, method
 

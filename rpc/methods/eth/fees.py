@@ -22,11 +22,11 @@ from rpc.errors import MethodError
 from rpc.json_wire import go_float
 from rpc.lookup.eth.block_parameter import PENDING, Block, BlockParam, by_text, named, select
 from rpc.lookup.eth.executed_tipset import Post, executed, post_of, receipts_of
+from rpc.lookup.forward import forward
+from rpc.lookup.gas_premium import MIN_PREMIUM, estimate_premium, with_noise
+from rpc.lookup.network_upgrades import fork_heights
 from rpc.methods.eth.block import EVERY
-from rpc.methods.node.forward import forward
-from rpc.methods.node.gas import MIN_PREMIUM, estimate_premium, with_noise
-from rpc.methods.node.node import fork_heights, raw_list
-from rpc.params import EthBytes, EthUint64, RawParams, json_kind, param_of
+from rpc.params import EthBytes, EthUint64, RawParams, json_kind, param_of, raw_list
 from rpc.registry import Cost, method
 
 #: the most blocks, and the most percentiles, of one fee history

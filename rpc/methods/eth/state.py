@@ -22,14 +22,12 @@ from chain.tipset import Tipset
 from rpc import eth_json
 from rpc.context import Context
 from rpc.errors import MethodError
+from rpc.lookup.actor_states import in_prefix, node_cache
 from rpc.lookup.eth.block_parameter import PENDING, Block, BlockParam, by_text, named, select
 from rpc.lookup.eth.executed_tipset import Post, post_of, tree_of
+from rpc.lookup.forward import forward
 from rpc.methods.eth.block import EVERY
-from rpc.methods.node.forward import forward
-from rpc.methods.node.node import raw_list
-from rpc.methods.state.actors import in_prefix
-from rpc.methods.state.read_state import node_cache
-from rpc.params import EthAddress, EthBytes, RawParams, json_kind
+from rpc.params import EthAddress, EthBytes, RawParams, json_kind, raw_list
 from rpc.registry import Cost, method
 
 _WORD: Final = 32

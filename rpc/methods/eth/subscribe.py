@@ -21,14 +21,13 @@ from rpc.context import Context
 from rpc.errors import MethodError
 from rpc.lookup.eth.installed_filters import Asked, SubscriptionId, filters_of, new_id
 from rpc.lookup.events.head_change_events import EventCondition, at_entry, hits_by
-from rpc.methods.chain.notify import following
 from rpc.methods.eth.block import EVERY, block_json
 from rpc.methods.eth.filter import NO_MEMPOOL, TOO_MANY_HERE, condition_of, logs_of
 from rpc.methods.eth.log import LogFilter, PushedFilterParam
-from rpc.methods.node.node import raw_list
-from rpc.params import RawParams, json_kind, param_of
+from rpc.params import RawParams, json_kind, param_of, raw_list
 from rpc.registry import Cost, method
 from rpc.server.channels import Burst
+from rpc.services import head_entries
 
 log = logging.getLogger("follower.rpc")
 
@@ -42,7 +41,7 @@ _FILTER: Final = param_of("filter", PushedFilterParam)
 async def new_heads(ctx: Context, after: int) -> AsyncIterator[Burst]:
     """The block below each tipset that becomes the head after entry `after`."""
     last: TipsetKey | None = None
-    async with following(ctx.services.head_source, after) as entries:
+    async with head_entries(ctx.services.head_source, after) as entries:
         async for entry in entries:
             view = await at_entry(ctx, entry)
             for ref in entry.applies:
@@ -55,7 +54,7 @@ async def new_heads(ctx: Context, after: int) -> AsyncIterator[Burst]:
 
 async def new_logs(ctx: Context, after: int, condition: EventCondition) -> AsyncIterator[Burst]:
     """The logs that each head change after entry `after` tells or takes back."""
-    async with following(ctx.services.head_source, after) as entries:
+    async with head_entries(ctx.services.head_source, after) as entries:
         async for entry in entries:
             async for removed, hits in hits_by(ctx, entry, condition):
                 yield Burst(pushed(one) for one in logs_of(hits, removed))

@@ -22,12 +22,12 @@ from rpc import eth_json
 from rpc.context import Context
 from rpc.errors import LimitExceeded, MethodError, Unavailable
 from rpc.lookup.eth.block_parameter import EARLIEST, LATEST, PENDING, block_hash, by_number, by_text
+from rpc.lookup.forward import forward
+from rpc.lookup.message_search import NO_LIMIT, Found, Replaced, load_message, search
 from rpc.lookup.tipset_inclusion import included_in
 from rpc.methods.eth.block import EVERY
 from rpc.methods.eth.log import OPTIONAL_TEXT, several
 from rpc.methods.eth.transaction import cid_of_transaction
-from rpc.methods.node.forward import forward
-from rpc.methods.state.search_message import NO_LIMIT, Found, Replaced, load_message, search
 from rpc.params import EthAddress, EthHash, EthUint64, field_of, mismatch, param_of
 from rpc.registry import Cost, method
 

@@ -32,11 +32,11 @@ from rpc.lookup.eth.executed_tipset import (
     transaction_of,
     tree_of,
 )
+from rpc.lookup.forward import forward
+from rpc.lookup.message_search import NO_LIMIT, Epochs, Found, Miss, NotAMessage, Replaced, load_message, search
 from rpc.lookup.tipset_inclusion import included_in
 from rpc.lotus_json import json_cache
 from rpc.methods.eth.block import EVERY
-from rpc.methods.node.forward import forward
-from rpc.methods.state.search_message import NO_LIMIT, Epochs, Found, Miss, NotAMessage, Replaced, load_message, search
 from rpc.params import EthHash, EthUint64
 from rpc.registry import Cost, method
 

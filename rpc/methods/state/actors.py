@@ -13,46 +13,12 @@ from chain.actors.codes import BadNetworkVersion, actors_version, bundle_of, net
 from chain.address import Address
 from chain.address import parse as parse_address
 from chain.errors import ActorNotFound, BadAddress, ChainError, NotFound, NotHeld
-from chain.state.state_tree import Actor, StateTree
+from chain.state.state_tree import StateTree
 from chain.tipset import TipsetKey
 from rpc.context import Context
-from rpc.errors import MethodError
-from rpc.methods.state.read_state import Said, actor_not_found, node_cache
+from rpc.errors import MethodError, error_prefix
+from rpc.lookup.actor_states import actor_json, find_actor, in_prefix, lookup_id, node_cache, tree_at
 from rpc.registry import Cost, method
-
-
-async def tree_at(ctx: Context, key: TipsetKey) -> StateTree:
-    """The actors before a tipset's messages, over the cache of nodes. Errors: Missing, NotHeld, BadObject."""
-    tipset = await ctx.tipset(key)
-    return await StateTree.load(ctx.objects, tipset.parent_state_root, node_cache(ctx))
-
-
-def actor_json(actor: Actor) -> dict[str, Any]:
-    """An actor as Lotus writes it."""
-    return {
-        "Code": actor.code,
-        "Head": actor.head,
-        "Nonce": actor.nonce,
-        "Balance": str(actor.balance),
-        "DelegatedAddress": actor.delegated,
-    }
-
-
-def in_prefix(ctx: Context, address: Address) -> str:
-    """An address as the network's error texts have it."""
-    return address.text(ctx.network.address_prefix)
-
-
-async def find_actor(ctx: Context, tree: StateTree, address: Address) -> Actor:
-    """`tree.get`, with the network's own prefix in the texts of errors. Errors: ActorNotFound."""
-    try:
-        return await tree.get(address)
-    except ActorNotFound as error:
-        if address.is_id:
-            raise
-        name = in_prefix(ctx, address)
-        text = f"resolution lookup failed ({name}): resolve address {name}: actor not found"
-        raise ActorNotFound(text) from error
 
 
 @method("Filecoin.StateGetActor", cost=Cost.STATE)
@@ -83,11 +49,7 @@ async def wallet_validate_address(ctx: Context, text: str) -> Address:
 @method("Filecoin.StateLookupID", cost=Cost.STATE)
 async def state_lookup_id(ctx: Context, address: Address, tipset_key: TipsetKey) -> Address:
     """The ID address of an address. Errors: actor not found, with its own code."""
-    tree = await tree_at(ctx, tipset_key)
-    try:
-        return await tree.lookup_id(address)
-    except ActorNotFound as error:
-        raise actor_not_found(error) from error
+    return await lookup_id(ctx, address, tipset_key)
 
 
 @method("Filecoin.StateLookupRobustAddress", cost=Cost.HEAVY)
@@ -143,9 +105,9 @@ async def state_list_actors(ctx: Context, tipset_key: TipsetKey) -> list[Address
 @method("Filecoin.StateChangedActors", cost=Cost.SCAN)
 async def state_changed_actors(ctx: Context, old: Cid, new: Cid) -> dict[str, Any]:
     """The actors of state `new` that are not the same, or not there, in state `old`, by ID address."""
-    with Said("failed to load old state tree"):
+    with error_prefix("failed to load old state tree"):
         before = await StateTree.load(ctx.objects, old)
-    with Said("failed to load new state tree"):
+    with error_prefix("failed to load new state tree"):
         after = await StateTree.load(ctx.objects, new)
     changed: dict[str, Any] = {}
     async for address, _, actor in before.changed(after):

@@ -14,7 +14,7 @@ from chain.tipset import TipsetKey
 from chain.tipset_messages import tipset_messages
 from rpc.context import Context
 from rpc.lookup.senders import id_of
-from rpc.methods.chain.chain import load_tipset, read_tipset
+from rpc.lookup.tipsets import load_tipset, read_tipset
 from rpc.params import mismatch
 from rpc.registry import Cost, method
 

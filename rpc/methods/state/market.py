@@ -13,8 +13,8 @@ from chain.address import Address
 from chain.ipld.hamt import Hamt
 from chain.tipset import TipsetKey
 from rpc.context import Context
-from rpc.errors import MethodError
-from rpc.methods.state.read_state import Said, states_at
+from rpc.errors import MethodError, error_prefix
+from rpc.lookup.actor_states import states_at
 from rpc.params import Integer
 from rpc.registry import V1, Cost, method
 
@@ -97,9 +97,9 @@ async def storage_deal(ctx: Context, market: Loaded, deal: int) -> tuple[Any, di
 async def state_market_storage_deal(ctx: Context, deal: DealID, tipset_key: TipsetKey) -> dict[str, Any]:
     """One deal. Errors: a deal that is not there."""
     _, states = await states_at(ctx, tipset_key)
-    with Said("failed to load market actor"):
+    with error_prefix("failed to load market actor"):
         actor = await states.actor(MARKET)
-    with Said("failed to load market actor state"):
+    with error_prefix("failed to load market actor state"):
         market = await states.state_of(actor, "market")
     return _deal(market, *await storage_deal(ctx, market, deal))
 
@@ -120,7 +120,7 @@ async def has_key(ctx: Context, root: Cid, key: bytes) -> bool:
 async def pending_allocation(ctx: Context, market: Loaded, deal: int) -> int:
     """The allocation that a deal waits for, or 0."""
     root = market.state["PendingDealAllocationIds"]
-    with Said(f"failed to load allocation id for {deal}"):
+    with error_prefix(f"failed to load allocation id for {deal}"):
         found: int | None = await map_get(ctx.objects, root, uint_key(deal), LEAVES["int"])
     return found or 0
 

@@ -12,8 +12,8 @@ from chain.errors import BadObject
 from chain.ipld import bitfield
 from chain.tipset import Tipset, TipsetKey
 from rpc.context import Context
-from rpc.errors import MethodError
-from rpc.methods.state.read_state import Said, states_at
+from rpc.errors import MethodError, error_prefix
+from rpc.lookup.actor_states import states_at
 from rpc.params import Integer, Uint64
 from rpc.peer_id import peer_id_text
 from rpc.registry import V0, V1, Cost, method
@@ -49,9 +49,9 @@ async def _miner(ctx: Context, key: TipsetKey, address: Address, where: str = ""
     if where == "-":
         loaded = await states.load(address, "miner")
     else:
-        with Said(where + _ACTOR):
+        with error_prefix(where + _ACTOR):
             actor = await states.actor(address)
-        with Said(where + _STATE):
+        with error_prefix(where + _STATE):
             loaded = await states.state_of(actor, "miner")
     return tipset, Miner(ctx.objects, loaded)
 
@@ -160,7 +160,7 @@ async def state_miner_partitions(
 ) -> list[dict[str, Any]] | None:
     """The partitions of one deadline; null when it has none. Errors: an index from 48 on."""
     _, miner = await _miner(ctx, tipset_key, address)
-    with Said("failed to load the deadline"):
+    with error_prefix("failed to load the deadline"):
         deadline = await miner.deadline(index)
     found = [
         {

@@ -11,8 +11,8 @@ from chain.actors.schema import type_of
 from chain.address import Address
 from chain.tipset import TipsetKey
 from rpc.context import Context
-from rpc.errors import MethodError
-from rpc.methods.state.read_state import Said, states_at, states_of
+from rpc.errors import MethodError, error_prefix
+from rpc.lookup.actor_states import states_at, states_of
 from rpc.registry import Cost, method
 
 _ACTOR = "failed to load multisig actor"
@@ -26,9 +26,9 @@ def locked_balance(state: dict[str, Any], epoch: int) -> int:
 
 async def _wallet(ctx: Context, key: TipsetKey, address: Address) -> tuple[int, Loaded]:
     tipset, states = await states_at(ctx, key)
-    with Said(_ACTOR):
+    with error_prefix(_ACTOR):
         actor = await states.actor(address)
-    with Said(_STATE):
+    with error_prefix(_STATE):
         return tipset.height, await states.state_of(actor, "multisig")
 
 
@@ -59,9 +59,9 @@ async def msig_get_vested(ctx: Context, address: Address, start: TipsetKey, end:
     if first.height == last.height:
         return "0"
     states = await states_of(ctx, last)
-    with Said("failed to load multisig actor at end epoch"):
+    with error_prefix("failed to load multisig actor at end epoch"):
         actor = await states.actor(address)
-    with Said(_STATE):
+    with error_prefix(_STATE):
         wallet = (await states.state_of(actor, "multisig")).state
     return str(locked_balance(wallet, first.height) - locked_balance(wallet, last.height))
 

@@ -9,7 +9,7 @@ from chain.errors import ChainError
 from chain.tipset import TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError
-from rpc.methods.state.read_state import states_at
+from rpc.lookup.actor_states import states_at
 from rpc.registry import Cost, method
 
 #: Lotus' PCHOutbound: the account that is named pays

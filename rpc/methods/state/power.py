@@ -26,8 +26,8 @@ from chain.errors import ChainError
 from chain.ipld.hamt import Hamt
 from chain.tipset import Tipset, TipsetKey
 from rpc.context import Context
-from rpc.errors import MethodError
-from rpc.methods.state.read_state import Said, states_at, states_of
+from rpc.errors import MethodError, error_prefix
+from rpc.lookup.actor_states import states_at, states_of
 from rpc.params import Integer, Uint64
 from rpc.registry import V1, Cost, method
 
@@ -78,7 +78,7 @@ async def state_miner_power(ctx: Context, address: Address, tipset_key: TipsetKe
     The address is looked up as it is given: only an ID address finds a claim, as in Lotus.
     """
     _, states = await states_at(ctx, tipset_key)
-    with Said("(get sset) failed to load power actor state"):
+    with error_prefix("(get sset) failed to load power actor state"):
         actor = await states.actor(POWER)
     power = await states.state_of(actor, "power")
     state = power.state
@@ -147,16 +147,16 @@ async def state_deal_provider_collateral_bounds(
     tipset, states = await states_at(ctx, tipset_key)
     power = await _loaded(states, POWER, "power")
     reward = await _loaded(states, REWARD, "reward")
-    with Said("getting total circulating supply"):
+    with error_prefix("getting total circulating supply"):
         supply = await _supply(ctx, tipset, states)
     least = deal_collateral(size, power, reward, supply.circulating)
     return {"Min": str(least * 110 // 100), "Max": str(TOTAL_FIL)}
 
 
 async def _loaded(states: States, address: Address, kind: str) -> Loaded:
-    with Said(f"failed to load {kind} actor"):
+    with error_prefix(f"failed to load {kind} actor"):
         actor = await states.actor(address)
-    with Said(f"failed to load {kind} actor state"):
+    with error_prefix(f"failed to load {kind} actor state"):
         return await states.state_of(actor, kind)
 
 
@@ -164,16 +164,16 @@ async def _inputs(states: States) -> tuple[Loaded, Loaded]:
     """(reward, power), with the words that pledge methods say about them."""
     found = []
     for address, kind in ((REWARD, "reward"), (POWER, "power")):
-        with Said(f"loading {kind} actor"):
+        with error_prefix(f"loading {kind} actor"):
             actor = await states.actor(address)
-        with Said(f"loading {kind} actor state"):
+        with error_prefix(f"loading {kind} actor state"):
             found.append(await states.state_of(actor, kind))
     return found[0], found[1]
 
 
 async def _pledge(ctx: Context, tipset: Tipset, states: States, weight: int) -> int:
     reward, power = await _inputs(states)
-    with Said("getting circulating supply"):
+    with error_prefix("getting circulating supply"):
         supply = await _supply(ctx, tipset, states)
     return initial_pledge(reward, power, weight, supply.circulating, tipset.height)
 
@@ -181,11 +181,11 @@ async def _pledge(ctx: Context, tipset: Tipset, states: States, weight: int) -> 
 async def _sector_weight(ctx: Context, states: States, address: Address, info: dict[str, Any], height: int) -> int:
     """Quality-adjusted bytes of a sector with the deals that it names."""
     size = sector_size(info["SealProof"])
-    with Said("loading market actor"):
+    with error_prefix("loading market actor"):
         actor = await states.actor(MARKET)
-    with Said("loading market actor state"):
+    with error_prefix("loading market actor state"):
         market = await states.state_of(actor, "market")
-    with Said("verifying deals for activation"):
+    with error_prefix("verifying deals for activation"):
         weight = await _verified_weight(ctx, market, address, info, height)
     duration = info["Expiration"] - height
     if not duration:

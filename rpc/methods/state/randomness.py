@@ -8,7 +8,7 @@ from chain.consensus.beacon import beacon_entry, digest, draw, ticket_digest_at
 from chain.errors import NotHeld
 from chain.tipset import TipsetKey
 from rpc.context import Context
-from rpc.methods.chain.chain import read_tipset
+from rpc.lookup.tipsets import read_tipset
 from rpc.params import Int64
 from rpc.registry import V0, V1, Cost, method
 
@@ -62,3 +62,19 @@ async def state_get_beacon_entry(ctx: Context, epoch: int) -> dict[str, Any]:
 async def beacon_get_entry(ctx: Context, epoch: int) -> dict[str, Any]:
     """The v0 spelling of `StateGetBeaconEntry`. Errors: NotHeld."""
     return await state_get_beacon_entry(ctx, epoch)
+
+
+@method("Filecoin.ChainGetRandomnessFromTickets", versions=V0)
+async def chain_get_randomness_from_tickets(
+    ctx: Context, key: TipsetKey, personalization: Int64, epoch: int, entropy: bytes
+) -> bytes:
+    """As `StateGetRandomnessFromTickets`, with the tipset first."""
+    return await state_get_randomness_from_tickets(ctx, personalization, epoch, entropy, key)
+
+
+@method("Filecoin.ChainGetRandomnessFromBeacon", versions=V0)
+async def chain_get_randomness_from_beacon(
+    ctx: Context, key: TipsetKey, personalization: Int64, epoch: int, entropy: bytes
+) -> bytes:
+    """As `StateGetRandomnessFromBeacon`, with the tipset first."""
+    return await state_get_randomness_from_beacon(ctx, personalization, epoch, entropy, key)

@@ -9,72 +9,18 @@ from typing import Annotated, Any
 
 from blockstore.cid import Cid
 from chain.actors.codes import known_code
-from chain.actors.load import States, kind_of_code
+from chain.actors.load import kind_of_code
 from chain.actors.methods import GoPanic, params_cbor, params_json, state_json
 from chain.address import Address
-from chain.errors import ActorNotFound, ChainError, NotFound
-from chain.ipld.tree_nodes import NodeCache
-from chain.state.state_tree import StateTree
-from chain.tipset import Tipset, TipsetKey
+from chain.errors import NotFound
+from chain.tipset import TipsetKey
 from rpc.context import Context
-from rpc.errors import MethodError
+from rpc.errors import MethodError, error_prefix
+from rpc.lookup.actor_states import states_at
 from rpc.params import Integer
 from rpc.registry import V1, Cost, method
 
 MethodNum = Annotated[int, Integer("abi.MethodNum", 0, (1 << 64) - 1)]
-
-_NODE_CACHE_BYTES = 64 << 20
-
-#: the code of Lotus' registered "actor not found", which only some methods answer
-ACTOR_NOT_FOUND = 11
-
-
-async def states_at(ctx: Context, key: TipsetKey) -> tuple[Tipset, States]:
-    """The tipset, and the actors before its messages. Errors: Missing, NotHeld."""
-    tipset = await ctx.tipset(key)
-    return tipset, await states_of(ctx, tipset)
-
-
-async def states_of(ctx: Context, tipset: Tipset) -> States:
-    """The actors before a tipset's messages."""
-    tree = await StateTree.load(ctx.objects, tipset.parent_state_root, node_cache(ctx))
-    return States(ctx.objects, tree, ctx.network.version_at(tipset.height), ctx.network.address_prefix)
-
-
-def node_cache(ctx: Context) -> NodeCache:
-    """The process' cache of decoded tree nodes: `extra["node_cache"]`, `extra["node_cache_bytes"]` large."""
-    extra = ctx.extra
-    cache: NodeCache | None = extra.get("node_cache")
-    if cache is None:
-        cache = extra["node_cache"] = NodeCache(extra.get("node_cache_bytes", _NODE_CACHE_BYTES))
-    return cache
-
-
-class Said:
-    """`with Said("failed to load miner actor"):` puts Lotus' words before those of a chain error."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ChainError):
-            raise MethodError(f"{self.text}: {error}", error.data, code=error.code) from error
-
-
-def actor_not_found(error: ActorNotFound) -> MethodError:
-    """The error that a look-up answers where Lotus has a code for it."""
-    return MethodError("actor not found", code=ACTOR_NOT_FOUND)
-
-
-async def id_address(states: States, address: Address) -> Address:
-    """The ID address of `address`. Errors: MethodError with code 11."""
-    try:
-        return await states.lookup_id(address)
-    except ActorNotFound as error:
-        raise actor_not_found(error) from error
 
 
 def panicked(name: str, error: GoPanic) -> MethodError:
@@ -86,9 +32,9 @@ def panicked(name: str, error: GoPanic) -> MethodError:
 async def state_read_state(ctx: Context, actor: Address, tipset_key: TipsetKey) -> dict[str, Any]:
     """An actor's balance, code and decoded state. Errors: actor not found; a state that is not decoded."""
     _, states = await states_at(ctx, tipset_key)
-    with Said("getting actor"):
+    with error_prefix("getting actor"):
         found = await states.actor(actor)
-    with Said(f"dumping actor state (a:{actor.text(ctx.network.address_prefix)})"):
+    with error_prefix(f"dumping actor state (a:{actor.text(ctx.network.address_prefix)})"):
         kind = await kind_of_code(states.tree, found.code, states.network_version)
         if kind is None:
             raise NotFound(f"state type for actor {found.code} not found")
@@ -103,7 +49,7 @@ async def state_decode_params(
 ) -> Any:
     """The parameters of a call to an actor's method. Errors: unknown method; bytes that are no such value."""
     _, states = await states_at(ctx, tipset_key)
-    with Said("getting actor"):
+    with error_prefix("getting actor"):
         found = await states.actor(to)
     name, version = await kind_of_code(states.tree, found.code, states.network_version) or ("", 0)
     try:

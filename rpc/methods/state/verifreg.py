@@ -14,8 +14,9 @@ from chain.actors.schema import FIRST_VERSION, type_of
 from chain.address import Address
 from chain.tipset import TipsetKey
 from rpc.context import Context
+from rpc.errors import error_prefix
+from rpc.lookup.actor_states import id_address, states_at
 from rpc.methods.state.market import DealID, market_at, pending_allocation, storage_deal
-from rpc.methods.state.read_state import Said, id_address, states_at
 from rpc.params import Integer
 from rpc.registry import Cost, method
 
@@ -137,7 +138,7 @@ async def state_verifier_status(ctx: Context, address: Address, tipset_key: Tips
     actor = await states.actor(VERIFREG)
     key = await id_address(states, address)
     id_key(key)
-    with Said("failed to load verified registry state"):
+    with error_prefix("failed to load verified registry state"):
         registry = await states.state_of(actor, "verifreg")
     cap = await map_get(ctx.objects, registry.state["Verifiers"], bytes(key), _BIG)
     return None if cap is None else str(cap)
@@ -152,7 +153,7 @@ async def state_verified_client_status(ctx: Context, address: Address, tipset_ke
     if version < FIRST_VERSION:  # datacap was the registry's own then
         raise OldActors("verifiedregistry", version)
     actor = await states.actor(DATACAP)
-    with Said("failed to load datacap actor state"):
+    with error_prefix("failed to load datacap actor state"):
         token = (await states.state_of(actor, "datacap")).state["Token"]
     cap = await map_get(ctx.objects, token["Balances"], key, _BIG, token["HamtBitWidth"])
     return None if cap is None else str(cap // _GRANULARITY)

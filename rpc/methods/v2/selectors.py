@@ -14,10 +14,10 @@ from chain.errors import ActorNotFound, BadObject, BadRequest, NotFound
 from chain.tipset import Tipset, TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError, RpcError
+from rpc.lookup.actor_states import actor_json, find_actor, lookup_id, tree_at
 from rpc.lookup.finality import ec_finality, ec_finalized, f3_finalized, finalized_tipset, safe_tipset
+from rpc.lookup.tipsets import load_tipset, tipset_at
 from rpc.lotus_json import json_cache
-from rpc.methods.chain.chain import load_tipset, tipset_at
-from rpc.methods.state.actors import state_get_actor, state_lookup_id
 from rpc.params import field_of, mismatch, param_of
 from rpc.registry import V2, Cost, method
 
@@ -199,7 +199,8 @@ async def _selected(ctx: Context, selector: Selector) -> Tipset:
 @method("Filecoin.StateGetActor", versions=V2, cost=Cost.STATE)
 async def state_get_actor_v2(ctx: Context, address: Address, selector: SelectorParam) -> dict[str, Any]:
     """An actor as the selected tipset sees it. Errors: actor not found, BadRequest, NotHeld."""
-    return await state_get_actor(ctx, address, (await _selected(ctx, selector)).key)
+    tipset = await _selected(ctx, selector)
+    return actor_json(await find_actor(ctx, await tree_at(ctx, tipset.key), address))
 
 
 @method("Filecoin.StateGetID", versions=V2, cost=Cost.STATE)
@@ -207,6 +208,6 @@ async def state_get_id_v2(ctx: Context, address: Address, selector: SelectorPara
     """The ID address of an address as the selected tipset sees it. Errors: actor not found, BadRequest, NotHeld."""
     tipset = await _selected(ctx, selector)
     try:
-        return await state_lookup_id(ctx, address, tipset.key)
+        return await lookup_id(ctx, address, tipset.key)
     except (ActorNotFound, RpcError) as error:
         raise MethodError(f"looking up ID: {error}") from None

@@ -8,8 +8,8 @@ import orjson
 import pytest
 
 from follower.commands.compare import read_records
+from rpc.lookup.gas_premium import BLOCK_GAS_TARGET, median_premium, with_noise
 from rpc.methods import register_all
-from rpc.methods.node.gas import BLOCK_GAS_TARGET, median_premium, with_noise
 from rpc.server.dispatch import Dispatcher
 from tests.support.recorded import recorded
 from tests.support.wire_chain import recorded_services

@@ -22,8 +22,8 @@ from chain.tipset import Tipset
 from follower.commands.compare import judge, read_records
 from leader_bridge.store.indexer import message_key
 from rpc.context import Context
+from rpc.lookup.message_search import NO_LIMIT, executed_in
 from rpc.methods import register_all
-from rpc.methods.state.search_message import NO_LIMIT, executed_in
 from rpc.server.dispatch import Dispatcher
 from rpc.server.server import serve
 from tests.rpc.methods.test_recorded_chain import PATHS, ask, imported

@@ -1,0 +1,95 @@
+"""The actors at a tipset: the state tree over the process' cache of nodes, and look-ups by address."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chain.actors.load import States
+from chain.address import Address
+from chain.errors import ActorNotFound
+from chain.ipld.tree_nodes import NodeCache
+from chain.state.state_tree import Actor, StateTree
+from chain.tipset import Tipset, TipsetKey
+from rpc.context import Context
+from rpc.errors import MethodError
+
+_NODE_CACHE_BYTES = 64 << 20
+#: the code of Lotus' registered "actor not found", which only some methods answer
+ACTOR_NOT_FOUND = 11
+
+
+async def states_at(ctx: Context, key: TipsetKey) -> tuple[Tipset, States]:
+    """The tipset, and the actors before its messages. Errors: Missing, NotHeld."""
+    tipset = await ctx.tipset(key)
+    return tipset, await states_of(ctx, tipset)
+
+
+async def states_of(ctx: Context, tipset: Tipset) -> States:
+    """The actors before a tipset's messages."""
+    tree = await StateTree.load(ctx.objects, tipset.parent_state_root, node_cache(ctx))
+    return States(ctx.objects, tree, ctx.network.version_at(tipset.height), ctx.network.address_prefix)
+
+
+def node_cache(ctx: Context) -> NodeCache:
+    """The process' cache of decoded tree nodes: `extra["node_cache"]`, `extra["node_cache_bytes"]` large."""
+    extra = ctx.extra
+    cache: NodeCache | None = extra.get("node_cache")
+    if cache is None:
+        cache = extra["node_cache"] = NodeCache(extra.get("node_cache_bytes", _NODE_CACHE_BYTES))
+    return cache
+
+
+def actor_not_found(error: ActorNotFound) -> MethodError:
+    """The error that a look-up answers where Lotus has a code for it."""
+    return MethodError("actor not found", code=ACTOR_NOT_FOUND)
+
+
+async def id_address(states: States, address: Address) -> Address:
+    """The ID address of `address`. Errors: MethodError with code 11."""
+    try:
+        return await states.lookup_id(address)
+    except ActorNotFound as error:
+        raise actor_not_found(error) from error
+
+
+async def tree_at(ctx: Context, key: TipsetKey) -> StateTree:
+    """The actors before a tipset's messages, over the cache of nodes. Errors: Missing, NotHeld, BadObject."""
+    tipset = await ctx.tipset(key)
+    return await StateTree.load(ctx.objects, tipset.parent_state_root, node_cache(ctx))
+
+
+def actor_json(actor: Actor) -> dict[str, Any]:
+    """An actor as Lotus writes it."""
+    return {
+        "Code": actor.code,
+        "Head": actor.head,
+        "Nonce": actor.nonce,
+        "Balance": str(actor.balance),
+        "DelegatedAddress": actor.delegated,
+    }
+
+
+def in_prefix(ctx: Context, address: Address) -> str:
+    """An address as the network's error texts have it."""
+    return address.text(ctx.network.address_prefix)
+
+
+async def find_actor(ctx: Context, tree: StateTree, address: Address) -> Actor:
+    """`tree.get`, with the network's own prefix in the texts of errors. Errors: ActorNotFound."""
+    try:
+        return await tree.get(address)
+    except ActorNotFound as error:
+        if address.is_id:
+            raise
+        name = in_prefix(ctx, address)
+        text = f"resolution lookup failed ({name}): resolve address {name}: actor not found"
+        raise ActorNotFound(text) from error
+
+
+async def lookup_id(ctx: Context, address: Address, key: TipsetKey) -> Address:
+    """The ID address of an address before a tipset's messages. Errors: MethodError with code 11."""
+    tree = await tree_at(ctx, key)
+    try:
+        return await tree.lookup_id(address)
+    except ActorNotFound as error:
+        raise actor_not_found(error) from error
