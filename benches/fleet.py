@@ -23,7 +23,8 @@ import uvloop
 from benches.import_car import make_car
 from benches.same_work import Probe
 from blockstore.cassandra import schema as cassandra_schema
-from blockstore.cassandra.session import AcsyllaSession, Place
+from blockstore.cassandra.address import CassandraAddress
+from blockstore.cassandra.session import AcsyllaSession
 from blockstore.cassandra.store import CassandraStore, pack
 from blockstore.cid import multihash_of
 from blockstore.open import open_store
@@ -48,7 +49,7 @@ async def _emptied(keyspace: str) -> str:
     store = await CassandraStore.open(url)
     await store.close()
     names = ("objects", cassandra_schema.LOOSE, *TABLES)
-    cassandra_schema.run(Place.parse(url), [f"TRUNCATE {keyspace}.{name}" for name in names])
+    cassandra_schema.run(CassandraAddress.parse(url), [f"TRUNCATE {keyspace}.{name}" for name in names])
     store = await CassandraStore.open(url)
     await store.close()
     return url
@@ -75,7 +76,7 @@ async def _told(label: str, work: Awaitable[object], count: int) -> None:
 async def data_path() -> None:
     """Single operations through the seam, one at a time and 64 at once; then through the store."""
     url = await _emptied("bench_path")
-    place = Place.parse(url)
+    place = CassandraAddress.parse(url)
     rng = random.Random(1)
     objects = [rng.randbytes(SIZE // 2) + bytes(SIZE // 2) for _ in range(OBJECTS)]
     pairs = [(multihash_of(data), data) for data in objects]

@@ -69,9 +69,10 @@ async def drivers(url: str, keys: list[bytes]) -> None:
     from cassandra.cluster import Cluster
     from cassandra.concurrent import execute_concurrent_with_args
 
-    from blockstore.cassandra.session import AcsyllaSession, Place
+    from blockstore.cassandra.address import CassandraAddress
+    from blockstore.cassandra.session import AcsyllaSession
 
-    place = Place.parse(url)
+    place = CassandraAddress.parse(url)
     cql = f"SELECT d FROM {place.keyspace}.objects WHERE m = ?"
     session = await AcsyllaSession.open(place)
     await session.execute(cql, [keys[0]])

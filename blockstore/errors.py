@@ -41,9 +41,8 @@ class Missing(StoreError, KeyError):
         self.what = what
 
     def __str__(self) -> str:
-        from blockstore.cid import Cid
-
-        name = str(self.key) if isinstance(self.key, Cid) else self.key.hex()
+        # a CID knows its own text; it is not imported here, for it imports these errors
+        name = self.key.hex() if type(self.key) is bytes else str(self.key)
         return f"{self.what} {name} is not held"
 
 

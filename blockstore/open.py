@@ -9,6 +9,7 @@ from blockstore.errors import StoreError
 from blockstore.lmdb.store import DEFAULT_MAP_SIZE, LmdbStore
 from blockstore.memory import MemoryStore
 from blockstore.store import Store
+from blockstore.store_url import public_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ async def open_store(
     shared: Shared | None = None,
 ) -> Store:
     """The store that `url` names: `lmdb:///absolute`, `lmdb://relative`, `memory://name`,
-    `cassandra://[user:password@]host[,host][:port]/keyspace`.
+    `cassandra://[user:password@]host[,host][:port]/keyspace[?tls=1&ca=FILE&cert=FILE&key=FILE]`.
 
     `map_size` (bytes) and `bulk` (sync at the end only) concern LMDB, `shared` a store of many machines. Errors:
     StoreError (an unknown scheme), StoreUnavailable, SchemaMismatch.
@@ -59,4 +60,4 @@ async def open_store(
             replication=known.replication,
             make=known.make,
         )
-    raise StoreError(f"{url!r} is not a store URL (lmdb:///path, cassandra://host/keyspace)")
+    raise StoreError(f"{public_url(url)!r} is not a store URL (lmdb:///path, cassandra://host/keyspace)")

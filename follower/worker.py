@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from blockstore.errors import StoreUnavailable
 from blockstore.open import open_store
 from blockstore.store import META, Store
+from blockstore.store_url import public_url
 from chain.errors import NotHeld
 from chain.index.chain_index import ChainIndex
 from chain.ipld.objects import Objects
@@ -107,7 +108,7 @@ async def wait_for_store(settings: Settings, stopping: asyncio.Event) -> tuple[S
         if store is not None:
             await store.close()
         if reason != told:
-            log.info("waiting for the store %s: %s", settings["store"], reason)
+            log.info("waiting for the store %s: %s", public_url(settings["store"]), reason)
             told = reason
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stopping.wait(), _STORE_WAIT)

@@ -14,7 +14,8 @@ from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
 from cassandra.policies import WhiteListRoundRobinPolicy
 
-from blockstore.cassandra.session import Forbidden, Place, refusal
+from blockstore.cassandra.address import CassandraAddress
+from blockstore.cassandra.session import Forbidden, refusal_text
 from blockstore.errors import StoreUnavailable
 from blockstore.store import FILTERS, FLEET, HEAD_LOG, TABLES
 
@@ -59,38 +60,39 @@ def grants(keyspace: str, reader: str, writer: str) -> list[str]:
     ]
 
 
-def apply(place: Place, replication: int = 1) -> None:
+def apply(address: CassandraAddress, replication: int = 1) -> None:
     """Make what is not there. Blocks: call it in a thread. Errors: StoreUnavailable, Forbidden."""
-    run(place, statements(place.keyspace, replication))
+    run(address, statements(address.keyspace, replication))
 
 
-def run(place: Place, cql: list[str]) -> None:
+def run(address: CassandraAddress, cql: list[str]) -> None:
     """Run administrative statements one after another, all by the first host that answers.
 
     By one host: of two that make the same table at once each would make its own. Blocks. Errors: StoreUnavailable,
     Forbidden.
     """
-    for at, host in enumerate(place.hosts):
+    for at, host in enumerate(address.hosts):
         try:
-            _run_by(host, place, cql)
+            _run_by(host, address, cql)
             return
         except _NotThere as error:
-            if at + 1 == len(place.hosts):
-                raise StoreUnavailable(f"{place.url} does not answer: {error}") from None
+            if at + 1 == len(address.hosts):
+                raise StoreUnavailable(f"{address.url} does not answer: {error}") from None
 
 
 class _NotThere(Exception):
     """A host does not answer."""
 
 
-def _run_by(host: str, place: Place, cql: list[str]) -> None:
-    auth: Any = PlainTextAuthProvider(place.user, place.password) if place.user else None
+def _run_by(host: str, address: CassandraAddress, cql: list[str]) -> None:
+    auth: Any = PlainTextAuthProvider(address.user, address.password) if address.user else None
     profile = ExecutionProfile(load_balancing_policy=WhiteListRoundRobinPolicy([host]), request_timeout=60)
     cluster = Cluster(
         [host],
-        port=place.port,
+        port=address.port,
         protocol_version=4,
         auth_provider=auth,
+        ssl_context=address.tls.context() if address.tls else None,
         execution_profiles={EXEC_PROFILE_DEFAULT: profile},
     )
     try:
@@ -98,13 +100,13 @@ def _run_by(host: str, place: Place, cql: list[str]) -> None:
             session = cluster.connect()
         except NoHostAvailable as error:
             if any(isinstance(one, AuthenticationFailed) for one in error.errors.values()):
-                raise Forbidden(refusal(place)) from None
+                raise Forbidden(refusal_text(address)) from None
             raise _NotThere(error) from None
         for statement in cql:
             session.execute(statement)
     except Unauthorized as error:
-        raise Forbidden(f"{place.url}: {error}") from None
+        raise Forbidden(f"{address.url}: {error}") from None
     except (NoHostAvailable, DriverException, RequestExecutionException) as error:
-        raise StoreUnavailable(f"{place.url}: the schema cannot be applied: {error}") from None
+        raise StoreUnavailable(f"{address.url}: the schema cannot be applied: {error}") from None
     finally:
         cluster.shutdown()

@@ -7,15 +7,13 @@ over native protocol 4, which YugabyteDB, Cassandra and ScyllaDB all speak.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, Final, Protocol, TypeVar
-from urllib.parse import unquote
 
 import acsylla
 
+from blockstore.cassandra.address import CassandraAddress
 from blockstore.errors import StoreError, StoreUnavailable
 
 T = TypeVar("T")
@@ -25,6 +23,8 @@ A = TypeVar("A")
 BURST: Final = 128
 #: seconds before what failed is asked again, each time
 _PAUSES: Final = (0.02, 0.1, 0.4, 1.0)
+#: servers must show a certificate that the CA has signed; names in it are not compared
+_VERIFY: Final = acsylla.SSLVerifyFlags.PEER_CERT
 _errors = acsylla.errors
 
 
@@ -55,40 +55,10 @@ class Session(Protocol):
         """Close every connection."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a store is: `cassandra://[user:password@]host[,host][:port]/keyspace`."""
-
-    hosts: tuple[str, ...]
-    port: int
-    keyspace: str
-    user: str = ""
-    password: str = ""
-
-    @property
-    def url(self) -> str:
-        """The URL without credentials."""
-        return f"cassandra://{','.join(self.hosts)}:{self.port}/{self.keyspace}"
-
-    @classmethod
-    def parse(cls, url: str) -> Place:
-        """Errors: StoreError, which never repeats the credentials."""
-        scheme, _, rest = url.partition("://")
-        credentials, at, rest = rest.rpartition("@")
-        found = re.fullmatch(r"([^/:]+)(?::(\d{1,5}))?/([a-z][a-z0-9_]{0,47})", rest)
-        if scheme != "cassandra" or found is None or (at and ":" not in credentials):
-            raise StoreError(f"{rest!r} is not a place of cassandra://[user:password@]host[,host][:port]/keyspace")
-        user, _, password = credentials.partition(":")
-        hosts = tuple(host for host in found[1].split(",") if host)
-        if not hosts:
-            raise StoreError(f"{rest!r} names no host")
-        return cls(hosts, int(found[2] or 9042), found[3], unquote(user), unquote(password))
-
-
-def refusal(place: Place) -> str:
-    """What is told of a server that does not let us in. Never the password."""
-    who = f"the password of user {place.user!r}, or the user" if place.user else "users without a name"
-    return f"{place.url} refuses {who}"
+def refusal_text(address: CassandraAddress) -> str:
+    """What to say when a server refuses the credentials. Never the password."""
+    who = f"the password of user {address.user!r}, or the user" if address.user else "users without a name"
+    return f"{address.url} refuses {who}"
 
 
 class AcsyllaSession:
@@ -100,25 +70,30 @@ class AcsyllaSession:
         self._prepared: dict[str, Any] = {}
 
     @classmethod
-    async def open(cls, place: Place) -> AcsyllaSession:
-        """Errors: StoreUnavailable, Forbidden (the name or the password is wrong)."""
-        credentials = {"username": place.user, "password": place.password} if place.user else {}
+    async def open(cls, address: CassandraAddress) -> AcsyllaSession:
+        """Errors: StoreUnavailable, Forbidden (the server refuses name or password), StoreError (TLS files)."""
+        options: dict[str, Any] = {"username": address.user, "password": address.password} if address.user else {}
+        if address.tls is not None:
+            ca, cert, key = await asyncio.to_thread(address.tls.texts)
+            options |= {"ssl_enabled": True, "ssl_trusted_cert": ca, "ssl_verify_flags": _VERIFY}
+            if cert:
+                options |= {"ssl_cert": cert, "ssl_private_key": key}
         try:
             cluster = acsylla.create_cluster(
-                list(place.hosts),
-                port=place.port,
+                list(address.hosts),
+                port=address.port,
                 protocol_version=4,
                 consistency=acsylla.Consistency.QUORUM,
                 serial_consistency=acsylla.Consistency.SERIAL,
                 log_level="critical",  # what fails is raised; the rest is noise about ScyllaDB shards
                 use_schema=True,
-                **credentials,
+                **options,
             )
-            return cls(await cluster.create_session(), place.url)
+            return cls(await cluster.create_session(), address.url)
         except _errors.CassErrorServerBadCredentials:
-            raise Forbidden(refusal(place)) from None
+            raise Forbidden(refusal_text(address)) from None
         except _errors.CassException as error:
-            raise StoreUnavailable(f"{place.url} does not answer: {error}") from None
+            raise StoreUnavailable(f"{address.url} does not answer: {error}") from None
 
     async def execute(self, cql: str, values: Sequence[Any] = (), *, serial: bool = False) -> list[list[Any]]:
         conditional = " IF " in cql

@@ -14,9 +14,10 @@ from typing import Any, Final
 import lz4.block
 
 from blockstore.cassandra import schema as cassandra_schema
+from blockstore.cassandra.address import CassandraAddress
 from blockstore.cassandra.compare_and_set import swap
 from blockstore.cassandra.head import CassandraHeadLog, Lease, Tail
-from blockstore.cassandra.session import AcsyllaSession, Forbidden, NotMade, Place, Session, burst
+from blockstore.cassandra.session import AcsyllaSession, Forbidden, NotMade, Session, burst
 from blockstore.cid import verify
 from blockstore.errors import BadCid, HashMismatch, Missing, SchemaMismatch, StoreUnavailable
 from blockstore.store import COVERAGE, META, SCHEMA_VERSION, TIPSETS, Batch, HeadEntry, Held, Table
@@ -49,20 +50,20 @@ def unpack(value: bytes) -> bytes:
 class CassandraStore:
     """A Store in one keyspace. Made by `open`; bound to the event loop that opened it."""
 
-    def __init__(self, session: Session, place: Place, head_log: CassandraHeadLog, readonly: bool) -> None:
-        self.url = place.url
+    def __init__(self, session: Session, address: CassandraAddress, head_log: CassandraHeadLog, readonly: bool) -> None:
+        self.url = address.url
         self._session = session
-        self._keyspace = place.keyspace
+        self._keyspace = address.keyspace
         self._log = head_log
         self._readonly = readonly
         self._closed = False
-        objects = f"{place.keyspace}.objects"
+        objects = f"{address.keyspace}.objects"
         self._get = f"SELECT d FROM {objects} WHERE m = ?"
         self._held = f"SELECT m, c FROM {objects} WHERE m = ?"
         self._put_loose = f"INSERT INTO {objects} (m, d) VALUES (?, ?)"
         self._put_closed = f"INSERT INTO {objects} (m, d, c) VALUES (?, ?, true)"
         self._close_one = f"UPDATE {objects} SET c = true WHERE m = ?"
-        loose = f"{place.keyspace}.{cassandra_schema.LOOSE}"
+        loose = f"{address.keyspace}.{cassandra_schema.LOOSE}"
         self._get_apart = f"SELECT d FROM {loose} WHERE m = ?"
         self._put_apart = f"INSERT INTO {loose} (m, d) VALUES (?, ?)"
         #: this role may not write where the chain's objects stand
@@ -83,22 +84,22 @@ class CassandraStore:
 
         Errors: StoreUnavailable, SchemaMismatch, Forbidden, StoreError.
         """
-        place = Place.parse(url)
-        session = await AcsyllaSession.open(place)
+        address = CassandraAddress.parse(url)
+        session = await AcsyllaSession.open(address)
 
         async def clock() -> int:
             return await store.clock_ms()
 
-        head_log = CassandraHeadLog(session, place.keyspace, delta_ms, epsilon_ms, store_clock=clock)
-        store = cls(session, place, head_log, readonly=readonly)
+        head_log = CassandraHeadLog(session, address.keyspace, delta_ms, epsilon_ms, store_clock=clock)
+        store = cls(session, address, head_log, readonly=readonly)
         try:
-            await store._check(place, replication, make and not readonly)
+            await store._check(address, replication, make and not readonly)
         except BaseException:
             await session.close()
             raise
         return store
 
-    async def _check(self, place: Place, replication: int, make: bool) -> None:
+    async def _check(self, address: CassandraAddress, replication: int, make: bool) -> None:
         try:
             made = await self.row(META, b"", _SCHEMA_KEY)
         except NotMade:
@@ -106,7 +107,7 @@ class CassandraStore:
         if made is None:
             if not make:
                 raise StoreUnavailable(f"{self.url} has not been made yet")
-            await asyncio.to_thread(cassandra_schema.apply, place, replication)
+            await asyncio.to_thread(cassandra_schema.apply, address, replication)
             await self._log.make()
             batch = Batch()
             batch.put(META, b"", _SCHEMA_KEY, b"%d" % SCHEMA_VERSION)

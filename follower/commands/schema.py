@@ -26,9 +26,9 @@ def run_schema(settings: Settings, args: Any) -> int:
     if not settings["store"].startswith("cassandra://"):
         raise CannotRun("only a shared store (cassandra://host/keyspace) has a schema to print")
     from blockstore.cassandra import schema as cassandra_schema
-    from blockstore.cassandra.session import Place
+    from blockstore.cassandra.address import CassandraAddress
 
-    place = Place.parse(settings["store"])
+    place = CassandraAddress.parse(settings["store"])
     cql = cassandra_schema.statements(place.keyspace, settings["replication"])
     grants: list[str] = []
     if args.roles is not None:

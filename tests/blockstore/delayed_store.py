@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from blockstore.cassandra.address import CassandraAddress
 from blockstore.cassandra.head import CassandraHeadLog
-from blockstore.cassandra.session import Place, Unsettled
+from blockstore.cassandra.session import Unsettled
 from blockstore.cassandra.store import CassandraStore
 from blockstore.errors import StoreUnavailable
 from blockstore.store import META, SCHEMA_VERSION, Batch
@@ -262,7 +263,7 @@ def store_over(
     session: DelayedSession, delta_ms: int, epsilon_ms: int, kind: type[CassandraStore] = CassandraStore
 ) -> CassandraStore:
     """The real store over such a session."""
-    place = Place.parse("cassandra://delayed/ks")
+    place = CassandraAddress.parse("cassandra://delayed/ks")
     return kind(session, place, CassandraHeadLog(session, "ks", delta_ms, epsilon_ms, session.wall), readonly=False)
 
 

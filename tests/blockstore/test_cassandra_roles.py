@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import pytest
 
 from blockstore.cassandra import schema as cassandra_schema
-from blockstore.cassandra.session import AcsyllaSession, Forbidden, Place
+from blockstore.cassandra.address import CassandraAddress
+from blockstore.cassandra.session import AcsyllaSession, Forbidden
 from blockstore.cassandra.store import CassandraStore
 from blockstore.cid import multihash_of
 from blockstore.errors import StoreError
@@ -39,7 +40,7 @@ def url(role: str) -> str:
 
 def admin(cql: list[str]) -> None:
     """As the first user, who is made some moments after the server is up."""
-    place = Place.parse(_as("cassandra", "cassandra"))
+    place = CassandraAddress.parse(_as("cassandra", "cassandra"))
     until = time.monotonic() + 60
     while True:
         try:
@@ -137,7 +138,7 @@ async def test_a_followers_objects_are_loose_and_spoil_nothing(both: Both) -> No
         await both.web.close_many([KEY])
     # who has the role's password can write anything there: it is told by its hash, and passed over
     wrong = multihash_of(b"another")
-    session = await AcsyllaSession.open(Place.parse(url("web")))
+    session = await AcsyllaSession.open(CassandraAddress.parse(url("web")))
     for bytes_ in (b"\0not it", b"", b"\1broken"):
         await session.execute(f"INSERT INTO {KEYSPACE}.loose (m, d) VALUES (?, ?)", [wrong, bytes_])
         assert await both.bridge.get_many([wrong, KEY]) == [None, DATA]

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from blockstore.cassandra import schema as cassandra_schema
+from blockstore.cassandra.address import CassandraAddress
 from blockstore.cassandra.head import CassandraHeadLog
-from blockstore.cassandra.session import AcsyllaSession, Place, Session, Unsettled
+from blockstore.cassandra.session import AcsyllaSession, Session, Unsettled
 from blockstore.cassandra.store import CassandraStore, pack, unpack
 from blockstore.errors import Fenced, SchemaMismatch, StoreError, StoreUnavailable
 from blockstore.store import META, SCHEMA_VERSION, Batch, Store
@@ -27,7 +28,7 @@ def _url() -> str:
 async def _empty(tables: Sequence[str] = USED) -> CassandraStore:
     """The test keyspace, made if it is not there, with these tables empty."""
     store = await CassandraStore.open(_url(), delta_ms=50, epsilon_ms=5)
-    place = Place.parse(_url())
+    place = CassandraAddress.parse(_url())
     cassandra_schema.run(place, [f"TRUNCATE {place.keyspace}.{name}" for name in tables])
     await store.close()
     return await CassandraStore.open(_url(), delta_ms=50, epsilon_ms=5)
@@ -84,8 +85,8 @@ class Flaky:
 @pytest.mark.parametrize("applied", [True, False])
 @pytest.mark.parametrize("word", ["SET term", "SET entry", "SET visible_at"])
 async def test_a_time_out_is_settled(store: CassandraStore, word: str, applied: bool) -> None:
-    flaky = Flaky(await AcsyllaSession.open(Place.parse(_url())), word, applied)
-    log = CassandraHeadLog(flaky, Place.parse(_url()).keyspace, 50, 5)
+    flaky = Flaky(await AcsyllaSession.open(CassandraAddress.parse(_url())), word, applied)
+    log = CassandraHeadLog(flaky, CassandraAddress.parse(_url()).keyspace, 50, 5)
     term = await log.new_term("one")
     assert term == 1
     for seq in (1, 2):
@@ -98,12 +99,12 @@ async def test_a_time_out_is_settled(store: CassandraStore, word: str, applied: 
 
 
 async def test_a_new_term_stamps_what_an_older_one_left_prepared(store: CassandraStore) -> None:
-    session = await AcsyllaSession.open(Place.parse(_url()))
+    session = await AcsyllaSession.open(CassandraAddress.parse(_url()))
     clock = [1_000]
-    log = CassandraHeadLog(session, Place.parse(_url()).keyspace, 500, 50, now=lambda: clock[0])
+    log = CassandraHeadLog(session, CassandraAddress.parse(_url()).keyspace, 500, 50, now=lambda: clock[0])
     old = await log.new_term("old")
     await log.append(entry(1, old))
-    table = f"{Place.parse(_url()).keyspace}.head_log"
+    table = f"{CassandraAddress.parse(_url()).keyspace}.head_log"
     from blockstore.head_log import encode_entry
 
     await session.execute(log._prepare, [encode_entry(entry(2, old)), 2, b"head", 2, old, 1])
@@ -151,13 +152,13 @@ def test_values_are_packed_where_it_gains() -> None:
 
 
 def test_places() -> None:
-    place = Place.parse("cassandra://me:p%40ss@a,b:19042/ks")
+    place = CassandraAddress.parse("cassandra://me:p%40ss@a,b:19042/ks")
     assert (place.hosts, place.port, place.keyspace) == (("a", "b"), 19042, "ks")
     assert (place.user, place.password) == ("me", "p@ss")
     assert place.url == "cassandra://a,b:19042/ks"
     for wrong in ("cassandra://a", "cassandra://a/KS", "cassandra:///ks", "cassandra://me@a/ks", "cassandra://,/ks"):
         with pytest.raises(StoreError):
-            Place.parse(wrong)
+            CassandraAddress.parse(wrong)
     with pytest.raises(StoreError) as told:
-        Place.parse("cassandra://me:secret@a/B")
+        CassandraAddress.parse("cassandra://me:secret@a/B")
     assert "secret" not in str(told.value)

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from blockstore.cassandra.address import CassandraAddress
 from blockstore.cassandra.head import CassandraHeadLog
-from blockstore.cassandra.session import AcsyllaSession, Place
+from blockstore.cassandra.session import AcsyllaSession
 from blockstore.cassandra.store import CassandraStore
 from blockstore.errors import Fenced
 from blockstore.memory import MemoryStore
@@ -195,7 +196,7 @@ async def test_a_bridge_whose_clock_is_off_does_not_lead_and_says_so(
 
 async def test_nothing_is_stamped_by_a_clock_that_is_off(store: CassandraStore) -> None:
     ahead = [0]
-    session = await AcsyllaSession.open(Place.parse(keyspace_url("follower_lease")))
+    session = await AcsyllaSession.open(CassandraAddress.parse(keyspace_url("follower_lease")))
     head_log = CassandraHeadLog(
         session, "follower_lease", 50, 5, lambda: wall_ms() + ahead[0], store_clock=store.clock_ms
     )

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blockstore.cassandra import schema as cassandra_schema
-from blockstore.cassandra.session import Place
+from blockstore.cassandra.address import CassandraAddress
 from blockstore.cassandra.store import CassandraStore
 from blockstore.errors import StoreUnavailable
 from blockstore.lmdb.store import LmdbStore
@@ -51,7 +51,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     else:
         url = keyspace_url("follower_fleet")
         await (await CassandraStore.open(url)).close()
-        place = Place.parse(url)
+        place = CassandraAddress.parse(url)
         await asyncio.to_thread(cassandra_schema.run, place, [f"TRUNCATE {place.keyspace}.fleet"])
         made = await CassandraStore.open(url)
     yield made

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from blockstore.cassandra import schema as cassandra_schema
-from blockstore.cassandra.session import Place
+from blockstore.cassandra.address import CassandraAddress
 from blockstore.cassandra.store import CassandraStore
 from blockstore.store import TABLES
 from follower.cli import main
@@ -40,7 +40,7 @@ def test_a_store_of_one_machine_has_none(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_what_is_applied_is_a_store(capsys: pytest.CaptureFixture[str]) -> None:
     url = keyspace_url("follower_schema")
-    cassandra_schema.run(Place.parse(url), ["DROP KEYSPACE IF EXISTS follower_schema"])
+    cassandra_schema.run(CassandraAddress.parse(url), ["DROP KEYSPACE IF EXISTS follower_schema"])
     assert main(["schema", "--store", url, "--apply"]) == 0
     assert "applied to" in capsys.readouterr().out
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from blockstore.cassandra import schema as cassandra_schema
-from blockstore.cassandra.session import Place
+from blockstore.cassandra.address import CassandraAddress
 from blockstore.cassandra.store import CassandraStore
 from blockstore.store import TABLES
 from tests.support.cassandra_server import cassandra_hosts
@@ -20,7 +20,7 @@ async def emptied(url: str, *, delta_ms: int, epsilon_ms: int, every: bool = Fal
     """The store, made if it is not there, with nothing published (or `every` table empty)."""
     store = await CassandraStore.open(url)
     await store.close()
-    place = Place.parse(url)
+    place = CassandraAddress.parse(url)
     names = ("objects", cassandra_schema.LOOSE, *TABLES) if every else USED
     cassandra_schema.run(place, [f"TRUNCATE {place.keyspace}.{name}" for name in names])
     return await CassandraStore.open(url, delta_ms=delta_ms, epsilon_ms=epsilon_ms)
