@@ -29,7 +29,7 @@ from follower.settings import CannotRun, Settings, shared_options, split_listen
 from rpc.client.client import NodeClient, NodeError
 from rpc.client.node_info import parse_node_info
 from rpc.errors import RpcError
-from rpc.lookup.eth.installed_filters import FilterLimits
+from rpc.lookup.filters.installed_filters import FilterLimits
 from rpc.methods import register_all
 from rpc.server.admin import Admin
 from rpc.server.limits import ServerSettings

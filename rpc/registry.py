@@ -32,6 +32,7 @@ class Versions(enum.IntFlag):
 V0: Final = Versions.V0
 V1: Final = Versions.V1
 V2: Final = Versions.V2
+EVERY_VERSION: Final = V0 | V1 | V2
 
 
 class Cost(enum.Enum):

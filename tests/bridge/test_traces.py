@@ -27,8 +27,8 @@ from devnode.replay import start_replay
 from follower.commands.compare import read_records
 from leader_bridge.store.traces import Moved, Traces, traces_of
 from rpc.client.client import CallFailed, NodeTimeout
+from rpc.lookup.eth.recorded_traces import traces_by_transaction
 from rpc.methods import register_all
-from rpc.methods.eth.trace import replayed
 from rpc.server.dispatch import Dispatcher
 from tests.support.made_chain import MadeChain, ask
 from tests.support.recorded import recorded
@@ -520,9 +520,9 @@ def test_traces_by_transaction_are_only_made_of_the_blocks_own() -> None:
     hashes = ["0x" + f"{at:02x}" * 32 for at in range(2)]
     trace = {"transactionPosition": 1, "transactionHash": hashes[1], "blockHash": "", "blockNumber": 3, "type": "call",
              "result": {"output": "0x07"}}  # fmt: skip
-    first, second = replayed([trace], hashes)
+    first, second = traces_by_transaction([trace], hashes)
     assert (first["trace"], first["output"]) == (None, "0x")
     assert (second["trace"], second["output"]) == ([{"type": "call", "result": {"output": "0x07"}}], "0x07")
     for wrong in ({"transactionPosition": 2}, {"transactionHash": hashes[0]}):
         with pytest.raises(Exception, match="not of this block's transactions"):
-            replayed([{**trace, **wrong}], hashes)
+            traces_by_transaction([{**trace, **wrong}], hashes)

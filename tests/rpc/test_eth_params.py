@@ -11,8 +11,8 @@ import pytest
 from chain.eth.types import cid_of_hash, hash_of
 from rpc.client.node_info import CallFailed
 from rpc.errors import InvalidParams, MethodError, ParseError, wire_error
+from rpc.lookup.events.actor_event_filter import ActorEventFilterParam
 from rpc.lookup.message_search import Replaced
-from rpc.methods.eth.log import EventFilterParam
 from rpc.params import EthAddress, EthBytes, EthHash, EthUint64, param_of
 from tests.support.event_chain import EventChain, follower_over, store_of
 
@@ -212,11 +212,11 @@ _BLOCKS = "map[string][]types.ActorEventBlock"
     ],
 )
 def test_a_filter_of_actor_events_names_the_field(wanted: Any, text: str) -> None:
-    assert refusal(EventFilterParam, wanted) == text
+    assert refusal(ActorEventFilterParam, wanted) == text
 
 
 def test_what_go_takes_for_the_parts_of_a_filter() -> None:
-    decoded = param_of("wanted", EventFilterParam).decode(
+    decoded = param_of("wanted", ActorEventFilterParam).decode(
         {"fields": {"a": [None, {"codec": 85, "value": [1, 2]}], "b": None}, "addresses": None}
     )
     assert decoded.keys == {"a": frozenset({(0, b""), (85, b"\x01\x02")}), "b": frozenset()}

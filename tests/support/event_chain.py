@@ -22,7 +22,7 @@ from chain.ipld.objects import Objects
 from chain.message import Message
 from chain.network import NetworkRecord, save_network
 from chain.tipset import Tipset
-from rpc.lookup.eth.installed_filters import Filters
+from rpc.lookup.filters.installed_filters import Filters
 from rpc.methods import register_all
 from rpc.server.dispatch import Dispatcher
 from tests.support.made_chain import MadeChain

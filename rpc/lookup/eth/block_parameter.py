@@ -39,43 +39,43 @@ _KEYS: Final = 16384
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class BlockParameter:
     """A block parameter: one of a tag, a number and a hash, or none where a client named none."""
 
     tag: str | None = None
     number: int | None = None
     hash: bytes | None = None
-    canonical: bool = False
+    must_be_canonical: bool = False
 
 
 class _BlockDecoder:
     go = "ethtypes.EthBlockNumberOrHash"
 
-    def decode(self, value: Any) -> Block:
+    def decode(self, value: Any) -> BlockParameter:
         """Errors: ValueError."""
         if value is None:
-            return Block()
+            return BlockParameter()
         if isinstance(value, dict):
             return self._object(value)
         if not isinstance(value, str):
             raise mismatch(value, "string")
         if value in TAGS:
-            return Block(tag=value)
+            return BlockParameter(tag=value)
         if len(value) == _HASH_TEXT and value.startswith("0x"):
-            return Block(hash=_HASH.decode(value))
+            return BlockParameter(hash=_HASH.decode(value))
         try:
-            return Block(number=_NUMBER.decode(value))
+            return BlockParameter(number=_NUMBER.decode(value))
         except ValueError:
             raise ValueError("invalid block param") from None
 
-    def _object(self, value: dict[str, Any]) -> Block:
+    def _object(self, value: dict[str, Any]) -> BlockParameter:
         fields = {name.lower(): item for name, item in value.items()}
         number, digest, canonical = (fields.get(name) for name in ("blocknumber", "blockhash", "requirecanonical"))
         try:
-            found = Block(
+            found = BlockParameter(
                 number=None if number is None else _NUMBER.decode(number),
                 hash=None if digest is None else _HASH.decode(digest),
-                canonical=bool(canonical),
+                must_be_canonical=bool(canonical),
             )
         except ValueError:
             raise mismatch(value, "string") from None
@@ -86,13 +86,13 @@ class _BlockDecoder:
         return found
 
 
-BlockParam = Annotated[Block, _BlockDecoder()]
+BlockParam = Annotated[BlockParameter, _BlockDecoder()]
 
 
-async def by_tag(ctx: Context, tag: str) -> Tipset:
+async def select_tag(ctx: Context, tag: str) -> Tipset:
     """The tipset that a tag names. Errors: BadRequest (`earliest`, no tag), NotHeld."""
     if tag == LATEST:
-        return await latest(ctx)
+        return await select_latest(ctx)
     if tag == PENDING:
         return (await ctx.head()).tipset
     if tag == "finalized":
@@ -104,7 +104,7 @@ async def by_tag(ctx: Context, tag: str) -> Tipset:
     raise BadRequest(f"unknown block tag: {tag}")
 
 
-async def latest(ctx: Context) -> Tipset:
+async def select_latest(ctx: Context) -> Tipset:
     """The newest tipset whose messages are executed. Errors: BadRequest (the chain has but its genesis), NotHeld."""
     head = (await ctx.head()).tipset
     if head.height == 0:
@@ -112,7 +112,7 @@ async def latest(ctx: Context) -> Tipset:
     return await ctx.index.parent(head)
 
 
-async def by_number(ctx: Context, number: int, strict: bool) -> Tipset:
+async def select_number(ctx: Context, number: int, strict: bool) -> Tipset:
     """The tipset at an epoch, with `strict` not in a null round. Errors: BadRequest, NullRound, NotHeld."""
     head = (await ctx.head()).tipset
     if number >= 1 << 63:
@@ -125,18 +125,18 @@ async def by_number(ctx: Context, number: int, strict: bool) -> Tipset:
     return tipset
 
 
-async def by_text(ctx: Context, text: str, strict: bool) -> Tipset:
+async def select_text(ctx: Context, text: str, strict: bool) -> Tipset:
     """The tipset that a tag or a number in a string names. Errors: BadRequest, NullRound, NotHeld."""
     if text in TAGS:
-        return await by_tag(ctx, text)
+        return await select_tag(ctx, text)
     try:
         number = _NUMBER.decode(text)
     except ValueError as error:
         raise BadRequest(f"failed to parse block number: {error}") from None
-    return await by_number(ctx, number, strict)
+    return await select_number(ctx, number, strict)
 
 
-async def by_hash(ctx: Context, digest: bytes) -> Tipset:
+async def select_hash(ctx: Context, digest: bytes) -> Tipset:
     """The tipset with this hash, on whatever fork. One row. Errors: NotFound, NotHeld."""
     cid = cid_of_hash(digest)
     keys: LRUCache[bytes, TipsetKey] | None = ctx.extra.get("eth_keys")
@@ -164,27 +164,27 @@ async def _no_other_object(ctx: Context, cid: Cid) -> None:
         raise NotFound("failed to get tipset by hash: cannot unmarshal block into tipset key: expected byte array")
 
 
-async def select(ctx: Context, block: Block, strict: bool = False) -> Tipset:
+async def select(ctx: Context, block: BlockParameter, strict: bool = False) -> Tipset:
     """The tipset that a block parameter names. Errors: BadRequest, NullRound, NotFound, NotHeld."""
     if block.tag is not None:
-        return await by_tag(ctx, block.tag)
+        return await select_tag(ctx, block.tag)
     if block.number is not None:
         if block.number >= 1 << 63:
             # as the signed epoch that it is there
             raise BadRequest(f"failed to get tipset at height: {block.number - (1 << 64)}")
-        return await by_number(ctx, block.number, strict)
+        return await select_number(ctx, block.number, strict)
     if block.hash is None:
         raise BadRequest("invalid block param")
-    tipset = await by_hash(ctx, block.hash)
-    if block.canonical:
+    tipset = await select_hash(ctx, block.hash)
+    if block.must_be_canonical:
         if tipset.height > (await ctx.head()).tipset.height:
             raise BadRequest(f"failed to get tipset at height: {tipset.height}")
-        if not await canonical(ctx, tipset):
+        if not await is_canonical(ctx, tipset):
             raise BadRequest("tipset is not canonical")
     return tipset
 
 
-async def canonical(ctx: Context, tipset: Tipset) -> bool:
+async def is_canonical(ctx: Context, tipset: Tipset) -> bool:
     """Whether a tipset is the request's head or among its ancestors. Errors: NotHeld."""
     head = (await ctx.head()).tipset
     try:
@@ -198,6 +198,6 @@ def block_hash(tipset: Tipset) -> bytes:
     return hash_of(tipset.key.cid)
 
 
-def named(tipset: Tipset) -> dict[str, str]:
+def node_block_parameter(tipset: Tipset) -> dict[str, str]:
     """The block parameter by which a full node is asked for exactly this tipset."""
     return {"blockHash": eth_json.data(block_hash(tipset))}

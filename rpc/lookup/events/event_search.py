@@ -9,18 +9,17 @@ and events; what is held in neither form is an error that says what is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-import orjson
 from cachetools import LRUCache
 
 from blockstore.store import COVERAGE, EVENT_POSTINGS, EVENTS, Table
-from chain.address import Address, from_id
+from chain.address import from_id
 from chain.consensus.ancestry import Place
-from chain.errors import ActorNotFound, ChainError, NotHeld
+from chain.errors import ActorNotFound, NotHeld
 from chain.index.coverage import covered, ranges_text
 from chain.index.event_rows import (
     EVENTS_INDEX,
@@ -39,13 +38,12 @@ from chain.index.event_rows import (
     posting_partition,
     value_term,
 )
-from chain.message import EventEntry
 from chain.state.state_tree import StateTree
-from chain.state.tipset_events import INDEXED, TipsetEvent
-from rpc import eth_json
 from rpc.context import Context
 from rpc.lookup.ancestors import ancestry_of
-from rpc.lookup.eth.executed_tipset import indexed_events, log_from, post_of, raw_entries
+from rpc.lookup.eth.executed_tipset import find_post_roots
+from rpc.lookup.eth.tipset_logs import load_indexed_events
+from rpc.lookup.events.criteria import EventCriteria, Hit, indexed_values
 
 #: rows of a page of a scan
 _PAGE: Final = 1000
@@ -67,108 +65,7 @@ _MARKED: Final = 65536
 # --- which events --------------------------------------------------------------------------------------
 
 
-#: an indexed entry as it is looked for
-Value = tuple[str, int, bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What an event must be. `values`: of each of these sets of (key, codec, value) one indexed entry.
-
-    An address is an actor's ID, or its delegated address; where both kinds are named an event must match one of
-    each, as in Lotus. `raw`: without `values`, entries of plain bytes alone are looked at and shown. `bare`: an event
-    without entries may be wanted too; the node tells those as they come, and never afterwards.
-    """
-
-    ids: frozenset[int] = frozenset()
-    delegated: frozenset[bytes] = frozenset()
-    values: tuple[frozenset[Value], ...] = ()
-    raw: bool = False
-    bare: bool = False
-
-    def emitter(self, event: TipsetEvent) -> bool:
-        """Whether events of this one's emitter may be wanted."""
-        if self.ids and event.emitter not in self.ids:
-            return False
-        return not self.delegated or event.address in self.delegated
-
-    def matches(self, values: frozenset[Value]) -> bool:
-        """Whether an event with these indexed entries may be wanted."""
-        return not any(one.isdisjoint(values) for one in self.values)
-
-    def shown(self, event: TipsetEvent) -> Sequence[EventEntry]:
-        """The entries to show of an event whose emitter and values match; none, where it is not wanted."""
-        if self.values or not self.raw:
-            return event.entries
-        return raw_entries(event)
-
-    def entries(self, event: TipsetEvent) -> Sequence[EventEntry]:
-        """The entries to show of an event; none, where it is not wanted."""
-        return self.shown(event) if self.emitter(event) and self.matches(values_of(event)) else ()
-
-    def times(self, event: TipsetEvent) -> int:
-        """How often an index tells each entry of an event that is wanted: once for each way to find what is wanted."""
-        found = 1
-        for one in self.values:
-            indexed = (entry for entry in event.entries if entry.flags & INDEXED)
-            found *= sum((entry.key, entry.codec, entry.value) in one for entry in indexed)
-        return found
-
-    def bare_event(self, event: TipsetEvent) -> bool:
-        """Whether this is an event without entries that is wanted."""
-        return self.bare and not event.entries and not self.values and self.emitter(event)
-
-
-def values_of(event: TipsetEvent) -> frozenset[Value]:
-    """The indexed entries of an event."""
-    return frozenset((entry.key, entry.codec, entry.value) for entry in event.entries if entry.flags & INDEXED)
-
-
-def wanted_of(
-    addresses: Sequence[Address],
-    keys: Mapping[str, frozenset[tuple[int, bytes]]],
-    raw: bool = False,
-) -> Wanted:
-    """What these addresses and keys ask for. No event has an address of another kind than ID or delegated."""
-    return Wanted(
-        frozenset(address.id for address in addresses if address.is_id),
-        frozenset(bytes(address) for address in addresses if not address.is_id),
-        tuple(
-            frozenset((key, codec, value) for codec, value in keys[key])
-            # the last topics are the rarest: what is narrowest is looked for first
-            for key in sorted(keys, reverse=True)
-            if keys[key]
-        ),
-        raw,
-    )
-
-
 # --- what is found -------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Hit:
-    """An event that is wanted, where it stands, and the entries to show of it."""
-
-    place: Place
-    found: IndexedEvent
-    entries: Sequence[EventEntry]
-    _log: bytes | None = None
-
-    def log(self, removed: bool) -> bytes | None:
-        """It as an Ethereum log, JSON; None where no contract emits such events. Errors: ChainError."""
-        if self._log is None:
-            event, at = self.found.event, self.place
-            if self.found.tx_hash is None:
-                raise ChainError(f"message {self.found.cid} is no Ethereum transaction")
-            place = eth_json.Place(at.block_hash, at.height, event.message)
-            log = log_from(event, self.entries, place, self.found.tx_hash, False)
-            self._log = b"" if log is None else orjson.dumps(eth_json.log(log))
-        return (self._log.replace(_HELD, _REMOVED, 1) if removed else self._log) or None
-
-
-_HELD: Final = b'"removed":false'
-_REMOVED: Final = b'"removed":true'
 
 
 class _Group:
@@ -178,12 +75,12 @@ class _Group:
 
     def __init__(self, place: Place, events: list[IndexedEvent]) -> None:
         self._first = events[0].event
-        self._shown = [(Hit(place, one, one.event.entries), values_of(one.event)) for one in events]
+        self._shown = [(Hit(place, one, one.event.entries), indexed_values(one.event)) for one in events]
         self._raw: list[Hit] | None = None
         #: bytes that it takes, about, with all that it is shown as
         self.size = sum(_OVERHEAD + sum(200 + 3 * len(entry.value) for entry in one.event.entries) for one in events)
 
-    def hits(self, wanted: Wanted) -> Sequence[Hit]:
+    def hits(self, wanted: EventCriteria) -> Sequence[Hit]:
         """Those that are wanted."""
         if not wanted.emitter(self._first):
             return ()
@@ -274,7 +171,7 @@ class EventSearch:
                         found.setdefault(block_hash, set()).update(decode_refs(value))
         return found
 
-    async def _conditions(self, ctx: Context, wanted: Wanted) -> list[list[Term]]:
+    async def _conditions(self, ctx: Context, wanted: EventCriteria) -> list[list[Term]]:
         """What must hold all together, each as terms one of which must be there; the narrowest first."""
         found: list[list[Term]] = []
         if wanted.delegated:
@@ -300,7 +197,7 @@ class EventSearch:
         return terms
 
     async def _candidates(
-        self, ctx: Context, wanted: Wanted, places: dict[bytes, Place], marks: dict[bytes, _Mark]
+        self, ctx: Context, wanted: EventCriteria, places: dict[bytes, Place], marks: dict[bytes, _Mark]
     ) -> dict[bytes, set[Ref]] | None:
         """The groups to read, by block hash; None for all."""
         conditions = await self._conditions(ctx, wanted)
@@ -362,14 +259,14 @@ class EventSearch:
 
     # --- the search ------------------------------------------------------------------------------------
 
-    async def range(self, ctx: Context, low: int, high: int, wanted: Wanted) -> AsyncIterator[list[Hit]]:
+    async def range(self, ctx: Context, low: int, high: int, wanted: EventCriteria) -> AsyncIterator[list[Hit]]:
         """What a filter finds from epoch `low` to `high` on the chain of the request's head: in order, the hits
         of one tipset at a time. Errors: NotHeld (names what is covered)."""
         places = await self._ancestry.between((await ctx.head()).tipset, low, high)
         async for hits in self.places(ctx, places, wanted):
             yield hits
 
-    async def places(self, ctx: Context, places: Sequence[Place], wanted: Wanted) -> AsyncIterator[list[Hit]]:
+    async def places(self, ctx: Context, places: Sequence[Place], wanted: EventCriteria) -> AsyncIterator[list[Hit]]:
         """What a filter finds in these tipsets (rising): the hits of one at a time. Errors: as `range`."""
         marks = await self.marked(places)
         indexed = {place.block_hash: place for place in places if place.block_hash in marks}
@@ -399,7 +296,11 @@ class EventSearch:
             yield hits
 
     async def _of_slice(
-        self, places: Sequence[Place], refs: dict[bytes, set[Ref]] | None, marks: dict[bytes, _Mark], wanted: Wanted
+        self,
+        places: Sequence[Place],
+        refs: dict[bytes, set[Ref]] | None,
+        marks: dict[bytes, _Mark],
+        wanted: EventCriteria,
     ) -> AsyncIterator[list[Hit]]:
         if not places:
             return
@@ -424,14 +325,14 @@ class EventSearch:
         if hits:
             yield _ordered(hits)
 
-    async def _direct(self, ctx: Context, place: Place, wanted: Wanted) -> list[Hit]:
+    async def _direct(self, ctx: Context, place: Place, wanted: EventCriteria) -> list[Hit]:
         """What a filter finds in a tipset that has no event rows. Errors: NotHeld."""
         try:
             tipset = await ctx.index.tipset(place.key)
-            post = await post_of(ctx, tipset)
+            post = await find_post_roots(ctx, tipset)
             if post is None:
                 raise NotHeld(f"what the tipset at epoch {place.height} did")
-            events = await indexed_events(ctx, tipset, post)
+            events = await load_indexed_events(ctx, tipset, post)
         except NotHeld as error:
             ranges = ranges_text(await covered(self._store, EVENTS_INDEX))
             raise NotHeld(f"{error.what}; the index of events covers {ranges}") from None
@@ -453,8 +354,3 @@ def event_search(ctx: Context) -> EventSearch:
     if found is None:
         found = ctx.extra["event_search"] = EventSearch(ctx, ctx.extra.get("event_cache_bytes", _CACHE_BYTES))
     return found
-
-
-def joined(logs: Iterable[bytes]) -> orjson.Fragment:
-    """JSON values as one array."""
-    return orjson.Fragment(b"[" + b",".join(logs) + b"]")

@@ -30,7 +30,8 @@ from chain.tipset import EMPTY_KEY, Tipset, TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError
 from rpc.lookup.eth.block_parameter import block_hash
-from rpc.lookup.eth.executed_tipset import Executed, Post, events_of, executed
+from rpc.lookup.eth.executed_tipset import Executed, PostRoots, load_executed
+from rpc.lookup.eth.tipset_logs import load_events
 from rpc.registry import V0, V1, Cost, method
 
 _PERMISSION = "write"
@@ -93,7 +94,7 @@ async def _validated(ctx: Context, head: Tipset, tipset: Tipset) -> dict[str, An
         raise Corrupt(f"missing tipset at height {epoch} in the chain index, set backfill flag to true to fix")
     child = await ctx.index.at_height(head, epoch + 1, previous=False)
     try:
-        found = await executed(ctx, tipset, Post(child.parent_state_root, child.parent_message_receipts))
+        found = await load_executed(ctx, tipset, PostRoots(child.parent_state_root, child.parent_message_receipts))
         events = await _checked_events(ctx, found)
         messages = await _checked_messages(ctx, found)
     except Corrupt as error:
@@ -140,7 +141,7 @@ async def _checked_events(ctx: Context, found: Executed) -> list[IndexedEvent]:
     """The indexed events of a tipset, which are those of its receipts. Errors: Corrupt, NotHeld."""
     epoch = found.tipset.height
     indexed = await _indexed_events(ctx, found.tipset)
-    held = await events_of(ctx, found.tipset, found.post)
+    held = await load_events(ctx, found.tipset, found.post)
     if len(held) != len(indexed):
         raise Corrupt(f"event count mismatch for height {epoch}: chainstore has {len(held)}, index has {len(indexed)}")
     by_message: dict[int, list[tuple[int, Sequence[EventEntry]]]] = {}

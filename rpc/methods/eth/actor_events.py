@@ -1,4 +1,4 @@
-"""`SubscribeActorEventsRaw`: events of actors of every kind, first those that are there, then as they come.
+"""Events of actors of every kind: those that exist, then those to come.
 
 Source: Lotus `node/impl/full/actor_events.go`.
 """
@@ -12,27 +12,22 @@ from chain.errors import BadRequest
 from chain.eth.types import hash_of
 from rpc.context import Context
 from rpc.errors import MethodError
-from rpc.lookup.events.event_search import Hit, wanted_of
+from rpc.lookup.events.actor_event_filter import ActorEventFilterParam, actor_event_range
+from rpc.lookup.events.actor_events import actor_event_json, event_entries_json, find_actor_events
+from rpc.lookup.events.criteria import Hit, make_criteria
 from rpc.lookup.events.head_change_events import EventCondition, hits_by
-from rpc.methods.eth.log import (
-    EventFilterParam,
-    actor_event_json,
-    actor_event_range,
-    event_json_entries,
-    held_actor_events,
-)
-from rpc.registry import Cost, method
+from rpc.registry import V0, V1, Cost, method
 from rpc.server.channels import Burst
 from rpc.services import head_entries
 
 
 def _shown(hit: Hit, reverted: bool) -> dict[str, Any]:
     # an event with nothing in it is told while it is new; to Go its entries are nil
-    return {**actor_event_json(hit, reverted), "entries": event_json_entries(hit.entries) or None}
+    return {**actor_event_json(hit, reverted), "entries": event_entries_json(hit.entries) or None}
 
 
 @method("Filecoin.SubscribeActorEventsRaw", cost=Cost.SCAN, answered="indexed", channel=True)
-async def subscribe_actor_events_raw(ctx: Context, wanted: EventFilterParam) -> AsyncIterator[dict[str, Any]]:
+async def subscribe_actor_events_raw(ctx: Context, wanted: ActorEventFilterParam) -> AsyncIterator[dict[str, Any]]:
     """The events of a tipset or of epochs: those that there are, then each as it comes, or is reverted.
 
     The channel closes when the head has passed the last epoch. Errors: BadRequest (the range), too many results,
@@ -43,9 +38,9 @@ async def subscribe_actor_events_raw(ctx: Context, wanted: EventFilterParam) -> 
         low, high = actor_event_range(head.tipset, wanted)
     except BadRequest as error:
         raise MethodError(str(error)) from None
-    if low != -1 and low < head.tipset.height and (found := await held_actor_events(ctx, wanted, low, high)):
+    if low != -1 and low < head.tipset.height and (found := await find_actor_events(ctx, wanted, low, high)):
         yield Burst(found)  # type: ignore[misc]
-    conditions = wanted_of(wanted.addresses, wanted.keys)
+    conditions = make_criteria(wanted.addresses, wanted.keys)
     condition = EventCondition.of(conditions, low, high, hash_of(wanted.key.cid) if wanted.key else None)
     # a key of which no value is wanted counts for what comes, and not for what is there
     heard = all(wanted.keys.values())
@@ -58,3 +53,16 @@ async def subscribe_actor_events_raw(ctx: Context, wanted: EventFilterParam) -> 
                     yield Burst(_shown(hit, removed) for hit in hits)  # type: ignore[misc]
             if 0 < high < entry.head.height:
                 return
+
+
+@method("Filecoin.GetActorEventsRaw", versions=V0 | V1, cost=Cost.SCAN)
+async def get_actor_events_raw(ctx: Context, wanted: ActorEventFilterParam) -> list[dict[str, Any]] | None:
+    """The events of a tipset or a range of up to 2,880 epochs, of actors of every kind; null for none.
+
+    Errors: BadRequest (the range), too many results, NotFound, NotHeld.
+    """
+    head = (await ctx.head()).tipset
+    low, high = actor_event_range(head, wanted)
+    if low == -1 or low >= head.height:
+        return None
+    return await find_actor_events(ctx, wanted, low, high) or None

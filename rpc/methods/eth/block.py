@@ -13,32 +13,32 @@ from chain.index.event_index import message_hash
 from chain.tipset import Tipset
 from rpc import eth_json
 from rpc.context import Context
-from rpc.lookup.eth.block_parameter import BlockParam, block_hash, by_hash, by_text, canonical, latest, named, select
-from rpc.lookup.eth.executed_tipset import (
-    Post,
-    events_of,
-    executed,
-    logs_by_message,
-    post_of,
-    receipt_json,
-    tipset_bloom,
-    transactions_of,
+from rpc.lookup.eth.block_parameter import (
+    BlockParam,
+    block_hash,
+    is_canonical,
+    node_block_parameter,
+    select,
+    select_hash,
+    select_latest,
+    select_text,
 )
+from rpc.lookup.eth.executed_tipset import PostRoots, find_post_roots, load_executed
+from rpc.lookup.eth.tipset_logs import load_events, load_logs_by_message, tipset_bloom
+from rpc.lookup.eth.transactions import receipt_json, to_transactions
 from rpc.lookup.forward import forward
 from rpc.lookup.message_search import NO_LIMIT, Epochs
 from rpc.lookup.tipset_inclusion import included_in
 from rpc.lotus_json import json_cache
 from rpc.params import EthHash
-from rpc.registry import V0, V1, V2, Cost, method
-
-EVERY = V0 | V1 | V2
+from rpc.registry import EVERY_VERSION, Cost, method
 
 
-@method("Filecoin.EthBlockNumber", aliases=("eth_blockNumber",), versions=EVERY, cost=Cost.FREE)
+@method("Filecoin.EthBlockNumber", aliases=("eth_blockNumber",), versions=EVERY_VERSION, cost=Cost.FREE)
 async def eth_block_number(ctx: Context) -> str:
     """The epoch of the newest block whose transactions are executed: the head's parent."""
     head = (await ctx.head()).tipset
-    return hex(head.height if head.height == 0 else (await latest(ctx)).height)
+    return hex(head.height if head.height == 0 else (await select_latest(ctx)).height)
 
 
 # --- blocks --------------------------------------------------------------------------------------------
@@ -52,12 +52,12 @@ async def block_json(ctx: Context, tipset: Tipset, full: bool) -> Any:
     kept = cache.get(key)
     if kept is not None:
         return kept
-    post = await post_of(ctx, tipset)
+    post = await find_post_roots(ctx, tipset)
     if post is None:
         return await forward(ctx, "Filecoin.EthGetBlockByHash", [eth_json.data(block_hash(tipset)), full])
-    found = await executed(ctx, tipset, post)
+    found = await load_executed(ctx, tipset, post)
     if full:
-        transactions = await transactions_of(ctx, found)
+        transactions = await to_transactions(ctx, found)
         shown: list[Any] = [eth_json.transaction(tx, found.place(at)) for at, tx in enumerate(transactions)]
     else:
         chain_id = ctx.network.eth_chain_id
@@ -71,27 +71,27 @@ async def block_json(ctx: Context, tipset: Tipset, full: bool) -> Any:
     return value if bloom is None else cache.keep(key, value)
 
 
-async def _bloom(ctx: Context, tipset: Tipset, post: Post) -> bytes | None:
+async def _bloom(ctx: Context, tipset: Tipset, post: PostRoots) -> bytes | None:
     """The bloom filter of a tipset's events; None where they are not held."""
     try:
-        return tipset_bloom(await events_of(ctx, tipset, post))
+        return tipset_bloom(await load_events(ctx, tipset, post))
     except NotHeld:
         return None
 
 
-@method("Filecoin.EthGetBlockByNumber", aliases=("eth_getBlockByNumber",), versions=EVERY)
+@method("Filecoin.EthGetBlockByNumber", aliases=("eth_getBlockByNumber",), versions=EVERY_VERSION)
 async def eth_get_block_by_number(ctx: Context, block: str, full: bool) -> Any:
     """The block at an epoch or tag, with whole transactions or their hashes.
 
     Errors: NullRound, BadRequest (a future epoch, `earliest`), NotHeld; `pending` needs a full node.
     """
-    return await block_json(ctx, await by_text(ctx, block, strict=True), full)
+    return await block_json(ctx, await select_text(ctx, block, strict=True), full)
 
 
-@method("Filecoin.EthGetBlockByHash", aliases=("eth_getBlockByHash",), versions=EVERY, answered="indexed")
+@method("Filecoin.EthGetBlockByHash", aliases=("eth_getBlockByHash",), versions=EVERY_VERSION, answered="indexed")
 async def eth_get_block_by_hash(ctx: Context, block_hash: EthHash, full: bool) -> Any:
     """The block with a hash, on whatever fork. Errors: NotFound, NotHeld; the head itself needs a full node."""
-    return await block_json(ctx, await by_hash(ctx, block_hash), full)
+    return await block_json(ctx, await select_hash(ctx, block_hash), full)
 
 
 async def _count(ctx: Context, tipset: Tipset) -> str:
@@ -101,22 +101,22 @@ async def _count(ctx: Context, tipset: Tipset) -> str:
 @method(
     "Filecoin.EthGetBlockTransactionCountByNumber",
     aliases=("eth_getBlockTransactionCountByNumber",),
-    versions=EVERY,
+    versions=EVERY_VERSION,
 )
 async def eth_get_block_transaction_count_by_number(ctx: Context, block: str) -> str:
     """The number of transactions in the block at an epoch or tag. Errors: NullRound, BadRequest, NotHeld."""
-    return await _count(ctx, await by_text(ctx, block, strict=True))
+    return await _count(ctx, await select_text(ctx, block, strict=True))
 
 
 @method(
     "Filecoin.EthGetBlockTransactionCountByHash",
     aliases=("eth_getBlockTransactionCountByHash",),
-    versions=EVERY,
+    versions=EVERY_VERSION,
     answered="indexed",
 )
 async def eth_get_block_transaction_count_by_hash(ctx: Context, block_hash: EthHash) -> str:
     """The number of transactions in the block with a hash. Errors: NotFound, NotHeld."""
-    return await _count(ctx, await by_hash(ctx, block_hash))
+    return await _count(ctx, await select_hash(ctx, block_hash))
 
 
 # --- receipts ------------------------------------------------------------------------------------------
@@ -126,29 +126,29 @@ async def _receipts(ctx: Context, block: BlockParam, limit: int) -> Any:
     tipset = await select(ctx, block, strict=True)
     if limit > NO_LIMIT and tipset.height < (await ctx.head()).tipset.height - limit:
         raise BadRequest(f"tipset {tipset.key} is older than the allowed lookback limit")
-    post = await post_of(ctx, tipset)
+    post = await find_post_roots(ctx, tipset)
     if post is None:
-        return await forward(ctx, "Filecoin.EthGetBlockReceiptsLimited", [named(tipset), limit])
+        return await forward(ctx, "Filecoin.EthGetBlockReceiptsLimited", [node_block_parameter(tipset), limit])
     cache = json_cache(ctx)
     # logs of a block that was reverted say so
-    key = (b"ER" if await canonical(ctx, tipset) else b"Er") + tipset.key
+    key = (b"ER" if await is_canonical(ctx, tipset) else b"Er") + tipset.key
     kept = cache.get(key)
     if kept is not None:
         return kept
-    found = await executed(ctx, tipset, post)
-    transactions = await transactions_of(ctx, found)
-    logs = await logs_by_message(ctx, found, {at: tx.hash for at, tx in enumerate(transactions)})
+    found = await load_executed(ctx, tipset, post)
+    transactions = await to_transactions(ctx, found)
+    logs = await load_logs_by_message(ctx, found, {at: tx.hash for at, tx in enumerate(transactions)})
     return cache.keep(key, [receipt_json(found, at, tx, logs.get(at, ())) for at, tx in enumerate(transactions)])
 
 
-@method("Filecoin.EthGetBlockReceipts", aliases=("eth_getBlockReceipts",), versions=EVERY)
+@method("Filecoin.EthGetBlockReceipts", aliases=("eth_getBlockReceipts",), versions=EVERY_VERSION)
 async def eth_get_block_receipts(ctx: Context, block: BlockParam) -> Any:
     """The receipts of all transactions of a block. Errors: NullRound, BadRequest, NotFound, NotHeld (also for
     events that are not held); the head itself needs a full node."""
     return await _receipts(ctx, block, NO_LIMIT)
 
 
-@method("Filecoin.EthGetBlockReceiptsLimited", versions=EVERY)
+@method("Filecoin.EthGetBlockReceiptsLimited", versions=EVERY_VERSION)
 async def eth_get_block_receipts_limited(ctx: Context, block: BlockParam, limit: Epochs) -> Any:
     """As `EthGetBlockReceipts`, of a block at most `limit` epochs below the head (-1: any)."""
     return await _receipts(ctx, block, limit)

@@ -23,12 +23,19 @@ from rpc import eth_json
 from rpc.context import Context
 from rpc.errors import MethodError
 from rpc.lookup.actor_states import in_prefix, node_cache
-from rpc.lookup.eth.block_parameter import PENDING, Block, BlockParam, by_text, named, select
-from rpc.lookup.eth.executed_tipset import Post, post_of, tree_of
+from rpc.lookup.eth.block_parameter import (
+    PENDING,
+    BlockParam,
+    BlockParameter,
+    node_block_parameter,
+    select,
+    select_text,
+)
+from rpc.lookup.eth.executed_tipset import PostRoots, find_post_roots
+from rpc.lookup.eth.transactions import load_tree_after
 from rpc.lookup.forward import forward
-from rpc.methods.eth.block import EVERY
 from rpc.params import EthAddress, EthBytes, RawParams, json_kind, raw_list
-from rpc.registry import Cost, method
+from rpc.registry import EVERY_VERSION, Cost, method
 
 _WORD: Final = 32
 
@@ -38,7 +45,7 @@ _WORD: Final = 32
 
 @method(
     "Filecoin.EthAddressToFilecoinAddress",
-    versions=EVERY,
+    versions=EVERY_VERSION,
     cost=Cost.FREE,
     answered="local",
 )
@@ -58,7 +65,7 @@ def _one_or_two(params: Any) -> list[Any]:
     return given
 
 
-@method("Filecoin.FilecoinAddressToEthAddress", versions=EVERY, cost=Cost.STATE)
+@method("Filecoin.FilecoinAddressToEthAddress", versions=EVERY_VERSION, cost=Cost.STATE)
 async def filecoin_address_to_eth_address(ctx: Context, params: RawParams) -> str:
     """The Ethereum address of a Filecoin one: (address, block or tag; "finalized" where it is left out).
 
@@ -80,8 +87,8 @@ async def filecoin_address_to_eth_address(ctx: Context, params: RawParams) -> st
     name = in_prefix(ctx, address)
     if address.protocol not in (1, 2, 3):
         raise MethodError(f"invalid filecoin address protocol: {name}")
-    tipset = await by_text(ctx, block, strict=False)
-    tree = await tree_of(ctx, Post(tipset.parent_state_root, tipset.parent_message_receipts))
+    tipset = await select_text(ctx, block, strict=False)
+    tree = await load_tree_after(ctx, PostRoots(tipset.parent_state_root, tipset.parent_message_receipts))
     try:
         return eth_json.data(eth_address(await tree.lookup_id(address)))
     except ActorNotFound:
@@ -102,9 +109,9 @@ class _After:
         self._states = states
 
     @classmethod
-    async def load(cls, ctx: Context, tipset: Tipset, post: Post) -> _After:
+    async def load(cls, ctx: Context, tipset: Tipset, post: PostRoots) -> _After:
         version = ctx.network.version_at(tipset.height + 1)
-        return cls(States(ctx.objects, await tree_of(ctx, post), version, ctx.network.address_prefix))
+        return cls(States(ctx.objects, await load_tree_after(ctx, post), version, ctx.network.address_prefix))
 
     async def actor(self, address: Address) -> Actor | None:
         try:
@@ -130,29 +137,33 @@ def _checked(address: bytes, said: str) -> Address:
         raise MethodError(f"{said}{error}") from error
 
 
-@method("Filecoin.EthGetBalance", aliases=("eth_getBalance",), versions=EVERY, cost=Cost.STATE)
+@method("Filecoin.EthGetBalance", aliases=("eth_getBalance",), versions=EVERY_VERSION, cost=Cost.STATE)
 async def eth_get_balance(ctx: Context, address: EthAddress, block: BlockParam) -> Any:
     """The balance of an address after a block, attoFIL; 0 where there is no actor. Errors: BadRequest, NotHeld."""
     wanted = _checked(address, "")
     tipset = await select(ctx, block)
-    post = await post_of(ctx, tipset)
+    post = await find_post_roots(ctx, tipset)
     if post is None:
-        return await forward(ctx, "Filecoin.EthGetBalance", [eth_json.data(address), named(tipset)])
+        return await forward(ctx, "Filecoin.EthGetBalance", [eth_json.data(address), node_block_parameter(tipset)])
     actor = await (await _After.load(ctx, tipset, post)).actor(wanted)
     return hex(0 if actor is None else actor.balance)
 
 
-@method("Filecoin.EthGetTransactionCount", aliases=("eth_getTransactionCount",), versions=EVERY, cost=Cost.STATE)
+@method(
+    "Filecoin.EthGetTransactionCount", aliases=("eth_getTransactionCount",), versions=EVERY_VERSION, cost=Cost.STATE
+)
 async def eth_get_transaction_count(ctx: Context, address: EthAddress, block: BlockParam) -> Any:
     """The nonce of an account, or of a living contract, after a block. `pending` counts the mempool's messages
     too, which a full node knows. Errors: BadRequest, NotHeld, NeedsNode."""
     wanted = _checked(address, "invalid address: ")
-    if block == Block(tag=PENDING):
+    if block == BlockParameter(tag=PENDING):
         return await forward(ctx, "Filecoin.EthGetTransactionCount", [eth_json.data(address), PENDING])
     tipset = await select(ctx, block)
-    post = await post_of(ctx, tipset)
+    post = await find_post_roots(ctx, tipset)
     if post is None:
-        return await forward(ctx, "Filecoin.EthGetTransactionCount", [eth_json.data(address), named(tipset)])
+        return await forward(
+            ctx, "Filecoin.EthGetTransactionCount", [eth_json.data(address), node_block_parameter(tipset)]
+        )
     after = await _After.load(ctx, tipset, post)
     actor = await after.actor(wanted)
     if actor is None:
@@ -163,7 +174,7 @@ async def eth_get_transaction_count(ctx: Context, address: EthAddress, block: Bl
     return hex(contract.state["Nonce"] if contract.state["Tombstone"] is None else 0)
 
 
-@method("Filecoin.EthGetCode", aliases=("eth_getCode",), versions=EVERY, cost=Cost.STATE)
+@method("Filecoin.EthGetCode", aliases=("eth_getCode",), versions=EVERY_VERSION, cost=Cost.STATE)
 async def eth_get_code(ctx: Context, address: EthAddress, block: BlockParam) -> Any:
     """The bytecode of a contract after a block; empty for any other actor, and for a contract that destroyed
     itself. Errors: BadRequest, NotHeld."""
@@ -171,9 +182,9 @@ async def eth_get_code(ctx: Context, address: EthAddress, block: BlockParam) -> 
     tipset = await select(ctx, block)
     if tipset.height == 0:
         raise BadRequest("block param must not specify genesis block")
-    post = await post_of(ctx, tipset)
+    post = await find_post_roots(ctx, tipset)
     if post is None:
-        return await forward(ctx, "Filecoin.EthGetCode", [eth_json.data(address), named(tipset)])
+        return await forward(ctx, "Filecoin.EthGetCode", [eth_json.data(address), node_block_parameter(tipset)])
     after = await _After.load(ctx, tipset, post)
     contract = await after.contract(await after.actor(wanted))
     if contract is None or contract.state["Tombstone"] is not None:
@@ -181,7 +192,7 @@ async def eth_get_code(ctx: Context, address: EthAddress, block: BlockParam) -> 
     return eth_json.data(await ctx.objects.get(Cid(contract.state["Bytecode"])))
 
 
-@method("Filecoin.EthGetStorageAt", aliases=("eth_getStorageAt",), versions=EVERY, cost=Cost.STATE)
+@method("Filecoin.EthGetStorageAt", aliases=("eth_getStorageAt",), versions=EVERY_VERSION, cost=Cost.STATE)
 async def eth_get_storage_at(ctx: Context, address: EthAddress, position: EthBytes, block: BlockParam) -> Any:
     """One slot of a contract's storage after a block, 32 bytes; zero where nothing is. Errors: BadRequest,
     NotHeld."""
@@ -189,9 +200,9 @@ async def eth_get_storage_at(ctx: Context, address: EthAddress, position: EthByt
     if len(position) > _WORD:
         raise BadRequest("supplied storage key is too long")
     wanted = _checked(address, "cannot get Filecoin address: ")
-    post = await post_of(ctx, tipset)
+    post = await find_post_roots(ctx, tipset)
     if post is None:
-        params = [eth_json.data(address), eth_json.data(position), named(tipset)]
+        params = [eth_json.data(address), eth_json.data(position), node_block_parameter(tipset)]
         return await forward(ctx, "Filecoin.EthGetStorageAt", params)
     after = await _After.load(ctx, tipset, post)
     contract = await after.contract(await after.actor(wanted))

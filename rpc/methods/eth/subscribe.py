@@ -19,13 +19,15 @@ from chain.tipset import TipsetKey
 from rpc import eth_json
 from rpc.context import Context
 from rpc.errors import MethodError
-from rpc.lookup.eth.installed_filters import Asked, SubscriptionId, filters_of, new_id
-from rpc.lookup.events.head_change_events import EventCondition, at_entry, hits_by
-from rpc.methods.eth.block import EVERY, block_json
-from rpc.methods.eth.filter import NO_MEMPOOL, TOO_MANY_HERE, condition_of, logs_of
-from rpc.methods.eth.log import LogFilter, PushedFilterParam
+from rpc.lookup.events.head_change_events import EventCondition, hits_by
+from rpc.lookup.events.log_filter import LogFilter, PushedFilterParam
+from rpc.lookup.filters.filter_changes import encode_logs, filter_condition
+from rpc.lookup.filters.installed_filters import TOO_MANY_OF_CONNECTION, Asked, SubscriptionId, filters_of, new_id
+from rpc.lookup.head_changes import context_at_entry
+from rpc.methods.eth.block import block_json
+from rpc.methods.eth.filter import NO_MEMPOOL
 from rpc.params import RawParams, json_kind, param_of, raw_list
-from rpc.registry import Cost, method
+from rpc.registry import EVERY_VERSION, Cost, method
 from rpc.server.channels import Burst
 from rpc.services import head_entries
 
@@ -43,7 +45,7 @@ async def new_heads(ctx: Context, after: int) -> AsyncIterator[Burst]:
     last: TipsetKey | None = None
     async with head_entries(ctx.services.head_source, after) as entries:
         async for entry in entries:
-            view = await at_entry(ctx, entry)
+            view = await context_at_entry(ctx, entry)
             for ref in entry.applies:
                 tipset = await view.index.tipset(TipsetKey(ref.key))
                 if tipset.height == 0 or tipset.parents == last:
@@ -57,7 +59,7 @@ async def new_logs(ctx: Context, after: int, condition: EventCondition) -> Async
     async with head_entries(ctx.services.head_source, after) as entries:
         async for entry in entries:
             async for removed, hits in hits_by(ctx, entry, condition):
-                yield Burst(pushed(one) for one in logs_of(hits, removed))
+                yield Burst(pushed(one) for one in encode_logs(hits, removed))
 
 
 def pushed(shown: bytes) -> orjson.Fragment:
@@ -94,7 +96,7 @@ def _undecoded(value: Any, go: str) -> MethodError:
 # --- methods -------------------------------------------------------------------------------------------
 
 
-@method("Filecoin.EthSubscribe", aliases=("eth_subscribe",), versions=EVERY, cost=Cost.FREE, answered="indexed")
+@method("Filecoin.EthSubscribe", aliases=("eth_subscribe",), versions=EVERY_VERSION, cost=Cost.FREE, answered="indexed")
 async def eth_subscribe(ctx: Context, params: RawParams) -> str:
     """Push `newHeads`, or `logs` by address and topics, over this WebSocket; the subscription's id.
 
@@ -106,14 +108,14 @@ async def eth_subscribe(ctx: Context, params: RawParams) -> str:
     if connection is None:
         raise MethodError("connection doesn't support callbacks")
     if len(connection.held) >= filters_of(ctx).limits.per_connection:
-        raise MethodError(TOO_MANY_HERE)
+        raise MethodError(TOO_MANY_OF_CONNECTION)
     after = (await ctx.head()).seq
     values: AsyncIterator[Burst]
     if kind == "newHeads":
         values = new_heads(ctx, after)
     elif kind == "logs":
         asked = Asked() if wanted is None else Asked(addresses=wanted.addresses, topics=wanted.topics)
-        values = new_logs(ctx, after, condition_of(asked))
+        values = new_logs(ctx, after, filter_condition(asked))
     elif kind == "newPendingTransactions":
         raise MethodError(NO_MEMPOOL)
     else:
@@ -123,7 +125,9 @@ async def eth_subscribe(ctx: Context, params: RawParams) -> str:
     return eth_json.data(subscription)
 
 
-@method("Filecoin.EthUnsubscribe", aliases=("eth_unsubscribe",), versions=EVERY, cost=Cost.FREE, answered="local")
+@method(
+    "Filecoin.EthUnsubscribe", aliases=("eth_unsubscribe",), versions=EVERY_VERSION, cost=Cost.FREE, answered="local"
+)
 async def eth_unsubscribe(ctx: Context, subscription: SubscriptionId) -> bool:
     """End a subscription of this WebSocket; whether there was one."""
     return ctx.connection is not None and ctx.connection.unsubscribe(subscription)

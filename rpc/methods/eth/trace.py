@@ -7,29 +7,28 @@ full node where there is one. Source: Lotus `node/impl/eth/trace.go`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from collections.abc import AsyncIterator
+from typing import Any, Final
 
 import orjson
 
 from chain.errors import BadObject, BadRequest, NotFound, NotHeld
 from chain.index.coverage import covered, ranges_text
 from chain.index.event_index import message_hash
-from chain.index.recorded_answers import TRACES, TRACES_INDEX, kept_answers
+from chain.index.recorded_answers import TRACES_INDEX
 from chain.tipset import Tipset
 from rpc import eth_json
 from rpc.context import Context
 from rpc.errors import LimitExceeded, MethodError, Unavailable
-from rpc.lookup.eth.block_parameter import EARLIEST, LATEST, PENDING, block_hash, by_number, by_text
+from rpc.lookup.eth.block_parameter import EARLIEST, LATEST, PENDING, block_hash, select_number, select_text
+from rpc.lookup.eth.recorded_traces import TracesNotRecorded, read_tipset_traces, read_traces, traces_by_transaction
+from rpc.lookup.eth.trace_filter import TRACE_COUNT, TraceFilter, TraceFilterParam
+from rpc.lookup.eth.transactions import find_message_cid
 from rpc.lookup.forward import forward
 from rpc.lookup.message_search import NO_LIMIT, Found, Replaced, load_message, search
 from rpc.lookup.tipset_inclusion import included_in
-from rpc.methods.eth.block import EVERY
-from rpc.methods.eth.log import OPTIONAL_TEXT, several
-from rpc.methods.eth.transaction import cid_of_transaction
-from rpc.params import EthAddress, EthHash, EthUint64, field_of, mismatch, param_of
-from rpc.registry import Cost, method
+from rpc.params import EthHash, param_of
+from rpc.registry import EVERY_VERSION, Cost, method
 
 #: results of a filter, and epochs that it may span, as a node has them by default
 MAX_RESULTS: Final = 500
@@ -40,36 +39,9 @@ _SAFE_DELAY: Final = 30
 _TOGETHER: Final = 16
 
 _HASH: Final = param_of("txHash", EthHash)
-_ADDRESS: Final = param_of("address", EthAddress)
-_COUNT: Final = param_of("count", EthUint64)
-#: what a block's trace has beside the trace itself
-_PLACE: Final = frozenset({"blockHash", "blockNumber", "transactionHash", "transactionPosition"})
 
 
-class _Absent(Exception):
-    """The traces of a tipset are not recorded."""
-
-    def __init__(self, tipset: Tipset) -> None:
-        super().__init__()
-        self.tipset = tipset
-
-
-async def _recorded(ctx: Context, tipsets: Sequence[Tipset]) -> list[bytes | None]:
-    """The recorded traces of tipsets, JSON. The genesis has none to record: nothing was executed."""
-    asked = [tipset for tipset in tipsets if tipset.height]
-    found = iter(await kept_answers(ctx.store, [tipset.key.cid for tipset in asked], TRACES) if asked else ())
-    return [next(found) if tipset.height else b"[]" for tipset in tipsets]
-
-
-async def _traces(ctx: Context, tipset: Tipset) -> bytes:
-    """A tipset's traces as JSON, from the store alone. Errors: _Absent."""
-    (found,) = await _recorded(ctx, [tipset])
-    if found is None:
-        raise _Absent(tipset)
-    return found
-
-
-async def _from_node(ctx: Context, name: str, absent: _Absent, params: list[Any]) -> Any:
+async def _from_node(ctx: Context, name: str, absent: TracesNotRecorded, params: list[Any]) -> Any:
     """The full node's answer instead. Errors: NotHeld (no node: says what is recorded), and the node's own."""
     if ctx.node is None:
         ranges = ranges_text(await covered(ctx.store, TRACES_INDEX))
@@ -85,13 +57,15 @@ async def _number_of(ctx: Context, tipset: Tipset) -> str:
 # --- of a block ----------------------------------------------------------------------------------------
 
 
-@method("Filecoin.EthTraceBlock", aliases=("trace_block",), versions=EVERY, cost=Cost.CHAIN, answered="recorded")
+@method(
+    "Filecoin.EthTraceBlock", aliases=("trace_block",), versions=EVERY_VERSION, cost=Cost.CHAIN, answered="recorded"
+)
 async def eth_trace_block(ctx: Context, block: str) -> Any:
     """The traces of a block by number or tag, in order of execution. Errors: NullRound, BadRequest, NotHeld."""
-    tipset = await by_text(ctx, block, strict=True)
+    tipset = await select_text(ctx, block, strict=True)
     try:
-        return orjson.Fragment(await _traces(ctx, tipset))
-    except _Absent as absent:
+        return orjson.Fragment(await read_tipset_traces(ctx, tipset))
+    except TracesNotRecorded as absent:
         answer = await _from_node(ctx, "Filecoin.EthTraceBlock", absent, [await _number_of(ctx, tipset)])
     digest = eth_json.data(block_hash(tipset))
     if any(trace.get("blockHash") != digest for trace in answer or ()):
@@ -102,7 +76,7 @@ async def eth_trace_block(ctx: Context, block: str) -> Any:
 @method(
     "Filecoin.EthTraceReplayBlockTransactions",
     aliases=("trace_replayBlockTransactions",),
-    versions=EVERY,
+    versions=EVERY_VERSION,
     cost=Cost.CHAIN,
     answered="recorded",
 )
@@ -111,33 +85,15 @@ async def eth_trace_replay_block_transactions(ctx: Context, block: str, kinds: l
     `EthTraceBlock`."""
     if kinds != ["trace"]:
         raise MethodError("only 'trace' is supported")
-    tipset = await by_text(ctx, block, strict=True)
+    tipset = await select_text(ctx, block, strict=True)
     try:
-        traces = orjson.loads(await _traces(ctx, tipset))
-    except _Absent as absent:
+        traces = orjson.loads(await read_tipset_traces(ctx, tipset))
+    except TracesNotRecorded as absent:
         params = [await _number_of(ctx, tipset), kinds]
         return await _from_node(ctx, "Filecoin.EthTraceReplayBlockTransactions", absent, params)
     messages = await included_in(ctx, tipset)
     hashes = [eth_json.data(message_hash(one, ctx.network.eth_chain_id)) for one in messages]
-    return replayed(traces, hashes)
-
-
-def replayed(traces: Sequence[dict[str, Any]], hashes: Sequence[str]) -> list[dict[str, Any]]:
-    """A block's traces by transaction. `hashes` are those of all: some have no trace. Errors: MethodError."""
-    found: list[dict[str, Any]] = [
-        {"output": "0x", "stateDiff": None, "trace": None, "transactionHash": one, "vmTrace": None} for one in hashes
-    ]
-    for trace in traces:
-        at = trace["transactionPosition"]
-        if not 0 <= at < len(found) or found[at]["transactionHash"] != trace["transactionHash"]:
-            raise MethodError("the recorded traces are not of this block's transactions")
-        entry = found[at]
-        if entry["trace"] is None:
-            entry["trace"] = []
-            result = trace.get("result") or {}
-            entry["output"] = result.get("output", result.get("code", "0x"))
-        entry["trace"].append({name: value for name, value in trace.items() if name not in _PLACE})
-    return found
+    return traces_by_transaction(traces, hashes)
 
 
 # --- of a transaction ----------------------------------------------------------------------------------
@@ -145,7 +101,7 @@ def replayed(traces: Sequence[dict[str, Any]], hashes: Sequence[str]) -> list[di
 
 async def _tipset_of(ctx: Context, digest: bytes) -> Tipset | None:
     """The tipset that a transaction was executed in, as seen from the head; None where it is not on chain."""
-    cid = await cid_of_transaction(ctx, digest)
+    cid = await find_message_cid(ctx, digest)
     try:
         await load_message(ctx, cid)
         _, found = await search(ctx, (await ctx.head()).tipset, cid, NO_LIMIT, False)
@@ -159,7 +115,7 @@ async def _tipset_of(ctx: Context, digest: bytes) -> Tipset | None:
 @method(
     "Filecoin.EthTraceTransaction",
     aliases=("trace_transaction",),
-    versions=EVERY,
+    versions=EVERY_VERSION,
     cost=Cost.STATE,
     answered="recorded",
 )
@@ -175,78 +131,14 @@ async def eth_trace_transaction(ctx: Context, tx_hash: str) -> Any:
             raise BadRequest("no trace for pending transactions")
         raise BadRequest("transaction not found")
     try:
-        traces = orjson.loads(await _traces(ctx, tipset))
-    except _Absent as absent:
+        traces = orjson.loads(await read_tipset_traces(ctx, tipset))
+    except TracesNotRecorded as absent:
         return await _from_node(ctx, "Filecoin.EthTraceTransaction", absent, [tx_hash])
     wanted = eth_json.data(digest)
     return [trace for trace in traces if trace["transactionHash"] == wanted]
 
 
 # --- by filter -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class TraceFilter:
-    """A filter as clients write it; None for what is left out."""
-
-    low: str | None = None
-    high: str | None = None
-    senders: frozenset[str] = frozenset()
-    receivers: frozenset[str] = frozenset()
-    after: int = 0
-    count: int | None = None
-
-    def matches(self, trace: dict[str, Any]) -> bool:
-        """Whether a trace's sender and receiver are wanted. Errors: BadRequest (no known kind of trace)."""
-        action, result = trace.get("action"), trace.get("result")
-        kind = trace.get("type")
-        if kind not in ("call", "create"):
-            raise BadRequest(f"invalid trace type: {kind}")
-        if not isinstance(action, dict):
-            raise BadRequest(f"invalid {kind} trace action")
-        if kind == "call":
-            receiver = action.get("to")
-        elif not isinstance(result, dict):
-            raise BadRequest("invalid create trace result")
-        else:
-            # a creation that failed has made nothing that could be looked for
-            receiver = result.get("address")
-        if self.senders and action.get("from") not in self.senders:
-            return False
-        return not self.receivers or receiver in self.receivers
-
-
-class _FilterDecoder:
-    go = "ethtypes.EthTraceFilterCriteria"
-
-    def decode(self, value: Any) -> TraceFilter:
-        """Errors: ValueError."""
-        if value is None:
-            return TraceFilter()
-        if not isinstance(value, dict):
-            raise mismatch(value, self.go)
-        fields = {name.lower(): item for name, item in value.items()}
-        after, count = fields.get("after"), fields.get("count")
-        return TraceFilter(
-            self._text(fields.get("fromblock"), "fromBlock"),
-            self._text(fields.get("toblock"), "toBlock"),
-            self._addresses(fields.get("fromaddress"), "fromAddress"),
-            self._addresses(fields.get("toaddress"), "toAddress"),
-            0 if after is None else _COUNT.decode(after),
-            None if count is None else _COUNT.decode(count),
-        )
-
-    def _text(self, value: Any, name: str) -> str | None:
-        with field_of("EthTraceFilterCriteria", name):
-            text: str | None = OPTIONAL_TEXT.decode(value)
-        return text
-
-    def _addresses(self, value: Any, name: str) -> frozenset[str]:
-        with field_of("EthTraceFilterCriteria", name):
-            return frozenset(map(eth_json.data, several(value, _ADDRESS.decode, "ethtypes.EthAddressList")))
-
-
-TraceFilterParam = Annotated[TraceFilter, _FilterDecoder()]
 
 
 async def _bound(ctx: Context, text: str | None, name: str) -> int:
@@ -263,7 +155,7 @@ async def _bound(ctx: Context, text: str | None, name: str) -> int:
         # an unsigned number there: below 0 it is beyond every epoch
         return (head.height - 1 - _SAFE_DELAY) % (1 << 64)
     try:
-        return _COUNT.decode("0x" + text.replace("0x", ""))  # type: ignore[no-any-return]
+        return TRACE_COUNT.decode("0x" + text.replace("0x", ""))  # type: ignore[no-any-return]
     except ValueError as error:
         raise BadRequest(f"cannot parse {name}: cannot parse fromBlock: {error}") from None
 
@@ -284,7 +176,7 @@ async def _rising(ctx: Context, low: int, high: int) -> AsyncIterator[list[Tipse
     first = max(low, head.height)
     if first <= high:
         try:
-            await by_number(ctx, first, strict=True)
+            await select_number(ctx, first, strict=True)
         except BadRequest as error:
             raise BadRequest(f"cannot get trace for block {first}: {error}") from None
 
@@ -294,9 +186,9 @@ async def _filtered(ctx: Context, wanted: TraceFilter, low: int, high: int) -> l
     found: list[dict[str, Any]] = []
     seen = 0
     async for tipsets in _rising(ctx, low, high):
-        for tipset, raw in zip(tipsets, await _recorded(ctx, tipsets), strict=True):
+        for tipset, raw in zip(tipsets, await read_traces(ctx, tipsets), strict=True):
             if raw is None:
-                raise _Absent(tipset)
+                raise TracesNotRecorded(tipset)
             for trace in orjson.loads(raw):
                 try:
                     if not wanted.matches(trace):
@@ -317,7 +209,9 @@ async def _filtered(ctx: Context, wanted: TraceFilter, low: int, high: int) -> l
     return found
 
 
-@method("Filecoin.EthTraceFilter", aliases=("trace_filter",), versions=EVERY, cost=Cost.SCAN, answered="recorded")
+@method(
+    "Filecoin.EthTraceFilter", aliases=("trace_filter",), versions=EVERY_VERSION, cost=Cost.SCAN, answered="recorded"
+)
 async def eth_trace_filter(ctx: Context, wanted: TraceFilterParam) -> Any:
     """The traces of up to 2,880 epochs by sender and receiver, from `after` on, at most `count` (up to 500).
 
@@ -333,7 +227,7 @@ async def eth_trace_filter(ctx: Context, wanted: TraceFilterParam) -> Any:
         raise MethodError(f"invalid response count, requested {wanted.count}, maximum supported is {MAX_RESULTS}")
     try:
         return await _filtered(ctx, wanted, low, high)
-    except _Absent as absent:
+    except TracesNotRecorded as absent:
         return await _from_node(ctx, "Filecoin.EthTraceFilter", absent, [_pinned(wanted, low, high)])
 
 

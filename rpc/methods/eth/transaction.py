@@ -12,53 +12,38 @@ import orjson
 
 from blockstore.cid import Cid
 from blockstore.errors import BadCid, Missing
-from blockstore.store import ETH_TXS
 from chain.errors import BadObject, BadRequest, ChainError, NotFound, NotHeld
 from chain.eth.transaction import eth_tx, is_eth
-from chain.eth.types import cid_of_hash, hash_of
+from chain.eth.types import hash_of
 from chain.message import SignedMessage, decode_any_message
 from chain.tipset import Tipset
 from rpc import eth_json
 from rpc.context import Context
 from rpc.errors import MethodError
-from rpc.lookup.eth.block_parameter import block_hash, by_hash, by_text
-from rpc.lookup.eth.executed_tipset import (
-    Executed,
-    Post,
-    executed,
-    logs_by_message,
-    post_of,
-    receipt_json,
-    transaction_of,
-    tree_of,
-)
+from rpc.lookup.eth.block_parameter import block_hash, select_hash, select_text
+from rpc.lookup.eth.executed_tipset import Executed, PostRoots, find_post_roots, load_executed
+from rpc.lookup.eth.tipset_logs import load_logs_by_message
+from rpc.lookup.eth.transactions import find_message_cid, load_tree_after, receipt_json, to_transaction
 from rpc.lookup.forward import forward
 from rpc.lookup.message_search import NO_LIMIT, Epochs, Found, Miss, NotAMessage, Replaced, load_message, search
 from rpc.lookup.tipset_inclusion import included_in
 from rpc.lotus_json import json_cache
-from rpc.methods.eth.block import EVERY
 from rpc.params import EthHash, EthUint64
-from rpc.registry import Cost, method
+from rpc.registry import EVERY_VERSION, Cost, method
 
 # --- hashes and CIDs -----------------------------------------------------------------------------------
 
 
-async def cid_of_transaction(ctx: Context, digest: bytes) -> Cid:
-    """The CID of the message that a transaction hash is of, if there is one. One row."""
-    row = await ctx.store.row(ETH_TXS, digest, b"")
-    return cid_of_hash(digest) if row is None else Cid(row)
-
-
-@method("Filecoin.EthGetMessageCidByTransactionHash", versions=EVERY, answered="indexed")
+@method("Filecoin.EthGetMessageCidByTransactionHash", versions=EVERY_VERSION, answered="indexed")
 async def eth_get_message_cid_by_transaction_hash(ctx: Context, tx_hash: EthHash | None) -> Cid | None:
     """The CID of the message behind a transaction hash; null where none is known."""
     if tx_hash is None:
         return None
-    cid = await cid_of_transaction(ctx, tx_hash)
+    cid = await find_message_cid(ctx, tx_hash)
     return None if await _message(ctx, cid) is None else cid
 
 
-@method("Filecoin.EthGetTransactionHashByCid", versions=EVERY)
+@method("Filecoin.EthGetTransactionHashByCid", versions=EVERY_VERSION)
 async def eth_get_transaction_hash_by_cid(ctx: Context, cid: Cid) -> str | None:
     """The transaction hash of a message; null where no message has this CID. Errors: NotEthTx."""
     found = await _message(ctx, cid)
@@ -94,7 +79,7 @@ async def _find(ctx: Context, cid: Cid, limit: int) -> tuple[Executed, int] | No
         return None
     child = found.tipset
     tipset = await ctx.index.parent(child)
-    done = await executed(ctx, tipset, Post(child.parent_state_root, child.parent_message_receipts))
+    done = await load_executed(ctx, tipset, PostRoots(child.parent_state_root, child.parent_message_receipts))
     for index, one in enumerate(done.messages):
         if one.cid == cid:
             return done, index
@@ -107,14 +92,14 @@ async def _transaction_json(ctx: Context, found: Executed, index: int) -> orjson
     kept = cache.get(key)
     if kept is not None:
         return kept
-    tx = await transaction_of(ctx, await tree_of(ctx, found.post), found.messages[index])
+    tx = await to_transaction(ctx, await load_tree_after(ctx, found.post), found.messages[index])
     return cache.keep(key, eth_json.transaction(tx, found.place(index)))
 
 
 async def _transaction(ctx: Context, tx_hash: bytes | None, limit: int) -> Any:
     if tx_hash is None:
         return None
-    cid = await cid_of_transaction(ctx, tx_hash)
+    cid = await find_message_cid(ctx, tx_hash)
     try:
         await load_message(ctx, cid)
         found = await _find(ctx, cid, limit)
@@ -145,7 +130,7 @@ async def _pending(ctx: Context, tx_hash: bytes, limit: int) -> Any:
 @method(
     "Filecoin.EthGetTransactionByHash",
     aliases=("eth_getTransactionByHash",),
-    versions=EVERY,
+    versions=EVERY_VERSION,
     cost=Cost.STATE,
     answered="indexed",
 )
@@ -154,14 +139,14 @@ async def eth_get_transaction_by_hash(ctx: Context, tx_hash: EthHash | None) -> 
     return await _transaction(ctx, tx_hash, NO_LIMIT)
 
 
-@method("Filecoin.EthGetTransactionByHashLimited", versions=EVERY, cost=Cost.STATE, answered="indexed")
+@method("Filecoin.EthGetTransactionByHashLimited", versions=EVERY_VERSION, cost=Cost.STATE, answered="indexed")
 async def eth_get_transaction_by_hash_limited(ctx: Context, tx_hash: EthHash | None, limit: Epochs) -> Any:
     """As `EthGetTransactionByHash`, at most `limit` epochs below the head (-1: any)."""
     return await _transaction(ctx, tx_hash, limit)
 
 
 async def _receipt(ctx: Context, tx_hash: bytes, limit: int) -> orjson.Fragment | None:
-    cid = await cid_of_transaction(ctx, tx_hash)
+    cid = await find_message_cid(ctx, tx_hash)
     try:
         await load_message(ctx, cid)
     except NotFound:
@@ -183,17 +168,17 @@ async def _receipt(ctx: Context, tx_hash: bytes, limit: int) -> orjson.Fragment 
     if kept is not None:
         return kept
     try:
-        tx = await transaction_of(ctx, await tree_of(ctx, found.post), found.messages[index])
+        tx = await to_transaction(ctx, await load_tree_after(ctx, found.post), found.messages[index])
     except ChainError as error:
         raise MethodError(f"failed to convert {eth_json.data(tx_hash)} into an Eth Txn: {error}") from error
-    logs = await logs_by_message(ctx, found, {index: tx.hash})
+    logs = await load_logs_by_message(ctx, found, {index: tx.hash})
     return cache.keep(key, receipt_json(found, index, tx, logs.get(index, [])))
 
 
 @method(
     "Filecoin.EthGetTransactionReceipt",
     aliases=("eth_getTransactionReceipt",),
-    versions=EVERY,
+    versions=EVERY_VERSION,
     cost=Cost.STATE,
     answered="indexed",
 )
@@ -202,7 +187,7 @@ async def eth_get_transaction_receipt(ctx: Context, tx_hash: EthHash) -> Any:
     return await _receipt(ctx, tx_hash, NO_LIMIT)
 
 
-@method("Filecoin.EthGetTransactionReceiptLimited", versions=EVERY, cost=Cost.STATE, answered="indexed")
+@method("Filecoin.EthGetTransactionReceiptLimited", versions=EVERY_VERSION, cost=Cost.STATE, answered="indexed")
 async def eth_get_transaction_receipt_limited(ctx: Context, tx_hash: EthHash, limit: Epochs) -> Any:
     """As `EthGetTransactionReceipt`, at most `limit` epochs below the head (-1: any)."""
     return await _receipt(ctx, tx_hash, limit)
@@ -212,9 +197,9 @@ async def eth_get_transaction_receipt_limited(ctx: Context, tx_hash: EthHash, li
 
 
 async def _at_index(ctx: Context, tipset: Tipset, index: int) -> Any:
-    post = await post_of(ctx, tipset)
+    post = await find_post_roots(ctx, tipset)
     if post is not None:
-        found = await executed(ctx, tipset, post)
+        found = await load_executed(ctx, tipset, post)
         _in_range(index, len(found.messages))
         return await _transaction_json(ctx, found, index)
     _in_range(index, len(await included_in(ctx, tipset)))
@@ -230,21 +215,21 @@ def _in_range(index: int, count: int) -> None:
 @method(
     "Filecoin.EthGetTransactionByBlockHashAndIndex",
     aliases=("eth_getTransactionByBlockHashAndIndex",),
-    versions=EVERY,
+    versions=EVERY_VERSION,
     cost=Cost.STATE,
     answered="indexed",
 )
 async def eth_get_transaction_by_block_hash_and_index(ctx: Context, block_hash: EthHash, index: EthUint64) -> Any:
     """One transaction of the block with a hash. Errors: NotFound, BadRequest (no such index), NotHeld."""
-    return await _at_index(ctx, await by_hash(ctx, block_hash), index)
+    return await _at_index(ctx, await select_hash(ctx, block_hash), index)
 
 
 @method(
     "Filecoin.EthGetTransactionByBlockNumberAndIndex",
     aliases=("eth_getTransactionByBlockNumberAndIndex",),
-    versions=EVERY,
+    versions=EVERY_VERSION,
     cost=Cost.STATE,
 )
 async def eth_get_transaction_by_block_number_and_index(ctx: Context, block: str, index: EthUint64) -> Any:
     """One transaction of the block at an epoch or tag. Errors: NullRound, BadRequest, NotHeld."""
-    return await _at_index(ctx, await by_text(ctx, block, strict=True), index)
+    return await _at_index(ctx, await select_text(ctx, block, strict=True), index)

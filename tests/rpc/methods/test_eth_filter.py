@@ -15,7 +15,7 @@ from blockstore.memory import MemoryStore
 from blockstore.store import FILTERS, Store
 from chain.eth.types import hash_of, masked_id
 from chain.ipld.dag_cbor import encode
-from rpc.lookup.eth.installed_filters import FilterLimits, Filters
+from rpc.lookup.filters.installed_filters import FilterLimits, Filters
 from tests.support.event_chain import (
     ADDRESSES,
     NATIVE,

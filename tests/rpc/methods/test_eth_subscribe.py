@@ -16,8 +16,8 @@ from chain.address import Address, from_id
 from chain.eth.types import hash_of
 from chain.message import EventEntry
 from chain.state.tipset_events import TipsetEvent
-from rpc.lookup.eth.installed_filters import FilterLimits
-from rpc.lookup.events.event_search import wanted_of
+from rpc.lookup.events.criteria import make_criteria
+from rpc.lookup.filters.installed_filters import FilterLimits
 from rpc.methods import register_all
 from rpc.server.channels import Burst, Channel, Subscription
 from rpc.server.limits import ServerSettings
@@ -447,7 +447,7 @@ def test_an_index_tells_an_entry_once_for_each_way_to_find_the_event() -> None:
 
     def times(**keys: set[bytes]) -> int:
         wanted = {key.replace("_", "-"): frozenset((0x51, one) for one in values) for key, values in keys.items()}
-        return wanted_of((), wanted).times(event)
+        return make_criteria((), wanted).times(event)
 
     assert times() == 1
     assert times(piece_cid={b"p"}) == 1

@@ -23,7 +23,8 @@ from chain.network import NetworkRecord
 from chain.state.tipset_events import TipsetEvent
 from chain.tipset import TipsetKey
 from rpc.context import Context
-from rpc.lookup.events.event_search import EventSearch, Wanted
+from rpc.lookup.events.criteria import EventCriteria
+from rpc.lookup.events.event_search import EventSearch
 from rpc.services import Services
 from tests.support.made_chain import NOWHERE, Log
 
@@ -46,7 +47,7 @@ values = st.frozensets(
     st.tuples(st.sampled_from(["t1", "t2", "d"]), st.just(RAW), st.sampled_from(WORDS)), min_size=1, max_size=3
 )
 filters = st.builds(
-    Wanted,
+    EventCriteria,
     delegated=st.frozensets(st.sampled_from([bytes(address) for _, address in EMITTERS[1:]]), max_size=2),
     values=st.lists(values, max_size=2).map(tuple),
     raw=st.booleans(),
@@ -74,7 +75,7 @@ async def search_over(store: MemoryStore) -> tuple[Context, EventSearch]:
 
 
 async def found(
-    search: EventSearch, ctx: Context, places: Sequence[Place], wanted: Wanted
+    search: EventSearch, ctx: Context, places: Sequence[Place], wanted: EventCriteria
 ) -> list[tuple[int, int, tuple[EventEntry, ...]]]:
     return [
         (hit.place.height, hit.found.event.index, tuple(hit.entries))
@@ -91,7 +92,7 @@ async def found(
     chunk=st.sampled_from([64, 400, 32 << 10]),
 )
 async def test_a_search_finds_what_looking_at_every_event_finds(
-    tipsets: list[tuple[int, list, list]], wanted: list[Wanted], narrow: int, chunk: int
+    tipsets: list[tuple[int, list, list]], wanted: list[EventCriteria], narrow: int, chunk: int
 ) -> None:
     store = MemoryStore()
     height = 2875  # a day's posting lists end at 2,880

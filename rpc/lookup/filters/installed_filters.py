@@ -23,6 +23,7 @@ from chain.ipld.dag_cbor import decode, encode
 from chain.tipset import TipsetKey
 from rpc.context import Context
 from rpc.errors import LimitExceeded, MethodError, Unavailable
+from rpc.lookup.head_changes import Cursor
 from rpc.params import EthHash, param_of
 
 #: partitions that filters are spread over, and how many are looked into for a free place
@@ -39,8 +40,6 @@ _HASH: Final = param_of("id", EthHash)
 
 LOGS: Final = "logs"
 BLOCKS: Final = "blocks"
-#: a `Cursor.step` that says: not by the log, but by ancestry
-WALK: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +53,6 @@ class FilterLimits:
     per_client: int = 100
     per_connection: int = 16
     results: int = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """How far a filter has told: all entries of the head log up to `seq`, and `step` head changes of the next.
-
-    `height` and `key` name the tipset at which the telling stands; with `step` WALK it goes on from there by ancestry.
-    """
-
-    seq: int
-    step: int
-    height: int
-    key: TipsetKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,3 +242,6 @@ def filters_of(ctx: Context) -> Filters:
     if found is None:
         found = ctx.extra["eth_filters"] = Filters(ctx.store, ctx.extra.get("eth_filter_limits"))
     return found
+
+
+TOO_MANY_OF_CONNECTION: Final = "too many subscriptions and filters per connection"

@@ -1,0 +1,100 @@
+"""Messages as Ethereum transactions, and their receipts.
+
+Sources: Lotus `node/impl/eth/utils.go`, `chain/index/events.go`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from blockstore.cid import Cid
+from blockstore.store import ETH_TXS
+from chain.address import Address
+from chain.errors import ActorNotFound, BadObject
+from chain.eth.transaction import EthTx, eth_tx, is_eth, native_tx
+from chain.eth.types import REVERTED_ADDRESS, cid_of_hash, eth_address, hash_of, own_eth_address
+from chain.ipld.dag_cbor import decode
+from chain.message import Receipt
+from chain.state.state_tree import StateTree
+from chain.tipset_messages import Included
+from rpc import eth_json
+from rpc.context import Context
+from rpc.eth_json import Log
+from rpc.lookup.actor_states import node_cache
+from rpc.lookup.eth.executed_tipset import Executed, PostRoots
+
+
+async def load_tree_after(ctx: Context, post: PostRoots) -> StateTree:
+    """The actors after a tipset. Errors: Missing, BadObject."""
+    return await StateTree.load(ctx.objects, post.state, node_cache(ctx))
+
+
+async def resolve_eth_address(tree: StateTree, address: Address) -> bytes:
+    """The Ethereum address of an actor: its f410 address, else its masked ID. Errors: ActorNotFound, Missing."""
+    own = own_eth_address(address)
+    if own is not None:
+        return own
+    actor_id = await tree.lookup_id(address)
+    try:
+        actor = await tree.get(actor_id)
+    except ActorNotFound:
+        # it may have been there once: the ID still names it
+        return eth_address(actor_id)
+    delegated = None if actor.delegated is None else own_eth_address(actor.delegated)
+    return eth_address(actor_id) if delegated is None else delegated
+
+
+async def to_transaction(ctx: Context, tree: StateTree, one: Included) -> EthTx:
+    """A message as a transaction; native ones need the state after it. Errors: ChainError, Missing."""
+    chain_id = ctx.network.eth_chain_id
+    if one.signed is not None and is_eth(one.signed):
+        return eth_tx(one.signed, chain_id)
+    message = one.message
+    prefix = ctx.network.address_prefix
+    try:
+        sender = await resolve_eth_address(tree, Address(message.from_))
+    except ActorNotFound as error:
+        name = Address(message.from_).text(prefix)
+        raise ActorNotFound(
+            f"failed to lookup sender address {name} when converting a native message to an eth txn: {error}"
+        ) from None
+    try:
+        to = await resolve_eth_address(tree, Address(message.to))
+    except ActorNotFound:
+        to = REVERTED_ADDRESS
+    return native_tx(message, hash_of(one.cid), sender, to, chain_id)
+
+
+async def to_transactions(ctx: Context, found: Executed) -> list[EthTx]:
+    """All transactions of a tipset. Errors: as above."""
+    if all(is_eth(one.signed) for one in found.messages):
+        return [eth_tx(one.signed, ctx.network.eth_chain_id) for one in found.messages if one.signed]
+    tree = await load_tree_after(ctx, found.post)
+    return [await to_transaction(ctx, tree, one) for one in found.messages]
+
+
+def created_contract(tx: EthTx, receipt: Receipt) -> bytes | None:
+    """The address of the contract that a transaction made. Errors: BadObject."""
+    if tx.to is not None or receipt.exit_code != 0:
+        return None
+    try:
+        address = decode(receipt.return_)[2]
+    except (BadObject, IndexError, TypeError, KeyError) as error:
+        raise BadObject(f"failed to parse contract creation result: {error}") from None
+    if type(address) is not bytes or len(address) != 20:
+        raise BadObject("failed to parse contract creation result: not an address")
+    return address
+
+
+def receipt_json(found: Executed, index: int, tx: EthTx, logs: Sequence[Log]) -> dict[str, Any]:
+    """The receipt of one of a tipset's transactions. Errors: BadObject."""
+    receipt = found.receipts[index]
+    base_fee = found.tipset.blocks[0].parent_base_fee
+    return eth_json.receipt(tx, found.place(index), receipt, base_fee, created_contract(tx, receipt), logs)
+
+
+async def find_message_cid(ctx: Context, digest: bytes) -> Cid:
+    """The CID of the message that a transaction hash is of, if there is one. One row."""
+    row = await ctx.store.row(ETH_TXS, digest, b"")
+    return cid_of_hash(digest) if row is None else Cid(row)

@@ -1,0 +1,1 @@
+"""Filters that clients install and poll: their rows in the store, and what a poll returns."""
