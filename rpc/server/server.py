@@ -26,6 +26,7 @@ from rpc.server.auth import Tokens
 from rpc.server.client_address import Clients
 from rpc.server.dispatch import Dispatcher
 from rpc.server.health import Health
+from rpc.server.http_log import http_log
 from rpc.server.http_protocol import HttpProtocol
 from rpc.server.http_shared import EXPOSED, BodyBudget, Shared, wants_verbose
 from rpc.server.limits import ServerSettings
@@ -75,6 +76,7 @@ class Server:
         self._web = _Web(
             self._other,
             access_log=None,
+            logger=http_log,
             keepalive_timeout=settings.idle_timeout,
             max_line_size=settings.max_head,
             max_field_size=settings.max_head,
