@@ -1,4 +1,4 @@
-"""Several processes as one command: started in order, restarted when they die, stopped together."""
+"""Several processes as one command: started, restarted when they die, stopped in stages."""
 
 from __future__ import annotations
 
@@ -13,19 +13,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from follower.settings import split_listen
+
 log = logging.getLogger(__name__)
 
-_RESTART_FIRST: Final = 0.5
-_RESTART_MOST: Final = 30.0
-#: a process that lived so many seconds is restarted at once
-_HEALTHY: Final = 60.0
+#: the delay before a restart doubles from the first to the second, in seconds
+_FIRST_DELAY_SECONDS: Final = 0.5
+_LONGEST_DELAY_SECONDS: Final = 30.0
+#: after a life of so many seconds the delay is the first one again
+_HEALTHY_SECONDS: Final = 60.0
+#: how long a child waits for the address in `starts_after`, and how often it looks, in seconds
+_START_WAIT_SECONDS: Final = 30.0
+_START_POLL_SECONDS: Final = 0.02
 
 
 @dataclass(slots=True)
 class Child:
-    """A process to run: `follower` with these arguments. `fatal` exit codes are not tried again.
+    """A process to run: `follower` with these arguments. `fatal`: exit codes after which it is not started again.
 
-    The children of one `stage` are stopped together, those of a higher one first.
+    The children of one `stage` are stopped together, those of a higher one first. `starts_after` is the HOST:PORT of
+    another child that this one needs: it starts once connections are accepted there, or after 30 s all the same.
     """
 
     name: str
@@ -33,10 +40,11 @@ class Child:
     environment: Mapping[str, str] = field(default_factory=dict)
     fatal: frozenset[int] = frozenset({2})
     stage: int = 0
+    starts_after: str = ""
 
 
 class Supervisor:
-    """Runs children until told to stop."""
+    """Runs children until `stop` is called."""
 
     def __init__(self, children: Sequence[Child], *, stop_seconds: float = 40.0) -> None:
         self._children = list(children)
@@ -46,7 +54,7 @@ class Supervisor:
         self._failed: str | None = None
 
     def stop(self) -> None:
-        """Begin to stop; `run` returns when every child has ended. A second call asks the children again: to hurry."""
+        """Begin to stop; `run` returns when every child has ended. A second call tells the children to hurry."""
         if self._stopping.is_set():
             for process in self._running.values():
                 with contextlib.suppress(ProcessLookupError):
@@ -58,18 +66,20 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(signum, self.stop)
-        keepers = [asyncio.create_task(self._keep(child), name=child.name) for child in self._children]
+        runs = [asyncio.create_task(self._run_child(child), name=child.name) for child in self._children]
         await self._stopping.wait()
         for stage in sorted({child.stage for child in self._children}, reverse=True):
-            await asyncio.gather(*(self._end(child.name) for child in self._children if child.stage == stage))
-        await asyncio.gather(*keepers)
+            await asyncio.gather(*(self._stop_child(child.name) for child in self._children if child.stage == stage))
+        await asyncio.gather(*runs)
         if self._failed is not None:
             print(f"follower: {self._failed}", file=sys.stderr)
             return 1
         return 0
 
-    async def _keep(self, child: Child) -> None:
-        pause = _RESTART_FIRST
+    async def _run_child(self, child: Child) -> None:
+        if child.starts_after:
+            await self._wait_for_listener(child.starts_after)
+        pause = _FIRST_DELAY_SECONDS
         while not self._stopping.is_set():
             began = time.monotonic()
             process = await asyncio.create_subprocess_exec(
@@ -90,15 +100,28 @@ class Supervisor:
                 self._failed = f"{child.name} cannot run (exit code {code})"
                 self._stopping.set()
                 return
-            if time.monotonic() - began > _HEALTHY:
-                pause = _RESTART_FIRST
+            if time.monotonic() - began > _HEALTHY_SECONDS:
+                pause = _FIRST_DELAY_SECONDS
             log.warning("%s ended with code %s, starting it again in %.1f s", child.name, code, pause)
             try:
                 await asyncio.wait_for(self._stopping.wait(), pause)
             except TimeoutError:
-                pause = min(pause * 2, _RESTART_MOST)
+                pause = min(pause * 2, _LONGEST_DELAY_SECONDS)
 
-    async def _end(self, name: str) -> None:
+    async def _wait_for_listener(self, address: str) -> None:
+        host, port = split_listen(address)
+        give_up = time.monotonic() + _START_WAIT_SECONDS
+        while not self._stopping.is_set() and time.monotonic() < give_up:
+            try:
+                _, writer = await asyncio.open_connection(host, port)
+            except OSError:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), _START_POLL_SECONDS)
+            else:
+                writer.close()
+                return
+
+    async def _stop_child(self, name: str) -> None:
         process = self._running.get(name)
         if process is None:
             return

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 from blockstore.errors import StoreUnavailable
 from blockstore.open import open_store
 from blockstore.store import META, Store
-from blockstore.store_url import public_url
 from chain.errors import NotHeld
 from chain.index.chain_index import ChainIndex
 from chain.ipld.objects import Objects
@@ -108,7 +107,7 @@ async def wait_for_store(settings: Settings, stopping: asyncio.Event) -> tuple[S
         if store is not None:
             await store.close()
         if reason != told:
-            log.info("waiting for the store %s: %s", public_url(settings["store"]), reason)
+            log.info("waiting for the store %s: %s", settings.shown("store"), reason)
             told = reason
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stopping.wait(), _STORE_WAIT)
@@ -178,7 +177,7 @@ def filter_limits(settings: Settings) -> FilterLimits:
     """The limits of Ethereum filters and subscriptions."""
     return FilterLimits(
         settings["max_filters"],
-        settings["filter_ttl"],
+        settings["filter_ttl_seconds"],
         settings["filters_per_client"],
         settings["filters_per_connection"],
     )
@@ -205,7 +204,7 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         return 0
     store, network = opened
     clients = (
-        [NodeClient(info, timeout=settings["node_timeout"]) for info in parse_node_info(settings["node"] or "")]
+        [NodeClient(info, timeout=settings["node_timeout_seconds"]) for info in parse_node_info(settings["node"] or "")]
         if settings["node"]
         else []
     )
@@ -222,7 +221,7 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         head_source=heads,
         node=NodeRoute(clients) if clients else None,
         agent=agent(),
-        checks=build_checks(heads, followed, settings["ready_lag"]),
+        checks=build_checks(heads, followed, settings["ready_lag_epochs"]),
         extra={"eth_filter_limits": filter_limits(settings)},
     )
     host, port = split_listen(settings["listen"])

@@ -14,6 +14,8 @@ from typing import Final
 
 from blockstore.open import open_store
 from blockstore.store import Store
+from follower.commands.command import Command
+from follower.commands.processes import run_loop, run_until_signal
 from follower.settings import CannotRun, Settings, shared_options
 from loadbalancer.control import Balancer, Haproxy, Nginx
 from loadbalancer.files import replacing
@@ -26,40 +28,14 @@ log = logging.getLogger(__name__)
 _MASTER: Final = "/run/haproxy-master.sock"
 
 
-def loadbalancer_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the subcommand takes beside its settings."""
-    parser.add_argument("kind", choices=("haproxy", "nginx"), help="which balancer")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="the file to write, instead of standard output")
-    parser.add_argument("--watch", action="store_true", help="go on, and apply each change of the fleet")
-    parser.add_argument(
-        "--interval", type=_interval, default=1.0, metavar="SECONDS", help="between looks (%(default)s)"
-    )
-    parser.add_argument("--bind", default="0.0.0.0:1234", metavar="HOST:PORT", help="where clients come (%(default)s)")
-    parser.add_argument("--certificate", default="", metavar="FILE", help="PEM file with chain and key, for TLS")
-    parser.add_argument("--runtime-dir", default="", metavar="DIR", help="nginx: where its pid and temporary files are")
-    parser.add_argument("--keep-alive", action="store_true", help="nginx: keep clients' connections between requests")
-    parser.add_argument(
-        "--master-socket", type=Path, default=Path(_MASTER), metavar="FILE", help="HAProxy's master (%(default)s)"
-    )
-    parser.add_argument("--check", metavar="COMMAND", help="how a new {file} is checked, instead of the usual way")
-    parser.add_argument("--reload", metavar="COMMAND", help="how the balancer is told, instead of the usual way")
-
-
-def _interval(text: str) -> float:
-    seconds = float(text)
-    if not 0.05 <= seconds <= 60:
-        raise argparse.ArgumentTypeError("must be from 0.05 to 60")
-    return seconds
-
-
-def run_loadbalancer(settings: Settings, args: argparse.Namespace) -> int:
+def run(settings: Settings, args: argparse.Namespace) -> int:
     """Write the configuration, once or whenever the fleet changes. Errors: CannotRun, StoreError, OSError."""
-    from follower.commands.up import run_loop
-
     if args.watch and args.output is None:
         raise CannotRun("--watch needs --output: the file that the balancer reads")
     balancer = _balancer(args)
-    return run_loop(_watch(settings, args, balancer) if args.watch else _once(settings, args, balancer))
+    if args.watch:
+        return run_until_signal(lambda stop: _watch(settings, args, balancer, stop))
+    return run_loop(_once(settings, args, balancer))
 
 
 def _balancer(args: argparse.Namespace) -> Balancer:
@@ -110,13 +86,44 @@ async def _once(settings: Settings, args: argparse.Namespace, balancer: Balancer
     return 0
 
 
-async def _watch(settings: Settings, args: argparse.Namespace, balancer: Balancer) -> int:
-    """Until SIGINT or SIGTERM."""
-    from follower.commands.up import on_signals
-
-    stop = asyncio.Event()
-    on_signals(stop)
+async def _watch(settings: Settings, args: argparse.Namespace, balancer: Balancer, stop: asyncio.Event) -> int:
+    """Apply each change of the fleet until `stop` is set."""
     async with _opened(settings, readonly=False) as store:
         watcher = Watcher(FleetWatch(store, args.interval), balancer, args.output)
         await watcher.run(stop, args.interval)
     return 0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The balancer, its file, and how it is told of changes."""
+    parser.add_argument("kind", choices=("haproxy", "nginx"), help="which balancer")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="the file to write, instead of standard output")
+    parser.add_argument("--watch", action="store_true", help="go on, and apply each change of the fleet")
+    parser.add_argument(
+        "--interval", type=_interval, default=1.0, metavar="SECONDS", help="between looks (%(default)s)"
+    )
+    parser.add_argument("--bind", default="0.0.0.0:1234", metavar="HOST:PORT", help="where clients come (%(default)s)")
+    parser.add_argument("--certificate", default="", metavar="FILE", help="PEM file with chain and key, for TLS")
+    parser.add_argument("--runtime-dir", default="", metavar="DIR", help="nginx: where its pid and temporary files are")
+    parser.add_argument("--keep-alive", action="store_true", help="nginx: keep clients' connections between requests")
+    parser.add_argument(
+        "--master-socket", type=Path, default=Path(_MASTER), metavar="FILE", help="HAProxy's master (%(default)s)"
+    )
+    parser.add_argument("--check", metavar="COMMAND", help="how a new {file} is checked, instead of the usual way")
+    parser.add_argument("--reload", metavar="COMMAND", help="how the balancer is told, instead of the usual way")
+
+
+def _interval(text: str) -> float:
+    seconds = float(text)
+    if not 0.05 <= seconds <= 60:
+        raise argparse.ArgumentTypeError("must be from 0.05 to 60")
+    return seconds
+
+
+COMMAND: Final = Command(
+    "loadbalancer",
+    "The configuration of HAProxy or nginx, from the fleet in the store.",
+    "follower loadbalancer haproxy --store cassandra://db1,db2/filecoin --output /etc/haproxy/haproxy.cfg",
+    run,
+    add_arguments,
+)

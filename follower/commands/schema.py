@@ -5,24 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 from dataclasses import replace
-from typing import Any
+from typing import Final
 
-from blockstore.open import open_store
+from follower.commands.command import Command
 from follower.settings import CannotRun, Settings, shared_options
 
 
-def schema_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own arguments."""
-    parser.add_argument("--apply", action="store_true", help="apply the statements too")
-    parser.add_argument(
-        "--roles",
-        metavar="READER,WRITER",
-        help="grant these roles (which exist) what a follower and a bridge need",
-    )
-
-
-def run_schema(settings: Settings, args: Any) -> int:
-    """Print the statements, and apply them where that is asked for. Errors: CannotRun, StoreUnavailable."""
+def run(settings: Settings, args: argparse.Namespace) -> int:
+    """Print the statements, and apply them with --apply. Errors: CannotRun, StoreUnavailable."""
     if not settings["store"].startswith("cassandra://"):
         raise CannotRun("only a shared store (cassandra://host/keyspace) has a schema to print")
     from blockstore.cassandra import schema as cassandra_schema
@@ -40,13 +30,34 @@ def run_schema(settings: Settings, args: Any) -> int:
     for statement in (*cql, *grants):
         print(statement + ";")
     if args.apply:
-        # a writer that opens it writes the rows that every store begins with, too
-        asyncio.run(_make(settings))
+        # opening the store as a writer also writes the rows that every store begins with
+        asyncio.run(_create(settings))
         cassandra_schema.run(place, grants)
         print(f"-- applied to {place.url}")
     return 0
 
 
-async def _make(settings: Settings) -> None:
+async def _create(settings: Settings) -> None:
+    from blockstore.open import open_store
+
     store = await open_store(settings["store"], shared=replace(shared_options(settings), make=True))
     await store.close()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Whether to apply, and the roles."""
+    parser.add_argument("--apply", action="store_true", help="apply the statements too")
+    parser.add_argument(
+        "--roles",
+        metavar="READER,WRITER",
+        help="grant these roles (which exist) what a follower and a bridge need",
+    )
+
+
+COMMAND: Final = Command(
+    "schema",
+    "The statements that make a shared store.",
+    "follower schema --store cassandra://host1,host2/filecoin --replication 3 --apply",
+    run,
+    add_arguments,
+)

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
-import orjson
-
-from blockstore.open import open_store
-from blockstore.store import META, SCHEMA_VERSION, Store
-from chain.index.chain_index import HELD_EVENTS, HELD_MESSAGES, HELD_RECEIPTS, HELD_STATE, ChainIndex
-from chain.ipld.objects import Objects
-from chain.network import load_network
-from chain.tipset import TipsetKey
+from follower.commands.command import Command
 from follower.settings import Settings
 
-_HELD = {
-    "messages": HELD_MESSAGES,
-    "state": HELD_STATE,
-    "receipts": HELD_RECEIPTS,
-    "events": HELD_EVENTS,
-}
+if TYPE_CHECKING:
+    from blockstore.store import Store
 
 
 async def store_status(store: Store) -> dict[str, Any]:
-    """Network, head, what of the head is held, cheap figures of the backend."""
+    """The network, the head, what is held of the head, and cheap figures of the backend."""
+    from blockstore.store import META, SCHEMA_VERSION
+    from chain.index.chain_index import HELD_EVENTS, HELD_MESSAGES, HELD_RECEIPTS, HELD_STATE, ChainIndex
+    from chain.ipld.objects import Objects
+    from chain.network import load_network
+    from chain.tipset import TipsetKey
+
     network = await load_network(store)
     entry = await store.head()
     report: dict[str, Any] = {
@@ -38,30 +34,40 @@ async def store_status(store: Store) -> dict[str, Any]:
     if entry is not None:
         key = TipsetKey(entry.head.key)
         held = await ChainIndex(store, Objects(store, cache_bytes=1 << 20), network).held(key)
+        flags = {"messages": HELD_MESSAGES, "state": HELD_STATE, "receipts": HELD_RECEIPTS, "events": HELD_EVENTS}
         report["head"] = {
             "seq": entry.seq,
             "term": entry.term,
             "height": entry.head.height,
             "tipset": [str(cid) for cid in key.cids],
-            "held": {name: bool(held & flag) for name, flag in _HELD.items()},
+            "held": {name: bool(held & flag) for name, flag in flags.items()},
         }
     return report
 
 
-def status(settings: Settings, *, as_json: bool) -> int:
-    """Print the status of the store that the settings name."""
+def run(settings: Settings, args: argparse.Namespace) -> int:
+    """Print the status of the store that the settings name. Errors: StoreError, ChainError."""
+    report = asyncio.run(_read_status(settings))
+    if args.json:
+        import orjson
 
-    async def run() -> dict[str, Any]:
-        store = await open_store(settings["store"], readonly=True)
-        try:
-            return await store_status(store)
-        finally:
-            await store.close()
-
-    report = asyncio.run(run())
-    if as_json:
         print(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode())
-        return 0
+    else:
+        _print_status(report)
+    return 0
+
+
+async def _read_status(settings: Settings) -> dict[str, Any]:
+    from blockstore.open import open_store
+
+    store = await open_store(settings["store"], readonly=True)
+    try:
+        return await store_status(store)
+    finally:
+        await store.close()
+
+
+def _print_status(report: dict[str, Any]) -> None:
     network, head = report["network"], report["head"]
     print(f"store    {report['store']} (schema {report['schema']})")
     print(f"network  {network['network_name'] + ', genesis ' + network['genesis'] if network else 'none yet'}")
@@ -75,4 +81,17 @@ def status(settings: Settings, *, as_json: bool) -> int:
         print(f"         {' '.join(head['tipset'])}")
     for name, figure in report["figures"].items():
         print(f"{name:8} {figure:,}")
-    return 0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--json`."""
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+COMMAND: Final = Command(
+    "status",
+    "What the store holds and where its head is.",
+    "follower status --store lmdb:///var/lib/follower",
+    run,
+    add_arguments,
+)

@@ -326,7 +326,7 @@ class _Import:
             if genesis is None and self._network_file is None:
                 raise BadRequest(
                     f"{self._path} does not reach down to a genesis, so its network cannot be told from the "
-                    "chain: name it with --network FILE (with a 'genesis' in it); what was read is kept"
+                    "chain: name it with --network-file FILE (with a 'genesis' in it); what was read is kept"
                 )
             return record
         known = None if genesis is None else known_network(genesis)
@@ -343,5 +343,5 @@ class _Import:
             return known
         raise BadRequest(
             f"the genesis of {self._path} ({genesis or 'not in it'}) is of no known network: name it with "
-            "--network FILE; what was read is kept, and the same import goes on from there"
+            "--network-file FILE; what was read is kept, and the same import goes on from there"
         )

@@ -9,7 +9,7 @@ import pytest
 
 from blockstore.cassandra.store import CassandraStore
 from devnode.replay import start_replay
-from follower.commands.compare import compare
+from follower.commands.comparison import compare
 from follower.shared_store_heads import WindowHeads
 from follower.worker import build_checks
 from leader_bridge.imports.importer import import_car

@@ -15,7 +15,7 @@ from blockstore.memory import MemoryStore
 from blockstore.open import open_store
 from chain.ipld.objects import Objects
 from devnode.replay import start_replay
-from follower.commands.compare import compare
+from follower.commands.comparison import compare
 from follower.lazy_objects import lazy_fetch
 from rpc.client.client import CallFailed, NodeClient, NodeUnavailable
 from rpc.client.node_info import parse_node_info

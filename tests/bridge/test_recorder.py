@@ -16,7 +16,7 @@ from blockstore.store import META, RECORDED
 from chain.index.recorded_answers import F3_CERTIFICATE, NETWORK_PARAMS
 from chain.tipset import TipsetKey
 from devnode.replay import start_replay
-from follower.commands.compare import read_records
+from follower.commands.comparison import read_records
 from leader_bridge.bridge import Bridge, BridgeSettings
 from leader_bridge.store.recorder import Recorder, keep_network_params
 from rpc.client.client import CallFailed, NodeTimeout

@@ -24,7 +24,7 @@ from chain.index.coverage import covered
 from chain.index.recorded_answers import PIECE, TRACES, TRACES_INDEX, drop_answers, keep_answer, kept_answers, pieces_of
 from chain.tipset import Tipset, TipsetKey
 from devnode.replay import start_replay
-from follower.commands.compare import read_records
+from follower.commands.comparison import read_records
 from leader_bridge.store.traces import Moved, Traces, traces_of
 from rpc.client.client import CallFailed, NodeTimeout
 from rpc.lookup.eth.recorded_traces import traces_by_transaction

@@ -9,7 +9,7 @@ import pytest
 
 from blockstore.open import open_store
 from devnode.replay import start_replay
-from follower.commands.compare import compare
+from follower.commands.comparison import compare
 from leader_bridge.imports.importer import import_car
 from tests.support.recorded import recorded
 from tests.support.served import served

@@ -23,7 +23,7 @@ import pytest_asyncio
 from blockstore.memory import MemoryStore
 from blockstore.store import Store
 from devnode.replay import ReplayNode, start_replay
-from follower.commands.compare import read_records
+from follower.commands.comparison import read_records
 from leader_bridge.bridge import Bridge, BridgeSettings
 from rpc.client.node_info import parse_node_info
 from rpc.server.server import Server

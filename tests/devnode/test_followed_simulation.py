@@ -11,7 +11,8 @@ from blockstore.memory import MemoryStore
 from devnode.faults import Faults
 from devnode.sim_chain import SimSettings
 from devnode.simulate import SimulatedNode, run_simulate, start_simulated
-from follower.commands.played_nodes import faults_of, replay_arguments, simulate_arguments
+from follower.commands import replay, simulate
+from follower.commands.fault_arguments import faults_of
 from rpc.client.client import CallFailed, NodeClient, parse_node_info
 from tests.support.bridge_help import Walker, following, quick, replay_log
 
@@ -132,8 +133,8 @@ async def test_the_command_serves_until_it_is_stopped(capsys: pytest.CaptureFixt
 def test_the_arguments_make_the_faults() -> None:
     import argparse
 
-    for arguments, rest in ((simulate_arguments, []), (replay_arguments, ["folder"])):
+    for add_arguments, rest in ((simulate.add_arguments, []), (replay.add_arguments, ["folder"])):
         parser = argparse.ArgumentParser()
-        arguments(parser)
+        add_arguments(parser)
         found = faults_of(parser.parse_args([*rest, "--drop-every", "3", "--no-websocket", "--down", "1.5"]))
         assert (found.drop_every, found.websocket, found.down_seconds, found.delay) == (3, False, 1.5, 0.0)

@@ -303,7 +303,7 @@ class Fleet:
         """One bridge more: the first leads, others stand by."""
         made = Process(
             self.folder, f"bridge-{len(self.bridges)}", "bridge", "--node", f"http://127.0.0.1:{self.node_port}",
-            *self._shared, "--network-file", str(recorded("devnet/network.json")), "--backfill", "20",
+            *self._shared, "--network-file", str(recorded("devnet/network.json")), "--backfill-epochs", "20",
             "--lease-seconds", str(LEASE), "--log-level", "info",
         )  # fmt: skip
         self.bridges.append(made)

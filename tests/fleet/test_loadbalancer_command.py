@@ -11,7 +11,8 @@ import pytest
 
 from blockstore.open import open_store
 from blockstore.store import FLEET, Batch
-from follower.cli import CANNOT_RUN, main
+from follower.cli import main
+from follower.commands.command import CANNOT_RUN
 from loadbalancer.fleet import DRAINING, Member
 from tests.support.proxies import KINDS
 

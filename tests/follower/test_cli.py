@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import socket
@@ -15,8 +16,9 @@ from typing import Any
 import orjson
 import pytest
 
-from follower.cli import CANNOT_RUN, COMMANDS, main
-from follower.settings import SETTINGS
+from follower.cli import COMMANDS, build_parser, main
+from follower.commands.command import CANNOT_RUN, Command
+from follower.settings_table import SETTINGS
 from tests.support.paths import ROOT
 from tests.support.recorded import recorded
 
@@ -70,21 +72,36 @@ def test_every_subcommand_has_help_with_an_example(command: Any, capsys: pytest.
     assert f"follower {command.name}" in text
 
 
-def test_shared_options_are_spelled_alike() -> None:
-    flags = {setting.name: setting.flag for setting in SETTINGS}
-    assert (flags["store"], flags["node"], flags["listen"], flags["workers"]) == (
-        "--store", "--node", "--listen", "--workers",
-    )  # fmt: skip
-    for command in COMMANDS:
-        unknown = set(command.settings) - set(flags)
-        assert not unknown
+def documented() -> list[tuple[str, list[str]]]:
+    """(setting, its subcommands) of each row of the manual's table."""
+    text = (ROOT / "docs" / "operating.md").read_text()
+    table = text[text.index("| setting |") :].partition("\n\n")[0]
+    rows = [row.split(" | ") for row in table.splitlines()[2:]]
+    return [(row[0].strip("| `"), row[2].split(", ")) for row in rows]
+
+
+@pytest.mark.parametrize(("name", "commands"), documented(), ids=lambda value: value if isinstance(value, str) else "")
+def test_every_documented_setting_has_its_flag(name: str, commands: list[str]) -> None:
+    parser = build_parser()
+    subparsers = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    flag = "--" + name.replace("_", "-")
+    assert commands
+    with_flag = {command for command, sub in subparsers.choices.items() if flag in sub._option_string_actions}
+    assert with_flag == {*commands, "config"}
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_a_subcommand_is_a_file_of_its_name(command: Command) -> None:
+    module = command.run.__module__.rpartition(".")[2]
+    assert module == {"import": "import_car"}.get(command.name, command.name)
+    assert command.name in {"config", *(name for setting in SETTINGS for name in setting.commands)}
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["serve", "--workers", "0"], "workers is '0', which must be from 1 to 256"),
-        (["serve", "--store", "here"], "store is 'here'"),
+        (["serve", "--store", "here"], "--store: store must be a store URL"),
         (["serve", "--config", "none.toml"], "none.toml: No such file"),
         (["bridge", "--store", "lmdb:///tmp/x"], "no node to follow"),
         (["bridge", "--node", "s3cret.token:/ip9/1"], "--node: node"),

@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from follower.commands.compare import (
+from follower.commands.comparison import (
     CANNOT_RUN,
     DIFFERENT,
     EQUAL,

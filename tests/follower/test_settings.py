@@ -7,15 +7,9 @@ from pathlib import Path
 import pytest
 
 from blockstore.open import Shared
-from follower.settings import (
-    ENV_PREFIX,
-    SETTINGS,
-    CannotRun,
-    SettingsError,
-    load_settings,
-    shared_options,
-    split_listen,
-)
+from follower.commands.config import markdown_table
+from follower.settings import CannotRun, SettingsError, load_settings, shared_options, split_listen
+from follower.settings_table import ENV_PREFIX
 from tests.support.paths import ROOT
 
 
@@ -90,10 +84,17 @@ def test_times_of_a_shared_store_must_hold_together() -> None:
         shared_options(load_settings(None, {}, {"delta_ms": "200", "epsilon_ms": "100"}))
 
 
-def test_every_setting_is_documented() -> None:
+def test_the_manuals_table_is_the_settings_table() -> None:
     text = (ROOT / "docs" / "operating.md").read_text()
-    missing = [setting.name for setting in SETTINGS if f"`{setting.name}`" not in text]
-    assert not missing
+    assert markdown_table() in text, "run `follower config --markdown` and put its table into docs/operating.md"
+
+
+def test_a_subcommand_reads_no_setting_that_it_has_no_flag_for() -> None:
+    serve = load_settings(None, {}, {}, command="serve")
+    assert serve["workers"] == 1
+    with pytest.raises(KeyError, match="does not give 'backfill_epochs' to follower serve"):
+        serve["backfill_epochs"]
+    assert load_settings(None, {}, {}, command="config")["backfill_epochs"] == 1000
 
 
 def test_listen_splits_ipv6() -> None:

@@ -11,7 +11,7 @@ from blockstore.store import Store
 from chain.eth.types import hash_of
 from chain.tipset import TipsetKey
 from devnode.replay import ReplayNode
-from follower.commands.compare import read_records
+from follower.commands.comparison import read_records
 from leader_bridge.bridge import Bridge, BridgeSettings
 from rpc.client.node_info import parse_node_info
 from tests.support.recorded import recorded

@@ -7,7 +7,7 @@ import re
 import orjson
 import pytest
 
-from follower.commands.compare import read_records
+from follower.commands.comparison import read_records
 from rpc.lookup.gas_premium import BLOCK_GAS_TARGET, median_premium, with_noise
 from rpc.methods import register_all
 from rpc.server.dispatch import Dispatcher

@@ -27,7 +27,7 @@ from chain.ipld.dag_cbor import decode
 from chain.ipld.objects import Objects
 from chain.network import load_network, network_of
 from chain.tipset import Tipset, TipsetKey
-from follower.commands.compare import compare, judge, read_records
+from follower.commands.comparison import compare, judge, read_records
 from follower.head import StoreHeads
 from leader_bridge.imports.importer import import_car
 from rpc.context import Context

@@ -18,7 +18,7 @@ import rpc.methods.state.paych
 import rpc.methods.state.power
 import rpc.methods.state.read_state
 import rpc.methods.state.verifreg  # noqa: F401  (declares)
-from follower.commands.compare import judge, read_records
+from follower.commands.comparison import judge, read_records
 from rpc.server.dispatch import Dispatcher
 from tests.support.recorded import recorded
 from tests.support.wire_chain import recorded_services

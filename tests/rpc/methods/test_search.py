@@ -19,7 +19,7 @@ from chain.ipld.dag_cbor import encode
 from chain.ipld.hamt import hamt_build
 from chain.message import Message
 from chain.tipset import Tipset
-from follower.commands.compare import judge, read_records
+from follower.commands.comparison import judge, read_records
 from leader_bridge.store.indexer import message_key
 from rpc.context import Context
 from rpc.lookup.message_search import NO_LIMIT, executed_in

@@ -10,7 +10,7 @@ import pytest
 import rpc.methods.state.actors  # noqa: F401  (declares)
 from chain.address import delegated
 from chain.state.state_tree import StateTree
-from follower.commands.compare import judge, read_records
+from follower.commands.comparison import judge, read_records
 from rpc.server.dispatch import Dispatcher
 from tests.rpc.methods.test_recorded_chain import ask, services_of
 from tests.support.recorded import recorded

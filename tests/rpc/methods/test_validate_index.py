@@ -19,7 +19,7 @@ from chain.index.event_rows import IndexedEvent, at_key, chunk_row, decode_group
 from chain.state.tipset_events import TipsetEvent
 from chain.tipset import Tipset
 from chain.tipset_messages import message_cids
-from follower.commands.compare import Record, read_records
+from follower.commands.comparison import Record, read_records
 from leader_bridge.imports.importer import import_car
 from rpc.context import ALL_PERMISSIONS, DEFAULT_PERMISSIONS, Context
 from rpc.methods import register_all

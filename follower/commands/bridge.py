@@ -1,0 +1,90 @@
+"""`follower bridge`: follow a full node and keep the store."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import secrets
+import socket
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from follower.commands.command import Command
+from follower.commands.processes import metrics_server, run_until_signal
+from follower.settings import CannotRun, Settings, shared_options
+
+if TYPE_CHECKING:
+    from leader_bridge.bridge import Bridge, BridgeSettings
+
+
+def run(settings: Settings, args: argparse.Namespace) -> int:
+    """Follow until SIGINT or SIGTERM. Errors: CannotRun (no node is named), StoreError, OSError."""
+    if not settings["node"]:
+        raise CannotRun("no node to follow: give --node, FULLNODE_API_INFO, or 'node' in the settings file")
+    return run_until_signal(lambda stop: _follow(settings, stop))
+
+
+def bridge_settings(settings: Settings, owner: str) -> BridgeSettings:
+    """What the bridge takes of the settings. `owner`: the name of this process in the lease."""
+    from leader_bridge.bridge import BridgeSettings
+
+    return BridgeSettings(
+        state=settings["state"],
+        backfill=settings["backfill_epochs"],
+        actor_code=settings["mirror_actor_code"],
+        network_file=Path(settings["network_file"]) if settings["network_file"] else None,
+        fetch_concurrency=settings["fetch_concurrency"],
+        fetch_batch=settings["fetch_batch"],
+        node_timeout=settings["node_timeout_seconds"],
+        poll_interval=settings["poll_interval_seconds"],
+        traces=settings["traces"] == "on",
+        trace_lookback=settings["trace_lookback_epochs"],
+        owner=owner,
+    )
+
+
+async def _follow(settings: Settings, stop: asyncio.Event) -> int:
+    from blockstore.open import open_store
+    from leader_bridge.bridge import Bridge
+    from leader_bridge.follow.lease import LeaseStore, lead
+    from rpc.client.node_info import parse_node_info
+
+    shared = replace(shared_options(settings), make=True)
+    store = await open_store(settings["store"], map_size=settings["map_size_gb"] << 30, shared=shared)
+    # random: a process that is started again is not the one that held the lease
+    owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+    def new_bridge() -> Bridge:
+        return Bridge(store, parse_node_info(settings["node"]), bridge_settings(settings, owner))
+
+    try:
+        async with metrics_server(settings["metrics_listen"]):
+            if isinstance(store, LeaseStore):
+                await lead(store, new_bridge, owner, settings["lease_seconds"], stop)
+            else:
+                await _run_until(new_bridge(), stop)
+    finally:
+        await store.close()
+    return 0
+
+
+async def _run_until(bridge: Bridge, stop: asyncio.Event) -> None:
+    """Follow until `stop` is set. Errors: what `Bridge.run` raises, Fenced too."""
+    following = asyncio.create_task(bridge.run())
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({following, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        bridge.stop()
+        await following
+    finally:
+        stopped.cancel()
+
+
+COMMAND: Final = Command(
+    "bridge",
+    "Follow a full node and keep the store.",
+    "follower bridge --node $FULLNODE_API_INFO --store lmdb:///var/lib/follower",
+    run,
+)

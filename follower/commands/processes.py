@@ -1,0 +1,72 @@
+"""What the long-running subcommands share: the event loop, signals, a metrics port, child processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from follower.settings import Settings, split_listen
+from follower.supervisor import Child
+
+
+def run_loop(work: Coroutine[Any, Any, int]) -> int:
+    """Run a coroutine to its end on uvloop; its result is the exit code."""
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
+
+
+def run_until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, int]]) -> int:
+    """Run `work(stop)` on uvloop; SIGINT or SIGTERM sets `stop`."""
+
+    async def run() -> int:
+        stop = asyncio.Event()
+        set_on_signals(stop)
+        return await work(stop)
+
+    return run_loop(run())
+
+
+def set_on_signals(stop: asyncio.Event) -> None:
+    """Set `stop` at SIGINT and SIGTERM."""
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, stop.set)
+
+
+def worker_children(
+    settings: Settings, environment: dict[str, str], config: Path | None, starts_after: str = ""
+) -> list[Child]:
+    """The serving processes to supervise: `workers` of them. `starts_after`: see `Child`."""
+    arguments = ["serve", "--one", *config_arguments(config)]
+    return [
+        Child(f"worker {number}", arguments, environment, stage=2, starts_after=starts_after)
+        for number in range(1, settings["workers"] + 1)
+    ]
+
+
+def config_arguments(config: Path | None) -> list[str]:
+    """The flag that passes the settings file on to a child process."""
+    return [] if config is None else ["--config", str(config)]
+
+
+@contextlib.asynccontextmanager
+async def metrics_server(listen: str) -> AsyncIterator[None]:
+    """Serve the process's Prometheus metrics at HOST:PORT; nothing where `listen` is empty. Errors: OSError."""
+    if not listen:
+        yield
+        return
+    from prometheus_client import start_http_server
+
+    host, port = split_listen(listen)
+    server, thread = start_http_server(port, host)
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()

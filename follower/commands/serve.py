@@ -1,0 +1,43 @@
+"""`follower serve`: answer JSON-RPC from the store."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Final
+
+from follower.commands.command import Command
+from follower.commands.processes import run_loop, worker_children
+from follower.settings import Settings
+
+
+def run(settings: Settings, args: argparse.Namespace) -> int:
+    """One worker in this process, or several under a supervisor."""
+    from follower.membership import membership
+    from follower.supervisor import Supervisor
+    from follower.worker import run_worker
+
+    if args.one or settings["workers"] == 1:
+
+        def started(url: str) -> None:
+            if not args.one:
+                print(f"serving {settings.shown('store')} at {url}", flush=True)
+
+        return run_loop(run_worker(settings, started=started))
+    membership(settings, "")  # reports bad settings once, here, and not once per worker
+    print(f"serving {settings.shown('store')} at http://{settings['listen']}/rpc/v1", flush=True)
+    workers = worker_children(settings, settings.environment(), args.config)
+    return run_loop(Supervisor(workers, stop_seconds=settings["drain_seconds"] + 10).run())
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--one`, for the supervisor: one worker in this process, whatever `workers` says."""
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+
+
+COMMAND: Final = Command(
+    "serve",
+    "Answer JSON-RPC from the store.",
+    "follower serve --store lmdb:///var/lib/follower --listen 0.0.0.0:1234 --workers 4",
+    run,
+    add_arguments,
+)

@@ -1,0 +1,124 @@
+"""How a setting's value is read from a flag, an environment variable or a TOML file.
+
+Each parser raises ValueError with what the value must be; `follower.settings` puts the setting's name before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rpc.client.node_info import parse_node_info
+from rpc.server.client_address import networks
+
+STORE_SCHEMES = ("lmdb", "cassandra", "memory")
+
+
+def parse_text(value: Any) -> str:
+    """Any text."""
+    if not isinstance(value, str):
+        raise ValueError("must be a text")
+    return value
+
+
+def whole_number(minimum: int, maximum: int) -> Callable[[Any], int]:
+    """A parser of whole numbers in a range, both ends included."""
+
+    def parse(value: Any) -> int:
+        if isinstance(value, bool):
+            raise ValueError("must be a whole number")
+        try:
+            number = int(value)
+        except (TypeError, ValueError):
+            raise ValueError("must be a whole number") from None
+        if isinstance(value, float) and number != value:
+            raise ValueError("must be a whole number")
+        if not minimum <= number <= maximum:
+            raise ValueError(f"must be from {minimum} to {maximum}")
+        return number
+
+    return parse
+
+
+def number(minimum: float, maximum: float) -> Callable[[Any], float]:
+    """A parser of numbers in a range, both ends included."""
+
+    def parse(value: Any) -> float:
+        try:
+            found = float(value)
+        except (TypeError, ValueError):
+            raise ValueError("must be a number") from None
+        if not minimum <= found <= maximum:
+            raise ValueError(f"must be from {minimum:g} to {maximum:g}")
+        return found
+
+    return parse
+
+
+def one_of(*choices: str) -> Callable[[Any], str]:
+    """A parser that takes these words only."""
+
+    def parse(value: Any) -> str:
+        if value not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return str(value)
+
+    return parse
+
+
+def parse_boolean(value: Any) -> bool:
+    """true or false; 1, yes and on, 0, no and off too."""
+    if isinstance(value, bool):
+        return value
+    if str(value).lower() in ("1", "true", "yes", "on"):
+        return True
+    if str(value).lower() in ("0", "false", "no", "off"):
+        return False
+    raise ValueError("must be true or false")
+
+
+def parse_store(value: Any) -> str:
+    """A store URL; what follows the scheme is read when the store is opened."""
+    text = parse_text(value)
+    scheme, sep, rest = text.partition("://")
+    if not sep or scheme not in STORE_SCHEMES or not rest:
+        raise ValueError("must be a store URL such as lmdb:///var/lib/follower")
+    return text
+
+
+def parse_listen(value: Any) -> str:
+    """HOST:PORT; an IPv6 host in brackets."""
+    text = parse_text(value)
+    host, sep, port = text.rpartition(":")
+    if not sep or not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError("must be HOST:PORT such as 127.0.0.1:1234")
+    return text
+
+
+def parse_optional_listen(value: Any) -> str:
+    """HOST:PORT, or nothing."""
+    return "" if value == "" else parse_listen(value)
+
+
+def parse_networks(value: Any) -> str:
+    """IP networks, separated by commas; a TOML list too."""
+    items = value if isinstance(value, list) else parse_text(value).split(",")
+    text = ",".join(parse_text(item).strip() for item in items)
+    try:
+        networks(text)
+    except ValueError as error:
+        raise ValueError(f"must be networks such as 10.0.0.0/8, separated by commas: {error}") from None
+    return text
+
+
+def parse_nodes(value: Any) -> str:
+    """Full nodes, separated by commas; a TOML list too. The errors never repeat the text: it may hold a token."""
+    text = parse_text(",".join(parse_text(item) for item in value) if isinstance(value, list) else value)
+    if text:
+        parse_node_info(text)
+    return text
+
+
+def node_names(text: str) -> str:
+    """The names of the nodes (host and port), without tokens, users and queries."""
+    return ",".join(info.name for info in parse_node_info(text)) if text else ""

@@ -1,0 +1,291 @@
+"""Every setting, in one table: its name, type, default, the subcommands that use it, and what it is for.
+
+A subcommand gets a flag for each setting that names it, and reads no other (`follower.settings`). The table in
+docs/operating.md is printed from this one: `follower config --markdown`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from blockstore.store_url import public_url
+from follower.setting_parsers import (
+    node_names,
+    number,
+    one_of,
+    parse_boolean,
+    parse_listen,
+    parse_networks,
+    parse_nodes,
+    parse_optional_listen,
+    parse_store,
+    parse_text,
+    whole_number,
+)
+from rpc.server.client_address import PRIVATE
+
+#: environment variables are the setting's name in capitals behind this
+ENV_PREFIX: Final = "FOLLOWER_"
+
+#: groups of subcommands; `follower up` runs a bridge and its followers
+SERVE: Final = ("up", "serve")
+BRIDGE: Final = ("up", "bridge")
+BOTH: Final = ("up", "bridge", "serve")
+#: those that read a shared store's head or write it
+SHARED_STORE: Final = (*BOTH, "import", "schema", "loadbalancer")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting. `commands`: the subcommands that take it as a flag and may read it.
+
+    `aliases` are further environment variables. `hide` makes a text without secrets of a value that may hold one.
+    """
+
+    name: str
+    parse: Callable[[Any], Any]
+    default: Any
+    commands: tuple[str, ...]
+    doc: str
+    aliases: tuple[str, ...] = ()
+    hide: Callable[[Any], str] | None = None
+
+    @property
+    def env(self) -> str:
+        """Its environment variable."""
+        return ENV_PREFIX + self.name.upper()
+
+    @property
+    def flag(self) -> str:
+        """Its command-line flag."""
+        return "--" + self.name.replace("_", "-")
+
+    def is_used_by(self, command: str) -> bool:
+        """Whether a subcommand takes it as a flag and may read it; `follower config` takes all."""
+        return command == "config" or command in self.commands
+
+    def shown(self, value: Any) -> str:
+        """A value as a text for people and logs, without secrets."""
+        return str(value) if self.hide is None else self.hide(value)
+
+
+SETTINGS: Final = (
+    Setting(
+        "store",
+        parse_store,
+        "lmdb://data/store",
+        (*SHARED_STORE, "status"),
+        "Where the chain is kept: lmdb:///path (a relative path: lmdb://path) or cassandra://host/keyspace.",
+        hide=public_url,
+    ),
+    Setting(
+        "node",
+        parse_nodes,
+        "",
+        BOTH,
+        "Full nodes to follow, best first, separated by commas: TOKEN:ADDR, multiaddr or URL. Also FULLNODE_API_INFO.",
+        aliases=("FULLNODE_API_INFO",),
+        hide=node_names,
+    ),
+    Setting(
+        "listen",
+        parse_listen,
+        "127.0.0.1:1234",
+        (*SERVE, "replay", "simulate"),
+        "HOST:PORT where JSON-RPC is served.",
+    ),
+    Setting("workers", whole_number(1, 256), 1, SERVE, "Serving processes on the same port."),
+    Setting(
+        "state",
+        one_of("full", "lazy"),
+        "full",
+        BOTH,
+        "full: the bridge mirrors every new state; lazy: a state object is fetched when it is first asked for.",
+    ),
+    Setting(
+        "backfill_epochs",
+        whole_number(0, 10_000_000),
+        1000,
+        BRIDGE,
+        "Epochs below its first head that a bridge of an empty store fetches too.",
+    ),
+    Setting(
+        "mirror_actor_code",
+        parse_boolean,
+        True,
+        BRIDGE,
+        "Mirror the code of built-in actors too (some MB a network upgrade; ChainStatObj of a state counts it).",
+    ),
+    Setting(
+        "traces",
+        one_of("off", "on"),
+        "off",
+        BRIDGE,
+        "on: the bridge asks the node for each tipset's traces once and keeps them; off: trace_* needs a node.",
+    ),
+    Setting(
+        "trace_lookback_epochs",
+        whole_number(1, 100_000_000),
+        2880,
+        BRIDGE,
+        "Epochs below the head whose traces are recorded and kept.",
+    ),
+    Setting(
+        "network_file",
+        parse_text,
+        "",
+        (*BRIDGE, "import"),
+        "File with a private network's name and upgrade schedule (network.json).",
+    ),
+    Setting("fetch_concurrency", whole_number(1, 1024), 8, BRIDGE, "Requests of a bridge in flight to a full node."),
+    Setting("fetch_batch", whole_number(1, 1000), 256, BOTH, "Objects asked for in one request to a full node."),
+    Setting(
+        "node_timeout_seconds",
+        number(0.1, 600),
+        30.0,
+        BOTH,
+        "Seconds until a full node counts as not answering.",
+    ),
+    Setting(
+        "poll_interval_seconds",
+        number(0.05, 600),
+        5.0,
+        BRIDGE,
+        "Seconds between ChainHead calls where a node has no WebSocket.",
+    ),
+    Setting("object_cache_mb", whole_number(1, 1 << 20), 256, SERVE, "Memory for objects, a process, in MiB."),
+    Setting("max_body_mb", whole_number(1, 1024), 100, SERVE, "The largest request body, in MiB."),
+    Setting("max_batch", whole_number(1, 1_000_000), 10_000, SERVE, "The most requests in one batch."),
+    Setting("max_in_flight", whole_number(1, 1_000_000), 1024, SERVE, "Requests worked on at once, a process."),
+    Setting(
+        "max_filters",
+        whole_number(1, 1_000_000),
+        4096,
+        SERVE,
+        "Installed Ethereum filters, of all clients of the store.",
+    ),
+    Setting(
+        "filter_ttl_seconds",
+        number(1, 30 * 86_400),
+        3600.0,
+        SERVE,
+        "Seconds until a filter that nobody polls is forgotten.",
+    ),
+    Setting(
+        "filters_per_client",
+        whole_number(1, 1_000_000),
+        100,
+        SERVE,
+        "Installed Ethereum filters that one client (by its address) may have in the store.",
+    ),
+    Setting(
+        "filters_per_connection",
+        whole_number(0, 10_000),
+        16,
+        SERVE,
+        "Ethereum filters and subscriptions that one WebSocket session may have.",
+    ),
+    Setting(
+        "trusted_proxies",
+        parse_networks,
+        ",".join(PRIVATE),
+        SERVE,
+        "Networks of balancers whose X-Forwarded-For is believed.",
+    ),
+    Setting(
+        "jwt_secret_file",
+        parse_text,
+        "",
+        SERVE,
+        "File with the HS256 secret of API tokens; without one every caller may read.",
+    ),
+    Setting("admin_listen", parse_optional_listen, "", SERVE, "HOST:PORT of the administration API; empty for none."),
+    Setting(
+        "ready_lag_epochs",
+        whole_number(1, 100_000),
+        5,
+        SERVE,
+        "Epochs behind the followed node's head at which a follower is not ready.",
+    ),
+    Setting(
+        "drain_seconds", number(0, 600), 30.0, SERVE, "Seconds that a stopping follower takes to finish its requests."
+    ),
+    Setting(
+        "drain_notice_seconds",
+        number(0, 600),
+        3.0,
+        SERVE,
+        "Of drain_seconds, how long a stopping member of a fleet still takes requests, for balancers to notice.",
+    ),
+    Setting(
+        "fleet",
+        one_of("auto", "on", "off"),
+        "auto",
+        SERVE,
+        "Register for load balancers: on, off, or auto: over a shared store, or with advertise or agent_listen set.",
+    ),
+    Setting(
+        "advertise",
+        parse_optional_listen,
+        "",
+        SERVE,
+        "HOST:PORT under which balancers reach this follower; empty: that of listen.",
+    ),
+    Setting(
+        "agent_listen",
+        parse_optional_listen,
+        "",
+        SERVE,
+        "HOST:PORT where HAProxy's agent checks are answered; empty for none.",
+    ),
+    Setting("renew_seconds", number(0.05, 60), 5.0, SERVE, "Seconds between renewals of a follower's registration."),
+    Setting(
+        "map_size_gb",
+        whole_number(1, 1 << 16),
+        1024,
+        SHARED_STORE,
+        "The most that an LMDB store may grow to, in GiB (address space, not disk).",
+    ),
+    Setting(
+        "delta_ms",
+        whole_number(1, 600_000),
+        500,
+        SHARED_STORE,
+        "Milliseconds between the write of a head to a shared store and its first use by followers.",
+    ),
+    Setting(
+        "epsilon_ms",
+        whole_number(1, 100_000),
+        50,
+        SHARED_STORE,
+        "The most that clocks of a shared store's machines differ, in milliseconds; below half of delta_ms.",
+    ),
+    Setting(
+        "replication",
+        whole_number(1, 100),
+        1,
+        SHARED_STORE,
+        "Copies of what a shared store holds. It counts when its tables are created.",
+    ),
+    Setting(
+        "lease_seconds",
+        number(0.1, 600),
+        5.0,
+        BRIDGE,
+        "Seconds without a renewal after which a leading bridge of a shared store loses its lease.",
+    ),
+    Setting(
+        "log_level",
+        one_of("debug", "info", "warning", "error"),
+        "info",
+        (*SHARED_STORE, "status", "replay", "simulate", "compare"),
+        "The least level that is logged.",
+    ),
+    Setting(
+        "metrics_listen", parse_optional_listen, "", BRIDGE, "HOST:PORT of a bridge's own /metrics; empty for none."
+    ),
+)
+
+BY_NAME: Final = {setting.name: setting for setting in SETTINGS}
