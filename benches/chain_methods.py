@@ -24,7 +24,7 @@ from blockstore.open import open_store
 from blockstore.store import Store
 from chain.index.chain_index import ChainIndex
 from chain.ipld.objects import Objects
-from chain.message import receipt_of
+from chain.message import receipt_from_fields
 from chain.network import load_network
 from chain.tipset import Tipset
 from follower.head import StoreHeads
@@ -54,7 +54,7 @@ async def questions(url: str) -> dict[str, list[bytes]]:
     """Request bodies by method, made of what the store holds."""
     import rpc.methods.chain.chain as methods
     from chain.ipld.amt import Amt
-    from chain.tipset_messages import block_messages
+    from chain.tipset_messages import load_block_messages
     from rpc.context import Context
 
     store = await open_store(url, readonly=True)
@@ -80,11 +80,11 @@ async def questions(url: str) -> dict[str, list[bytes]]:
         for method in ("ChainGetBlock", "ChainGetBlockMessages", "ChainGetParentMessages", "ChainGetParentReceipts",
                        "ChainReadObj", "ChainHasObj"):  # fmt: skip
             add(method, _link(block.cid))
-        bls, signed = await block_messages(services.objects, block)
+        bls, signed = await load_block_messages(services.objects, block)
         for one in (*bls, *signed)[:1]:
             add("ChainGetMessage", _link(one.cid))
         for _, value in [item async for item in Amt(services.objects, block.parent_message_receipts, 0).items()]:
-            root = receipt_of(value).events_root
+            root = receipt_from_fields(value).events_root
             if root is not None:
                 add("ChainGetEvents", _link(root))
     below = await ctx.index.at_height(head, max(0, head.height - 10))

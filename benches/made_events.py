@@ -9,7 +9,6 @@ from blockstore.cid import RAW, Cid, cid_of
 from blockstore.store import Batch, HeadEntry, Store, TipsetRef
 from chain.address import Address, delegated, from_id
 from chain.block import BlockHeader, decode_header, encode_header
-from chain.eth.types import hash_of
 from chain.index.chain_index import HELD_ALL, INDEXED_EVENTS, TipsetRow, index_rows
 from chain.index.event_rows import IndexedEvent, put_events
 from chain.ipld.dag_cbor import encode
@@ -59,7 +58,7 @@ async def fill_events(store: Store, events: int, *, epochs: int = EPOCHS, contra
         row = index_rows(batch, tipset, row, HELD_ALL | INDEXED_EVENTS)
         count = events * (height + 1) // epochs - events * height // epochs
         if height < epochs:
-            put_events(batch, height, hash_of(tipset.key.cid), _events(rng, addresses, height, count))
+            put_events(batch, height, tipset.key.block_hash, _events(rng, addresses, height, count))
         parents = (header.cid,)
         if height % 32 == 31 or height == epochs:
             await store.write(batch)

@@ -25,7 +25,7 @@ from benches.rpc_load import free_port, load, server_process
 from blockstore.cid import Cid
 from blockstore.open import open_store
 from chain.tipset import EMPTY_KEY
-from chain.tipset_messages import tipset_messages
+from chain.tipset_messages import load_tipset_messages
 from rpc.context import Context
 from rpc.lookup.actor_states import states_at
 from rpc.lookup.senders import id_of
@@ -100,7 +100,8 @@ async def executed(ctx: Context) -> AsyncIterator[Cid]:
     head = (await ctx.head()).tipset
     found = 0
     for height in range(2, head.height, max(1, head.height // _SAMPLES)):
-        for one in await tipset_messages(ctx.objects, await ctx.index.at_height(head, height), ctx.network, id_of(ctx)):
+        tipset = await ctx.index.at_height(head, height)
+        for one in await load_tipset_messages(ctx.objects, tipset, ctx.network, id_of(ctx)):
             if found < _SAMPLES:
                 found += 1
                 yield one.cid

@@ -8,9 +8,9 @@
 | 3 BLS | `f3…` | the public key, 48 bytes |
 | 4 delegated | `f410f…` | the managing actor's ID as a varint, then up to 54 bytes |
 
-The empty address is Go's undefined one, written `<empty>`. Texts carry a network prefix, "f" (main) or "t"
-(test), that is no part of the address: both are read, whichever the network. The checks, their order and
-their texts are go-address'. Source: https://spec.filecoin.io/appendix/address and go-address.
+The empty address is Go's undefined address, written `<empty>`. A text starts with a network prefix, "f" (main) or "t"
+(test). The prefix is no part of the address: both are accepted on every network. The checks, their order and their
+error texts are those of go-address. Source: https://spec.filecoin.io/appendix/address and go-address.
 """
 
 from __future__ import annotations
@@ -55,19 +55,19 @@ class Address(bytes):
 
     @classmethod
     def checked(cls, data: bytes) -> Address:
-        """The address that these bytes are; no bytes are the undefined one. Errors: BadAddress."""
+        """The address that these bytes are. No bytes: the undefined address. Errors: BadAddress."""
         if data:
             _check(data)
         return cls(data)
 
     @property
     def protocol(self) -> int:
-        """0 to 4; of the undefined address 255."""
+        """0 to 4; 255 for the undefined address."""
         return self[0] if self else 255
 
     @property
     def payload(self) -> bytes:
-        """Everything behind the protocol byte."""
+        """The bytes after the protocol byte."""
         return bytes(self[1:])
 
     @property
@@ -84,20 +84,20 @@ class Address(bytes):
 
     @property
     def namespace(self) -> int:
-        """The ID of the actor that a delegated address is managed by. Errors: BadAddress."""
+        """The ID of the actor that manages a delegated address. Errors: BadAddress (of another protocol)."""
         if self[:1] != b"\4":
             raise BadAddress("not a delegated address")
         return _varint(self, 1, "")[0]
 
     @property
     def subaddress(self) -> bytes:
-        """What follows the namespace of a delegated address. Errors: BadAddress."""
+        """The bytes after the namespace of a delegated address. Errors: BadAddress (of another protocol)."""
         if self[:1] != b"\4":
             raise BadAddress("not a delegated address")
         return bytes(self[_varint(self, 1, "")[1] :])
 
     def text(self, prefix: str = "f") -> str:
-        """The text form under a network prefix. Errors: BadAddress, when the bytes are no address."""
+        """The text form. `prefix`: of the network, "f" or "t". Errors: BadAddress (the bytes are no address)."""
         if not self:
             return _EMPTY_TEXT
         protocol = self[0]
@@ -156,7 +156,7 @@ def delegated(namespace: int, subaddress: bytes) -> Address:
 
 
 def parse(text: str) -> Address:
-    """The address that `text` is; "" and "<empty>" are the undefined one. Errors: BadAddress."""
+    """The address of a text. "" and "<empty>": the undefined address. Errors: BadAddress."""
     raw = text.encode("utf-8", "replace")
     if not raw or text == _EMPTY_TEXT:
         return Address()
@@ -214,7 +214,7 @@ def _check_length(protocol: int, length: int) -> None:
 
 
 def _varint(data: bytes, at: int, before: str, behind: str = "") -> tuple[int, int]:
-    """A minimal varint under 2^63, and the offset behind it; the texts of errors are go-varint's."""
+    """A minimal varint under 2^63, and the offset after it. The error texts are those of go-varint."""
     value = shift = 0
     for end in range(at, len(data)):
         byte = data[end]

@@ -17,7 +17,7 @@ _FIELDS: Final = 16
 class BlockHeader:
     """A block header. Signatures are (type, bytes) as Lotus' `crypto.Signature`: 1 secp256k1, 2 BLS.
 
-    `timestamp` in seconds since 1970; `parent_base_fee` in attoFIL; `fork_signaling` as mined.
+    `timestamp`: seconds since 1970; `parent_base_fee`: attoFIL; `fork_signaling`: as the miner set it.
     """
 
     cid: Cid
@@ -95,7 +95,7 @@ def decode_header(cid: Cid, raw: bytes) -> BlockHeader:
 
 
 def encode_header(h: BlockHeader) -> bytes:
-    """The stored form of a header; `h.cid` is not looked at."""
+    """The stored form of a header. Ignores `h.cid`."""
     return encode(
         [
             h.miner,

@@ -1,13 +1,13 @@
-"""Everything `chain` raises. `code` is the JSON-RPC code that a client sees (1: any error of a method).
+"""All errors that `chain` raises. `code`: the JSON-RPC error code that a client sees (1: an error of a method).
 
 ChainError
-├── BadObject           bytes that are not what their schema says
+├── BadObject           the bytes do not match their schema
 ├── BadAddress          not an address
-├── NotHeld             the store does not hold what the answer needs: never an empty answer instead
-├── NotFound            a look-up by CID or key that misses, in Lotus' words
+├── NotHeld             the store does not hold what the answer needs; never replaced by an empty answer
+├── NotFound            a look-up by CID or key found nothing; the text is Lotus'
 ├── NullRound           no tipset at that epoch (`data`: the epoch)
 ├── ActorNotFound       no such actor in this state
-└── BadRequest          arguments that make no sense together
+└── BadRequest          the arguments contradict each other
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from typing import ClassVar
 
 
 class ChainError(Exception):
-    """The root of everything raised by `chain`."""
+    """The base class of all errors of `chain`."""
 
     code: ClassVar[int] = 1
 
     @property
     def data(self) -> object:
-        """The `data` member of the JSON-RPC error, or None for no such member."""
+        """The `data` member of the JSON-RPC error; None: the error has no such member."""
         return None
 
 
 class BadObject(ChainError, ValueError):
-    """Bytes that are not what their schema says."""
+    """The bytes do not match their schema."""
 
 
 class BadAddress(ChainError, ValueError):
-    """Not an address; the text is go-address' own."""
+    """Not an address. The text is the one of go-address."""
 
 
 class NotHeld(ChainError):
@@ -43,7 +43,7 @@ class NotHeld(ChainError):
 
 
 class NotFound(ChainError, LookupError):
-    """A look-up by CID or key that misses."""
+    """A look-up by CID or key found nothing."""
 
 
 class NullRound(ChainError):
@@ -68,4 +68,4 @@ class ActorNotFound(ChainError, LookupError):
 
 
 class BadRequest(ChainError, ValueError):
-    """Arguments that make no sense together."""
+    """The arguments contradict each other."""

@@ -32,7 +32,7 @@ class Message:
 
     @property
     def cid(self) -> Cid:
-        """The CID of the unsigned form, as BLS messages are known by."""
+        """The CID of the unsigned form: the CID of a BLS message on chain."""
         return cid_of(encode_message(self))
 
 
@@ -45,7 +45,7 @@ class SignedMessage:
 
     @property
     def cid(self) -> Cid:
-        """Of the signed form, but of the unsigned one for BLS."""
+        """The CID of the signed form; for a BLS signature, of the unsigned form."""
         if self.signature[0] == BLS:
             return self.message.cid
         return cid_of(encode([_fields(self.message), bytes((self.signature[0],)) + self.signature[1]]))
@@ -118,7 +118,7 @@ def decode_signed_message(raw: bytes) -> SignedMessage:
 
 
 def decode_any_message(raw: bytes) -> Message | SignedMessage:
-    """Whichever of the two `raw` is. Errors: BadObject."""
+    """The unsigned or signed message that `raw` holds. Errors: BadObject."""
     f = decode(raw)
     if isinstance(f, list) and len(f) == 10:
         return _message(f)
@@ -127,7 +127,7 @@ def decode_any_message(raw: bytes) -> Message | SignedMessage:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a message did. `events_root` is an AMT (bit width 5); `version` 0 before FIP-0049, else 1."""
+    """The receipt of a message. `events_root`: an AMT of bit width 5; `version`: 0 before FIP-0049, else 1."""
 
     version: int
     exit_code: int
@@ -136,7 +136,7 @@ class Receipt:
     events_root: Cid | None
 
 
-def receipt_of(f: Any) -> Receipt:
+def receipt_from_fields(f: Any) -> Receipt:
     """A receipt from its decoded fields (3 or 4). Errors: BadObject."""
     if (
         not isinstance(f, list)
@@ -153,7 +153,7 @@ def receipt_of(f: Any) -> Receipt:
 
 @dataclass(frozen=True, slots=True)
 class EventEntry:
-    """One key and value of an event. `flags`: 1 indexed key, 2 indexed value; `codec` of the value."""
+    """One key and value of an event. `flags`: 1 indexed key, 2 indexed value; `codec`: the codec of the value."""
 
     flags: int
     key: str
@@ -163,13 +163,13 @@ class EventEntry:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What an actor emitted. `emitter` is its ID."""
+    """An event. `emitter`: the ID of the actor that emitted it."""
 
     emitter: int
     entries: tuple[EventEntry, ...]
 
 
-def event_of(f: Any) -> Event:
+def event_from_fields(f: Any) -> Event:
     """An event from its decoded fields. Errors: BadObject."""
     try:
         emitter, entries = f

@@ -1,7 +1,7 @@
-"""Signatures of the three kinds: secp256k1 over blake2b, BLS, and Ethereum's secp256k1 over keccak.
+"""Verification of the three kinds of signatures: secp256k1 over blake2b, BLS, and delegated (secp256k1 over keccak256).
 
-Verifying a secp256k1 signature is recovering its public key (`coincurve`); keccak is `pycryptodome`'s; BLS is
-`blspy` (signatures in G2, the basic scheme). Source: Lotus `lib/sigs`.
+A secp256k1 signature is verified by recovering its public key. Libraries: `coincurve` (secp256k1), `pycryptodome`
+(keccak256), `blspy` (BLS: signatures in G2, the basic scheme). Source: Lotus `lib/sigs`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ SIG_BLS: Final = 2
 SIG_DELEGATED: Final = 3
 
 
-def recover(digest: bytes, signature: bytes) -> bytes | None:
-    """The uncompressed public key (65 bytes) behind a signature `r || s || v` over a 32-byte digest, or None."""
+def recover_public_key(digest: bytes, signature: bytes) -> bytes | None:
+    """The uncompressed public key (65 bytes) that made the signature `r || s || v` over a 32-byte digest, or None."""
     if len(signature) != 65 or len(digest) != 32 or signature[64] > 3:
         return None
     try:
@@ -44,13 +44,13 @@ def _verify_bls(signer: Address, message: bytes, signature: bytes) -> bool:
     return bool(blspy.BasicSchemeMPL.verify(key, message, point))
 
 
-def verify(kind: int, signature: bytes, signer: Address, message: bytes) -> bool:
-    """Whether `signer` (a key or delegated address) signed the message. Anything malformed is a no."""
+def verify_signature(kind: int, signature: bytes, signer: Address, message: bytes) -> bool:
+    """Whether `signer` (a key or delegated address) signed the message. False for a malformed signature."""
     if kind == SIG_SECP256K1:
-        key = recover(hashlib.blake2b(message, digest_size=32).digest(), signature)
+        key = recover_public_key(hashlib.blake2b(message, digest_size=32).digest(), signature)
         return key is not None and secp256k1(key) == signer
     if kind == SIG_DELEGATED:
-        key = recover(keccak256(message), signature)
+        key = recover_public_key(keccak256(message), signature)
         if key is None or signer.protocol != DELEGATED:
             return False
         return delegated(EAM_ID, keccak256(key[1:])[12:]) == signer

@@ -37,8 +37,13 @@ class TipsetKey(bytes):
 
     @property
     def cid(self) -> Cid:
-        """The CID of the key, as Lotus' `TipSetKey.Cid`; its digest is the Ethereum block hash."""
+        """The CID of the key, as Lotus' `TipSetKey.Cid`."""
         return _key_cid(self)
+
+    @property
+    def block_hash(self) -> bytes:
+        """The Ethereum block hash of the tipset: the 32-byte digest of the key's CID."""
+        return bytes(_key_cid(self)[-32:])
 
     def __str__(self) -> str:
         return "{" + ",".join(str(cid) for cid in self.cids) + "}"
@@ -56,7 +61,7 @@ EMPTY_KEY = TipsetKey()
 
 
 def ticket_digest(header: BlockHeader) -> bytes:
-    """What blocks of a tipset are ordered by: the blake2b-256 of the ticket."""
+    """The blake2b-256 of the block's ticket. Blocks of a tipset are ordered by it."""
     return hashlib.blake2b(header.ticket or b"", digest_size=32).digest()
 
 
@@ -69,7 +74,7 @@ class Tipset:
 
     @classmethod
     def of(cls, blocks: Sequence[BlockHeader]) -> Tipset:
-        """A tipset of these blocks, put in order. Errors: BadObject (none, or not of one tipset)."""
+        """The tipset of these blocks, sorted by ticket. Errors: BadObject (no block, or blocks of several tipsets)."""
         if not blocks:
             raise BadObject("NewTipSet called with zero length array of blocks")
         first = blocks[0]
@@ -88,12 +93,12 @@ class Tipset:
 
     @property
     def parents(self) -> TipsetKey:
-        """The parent tipset's key; of the genesis, the key of its made-up parents."""
+        """The parent tipset's key. The genesis block names a parent that is no block."""
         return TipsetKey.of(self.blocks[0].parents)
 
     @property
     def parent_state_root(self) -> Cid:
-        """The state before this tipset's messages: after its parent's."""
+        """The state root after the parent tipset's messages: the state that this tipset's messages start from."""
         return self.blocks[0].parent_state_root
 
     @property
@@ -108,10 +113,10 @@ class Tipset:
 
     @property
     def parent_base_fee(self) -> int:
-        """attoFIL a gas unit."""
+        """In attoFIL for one unit of gas."""
         return self.blocks[0].parent_base_fee
 
     @property
     def min_timestamp(self) -> int:
-        """Seconds since 1970."""
+        """The earliest timestamp of the blocks, in seconds since 1970."""
         return min(block.timestamp for block in self.blocks)

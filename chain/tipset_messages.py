@@ -1,7 +1,7 @@
-"""The messages of a block, and those of a tipset: each once, in the order in which they are executed.
+"""The messages of a block and of a tipset. A tipset has each message once, in the order of execution.
 
-Source: Lotus `chain/store/messages.go` (`BlockMsgsForTipset`): a message that several blocks of a tipset
-carry counts in the first of them, and of each sender only the messages whose nonces follow on.
+A message that several blocks of a tipset carry belongs to the first of them. Of each sender, only messages whose nonces
+follow without a gap belong to the tipset. Source: Lotus `chain/store/messages.go` (`BlockMsgsForTipset`).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from chain.message import Message, SignedMessage, decode_message, decode_signed_
 from chain.network import NetworkRecord
 from chain.tipset import Tipset
 
-#: Takes (state root, address bytes) to the bytes of the ID address. Errors: ActorNotFound, Missing.
-LookUpId = Callable[[Cid, bytes], Awaitable[bytes]]
+#: Resolves (state root, address bytes) to the bytes of the ID address. Errors: ActorNotFound, Missing.
+ResolveId = Callable[[Cid, bytes], Awaitable[bytes]]
 
-#: the network version from which senders are compared as actors where one of them is given by ID
+#: from this network version on, senders are compared by actor ID as soon as one sender is an ID address
 _HYPERDRIVE = 13
 
 
 @dataclass(frozen=True, slots=True)
-class Included:
-    """A message on chain. `cid` is what it is known by; `signed` is None for BLS messages."""
+class IncludedMessage:
+    """A message on chain. `cid`: of the signed form, for BLS messages of the unsigned form; `signed`: None for BLS."""
 
     cid: Cid
     message: Message
@@ -37,8 +37,8 @@ class Included:
     raw: bytes
 
 
-async def message_cids(reader: ObjectReader, meta: Cid) -> tuple[list[Cid], list[Cid]]:
-    """(BLS, other) message CIDs of the message-meta that a header names. Errors: Missing, BadObject."""
+async def load_message_cids(reader: ObjectReader, meta: Cid) -> tuple[list[Cid], list[Cid]]:
+    """(BLS, other) message CIDs of a block. `meta`: the `messages` field of its header. Errors: Missing, BadObject."""
     fields = decode(await reader.get(meta))
     if not isinstance(fields, list) or len(fields) != 2:
         raise BadObject(f"{meta} is not a message-meta")
@@ -52,72 +52,76 @@ async def message_cids(reader: ObjectReader, meta: Cid) -> tuple[list[Cid], list
     return found[0], found[1]
 
 
-async def block_messages(reader: ObjectReader, block: BlockHeader) -> tuple[list[Included], list[Included]]:
-    """(BLS, other) messages of a block, in its order: two or three round trips.
+async def load_block_messages(
+    reader: ObjectReader, block: BlockHeader
+) -> tuple[list[IncludedMessage], list[IncludedMessage]]:
+    """(BLS, other) messages of a block, in its order. Takes two or three round trips to the store.
 
-    Errors: NotHeld, when the store lacks any of it; BadObject.
+    Errors: NotHeld (the store lacks one of the objects), BadObject.
     """
     try:
-        bls, signed = await message_cids(reader, block.messages)
+        bls, signed = await load_message_cids(reader, block.messages)
         raws = await reader.get_many([*bls, *signed])
     except Missing as error:
         raise NotHeld(f"the messages of block {block.cid} (epoch {block.height}): {error}") from None
-    unsigned = [Included(cid, decode_message(raw), None, raw) for cid, raw in zip(bls, raws[: len(bls)], strict=True)]
+    unsigned = [
+        IncludedMessage(cid, decode_message(raw), None, raw) for cid, raw in zip(bls, raws[: len(bls)], strict=True)
+    ]
     others = []
     for cid, raw in zip(signed, raws[len(bls) :], strict=True):
         value = decode_signed_message(raw)
-        others.append(Included(cid, value.message, value, raw))
+        others.append(IncludedMessage(cid, value.message, value, raw))
     return unsigned, others
 
 
-async def tipset_block_messages(
-    reader: ObjectReader, tipset: Tipset, network: NetworkRecord, look_up_id: LookUpId
-) -> list[tuple[list[Included], list[Included]]]:
-    """What each block of a tipset adds, (BLS, other) messages, in block order.
+async def load_tipset_block_messages(
+    reader: ObjectReader, tipset: Tipset, network: NetworkRecord, resolve_id: ResolveId
+) -> list[tuple[list[IncludedMessage], list[IncludedMessage]]]:
+    """The (BLS, other) messages that each block adds to its tipset, in block order.
 
-    Errors: NotHeld, BadObject, and those of `look_up_id`, which is asked only where a sender is given by ID.
+    Errors: NotHeld, BadObject, and those of `resolve_id`, which is asked only where a sender is given by ID.
     """
     # the rule holds from the upgrade's own epoch on, one before its network version does
     resolves = network.version_at(tipset.height + 1) >= _HYPERDRIVE
-    chosen = _Chosen(tipset, resolves, look_up_id)
+    selected = _NonceFilter(tipset, resolves, resolve_id)
     return [
-        (await chosen.choose(bls), await chosen.choose(signed))
-        for bls, signed in [await block_messages(reader, block) for block in tipset.blocks]
+        (await selected.select(bls), await selected.select(signed))
+        for bls, signed in [await load_block_messages(reader, block) for block in tipset.blocks]
     ]
 
 
-async def tipset_messages(
-    reader: ObjectReader, tipset: Tipset, network: NetworkRecord, look_up_id: LookUpId
-) -> list[Included]:
-    """The messages of a tipset in the order of execution and of its receipts. Errors: as above."""
-    blocks = await tipset_block_messages(reader, tipset, network, look_up_id)
+async def load_tipset_messages(
+    reader: ObjectReader, tipset: Tipset, network: NetworkRecord, resolve_id: ResolveId
+) -> list[IncludedMessage]:
+    """The messages of a tipset, in the order of execution and of its receipts. Errors: NotHeld, BadObject."""
+    blocks = await load_tipset_block_messages(reader, tipset, network, resolve_id)
     return [one for bls, signed in blocks for one in (*bls, *signed)]
 
 
-class _Chosen:
-    """The next nonce of each sender that was met."""
+class _NonceFilter:
+    """Selects the messages of a tipset: the next nonce of each sender, each message once."""
 
-    def __init__(self, tipset: Tipset, resolves: bool, look_up_id: LookUpId) -> None:
+    def __init__(self, tipset: Tipset, resolves: bool, resolve_id: ResolveId) -> None:
         self._root = tipset.parent_state_root
         self._resolves = resolves
-        self._look_up_id = look_up_id
+        self._resolve_id = resolve_id
         self._by_id = False
         self._next: dict[bytes, int] = {}
 
-    async def choose(self, messages: Sequence[Included]) -> list[Included]:
-        """Those of `messages` that were not met before."""
-        return [one for one in messages if await self._takes(one.message)]
+    async def select(self, messages: Sequence[IncludedMessage]) -> list[IncludedMessage]:
+        """Those of `messages` that belong to the tipset and were not selected before."""
+        return [one for one in messages if await self._is_next(one.message)]
 
-    async def _takes(self, message: Message) -> bool:
+    async def _is_next(self, message: Message) -> bool:
         sender = message.from_
         if self._resolves:
             if not self._by_id and sender[:1] == b"\0":
-                # one sender is given by ID: from here on all are compared so
+                # one sender is an ID address: from here on all senders are compared by ID
                 self._by_id = True
                 for robust, nonce in list(self._next.items()):
-                    self._next[await self._look_up_id(self._root, robust)] = nonce
+                    self._next[await self._resolve_id(self._root, robust)] = nonce
             if self._by_id:
-                sender = await self._look_up_id(self._root, sender)
+                sender = await self._resolve_id(self._root, sender)
         if self._next.setdefault(sender, message.nonce) != message.nonce:
             return False
         self._next[sender] += 1

@@ -16,10 +16,10 @@ from chain.index.eth_rows import index_eth_txs
 from chain.ipld.amt import Amt
 from chain.ipld.dag_cbor import links
 from chain.ipld.objects import Objects
-from chain.message import receipt_of
+from chain.message import receipt_from_fields
 from chain.network import NetworkRecord, save_network
 from chain.tipset import Tipset
-from chain.tipset_messages import message_cids
+from chain.tipset_messages import load_message_cids
 from devnode.faults import Faults, FaultyStore
 from devnode.node_heads import NodeHeads
 from rpc.context import Context
@@ -187,7 +187,7 @@ class PlayedNode:
         found: set[Cid] = set()
         for root in receipt_roots:
             async for pair in Amt.load(self.store.honest, root, version=0):
-                events = receipt_of(pair[1]).events_root
+                events = receipt_from_fields(pair[1]).events_root
                 if events is not None:
                     found.add(events)
         return found
@@ -268,7 +268,7 @@ async def write_rows(store: FaultyStore, network: NetworkRecord, tipset: Tipset,
     row = index_rows(batch, tipset, parent, HELD_ALL)
     signed: list[Cid] = []
     for block in tipset.blocks:
-        signed += (await message_cids(store.honest, block.messages))[1]
+        signed += (await load_message_cids(store.honest, block.messages))[1]
     await index_eth_txs(batch, store.honest, signed, network.eth_chain_id)
     await store.write(batch)
     return row

@@ -22,7 +22,7 @@ from chain.address import Address
 from chain.block import BlockHeader
 from chain.message import Event, Message, Receipt, SignedMessage, encode_message
 from chain.tipset import Tipset, TipsetKey
-from chain.tipset_messages import Included
+from chain.tipset_messages import IncludedMessage
 from rpc.context import Context
 from rpc.json_wire import encoder
 
@@ -213,7 +213,7 @@ def json_cache(ctx: Context) -> JsonCache:
     return cache
 
 
-def messages(values: Iterable[Included]) -> list[dict[str, Any]] | None:
+def messages(values: Iterable[IncludedMessage]) -> list[dict[str, Any]] | None:
     """Messages as Lotus lists those of a tipset, with their CIDs; null where there are none."""
     return [
         {

@@ -1,1 +1,3 @@
-"""What the chain agrees on: ancestry of a head, finality, the beacon. No sockets and no caches of a process."""
+"""What the nodes of the network agree on: the ancestors of a head, the beacon's randomness, finality. Reads headers and
+index rows only: no sockets, no state, no settings.
+"""

@@ -1,4 +1,4 @@
-"""Randomness of the chain: which beacon round belongs to an epoch, and what is drawn from it.
+"""Randomness of the chain: the beacon round of an epoch, and the randomness drawn from its entry.
 
 Sources: Lotus `chain/rand/rand.go`, `chain/beacon/drand/drand.go`, `build/buildconstants/drand.go`.
 """
@@ -16,17 +16,17 @@ from chain.known_networks import CALIBNET, MAINNET
 from chain.network import NetworkRecord
 from chain.tipset import Tipset
 
-#: tipsets searched back for an entry: networks whose blocks come faster than the beacon
-_SEARCH: Final = 20
+#: how many tipsets to search back for a beacon entry, on networks whose blocks come faster than the beacon
+_SEARCH_TIPSETS: Final = 20
 
 
 class NoRandomness(ChainError):
-    """Randomness of the future, or an entry that no block near the epoch carries."""
+    """The epoch is above the head, or no block near the epoch carries a beacon entry."""
 
 
 @dataclass(frozen=True, slots=True)
-class Drand:
-    """A drand network from epoch `start` on: seconds a round, and its first second."""
+class DrandNetwork:
+    """A drand network, in use from epoch `start` on. `period`: seconds a round; `genesis`: when round 1 starts."""
 
     start: int
     period: int
@@ -41,14 +41,14 @@ _QUICKNET: Final = (3, 1692803367)
 _SCHEDULES: Final = {
     MAINNET.genesis: (
         1598306400,
-        (Drand(0, *_INCENTINET), Drand(51000, *_DRAND_MAINNET), Drand(3855360 + 120, *_QUICKNET)),
+        (DrandNetwork(0, *_INCENTINET), DrandNetwork(51000, *_DRAND_MAINNET), DrandNetwork(3855360 + 120, *_QUICKNET)),
     ),
-    CALIBNET.genesis: (1667326380, (Drand(0, *_DRAND_MAINNET), Drand(1427974 + 120, *_QUICKNET))),
+    CALIBNET.genesis: (1667326380, (DrandNetwork(0, *_DRAND_MAINNET), DrandNetwork(1427974 + 120, *_QUICKNET))),
 }
 
 
 def beacon_round(network: NetworkRecord, epoch: int) -> int | None:
-    """The round whose entry belongs to an epoch; None on a network whose beacon is not known here."""
+    """The beacon round of an epoch; None for a network whose drand schedule is not in `_SCHEDULES`."""
     schedule = _SCHEDULES.get(network.genesis)
     if schedule is None:
         return None
@@ -61,7 +61,7 @@ def beacon_round(network: NetworkRecord, epoch: int) -> int | None:
 
 
 def _entry_for(block: BlockHeader, round_: int | None, epochs_before_end: int) -> tuple[int, bytes] | None:
-    """The entry of a round; where rounds are not known, the one so many epochs before the block's last."""
+    """The entry of a round. With `round_` None: the entry that many epochs before the last one of the block."""
     if round_ is not None:
         return next((entry for entry in block.beacon_entries if entry[0] == round_), None)
     at = len(block.beacon_entries) - 1 - epochs_before_end
@@ -71,7 +71,7 @@ def _entry_for(block: BlockHeader, round_: int | None, epochs_before_end: int) -
 async def beacon_entry(index: ChainIndex, network: NetworkRecord, head: Tipset, epoch: int) -> tuple[int, bytes]:
     """(round, data) of the beacon entry of an epoch on the chain of `head`.
 
-    Errors: NoRandomness (of the future, or none found), NotHeld.
+    Errors: NoRandomness (the epoch is above the head, or no entry was found), NotHeld.
     """
     if epoch > head.height:
         raise NoRandomness("cannot draw randomness from the future")
@@ -81,7 +81,7 @@ async def beacon_entry(index: ChainIndex, network: NetworkRecord, head: Tipset, 
         return await _latest_entry(index, tipset)
     round_ = beacon_round(network, epoch)
     before_end = tipset.height - epoch
-    for _ in range(_SEARCH):
+    for _ in range(_SEARCH_TIPSETS):
         found = _entry_for(tipset.blocks[0], round_, before_end)
         if found is not None:
             return found
@@ -93,7 +93,7 @@ async def beacon_entry(index: ChainIndex, network: NetworkRecord, head: Tipset, 
 
 
 async def _latest_entry(index: ChainIndex, tipset: Tipset) -> tuple[int, bytes]:
-    for _ in range(_SEARCH):
+    for _ in range(_SEARCH_TIPSETS):
         if tipset.blocks[0].beacon_entries:
             return tipset.blocks[0].beacon_entries[-1]
         if tipset.height == 0:
@@ -107,16 +107,16 @@ async def ticket_digest_at(index: ChainIndex, network: NetworkRecord, head: Tips
     if epoch > head.height:
         raise NoRandomness("cannot draw randomness from the future")
     tipset = await index.at_height(head, max(epoch, 0), previous=network.version_at(epoch) < 13)
-    return digest(tipset.blocks[0].ticket or b"")
+    return blake2b_256(tipset.blocks[0].ticket or b"")
 
 
-def digest(data: bytes) -> bytes:
-    """blake2b-256."""
+def blake2b_256(data: bytes) -> bytes:
+    """The 32-byte blake2b digest."""
     return hashlib.blake2b(data, digest_size=32).digest()
 
 
-def draw(base: bytes, personalization: int, epoch: int, entropy: bytes) -> bytes:
-    """32 bytes for one purpose from a 32-byte digest. `personalization` is a domain separation tag."""
+def draw_randomness(base: bytes, personalization: int, epoch: int, entropy: bytes) -> bytes:
+    """Draw 32 bytes of randomness from a 32-byte digest. `personalization`: the domain separation tag."""
     hasher = hashlib.blake2b(digest_size=32)
     hasher.update(personalization.to_bytes(8, "big", signed=True))
     hasher.update(base)

@@ -1,12 +1,12 @@
-"""When a tipset is final: the calculator of FRC-0089, from the blocks that were seen.
+"""When a tipset is final: the calculator of FRC-0089, from the block counts of the observed chain.
 
-An upper bound of the probability that an adversary with at most 30 % of the power has, or gets, a heavier
-chain without a given tipset. Three distributions are added up: what it led by when the tipset was made (L,
-Poisson over every possible start), what it made since (B, Poisson), what it may gain later (M, Skellam).
+It gives an upper bound of the probability that an adversary with at most 30 % of the power has, or gets, a heavier
+chain without a given tipset. The bound sums three distributions: the adversary's lead when the tipset was made (L,
+Poisson over every possible start), the blocks that it made since (B, Poisson), and its future gain (M, Skellam).
 Source: FIPs, FRC-0089; its reference implementation; Lotus `chain/ecfinality`.
 
-The reference adds up every term. Here those are left out that are too small to change a double of the sum: on a chain
-of five blocks an epoch a threshold takes 1 % of the time (`tests/chain/test_finality.py` compares with every term).
+The reference sums every term. This calculator skips the terms that are too small to change the sum as a double. On a
+chain of five blocks an epoch, that takes 1 % of the time. `tests/chain/test_finality.py` compares with the full sum.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import Final
 
-#: epochs that the calculator looks at below the finality of the expected consensus
+#: the finality of expected consensus, in epochs
 FINALITY: Final = 900
+#: epochs of block counts that the calculator reads
 WINDOW: Final = FINALITY + 5
 BLOCKS_PER_EPOCH: Final = 5
 BYZANTINE: Final = 0.3
 GUARANTEE: Final = 2.0**-30
-#: depths among which the threshold is looked for
+#: the depths between which `threshold_depth` searches
 _LOWEST: Final = 3
 _HIGHEST: Final = 450
 
@@ -79,8 +80,8 @@ def _lead(chain: Sequence[int], current: int, target: int, finality: int) -> lis
         seen += chain[i - 1]
         starts.append((expected, math.log(expected), seen))
     lgamma = math.lgamma
-    # where more blocks were seen than expected, each further one is less likely: a start from which even none is
-    # next to impossible adds nothing to any lead
+    # with more blocks seen than expected, each further block is less likely: a start whose probability of a lead of 0
+    # is negligible adds nothing to any lead
     starts = [
         (expected, log, seen)
         for expected, log, seen in starts
@@ -109,7 +110,7 @@ def _since(epochs: int) -> list[float]:
 
 @lru_cache(maxsize=1)
 def _future() -> list[float]:
-    """The adversary's gain later; it depends on nothing that was seen."""
+    """Probability mass of the adversary's future gain (FRC-0089, M). Independent of the observed chain."""
     public = (1 - _poisson(_HONEST, 0)) * sum(
         (_HONEST + k) / 2.0**k * _poisson(_MALICIOUS, k) for k in range(4 * BLOCKS_PER_EPOCH)
     )
@@ -129,17 +130,17 @@ def _future() -> list[float]:
 
 
 def _at_least(values: Sequence[float], size: int) -> list[float]:
-    """`at[n]`: the weight of more than n - 1 of them, as the reference takes it (everything for n of 0 and 1)."""
+    """`at[n]`: the probability of n or more, as the reference sums it (1 for n of 0 and 1)."""
     sums = list(accumulate(values))
     last = len(sums) - 1
     return [sums[-1] - (sums[min(n - 1, last)] if n > 1 else 0.0) for n in range(size + 1)]
 
 
 def reorg_probability(chain: Sequence[int], depth: int, finality: int = FINALITY, *, enough: float = math.inf) -> float:
-    """The chance that the tipset `depth` epochs below the newest of `chain` is ever reverted, at most.
+    """An upper bound of the probability that the tipset `depth` epochs below the newest of `chain` is ever reverted.
 
-    `chain` holds the number of blocks of each epoch, oldest first, 0 for null rounds. Where it is more than `enough`,
-    some value above that.
+    `chain`: the number of blocks of each epoch, oldest first, 0 for null rounds. The sum stops once it exceeds
+    `enough`; the result is then some value above `enough`.
     """
     current = len(chain) - 1
     target = current - depth
@@ -150,7 +151,7 @@ def reorg_probability(chain: Sequence[int], depth: int, finality: int = FINALITY
     lead_sums = list(accumulate(lead))
     chance = lead_sums[-1] - (lead_sums[min(blocks - 1, len(lead) - 1)] if blocks > 0 else 0.0)
     since_from = _at_least(since, blocks)
-    # more is never gained later than what `future` reaches to
+    # `future` ends where a larger gain has no weight
     future_from = _at_least(future, min(blocks, len(future)))
     last = len(since) - 1
     double = 0.0
@@ -170,7 +171,7 @@ def reorg_probability(chain: Sequence[int], depth: int, finality: int = FINALITY
 
 
 def threshold_depth(chain: Sequence[int], finality: int = FINALITY, guarantee: float = GUARANTEE) -> int:
-    """The least depth at which a tipset is final, or -1 where none of up to 450 epochs is."""
+    """The least depth, in epochs, at which a tipset is final; -1 when no depth up to 450 epochs is."""
     low, high = _LOWEST, min(_HIGHEST, len(chain) - 1)
     if low >= high:
         return -1

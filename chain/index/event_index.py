@@ -16,15 +16,15 @@ from chain.eth.types import hash_of
 from chain.index.event_rows import IndexedEvent, put_events
 from chain.ipld.objects import ObjectReader
 from chain.network import NetworkRecord
-from chain.state.senders import ids_in
-from chain.state.tipset_events import events_after, receipts_under
+from chain.state.id_resolver import id_resolver
+from chain.state.tipset_events import load_events_after, read_receipts
 from chain.tipset import Tipset
-from chain.tipset_messages import Included, tipset_messages
+from chain.tipset_messages import IncludedMessage, load_tipset_messages
 
 log = logging.getLogger(__name__)
 
 
-def message_hash(one: Included, chain_id: int) -> bytes:
+def message_hash(one: IncludedMessage, chain_id: int) -> bytes:
     """The hash by which Ethereum clients know a message. Errors: ChainError (no transaction can be behind it)."""
     if one.signed is not None and is_eth(one.signed):
         return eth_tx(one.signed, chain_id).hash
@@ -41,11 +41,11 @@ async def index_events(
     itself. Errors: StoreError.
     """
     try:
-        receipts = await receipts_under(reader, child.parent_message_receipts)
-        events = await events_after(reader, receipts, child.parent_state_root)
+        receipts = await read_receipts(reader, child.parent_message_receipts)
+        events = await load_events_after(reader, receipts, child.parent_state_root)
         found: list[IndexedEvent] = []
         if events:
-            messages = await tipset_messages(reader, tipset, network, ids_in(reader))
+            messages = await load_tipset_messages(reader, tipset, network, id_resolver(reader))
             if len(messages) != len(receipts):
                 raise BadObject(f"{len(receipts)} receipts of {len(messages)} messages at epoch {tipset.height}")
             hashes = {
@@ -57,11 +57,11 @@ async def index_events(
     except ChainError as error:
         log.warning("the events of epoch %d are not indexed: %s", tipset.height, error)
         return False
-    put_events(batch, tipset.height, hash_of(tipset.key.cid), found)
+    put_events(batch, tipset.height, tipset.key.block_hash, found)
     return True
 
 
-def hash_or_none(one: Included, chain_id: int) -> bytes | None:
+def hash_or_none(one: IncludedMessage, chain_id: int) -> bytes | None:
     """As `message_hash`, None instead of an error."""
     try:
         return message_hash(one, chain_id)

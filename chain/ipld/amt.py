@@ -1,4 +1,4 @@
-"""AMT: the sparse array that Filecoin keeps receipts, message lists, sectors, events in.
+"""AMT: the sparse array in which Filecoin keeps receipts, message lists, sectors and events.
 
 A root is `[bit width, height, count, node]` (version 3: actors 3 and later), or `[height, count, node]` with
 width 8 (version 0: block messages, receipts, everything older). A node is `[bitmap, links, values]`: the
@@ -54,7 +54,7 @@ def check_node(value: object, bit_width: int, height: int) -> Node:
 
 
 class Amt:
-    """A reader of one array. `await amt` reads the root at once; `count` and `height` are known after that."""
+    """A reader of one array. `await amt` reads the root now and sets `count` and `height`."""
 
     __slots__ = ("_cache", "_node", "bit_width", "count", "height", "reader", "root", "version")
 
@@ -76,7 +76,7 @@ class Amt:
     def load(
         cls, reader: ObjectReader, root: bytes, version: int = 3, bit_width: int = 3, cache: NodeCache | None = None
     ) -> Amt:
-        """The array under `root`; nothing is read yet. Errors: BadObject."""
+        """The array under `root`. Reads nothing yet. Errors: BadObject."""
         return cls(reader, root, version, bit_width, cache)
 
     def __await__(self) -> Generator[Any, None, Amt]:
@@ -84,7 +84,7 @@ class Amt:
         return self
 
     async def root_node(self) -> Node:
-        """The topmost node; sets `count` and `height`. Errors: BadObject, Missing."""
+        """The top node. Sets `count` and `height`. Errors: BadObject, Missing."""
         if self._node is None:
             value = decode(await self.reader.get(self.root))
             if type(value) is not list or len(value) != (4 if self.version else 3):
@@ -134,7 +134,7 @@ class Amt:
             bits, items = await self._read(check_link(item), height)
 
     async def get_many(self, indices: Sequence[int], default: Any = None) -> list[Any]:
-        """The values at many indices, in their order. One read a level for all. Errors: BadObject, Missing."""
+        """The values at many indices, in their order. One round trip a level. Errors: BadObject, Missing."""
         out = [default] * len(indices)
         node = await self.root_node()
         height, width = self.height, self.bit_width
@@ -180,7 +180,7 @@ class Amt:
                 run = [frame.pop() for _ in range(min(len(frame), WALK_BATCH))]
                 height -= 1
                 nodes = await self._read_many([check_link(link) for _, link in run], height)
-                await asyncio.sleep(0)  # a store that answers without waiting must not hold the loop
+                await asyncio.sleep(0)  # yield: a local store answers without waiting
                 below: list[tuple[int, Any]] = []
                 for (base, _), found in zip(reversed(run), reversed(nodes), strict=True):
                     below += _places(found, base, width * height, start)
@@ -191,7 +191,7 @@ class Amt:
 
 
 def _places(node: Node, base: int, shift: int, start: int) -> list[tuple[int, Any]]:
-    """(first index, item) of the taken places that reach `start` or beyond, the last one first."""
+    """(first index, item) of the occupied places that reach `start` or beyond, the last one first."""
     bits, items = node
     found = []
     at = len(items)
@@ -207,9 +207,9 @@ def _places(node: Node, base: int, shift: int, start: int) -> list[tuple[int, An
 
 
 async def diff(a: Amt, b: Amt) -> AsyncIterator[tuple[int, Any, Any]]:
-    """(index, value in `a`, value in `b`) wherever they differ, in no order; None stands for no value.
+    """(index, value in `a`, value in `b`) of every index whose value differs, in no order. None: no value.
 
-    Equal subtrees are not read. Errors: BadObject (also when the bit widths differ), Missing.
+    Skips equal subtrees. Errors: BadObject (also when the bit widths differ), Missing.
     """
     if a.bit_width != b.bit_width:
         raise BadObject("AMTs of different bit widths have no diff")
@@ -256,7 +256,7 @@ def _cid(item: Any) -> Node | Cid | None:
 
 
 async def _resolve(amt: Amt, batch: Sequence[tuple[Any, ...]], side: int) -> list[Node | None]:
-    """The nodes of one side of a batch; those that are links are read in one round trip for each height."""
+    """The nodes of one side of a batch. Reads linked nodes in one round trip for each height."""
     out: list[Node | None] = [entry[side] for entry in batch]
     heights: dict[int, list[int]] = {}
     for at, entry in enumerate(batch):

@@ -11,7 +11,7 @@ _MAX_BYTES = 128
 
 
 def decode_bigint(data: object) -> int:
-    """Errors: BadObject (not bytes, too long, an unknown sign byte)."""
+    """The integer of its stored form. Errors: BadObject (not bytes, over 128 bytes, an unknown sign byte)."""
     if not isinstance(data, bytes):
         raise BadObject("big integer is not a byte string")
     if not data:

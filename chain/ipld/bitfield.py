@@ -1,4 +1,4 @@
-"""Bitfields: sets of numbers under 2^64 as run lengths, packed (RLE+). Functions over the packed bytes.
+"""Bitfields: sets of numbers under 2^64, as packed run lengths (RLE+). All functions work on the packed bytes.
 
 From the least significant bit on: two bits version (0), one bit the value of the first run, then runs of
 alternating value: `1` a run of 1; `01` and 4 bits a run under 16; `00` and a varint any run. A run of 0 ends
@@ -13,15 +13,15 @@ from typing import Any, Final
 
 from chain.errors import BadObject
 
-#: bytes; a larger one is refused where it is decoded
+#: the largest bitfield that is decoded, in bytes
 MAX_ENCODED: Final = 32 << 10
 _MAX: Final = (1 << 64) - 1
-#: how many numbers `bits` gives before it says that there are too many
+#: the most numbers that `bits` returns
 _MAX_BITS: Final = 1 << 26
 
 
 def check(data: bytes) -> None:
-    """What go-bitfield checks when it decodes one; runs are checked when they are used. Errors: BadObject."""
+    """Check what go-bitfield checks when it decodes a bitfield. `runs` checks the runs. Errors: BadObject."""
     if len(data) > MAX_ENCODED:
         raise BadObject("array too large")
     if data and data[0] & 3:
@@ -29,7 +29,7 @@ def check(data: bytes) -> None:
 
 
 def runs(data: bytes) -> list[int]:
-    """The run lengths, the first of absent numbers (0 if number 0 is in), none 0 after it. Errors: BadObject."""
+    """The run lengths. The first run is of absent numbers: 0 if number 0 is a member. Errors: BadObject."""
     if not data:
         return []
     if data[-1] == 0:
@@ -83,7 +83,7 @@ def runs(data: bytes) -> list[int]:
 
 
 def from_runs(lengths: Sequence[int]) -> bytes:
-    """The packed form of run lengths, the first of absent numbers. Errors: BadObject (a 0 after the first)."""
+    """The packed form of run lengths. The first run is of absent numbers. Errors: BadObject (a 0 after the first)."""
     last = len(lengths)
     if last % 2:
         last -= 1  # absent numbers at the end are not written
@@ -122,7 +122,7 @@ def from_runs(lengths: Sequence[int]) -> bytes:
 
 
 def to_json(data: bytes) -> list[int]:
-    """The run lengths as Lotus writes them: [0] for the empty set, no absent numbers at the end.
+    """The run lengths in Lotus' JSON form: [0] for the empty set, no absent numbers at the end.
 
     Errors: BadObject.
     """
@@ -133,7 +133,7 @@ def to_json(data: bytes) -> list[int]:
 
 
 def from_json(value: Any) -> bytes:
-    """The packed form of a JSON array of run lengths; null is the empty set. Errors: BadObject, in Go's words."""
+    """The packed form of a JSON array of run lengths. null: the empty set. Errors: BadObject, with Go's text."""
     if value is None:
         return b""
     if type(value) is not list:
@@ -160,7 +160,7 @@ def _json_kind(value: Any) -> str:
 
 # --- sets ----------------------------------------------------------------------------------------------------
 
-#: [start, end) of the runs of members, rising, never touching
+#: [start, end) of the runs of members, ascending, never adjacent
 _Spans = list[tuple[int, int]]
 
 
@@ -198,7 +198,7 @@ def from_bits(numbers: Iterable[int]) -> bytes:
 
 
 def bits(data: bytes, limit: int = _MAX_BITS) -> Iterator[int]:
-    """The members, rising. Errors: BadObject, also when there are more than `limit`."""
+    """The members, ascending. Errors: BadObject, also for more than `limit` members."""
     spans = _spans(data)
     if sum(end - start for start, end in spans) > limit:
         raise BadObject(f"expected at most {limit} bits in the bitfield")
@@ -207,12 +207,12 @@ def bits(data: bytes, limit: int = _MAX_BITS) -> Iterator[int]:
 
 
 def count(data: bytes) -> int:
-    """How many members there are. Errors: BadObject."""
+    """The number of members. Errors: BadObject."""
     return sum(runs(data)[1::2])
 
 
 def is_empty(data: bytes) -> bool:
-    """Whether there is no member. Errors: BadObject."""
+    """Whether the set is empty. Errors: BadObject."""
     return len(runs(data)) < 2
 
 
@@ -229,19 +229,19 @@ def has(data: bytes, number: int) -> bool:
 
 
 def first(data: bytes) -> int | None:
-    """The least member, None of the empty set. Errors: BadObject."""
+    """The least member; None for the empty set. Errors: BadObject."""
     lengths = runs(data)
     return lengths[0] if len(lengths) > 1 else None
 
 
 def last(data: bytes) -> int | None:
-    """The greatest member, None of the empty set. Errors: BadObject."""
+    """The greatest member; None for the empty set. Errors: BadObject."""
     spans = _spans(data)
     return spans[-1][1] - 1 if spans else None
 
 
 def union(parts: Iterable[bytes]) -> bytes:
-    """What is in any of the parts. Errors: BadObject."""
+    """The numbers that are in any of the sets. Errors: BadObject."""
     merged: _Spans = []
     for start, end in sorted(span for part in parts for span in _spans(part)):
         if merged and start <= merged[-1][1]:
@@ -253,7 +253,7 @@ def union(parts: Iterable[bytes]) -> bytes:
 
 
 def intersect(a: bytes, b: bytes) -> bytes:
-    """What is in both. Errors: BadObject."""
+    """The numbers that are in both sets. Errors: BadObject."""
     left, right = _spans(a), _spans(b)
     out: _Spans = []
     i = j = 0
@@ -270,7 +270,7 @@ def intersect(a: bytes, b: bytes) -> bytes:
 
 
 def subtract(a: bytes, b: bytes) -> bytes:
-    """What is in `a` and not in `b`. Errors: BadObject."""
+    """The numbers that are in `a` and not in `b`. Errors: BadObject."""
     out: _Spans = []
     away = _spans(b)
     j = 0

@@ -1,9 +1,8 @@
 """DAG-CBOR: fast typed decoding, exact link extraction, canonical encoding.
 
-Two libraries share the work. `libipld` decodes in about 2 µs an object, but returns links as plain byte
-strings: right where a schema says what stands where. `cbor2` with a tag hook (about 9 µs) keeps links
-apart, so walks use it: a byte string that merely *contains* an encoded link (message parameters do) must
-never be taken for one.
+Two libraries do the work. `libipld` decodes an object in about 2 µs, but returns links as plain byte strings: use it
+where a schema says which field is a link. `cbor2` with a tag hook takes about 9 µs and keeps links apart: walks use it.
+A byte string that only *contains* an encoded link, as message parameters can, must never be taken for a link.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from blockstore.errors import BadCid
 from chain.errors import BadObject
 
 _LINK_TAG: Final = 42
-#: every encoded link starts so (tag 42, byte string with one length byte), or is longer than 255 bytes
+#: how an encoded link starts: tag 42, then a byte string with a length of 1, 2 or 4 bytes
 _LINK_HEADS: Final = (b"\xd8\x2a\x58", b"\xd8\x2a\x59", b"\xd8\x2a\x5a")
 _MAX_DEPTH: Final = 256
 
@@ -26,8 +25,8 @@ _MAX_DEPTH: Final = 256
 def decode(data: bytes) -> Any:
     """The value of one DAG-CBOR object: int, bytes, str, bool, None, float, list, dict.
 
-    Links come as `bytes` (the binary CID): wrap them with `Cid` where the schema has a link.
-    Errors: BadObject (cut, trailing bytes, unsorted map keys, bad UTF-8).
+    Links are `bytes` (the binary CID): wrap them with `Cid` where the schema has a link.
+    Errors: BadObject (truncated, trailing bytes, unsorted map keys, bad UTF-8).
     """
     try:
         return libipld.decode_dag_cbor(data)
@@ -36,10 +35,10 @@ def decode(data: bytes) -> Any:
 
 
 def links(data: bytes) -> list[Cid]:
-    """Every link in a DAG-CBOR object, in order, doubles included. Errors: BadObject."""
+    """All links of a DAG-CBOR object, in order, with duplicates. Errors: BadObject."""
     if not any(head in data for head in _LINK_HEADS) and b"\xd8\x2a" not in data:
         return []
-    decode(data)  # refuses trailing bytes and bad forms, which cbor2 would let pass
+    decode(data)  # rejects trailing bytes and bad forms, which cbor2 accepts
     found: list[Cid] = []
 
     def hook(tag: cbor2.CBORTag, *_: object) -> None:
@@ -107,7 +106,7 @@ def _encode(value: object, out: list[bytes]) -> None:
 def encode(value: object) -> bytes:
     """Canonical DAG-CBOR: `Cid` becomes a link, map keys are sorted. Errors: BadObject.
 
-    Only for what this project makes itself (simulated chains, tipset keys): stored objects are never
+    Only for objects that this project makes itself (simulated chains, tipset keys). Stored objects are never
     re-encoded.
     """
     out: list[bytes] = []

@@ -1,6 +1,6 @@
-"""How much is under an object: a walk over its links, each object once.
+"""The number and size of the objects under an object: a walk over its links, each object once.
 
-Source: Lotus `ChainStatObj`; sector commitments are no objects and are not followed.
+Sector commitments are no objects: the walk skips them. Source: Lotus `ChainStatObj`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from chain.errors import BadObject, BadRequest
 from chain.ipld.dag_cbor import links
 from chain.ipld.objects import ObjectReader
 
-#: a state tree of mainnet has a hundred times more: nobody walks that in one request
+#: the most objects that one request walks; mainnet's state tree has a hundred times more
 MAX_OBJECTS: Final = 1_000_000
 
 _BATCH: Final = 256
@@ -22,12 +22,12 @@ _BATCH: Final = 256
 _COMMITMENTS: Final = (0xF101, 0xF102)
 
 
-async def stat_below(
+async def stat_dag(
     reader: ObjectReader, root: Cid, base: Cid | None = None, limit: int = MAX_OBJECTS
 ) -> tuple[int, int]:
-    """(objects, bytes) from `root` down, `root` counted, without what is reached from `base`.
+    """(number of objects, bytes) under `root`, with `root` itself, without the objects under `base`.
 
-    Errors: Missing; BadObject (a codec that holds no known links); BadRequest, over `limit` objects.
+    Errors: Missing; BadObject (an unknown codec); BadRequest (more than `limit` objects).
     """
     seen: set[Cid] = set()
     if base is not None:
@@ -54,7 +54,7 @@ async def _walk(reader: ObjectReader, root: Cid, seen: set[Cid], limit: int) -> 
                     seen.add(link)
                     waiting.append(link)
         if len(seen) > limit:
-            raise BadRequest(f"more than {limit} objects are under {root}")
-        # a store in this process answers without waiting: others must have their turn
+            raise BadRequest(f"more than {limit} objects under {root}")
+        # yield: a local store answers without waiting
         await asyncio.sleep(0)
     return count, size

@@ -21,7 +21,7 @@ from blockstore.cid import Cid
 from chain.errors import BadObject
 from chain.ipld.dag_cbor import decode
 from chain.ipld.objects import ObjectReader
-from chain.ipld.tree_nodes import WALK_BATCH, NodeCache, Put, Raw, Slicer, check_link, encode_raw, store_node
+from chain.ipld.tree_nodes import WALK_BATCH, NodeCache, Put, Raw, RawCborReader, check_link, encode_raw, store_node
 
 #: a bucket holds no more than this
 BUCKET: Final = 3
@@ -32,11 +32,11 @@ _KIND: Final = b"H"
 Node = tuple[int, list[Any]]
 
 DELETED: Final = object()
-"""In the changes of `hamt_set`: this key is to go."""
+"""In the changes of `hamt_set`: remove this key. In a `diff`: the map lacks this key."""
 
 
 def decode_node(data: bytes, bit_width: int) -> Node:
-    """A node whose outline is right; buckets are checked when they are looked into. Errors: BadObject."""
+    """A node. Checks its structure, but not the buckets: `check_bucket` does when one is read. Errors: BadObject."""
     value = decode(data)
     if type(value) is not list or len(value) != 2:
         raise BadObject("a HAMT node is a list of 2")
@@ -66,7 +66,7 @@ def _old_pointer(pointer: object) -> bytes | list[Any]:
 
 
 def check_bucket(bucket: list[Any]) -> list[Any]:
-    """Errors: BadObject, when this is not 1 to 3 pairs of a key and a value, sorted by key."""
+    """The bucket, if it is 1 to 3 pairs of a key and a value, sorted by key. Errors: BadObject."""
     if not 1 <= len(bucket) <= BUCKET:
         raise BadObject(f"a HAMT bucket of {len(bucket)}")
     last = None
@@ -80,7 +80,7 @@ def check_bucket(bucket: list[Any]) -> list[Any]:
 
 
 class Hamt:
-    """A reader of one map. `await hamt` reads the root at once, and so checks that it is held."""
+    """A reader of one map. `await hamt` reads the root now, so that a missing root is an error now."""
 
     __slots__ = ("_cache", "_mask", "bit_width", "reader", "root")
 
@@ -95,7 +95,7 @@ class Hamt:
 
     @classmethod
     def load(cls, reader: ObjectReader, root: bytes, bit_width: int = 5, cache: NodeCache | None = None) -> Hamt:
-        """The map under `root`; nothing is read yet. `cache` keeps decoded nodes. Errors: BadObject."""
+        """The map under `root`. Reads nothing yet. `cache`: for decoded nodes. Errors: BadObject."""
         return cls(reader, root, bit_width, cache)
 
     def __await__(self) -> Generator[Any, None, Hamt]:
@@ -117,7 +117,7 @@ class Hamt:
         return node
 
     async def _nodes(self, cids: Sequence[bytes]) -> list[Node]:
-        """Many nodes in one round trip; what a walk reads is not worth keeping decoded."""
+        """Many nodes in one round trip. Not cached: a walk reads each node once."""
         return [decode_node(data, self.bit_width) for data in await self.reader.get_many(cids)]
 
     async def get(self, key: bytes, default: Any = None) -> Any:
@@ -184,7 +184,7 @@ class Hamt:
 
 
 class _Frame:
-    """The pointers of a run of nodes of one level, in order, and the nodes read ahead for them."""
+    """The pointers of consecutive nodes of one level, and the nodes that were read ahead for them."""
 
     __slots__ = ("ahead", "at", "items")
 
@@ -194,7 +194,7 @@ class _Frame:
         self.ahead: dict[int, Node] = {}
 
     async def below(self, hamt: Hamt) -> list[Any]:
-        """The pointers of the nodes that the links from here on lead to, up to the next bucket."""
+        """The pointers of the child nodes from the current position up to the next bucket."""
         items, ahead, at = self.items, self.ahead, self.at
         if at not in ahead:
             wanted: list[int] = []
@@ -205,7 +205,7 @@ class _Frame:
                         break
             nodes = await hamt._nodes([check_link(items[place]) for place in wanted])
             ahead.update(zip(wanted, nodes, strict=True))
-            await asyncio.sleep(0)  # a store that answers without waiting must not hold the loop
+            await asyncio.sleep(0)  # yield: a local store answers without waiting
         found: list[Any] = []
         while at in ahead:
             found += ahead.pop(at)[1]
@@ -230,9 +230,9 @@ _EMPTY: Final[list[Any]] = []
 
 
 async def diff(a: Hamt, b: Hamt) -> AsyncIterator[tuple[bytes, Any, Any]]:
-    """(key, value in `a`, value in `b`) of every key whose value differs; `DELETED` where it has none.
+    """(key, value in `a`, value in `b`) of every key whose value differs; `DELETED` for a map that lacks the key.
 
-    Equal subtrees are not read; changed ones are read `WALK_BATCH` pairs a round trip. Errors: BadObject
+    Skips equal subtrees; reads changed ones `WALK_BATCH` pairs a round trip. Errors: BadObject
     (also when the bit widths differ), Missing.
     """
     if a.bit_width != b.bit_width:
@@ -278,7 +278,7 @@ def _pair_up(left: Node, right: Node) -> Iterable[tuple[Any, Any]]:
 
 
 async def _mixed(a: Hamt, b: Hamt, left: Any, right: Any) -> AsyncIterator[tuple[bytes, Any, Any]]:
-    """The differences of two pointers of which one at least is a bucket or nothing."""
+    """The differences of two pointers, of which at least one is a bucket or empty."""
     if type(right) is not list:
         async for key, old, new in _mixed(b, a, right, left):
             yield key, new, old
@@ -339,38 +339,39 @@ def _node_of(pointers: dict[int, Any]) -> list[Any]:
 
 
 def _raw_node(data: bytes, bit_width: int) -> dict[int, Any]:
-    """The pointers of a node by place; values stay encoded."""
+    """The pointers of a node by place. Values stay encoded."""
     decode(data)
-    read = Slicer(data)
-    if read.array() != 2:
+    read = RawCborReader(data)
+    if read.list_length() != 2:
         raise BadObject("a HAMT node is a list of 2")
-    bits = int.from_bytes(read.octets(), "big")
-    count = read.array()
+    bits = int.from_bytes(read.byte_string(), "big")
+    count = read.list_length()
     if bits >> (1 << bit_width) or bits.bit_count() != count:
         raise BadObject("HAMT node was malformed: bitfield and pointers do not agree")
     pointers: dict[int, Any] = {}
     for place in range(bits.bit_length()):
         if not bits >> place & 1:
             continue
-        if read.peek() == 6:
+        if read.peek_major_type() == 6:
             pointers[place] = read.link()
             continue
         bucket = []
-        for _ in range(read.array()):
-            if read.array() != 2:
+        for _ in range(read.list_length()):
+            if read.list_length() != 2:
                 raise BadObject("a HAMT entry is [byte string, value]")
-            bucket.append([read.octets(), read.raw()])
+            bucket.append([read.byte_string(), read.raw()])
         pointers[place] = check_bucket(bucket)
-    read.end()
+    read.expect_end()
     return pointers
 
 
 async def hamt_set(
     reader: ObjectReader, put: Put, root: bytes, changes: Mapping[bytes, Any], bit_width: int = 5
 ) -> Cid:
-    """Write a map that differs from the one under `root` in `changes` (`DELETED` takes a key away) and return
-    its root, which is the same as `hamt_build` gives for the whole. Only changed nodes are written; `reader`
-    need not hold what `put` was given. Errors: BadObject, Missing."""
+    """Apply `changes` to the map under `root` and return the new root. `DELETED` removes a key.
+
+    The root equals that of `hamt_build` for the whole map. Writes changed nodes only. `reader` need not hold the nodes
+    that `put` received. Errors: BadObject, Missing."""
     hashed = [
         (int.from_bytes(sha256(key).digest(), "big"), key, value if value is DELETED else _raw(value))
         for key, value in changes.items()
@@ -384,7 +385,7 @@ async def hamt_set(
 async def _set(
     reader: ObjectReader, put: Put, cid: bytes, changes: Sequence[tuple[int, bytes, Any]], shift: int, bit_width: int
 ) -> dict[int, Any]:
-    """The pointers of the changed node that is under `cid` now."""
+    """The pointers of the node under `cid` after the changes."""
     shift -= bit_width
     if shift < 0:
         raise BadObject("attempted to traverse HAMT beyond max-depth")
@@ -417,7 +418,7 @@ async def _set(
 
 
 def _collapse(pointers: dict[int, Any]) -> list[Any] | None:
-    """The bucket that a node of few entries and no links has to become, else None."""
+    """The bucket that must replace a node of at most 3 entries and no links, else None."""
     found: list[Any] = []
     for pointer in pointers.values():
         if type(pointer) is not list:

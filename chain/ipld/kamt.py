@@ -1,10 +1,10 @@
-"""KAMT: the map that an EVM contract keeps its storage in, keyed by the 256-bit slot itself.
+"""KAMT: the map in which an EVM contract keeps its storage. Its key is the 256-bit slot itself.
 
-A node is `[bitfield, pointers]`, the bitfield big endian without leading zeros. A pointer is `{"v": [[key,
-value]]}`, a bucket of one, or `{"l": [link, length, path]}`: a node below `length` more bits (a multiple of
-the bit width), which all its keys have in common and `path` holds, padded with zeros. Levels take the bits of
-the key from the top, 5 at a time, the 52nd takes the one that is left. Keys and values are 256-bit numbers,
-written big endian without leading zeros; a slot that is 0 is not written.
+A node is `[bitfield, pointers]`, the bitfield big endian without leading zeros. A pointer is a bucket of one
+entry, `{"v": [[key, value]]}`, or a link, `{"l": [link, length, path]}`. A link skips `length` bits (a multiple of the
+bit width) that all keys below it have in common; `path` holds these bits, padded with zeros. Each level takes the next
+5 bits of the key, from the top; the 52nd level takes the last bit. Keys and values are 256-bit numbers, big endian
+without leading zeros. A slot with value 0 is not written.
 Source: ref-fvm `ipld/kamt`, builtin-actors `actors/evm/src/interpreter/system.rs`.
 """
 
@@ -68,7 +68,7 @@ def decode_node(data: bytes) -> Node:
 
 
 class Kamt:
-    """A reader of one contract's storage. `await kamt` reads the root at once."""
+    """A reader of one contract's storage. `await kamt` reads the root now."""
 
     __slots__ = ("_cache", "reader", "root")
 
@@ -79,7 +79,7 @@ class Kamt:
 
     @classmethod
     def load(cls, reader: ObjectReader, root: bytes, cache: NodeCache | None = None) -> Kamt:
-        """The storage under `root`; nothing is read yet. Errors: BadObject."""
+        """The storage under `root`. Reads nothing yet. Errors: BadObject."""
         return cls(reader, root, cache)
 
     def __await__(self) -> Generator[Any, None, Kamt]:
@@ -99,7 +99,7 @@ class Kamt:
         return node
 
     async def get(self, key: int | bytes) -> int:
-        """The value of a slot (a number, or 32 bytes); 0 of one that is not set. One read a level.
+        """The value of a slot (a number, or 32 bytes); 0 for a slot that is not set. One read a level.
 
         Errors: BadObject (also a key of more than 256 bits), Missing.
         """
@@ -127,9 +127,9 @@ class Kamt:
         raise BadObject("attempted to traverse KAMT beyond max-depth")
 
     async def items(self) -> AsyncIterator[tuple[int, int]]:
-        """Every (slot, value) that is set, rising by slot. Memory is bounded by the depth and `WALK_BATCH`.
+        """Every (slot, value) that is set, ascending by slot. Memory is bounded by the depth and `WALK_BATCH`.
         Errors: BadObject, Missing."""
-        # one list a level, the next pointer last; with each what is left of the key's bits behind the pointer
+        # one list a level, the next pointer last; with each pointer the number of key bits that are left below it
         stack: list[list[tuple[int, Pointer]]] = [_behind(decode_node(await self.reader.get(self.root)), KEY_BITS)]
         while stack:
             frame = stack[-1]
@@ -150,7 +150,7 @@ class Kamt:
                 run.append((left - length, cid))
                 frame.pop()
             found = await self.reader.get_many([cid for _, cid in run])
-            await asyncio.sleep(0)  # a store that answers without waiting must not hold the loop
+            await asyncio.sleep(0)  # yield: a local store answers without waiting
             below: list[tuple[int, Pointer]] = []
             for (left, _), data in zip(reversed(run), reversed(found), strict=True):
                 below += _behind(decode_node(data), left)
@@ -166,9 +166,9 @@ def _behind(node: Node, left: int) -> list[tuple[int, Pointer]]:
 
 
 async def diff(a: Kamt, b: Kamt) -> AsyncIterator[tuple[int, int, int]]:
-    """(slot, value in `a`, value in `b`) of every slot that differs, rising; 0 is a slot that is not set.
+    """(slot, value in `a`, value in `b`) of every slot that differs, ascending. 0: the slot is not set.
 
-    Both are walked side by side unless the roots are equal: a contract's storage is small. Errors: BadObject,
+    Walks both maps in full unless the roots are equal: a contract's storage is small. Errors: BadObject,
     Missing.
     """
     if a.root == b.root:
@@ -197,7 +197,7 @@ def _octets(number: int) -> bytes:
 
 
 def kamt_build(put: Put, slots: Mapping[int, int]) -> Cid:
-    """Write a storage and return its root. Slots whose value is 0 are left out. Errors: BadObject."""
+    """Write a contract's storage and return its root. Skips slots whose value is 0. Errors: BadObject."""
     for key, value in slots.items():
         if key < 0 or value < 0 or key >> KEY_BITS or value >> KEY_BITS:
             raise BadObject("a KAMT holds numbers of 256 bits")
@@ -218,7 +218,7 @@ def _build(put: Put, pairs: Sequence[tuple[int, int]], left: int) -> list[Any]:
             key, value = found[0]
             pointers.append({"v": [[_octets(key), _octets(value)]]})
             continue
-        # the keys are sorted: what the first and the last have in common, all have
+        # the keys are sorted: the bits that the first and the last have in common, all have
         apart = (found[0][0] ^ found[-1][0]).bit_length()
         length = (left - apart) // BIT_WIDTH * BIT_WIDTH
         below = left - length

@@ -1,4 +1,4 @@
-"""Objects by CID, as every reader of the chain sees them: cached, verified, fetched when lazily held."""
+"""Reads objects by CID, for all readers of the chain. Caches them. In lazy mode it fetches missing ones from nodes."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from blockstore.store import Store
 
 log = logging.getLogger(__name__)
 
-#: Asks full nodes for objects: for each, in order, its bytes, None where no node has it, or why it cannot be
-#: told now. Raises StoreError, when nothing at all can be told.
+#: Asks full nodes for objects. Returns for each, in order: its bytes, None if no node has it, or the error that
+#: prevented an answer. Raises StoreError when no node could be asked.
 Fetch = Callable[[Sequence[Cid]], Awaitable[Sequence[bytes | StoreError | None]]]
 
 _Found = bytes | StoreError | None
 
-#: what a cached entry costs beside its bytes
+#: bytes of memory that a cached entry takes besides its content
 _OVERHEAD = 150
 
 
 class ObjectReader(Protocol):
-    """What trees and decoders read from."""
+    """The source that trees and decoders read objects from."""
 
     async def get(self, cid: bytes) -> bytes:
         """The object's bytes. Errors: Missing."""
 
     async def get_many(self, cids: Sequence[bytes]) -> list[bytes]:
-        """The objects in the order asked for: one round trip. Errors: Missing (the first that is)."""
+        """The objects in the order of `cids`, in one round trip. Errors: Missing (names the first missing object)."""
 
 
 class Objects:
     """An ObjectReader over a store, with an LRU cache of `cache_bytes`.
 
-    With `fetch` (lazy state) a missing object is asked of the sources once however many wait for it,
-    verified by its hash, and stored as a loose object; what is missed at the same moment goes into one
-    request. Absence is never cached.
+    With `fetch` (lazy state), a missing object is fetched once for all that wait for it, verified by its hash, and
+    stored as a loose object. Objects that are missed in the same step of the event loop go into one request. Absence is
+    never cached.
     """
 
     def __init__(self, store: Store, *, cache_bytes: int = 64 << 20, fetch: Fetch | None = None) -> None:
@@ -48,16 +48,16 @@ class Objects:
         self._fetch = fetch
         self._cache: LRUCache[bytes, bytes] = LRUCache(cache_bytes, getsizeof=lambda v: len(v) + _OVERHEAD)
         self._cache_limit = cache_bytes // 16
-        #: by multihash
+        #: the fetch that is under way for each multihash
         self._waiting: dict[bytes, asyncio.Future[_Found]] = {}
-        self._wanted: list[Cid] = []
-        self._asking: set[asyncio.Task[None]] = set()
+        self._to_fetch: list[Cid] = []
+        self._fetch_tasks: set[asyncio.Task[None]] = set()
         self.reads = 0
         self.round_trips = 0
         self.fetched = 0
 
     async def get(self, cid: bytes) -> bytes:
-        """The object's bytes. Errors: Missing, HashMismatch (a lying source), StoreUnavailable."""
+        """The object's bytes. Errors: Missing, HashMismatch (a node sent other bytes), StoreUnavailable."""
         multihash = cid[2:] if cid[:1] == b"\x01" and cid[1] < 0x80 else Cid(cid).multihash
         found = self._cache.get(multihash)
         if found is not None:
@@ -74,7 +74,7 @@ class Objects:
         return data
 
     async def get_many(self, cids: Sequence[bytes]) -> list[bytes]:
-        """The objects in the order asked for. Errors: Missing, HashMismatch, StoreUnavailable."""
+        """The objects in the order of `cids`. Errors: Missing, HashMismatch, StoreUnavailable."""
         out: list[bytes | None] = [None] * len(cids)
         asked: list[int] = []
         hashes: list[bytes] = []
@@ -107,7 +107,7 @@ class Objects:
         return out  # type: ignore[return-value]
 
     async def has(self, cid: bytes) -> bool:
-        """Whether the object is held here (no source is asked)."""
+        """Whether the store holds the object. Asks no node."""
         multihash = Cid(cid).multihash
         return multihash[:1] == b"\0" or bool((await self._store.held_many([multihash]))[0])
 
@@ -117,20 +117,20 @@ class Objects:
         waits: list[asyncio.Future[_Found]] = []
         loop = asyncio.get_running_loop()
         for cid in cids:
-            # by multihash: one object may be named under two codecs
+            # by multihash: two CIDs of different codecs may name one object
             future = self._waiting.get(cid.multihash)
             if future is None:
                 future = self._waiting[cid.multihash] = loop.create_future()
-                if not self._wanted:
-                    # what others miss until this task's first step goes into the same request
-                    asking = loop.create_task(self._ask_wanted())
-                    self._asking.add(asking)
-                    asking.add_done_callback(self._asking.discard)
-                self._wanted.append(cid)
+                if not self._to_fetch:
+                    # what other readers miss before this task's first step goes into the same request
+                    task = loop.create_task(self._fetch_batch())
+                    self._fetch_tasks.add(task)
+                    task.add_done_callback(self._fetch_tasks.discard)
+                self._to_fetch.append(cid)
             waits.append(future)
         out: list[bytes] = []
         for cid, future in zip(cids, waits, strict=True):
-            # a request that is given up must not take the object from the others that wait for it
+            # the cancellation of one reader must not cancel the fetch for the others
             found = await asyncio.shield(future)
             if found is None:
                 raise Missing(cid)
@@ -139,16 +139,16 @@ class Objects:
             out.append(found)
         return out
 
-    async def _ask_wanted(self) -> None:
-        cids, self._wanted = self._wanted, []
+    async def _fetch_batch(self) -> None:
+        cids, self._to_fetch = self._to_fetch, []
         outcomes: dict[bytes, _Found] = {}
         try:
-            outcomes = await self._asked(cids)
+            outcomes = await self._fetch_and_store(cids)
         except StoreError as error:
             outcomes = dict.fromkeys((cid.multihash for cid in cids), error)
         except Exception as error:
-            log.exception("objects could not be fetched")
-            wrapped = StoreUnavailable(f"an object cannot be fetched now: {type(error).__name__}")
+            log.exception("cannot fetch objects")
+            wrapped = StoreUnavailable(f"cannot fetch an object now: {type(error).__name__}")
             outcomes = dict.fromkeys((cid.multihash for cid in cids), wrapped)
         finally:
             for cid in cids:
@@ -160,21 +160,21 @@ class Objects:
                 else:
                     future.cancel()
 
-    async def _asked(self, cids: list[Cid]) -> dict[bytes, _Found]:
-        """What became of each, by multihash: bytes that are verified and stored, None, or an error."""
+    async def _fetch_and_store(self, cids: list[Cid]) -> dict[bytes, _Found]:
+        """The outcome for each multihash: bytes (verified and stored), None (no node has it), or an error."""
         assert self._fetch is not None
         outcomes: dict[bytes, _Found] = {}
-        # whoever missed an object may have looked just before another's fetch of it was stored
-        left: list[Cid] = []
+        # another fetch may have stored an object after this reader had missed it
+        to_ask: list[Cid] = []
         for cid, data in zip(cids, await self._store.get_many([cid.multihash for cid in cids]), strict=True):
             if data is None:
-                left.append(cid)
+                to_ask.append(cid)
             else:
                 outcomes[cid.multihash] = data
-        if not left:
+        if not to_ask:
             return outcomes
-        good: list[tuple[bytes, bytes]] = []
-        for cid, found in zip(left, await self._fetch(left), strict=True):
+        verified: list[tuple[bytes, bytes]] = []
+        for cid, found in zip(to_ask, await self._fetch(to_ask), strict=True):
             outcomes[cid.multihash] = found
             if isinstance(found, bytes):
                 try:
@@ -182,7 +182,7 @@ class Objects:
                 except HashMismatch as error:
                     outcomes[cid.multihash] = error
                 else:
-                    good.append((cid.multihash, found))
-        await self._store.put_many(good, closed=False)
-        self.fetched += len(good)
+                    verified.append((cid.multihash, found))
+        await self._store.put_many(verified, closed=False)
+        self.fetched += len(verified)
         return outcomes

@@ -1,8 +1,8 @@
-"""What the trees (HAMT, AMT, KAMT) share: decoded nodes and their cache, links, raw values for writers.
+"""What the trees (HAMT, AMT, KAMT) share: the cache of decoded nodes, the check of links, raw values for writers.
 
-Readers decode nodes with the fast decoder, whose links are plain bytes: a value that a reader gives has its
-links as bytes, to be wrapped with `Cid` where the value's schema has a link. A writer must not lose the
-difference, so it works on *raw* nodes, in which every value is `Raw`: its encoded bytes.
+Readers decode nodes with the fast decoder, which returns links as plain bytes. So the values that a reader returns have
+their links as bytes: wrap them with `Cid` where the value's schema has a link. A writer must keep links and byte
+strings apart. It works on *raw* nodes, in which every value is `Raw`: its encoded bytes.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from blockstore.errors import BadCid
 from chain.errors import BadObject
 from chain.ipld.dag_cbor import encode
 
-#: Takes each object a writer makes, children before parents.
+#: Receives each object that a writer makes, children before parents.
 Put = Callable[[Cid, bytes], None]
 
-#: How many links of one walk are read in one round trip; with the depth it bounds a walk's memory.
+#: How many links a walk reads in one round trip. Together with the depth it bounds the walk's memory.
 WALK_BATCH: Final = 64
 
 _PREFIX: Final = b"\x01\x71\xa0\xe4\x02\x20"
-#: what a decoded node takes for each byte that it had: 4.3 on the nodes of a state tree, rounded up
+#: bytes of memory of a decoded node for each encoded byte: 4.3 measured on the nodes of a state tree, rounded up
 _DECODED_SIZE: Final = 5
 
 
@@ -35,7 +35,7 @@ class Raw(bytes):
 
 
 class NodeCache:
-    """Decoded nodes, an LRU of about `max_bytes`. Nodes are shared: whoever gets one must not change it."""
+    """An LRU cache of decoded nodes, of about `max_bytes`. Callers share the nodes and must not change them."""
 
     def __init__(self, max_bytes: int) -> None:
         self._limit = max_bytes // 16
@@ -54,19 +54,19 @@ class NodeCache:
         return node
 
     def put(self, key: bytes, node: Any, size: int) -> None:
-        """Keep a node whose encoded form has `size` bytes; a very large one is not kept."""
+        """Cache a node. `size`: bytes of its encoded form. A node over 1/16 of the cache is not cached."""
         cost = size * _DECODED_SIZE + 400
         if cost <= self._limit:
             self._nodes[key] = (node, cost)
 
     @property
     def used_bytes(self) -> int:
-        """What the cache holds now, by its own estimate."""
+        """The estimated memory of the cached nodes, in bytes."""
         return int(self._nodes.currsize)
 
 
 def check_link(link: bytes) -> Cid:
-    """A link to a tree node. Errors: BadObject (not a CID, or not of DAG-CBOR)."""
+    """The CID of a link to a tree node. Errors: BadObject (not a CID, or of another codec than DAG-CBOR)."""
     if link[:6] != _PREFIX or len(link) != 38:
         try:
             codec, multihash = cid_parts(link)
@@ -80,7 +80,7 @@ def check_link(link: bytes) -> Cid:
 
 
 def store_node(put: Put, node: object) -> Cid:
-    """Encode a node, give it to `put`, and return its CID."""
+    """Encode a node, pass it to `put`, return its CID."""
     data = encode_raw(node)
     cid = cid_of(data)
     put(cid, data)
@@ -88,7 +88,7 @@ def store_node(put: Put, node: object) -> Cid:
 
 
 def encode_raw(value: object) -> bytes:
-    """Canonical DAG-CBOR of a value that may be, or hold in lists or under map keys, `Raw` values."""
+    """Canonical DAG-CBOR of a value. `Raw` values inside it, in lists or maps, are copied as they are."""
     if isinstance(value, Raw):
         return bytes(value)
     if isinstance(value, list):
@@ -100,15 +100,16 @@ def encode_raw(value: object) -> bytes:
 
 
 def _head(major: int, length: int) -> bytes:
-    """The head of a text, list or map: that of a number, with another major type."""
+    """The head of a text, list or map: the head of the number, with another major type."""
     head = encode(length)
     return bytes((head[0] | major << 5,)) + head[1:]
 
 
-class Slicer:
-    """Reads the outline of one DAG-CBOR object and leaves values as they are encoded. Errors: BadObject.
+class RawCborReader:
+    """A cursor over one encoded DAG-CBOR object. It reads the structure item by item and can return an item undecoded.
 
-    The object must have passed `chain.ipld.dag_cbor.decode`: forms are not checked a second time.
+    The object must have passed `chain.ipld.dag_cbor.decode`: this class does not check its form again. All methods
+    raise BadObject when the next item is not of the expected type.
     """
 
     __slots__ = ("at", "data")
@@ -117,7 +118,7 @@ class Slicer:
         self.data = data
         self.at = 0
 
-    def head(self) -> tuple[int, int]:
+    def item_head(self) -> tuple[int, int]:
         """(major type, argument) of the next item."""
         data, at = self.data, self.at
         try:
@@ -136,16 +137,16 @@ class Slicer:
         except IndexError:
             raise BadObject("object is cut short") from None
 
-    def array(self) -> int:
+    def list_length(self) -> int:
         """The length of the list that starts here."""
-        major, length = self.head()
+        major, length = self.item_head()
         if major != 4:
             raise BadObject(f"expected a list, found major type {major}")
         return length
 
-    def octets(self) -> bytes:
+    def byte_string(self) -> bytes:
         """The byte string that starts here."""
-        major, length = self.head()
+        major, length = self.item_head()
         if major != 2:
             raise BadObject(f"expected a byte string, found major type {major}")
         start = self.at
@@ -156,21 +157,21 @@ class Slicer:
 
     def unsigned(self) -> int:
         """The number, 0 or more, that starts here."""
-        major, number = self.head()
+        major, number = self.item_head()
         if major != 0:
             raise BadObject(f"expected an unsigned integer, found major type {major}")
         return number
 
     def link(self) -> Cid:
         """The link that starts here."""
-        if self.head() != (6, 42):
+        if self.item_head() != (6, 42):
             raise BadObject("expected a link")
-        body = self.octets()
+        body = self.byte_string()
         if body[:1] != b"\0":
             raise BadObject("a link that does not start with 0")
         return check_link(body[1:])
 
-    def peek(self) -> int:
+    def peek_major_type(self) -> int:
         """The major type of the next item."""
         if self.at >= len(self.data):
             raise BadObject("object is cut short")
@@ -182,7 +183,7 @@ class Slicer:
         waiting = 1
         while waiting:
             waiting -= 1
-            major, argument = self.head()
+            major, argument = self.item_head()
             if major in (2, 3):
                 self.at += argument
             elif major == 4:
@@ -195,7 +196,7 @@ class Slicer:
                 raise BadObject("object is cut short")
         return Raw(self.data[start : self.at])
 
-    def end(self) -> None:
+    def expect_end(self) -> None:
         """Errors: BadObject, when bytes are left."""
         if self.at != len(self.data):
             raise BadObject(f"{len(self.data) - self.at} bytes behind the object")

@@ -1,4 +1,3 @@
-"""The state tree, and what is read with its help: senders and emitters as actors.
-
-Actor states live in `chain/actors`.
+"""The state tree, and what needs it to be read: sender addresses and events with their emitters. Decodes no actor's own
+state but the init, system and account actors', which addresses need: all others are for `chain.actors`.
 """

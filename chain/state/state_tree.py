@@ -1,8 +1,8 @@
-"""The state tree: every actor by its ID address, and what the init and system actors say about addresses and codes.
+"""The state tree: every actor by its ID address, the address map of the init actor, the actor codes of the manifest.
 
-A root is `[version, actors, info]` (versions 1 to 5), or of version 0 the map of actors itself. The map (a
-HAMT of bit width 5) has the ID address as its key and `[code, head, nonce, balance]` as its value; version 5
-(network version 18) adds the delegated address or null.
+A root is `[version, actors, info]` (versions 1 to 5), or the map of actors itself (version 0). The map is a HAMT of bit
+width 5. Its key is the ID address, its value `[code, head, nonce, balance]`; version 5 (from network version 18)
+appends the delegated address or null.
 Source: Lotus `chain/state/statetree.go`, `chain/types/actor.go`, `chain/vm/vm.go`.
 """
 
@@ -18,7 +18,8 @@ from chain.address import Address, from_id
 from chain.errors import ActorNotFound, BadAddress, BadObject, ChainError
 from chain.ipld.bigint import decode_bigint
 from chain.ipld.dag_cbor import decode
-from chain.ipld.hamt import DELETED, Hamt, diff
+from chain.ipld.hamt import DELETED, Hamt
+from chain.ipld.hamt import diff as diff_maps
 from chain.ipld.objects import ObjectReader
 from chain.ipld.tree_nodes import NodeCache
 
@@ -31,7 +32,7 @@ _BIT_WIDTH: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """One actor. `balance` is in attoFIL; `delegated` its f4 address, if it has one."""
+    """One actor. `balance`: attoFIL; `delegated`: its f4 address, if it has one."""
 
     code: Cid
     head: Cid
@@ -42,7 +43,7 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class InitState:
-    """The init actor's state: `next_id` is the ID that the next actor gets; `addresses` maps robust ones to IDs."""
+    """The init actor's state. `next_id`: the ID of the next new actor; `addresses`: robust address to ID."""
 
     addresses: Hamt
     next_id: int
@@ -50,11 +51,11 @@ class InitState:
 
 
 class UnresolvedAddress(ChainError):
-    """An address that no key stands behind."""
+    """The address belongs to an actor without a key address."""
 
 
 def decode_actor(value: Any, version: int = _MAX_VERSION) -> Actor:
-    """An actor of a state tree of that version. Errors: BadObject."""
+    """An actor from its decoded fields. `version`: of the state tree. Errors: BadObject."""
     if type(value) is not list or len(value) != (5 if version >= 5 else 4):
         raise BadObject(f"an actor of a state tree of version {version} is a list of {5 if version >= 5 else 4}")
     code, head, nonce, balance = value[:4]
@@ -92,7 +93,7 @@ class StateTree:
 
     @classmethod
     async def load(cls, objects: ObjectReader, root: bytes, cache: NodeCache | None = None) -> StateTree:
-        """The tree under `root`; `cache` keeps decoded nodes. One read. Errors: BadObject, Missing."""
+        """The tree under `root`. Takes one read. `cache`: for decoded nodes. Errors: BadObject, Missing."""
         value = decode(await objects.get(root))
         if type(value) is not list:
             raise BadObject("a state root is a list")
@@ -106,8 +107,8 @@ class StateTree:
         return cls(objects, Cid(root), version, Cid(actors), cache)
 
     async def get(self, address: Address) -> Actor:
-        """The actor at an address of any form. Reads: one a level; robust addresses take the init actor's map
-        before. Errors: ActorNotFound, BadObject, Missing."""
+        """The actor at an address of any form. One read a level of the tree; a robust address is first resolved in the
+        init actor's map. Errors: ActorNotFound, BadObject, Missing."""
         if not address:
             raise ChainError("GetActor called on undefined address")
         if address[0]:
@@ -120,11 +121,9 @@ class StateTree:
             raise ActorNotFound
         return decode_actor(found, self.version)
 
-    get_actor = get
-
     async def lookup_id(self, address: Address) -> Address:
-        """The ID address of an address; an ID address is its own, held or not. Errors: ActorNotFound, BadObject,
-        Missing."""
+        """The ID address of an address. An ID address is returned as it is, even if it has no actor.
+        Errors: ActorNotFound, BadObject, Missing."""
         if address.is_id:
             return address
         found = await (await self.init_state()).addresses.get(address)
@@ -133,7 +132,7 @@ class StateTree:
         return _id(found)
 
     async def init_state(self) -> InitState:
-        """The init actor's state, read once a tree. Errors: ActorNotFound, BadObject, Missing."""
+        """The init actor's state. Read once for each tree. Errors: ActorNotFound, BadObject, Missing."""
         if self._init is None:
             head = (await self.get(INIT)).head
             value = decode(await self.reader.get(check_cid(head)))
@@ -146,7 +145,7 @@ class StateTree:
         return self._init
 
     async def robust_addresses(self, address: Address) -> AsyncIterator[Address]:
-        """The robust addresses that lead to an ID address, found by walking the whole address map.
+        """The robust addresses of an ID address. Walks the whole address map.
 
         Errors: ActorNotFound, BadObject, Missing.
         """
@@ -156,13 +155,13 @@ class StateTree:
                 yield _address(key)
 
     async def items(self) -> AsyncIterator[tuple[Address, Actor]]:
-        """Every (ID address, actor), in the tree's order, with bounded memory. Errors: BadObject, Missing."""
+        """Every (ID address, actor), in the order of the HAMT. Memory is bounded. Errors: BadObject, Missing."""
         async for key, value in self.actors.items():
             yield _address(key), decode_actor(value, self.version)
 
-    async def changed(self, newer: StateTree) -> AsyncIterator[tuple[Address, Actor | None, Actor | None]]:
+    async def diff(self, newer: StateTree) -> AsyncIterator[tuple[Address, Actor | None, Actor | None]]:
         """(ID address, actor here, actor in `newer`) of every actor that differs. Errors: BadObject, Missing."""
-        async for key, old, new in diff(self.actors, newer.actors):
+        async for key, old, new in diff_maps(self.actors, newer.actors):
             yield (
                 _address(key),
                 None if old is DELETED else decode_actor(old, self.version),
@@ -170,9 +169,9 @@ class StateTree:
             )
 
     async def account_key(self, address: Address) -> Address:
-        """The key or delegated address of an account; one of these protocols is its own.
+        """The key address or delegated address of an account. An address of these protocols is returned as it is.
 
-        Errors: ChainError (no such actor, not an account), BadObject, Missing.
+        Errors: ActorNotFound, UnresolvedAddress (not an account), BadObject, Missing.
         """
         if address.protocol in (1, 3, 4):
             return address
@@ -191,8 +190,8 @@ class StateTree:
             raise BadObject("an account's state is a list of 1")
         return _address(value[0])
 
-    async def manifest(self) -> Cid:
-        """The manifest's list of actor codes, which the system actor's state links to (actors 8 and later).
+    async def manifest_cid(self) -> Cid:
+        """The CID of the manifest: the list of actor codes that the system actor's state links to (actors 8 and later).
 
         Errors: ActorNotFound, BadObject, Missing.
         """
@@ -201,9 +200,9 @@ class StateTree:
             raise BadObject("the system actor's state is not [manifest]")
         return check_cid(value[0])
 
-    async def codes(self) -> dict[str, Cid]:
-        """Actor code by its name in the manifest ("account", "storageminer", …). Errors: as `manifest`."""
-        entries = decode(await self.reader.get(await self.manifest()))
+    async def actor_codes(self) -> dict[str, Cid]:
+        """Actor codes by their name in the manifest ("account", "storageminer", …). Errors: as `manifest_cid`."""
+        entries = decode(await self.reader.get(await self.manifest_cid()))
         if type(entries) is not list:
             raise BadObject("the actors' manifest is not a list")
         found: dict[str, Cid] = {}
@@ -214,21 +213,21 @@ class StateTree:
         return found
 
     async def code_name(self, code: Cid) -> str | None:
-        """The manifest name of a code: "account" also for "fil/1/account", as codes were before actors 8.
+        """The manifest name of a code, or None. A code from before actors 8, as "fil/1/account", gives "account".
 
-        Errors: as `manifest`.
+        Errors: as `manifest_cid`.
         """
         if check_cid(code).is_identity:
             text = code.identity_content.decode("utf-8", "replace")
             return text.rpartition("/")[2] if text.startswith("fil/") else None
-        for name, known in (await self.codes()).items():
+        for name, known in (await self.actor_codes()).items():
             if known == code:
                 return name
         return None
 
 
 def check_cid(data: bytes) -> Cid:
-    """Errors: BadObject, when these bytes are no CID."""
+    """The CID that these bytes are. Errors: BadObject."""
     try:
         cid = Cid(data)
         if cid.multihash[:1] == b"\0":

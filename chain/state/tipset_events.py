@@ -1,4 +1,4 @@
-"""The events of a tipset: numbered through, each with the message that caused it and its emitter's address.
+"""The events of a tipset: numbered from 0, each with the index of its message and its emitter's address.
 
 Source: Lotus `chain/index/events.go` (order, addresses), FIP-0049.
 """
@@ -14,18 +14,19 @@ from chain.address import Address, from_id
 from chain.ipld.amt import Amt
 from chain.ipld.objects import ObjectReader
 from chain.ipld.tree_nodes import NodeCache
-from chain.message import EventEntry, Receipt, event_of, receipt_of
+from chain.message import EventEntry, Receipt, event_from_fields, receipt_from_fields
 from chain.state.state_tree import StateTree, decode_actor
 
-#: of the AMT (version 3) that a receipt's events are in
+#: the bit width of the AMT (version 3) of a receipt's events
 EVENTS_BIT_WIDTH: Final = 5
-#: the bits of an entry's flags that say it can be searched for: by its key, by its value
+#: the bits of an entry's flags: its key is indexed, its value is indexed
 INDEXED: Final = 1 | 2
 
 
 @dataclass(frozen=True, slots=True)
 class TipsetEvent:
-    """An event: its number in the tipset, its message's, and the emitter's ID and f410 (or ID) address."""
+    """An event. `index`: its number in the tipset; `message`: its message's number; `emitter`: the actor ID;
+    `address`: the emitter's delegated address, or its ID address if it has none."""
 
     index: int
     message: int
@@ -34,16 +35,16 @@ class TipsetEvent:
     entries: tuple[EventEntry, ...]
 
 
-async def receipts_under(reader: ObjectReader, root: bytes) -> list[Receipt]:
-    """The receipts under the root that a header names. Errors: Missing, BadObject."""
-    return [receipt_of(value) async for _, value in Amt(reader, root, 0).items()]
+async def read_receipts(reader: ObjectReader, root: bytes) -> list[Receipt]:
+    """The receipts of a tipset. `root`: from its child's header. Errors: Missing, BadObject."""
+    return [receipt_from_fields(value) async for _, value in Amt(reader, root, 0).items()]
 
 
-async def tipset_events(reader: ObjectReader, receipts: Sequence[Receipt], tree: StateTree) -> list[TipsetEvent]:
-    """All events of a tipset with these receipts; `tree` holds the actors after it.
+async def load_tipset_events(reader: ObjectReader, receipts: Sequence[Receipt], tree: StateTree) -> list[TipsetEvent]:
+    """All events of a tipset with these receipts. `tree`: the state after the tipset.
 
-    Round trips: one for the roots of all messages' events, one for each level below them, one a level for all
-    emitters. Errors: Missing, BadObject.
+    Takes one round trip for the event roots of all messages, one for each level below them, and one a level for the
+    addresses of all emitters. Errors: Missing, BadObject.
     """
     roots = [(at, one.events_root) for at, one in enumerate(receipts) if one.events_root is not None]
     if not roots:
@@ -52,7 +53,7 @@ async def tipset_events(reader: ObjectReader, receipts: Sequence[Receipt], tree:
     emitted: list[tuple[int, int, tuple[EventEntry, ...]]] = []
     for at, root in roots:
         async for pair in Amt(reader, root, 3, EVENTS_BIT_WIDTH).items():
-            event = event_of(pair[1])
+            event = event_from_fields(pair[1])
             emitted.append((at, event.emitter, event.entries))
     addresses = await _addresses(tree, list(dict.fromkeys(emitter for _, emitter, _ in emitted)))
     return [
@@ -62,7 +63,7 @@ async def tipset_events(reader: ObjectReader, receipts: Sequence[Receipt], tree:
 
 
 async def _addresses(tree: StateTree, emitters: Sequence[int]) -> dict[int, Address]:
-    """The delegated address of each actor that has one, the ID of every other."""
+    """The delegated address of each actor, or its ID address if it has none."""
     ids = [from_id(emitter) for emitter in emitters]
     found: list[Any] = await tree.actors.get_many(ids)
     out: dict[int, Address] = {}
@@ -72,10 +73,10 @@ async def _addresses(tree: StateTree, emitters: Sequence[int]) -> dict[int, Addr
     return out
 
 
-async def events_after(
+async def load_events_after(
     reader: ObjectReader, receipts: Sequence[Receipt], state: Cid, cache: NodeCache | None = None
 ) -> list[TipsetEvent]:
-    """As `tipset_events`, by the root of the state after the tipset. Errors: Missing, BadObject."""
+    """As `load_tipset_events`. `state`: the state root after the tipset. Errors: Missing, BadObject."""
     if not any(one.events_root for one in receipts):
         return []
-    return await tipset_events(reader, receipts, await StateTree.load(reader, state, cache))
+    return await load_tipset_events(reader, receipts, await StateTree.load(reader, state, cache))

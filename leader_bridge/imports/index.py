@@ -26,7 +26,7 @@ from chain.ipld.dag_cbor import decode
 from chain.ipld.objects import Objects
 from chain.network import NetworkRecord
 from chain.tipset import Tipset, TipsetKey
-from chain.tipset_messages import message_cids
+from chain.tipset_messages import load_message_cids
 from leader_bridge.imports.closing import Closer
 from leader_bridge.imports.recent_objects import Recent
 from leader_bridge.store.coverage import MESSAGES_INDEX, TIPSETS_INDEX, merged, save_coverage
@@ -129,7 +129,7 @@ class Indexer:
             self._ranges[index] = merged([*ranges, (low, high)])
 
     async def _messages(self, tipset: Tipset) -> list[BlockMessages]:
-        return [await message_cids(self._reader, block.messages) for block in tipset.blocks]
+        return [await load_message_cids(self._reader, block.messages) for block in tipset.blocks]
 
     async def _close(self, tipsets: Sequence[Tipset]) -> list[int]:
         """Close what tipsets name; the HELD_ flags of each."""

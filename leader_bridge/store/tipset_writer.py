@@ -37,7 +37,7 @@ from chain.ipld.amt import Amt
 from chain.ipld.objects import Objects
 from chain.network import NetworkRecord, load_network
 from chain.tipset import Tipset, TipsetKey
-from chain.tipset_messages import message_cids
+from chain.tipset_messages import load_message_cids
 from leader_bridge import metrics
 from leader_bridge.store.coverage import MESSAGES_INDEX, TIPSETS_INDEX, merged, save_coverage
 from leader_bridge.store.indexer import (
@@ -122,7 +122,7 @@ class Keeper:
 
     async def block_messages(self, tipset: Tipset) -> list[BlockMessages]:
         """What each block of a stored tipset lists. Errors: Missing, BadObject."""
-        return await asyncio.gather(*(message_cids(self._objects, block.messages) for block in tipset.blocks))
+        return await asyncio.gather(*(load_message_cids(self._objects, block.messages) for block in tipset.blocks))
 
     async def _index_eth_txs(
         self, batch: Batch, tipsets: Sequence[Sequence[BlockMessages]], epochs: Sequence[tuple[int, int]]

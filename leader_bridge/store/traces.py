@@ -22,7 +22,6 @@ from blockstore.cid import Cid
 from blockstore.errors import StoreError
 from blockstore.store import HEIGHTS, META, RECORDED, Batch, HeadEntry, Store
 from chain.errors import BadObject
-from chain.eth.types import hash_of
 from chain.index.chain_index import HEIGHT_BUCKET
 from chain.index.coverage import covered
 from chain.index.recorded_answers import TRACES, TRACES_INDEX, drop_answers, keep_answer
@@ -302,7 +301,7 @@ class Traces:
 
 async def traces_of(client: NodeClient, tipset: Tipset) -> list[Any]:
     """A tipset's `trace_block` answer. Errors: Moved (the node has another tipset there), NodeError."""
-    number, digest = hex(tipset.height), "0x" + hash_of(tipset.key.cid).hex()
+    number, digest = hex(tipset.height), "0x" + tipset.key.block_hash.hex()
     answer = await _traces_at(client, number)
     if not answer:
         # nothing in it tells whose it is: the node must have our tipset there before and after it is said again

@@ -43,7 +43,7 @@ async def blocks_by_epoch(ctx: Context, head: Tipset) -> list[int] | None:
     if low < 0:
         return None
     counts = [0] * WINDOW
-    for place in await ancestry_of(ctx).between(head, low, head.height):
+    for place in await ancestry_of(ctx).tipsets_between(head, low, head.height):
         counts[place.height - low] = len(place.key.cids)
     return counts
 

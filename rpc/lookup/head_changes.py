@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from blockstore.store import HeadEntry, TipsetRef
-from chain.consensus.ancestry import Place, place_of
-from chain.eth.types import hash_of
+from chain.consensus.ancestry import Ancestor
 from chain.index.chain_index import ChainIndex
 from chain.tipset import TipsetKey
 from rpc.context import Context
@@ -51,13 +50,13 @@ def cursor_at_head(head: Head) -> Cursor:
     return Cursor(head.seq, 0, head.tipset.height, head.tipset.key)
 
 
-async def find_parent(index: ChainIndex, key: TipsetKey) -> Place | None:
+async def find_parent(index: ChainIndex, key: TipsetKey) -> Ancestor | None:
     """The parent of a tipset; None for the genesis. One row, usually cached. Errors: NotHeld, Missing."""
     row = await index.row(key)
     if row is not None and row.parent_height >= 0:
-        return Place(row.parent_height, hash_of(row.parent.cid), row.parent)
+        return Ancestor(row.parent_height, row.parent.block_hash, row.parent)
     tipset = await index.tipset(key)
-    return None if tipset.height == 0 else place_of(await index.parent(tipset))
+    return None if tipset.height == 0 else Ancestor.of(await index.parent(tipset))
 
 
 def _moves(entry: HeadEntry) -> list[tuple[bool, TipsetRef]]:
@@ -108,7 +107,7 @@ async def _steps_by_ancestry(ctx: Context, cursor: Cursor, head: Head) -> AsyncI
     while height < target.height:
         # null rounds may make a part empty
         top = min(height + _PAGE, target.height)
-        for place in await ancestry.between(target, height + 1, top):
+        for place in await ancestry.tipsets_between(target, height + 1, top):
             done = place.key == target.key
             yield Step(False, place.key, Cursor(head.seq, 0 if done else BY_ANCESTRY, place.height, place.key))
         height = top

@@ -13,7 +13,7 @@ from chain.address import Address
 from chain.errors import ActorNotFound, BadObject, ChainError, NotFound, NotHeld
 from chain.ipld.amt import Amt
 from chain.ipld.dag_cbor import decode
-from chain.message import Message, Receipt, SignedMessage, decode_any_message, receipt_of
+from chain.message import Message, Receipt, SignedMessage, decode_any_message, receipt_from_fields
 from chain.state.state_tree import StateTree
 from chain.tipset import Tipset
 from rpc.context import Context
@@ -136,7 +136,7 @@ async def _receipt(ctx: Context, tipset: Tipset, place: int) -> Receipt:
         raise NotHeld(f"the receipts of the parents of the tipset at epoch {tipset.height}: {error}") from None
     if value is None:
         raise NotFound(f"failed to find receipt {place}")
-    return receipt_of(value)
+    return receipt_from_fields(value)
 
 
 async def _indexed(ctx: Context, head: Tipset, cid: Cid, message: Message) -> Found | None:

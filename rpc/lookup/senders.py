@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from chain.state.senders import ids_in
-from chain.tipset_messages import LookUpId
+from chain.state.id_resolver import id_resolver
+from chain.tipset_messages import ResolveId
 from rpc.context import Context
 
 
-def id_of(ctx: Context) -> LookUpId:
+def id_of(ctx: Context) -> ResolveId:
     """The look-up of an ID address in a state."""
-    return ids_in(ctx.objects)
+    return id_resolver(ctx.objects)

@@ -23,7 +23,7 @@ from chain.errors import NotHeld
 from chain.index.chain_index import HELD_ALL, ChainIndex, decode_row, height_row
 from chain.ipld.objects import Objects
 from chain.tipset import Tipset, TipsetKey
-from chain.tipset_messages import message_cids
+from chain.tipset_messages import load_message_cids
 from follower.shared_store_heads import WindowHeads
 from leader_bridge.bridge import Bridge
 from leader_bridge.follow.subscription import APPLY, CURRENT, REVERT, Change, merged
@@ -83,7 +83,7 @@ class Judge:
             await self.walker.tree(self.store, block.messages)
         await self.walker.tree(self.store, tipset.parent_message_receipts)
         await self.walker.tree(self.store, tipset.parent_state_root)
-        listed = [await message_cids(self.objects, block.messages) for block in tipset.blocks]
+        listed = [await load_message_cids(self.objects, block.messages) for block in tipset.blocks]
         key = message_key(tipset.height, cid)
         rows = await self.store.rows(MESSAGES, [(bytes(one), key) for one in included(listed)])
         assert None not in rows, f"a message of {tipset.key} is not indexed"

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from blockstore.memory import MemoryStore
 from blockstore.store import RECORDED, Batch, HeadEntry, Store, TipsetRef
-from chain.eth.types import hash_of
 from chain.index.chain_index import TipsetRow
 from chain.index.coverage import covered
 from chain.index.recorded_answers import PIECE, TRACES, TRACES_INDEX, drop_answers, keep_answer, kept_answers, pieces_of
@@ -160,7 +159,7 @@ async def test_an_answer_that_is_not_whole_is_not_there(lost: int) -> None:
 
 
 def _hash(tipset: Tipset) -> str:
-    return "0x" + hash_of(tipset.key.cid).hex()
+    return "0x" + tipset.key.block_hash.hex()
 
 
 def _trace(tipset: Tipset, at: int = 0, **more: Any) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from chain.message import decode_signed_message
 from chain.network import load_network
 from chain.state.tipset_events import INDEXED
 from chain.tipset import Tipset, TipsetKey
-from chain.tipset_messages import message_cids
+from chain.tipset_messages import load_message_cids
 
 Rows = dict[tuple[str, bytes, bytes], bytes | None]
 
@@ -58,7 +58,7 @@ async def visible_rows(store: Store, head: TipsetKey, *, down_to: int = 0) -> Ro
         partition, prefix = height_row(tipset.height)
         await take(HEIGHTS, partition, prefix + cid)
         for block in tipset.blocks:
-            bls, signed = await message_cids(objects, block.messages)
+            bls, signed = await load_message_cids(objects, block.messages)
             for message in (*bls, *signed):
                 await take(MESSAGES, bytes(message), tipset.height.to_bytes(8, "big") + cid)
             for message in signed:

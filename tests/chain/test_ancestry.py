@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chain.consensus.ancestry import Ancestry, place_of
+from chain.consensus.ancestry import Ancestor, Ancestry
 from chain.errors import NotHeld
 from chain.tipset import Tipset
 from tests.support.made_chain import MadeChain
@@ -42,9 +42,9 @@ async def test_any_range_of_any_chain(
     ancestry = Ancestry(made.services().index, depth=depth)
     for which, low, high in asked:
         head = tipsets[which % len(tipsets)]
-        found = await ancestry.between(head, low, high)
+        found = await ancestry.tipsets_between(head, low, high)
         line = walked(parents, head, 0, head.height)
-        assert found == [place_of(tipset) for tipset in line if low <= tipset.height <= high]
+        assert found == [Ancestor.of(tipset) for tipset in line if low <= tipset.height <= high]
         at = min(low, head.height)
         below = next(tipset for tipset in reversed(line) if tipset.height <= at)
         assert await ancestry.at_height(head, at) == below
@@ -63,10 +63,10 @@ async def test_what_is_not_held_is_said() -> None:
     for cid in lost.key.cids:
         del made.store._objects[cid.multihash]
     ancestry = Ancestry(index)
-    assert [place.height for place in await ancestry.between(tipset, 3, 8)] == [3, 4, 5, 6, 7, 8]
+    assert [place.height for place in await ancestry.tipsets_between(tipset, 3, 8)] == [3, 4, 5, 6, 7, 8]
     for table, partition in list(made.store._rows):
         if table == "tipsets":
             del made.store._rows[table, partition]
     fresh = made.services().index
     with pytest.raises(NotHeld, match="epoch 1"):
-        await Ancestry(fresh).between(tipset, 0, 8)
+        await Ancestry(fresh).tipsets_between(tipset, 0, 8)

@@ -37,7 +37,7 @@ storages = st.dictionaries(slots, words, max_size=60)
 async def test_contracts_of_a_real_chain_have_the_same_roots_when_written_again(folder: str) -> None:
     heap = heap_of(f"{folder}/chain.car.zst")
     tree = await StateTree.load(heap, head_of(folder).parent_state_root)
-    evm = (await tree.codes())["evm"]
+    evm = (await tree.actor_codes())["evm"]
     sizes = []
     actors = [actor async for address, actor in tree.items() if address.is_id]
     for actor in actors:

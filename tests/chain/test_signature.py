@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 import rpc.methods.node.wallet  # noqa: F401  (declares)
 from chain.address import Address, bls, from_id, parse
 from chain.ipld.dag_cbor import decode
-from chain.ipld.tree_nodes import Slicer
-from chain.signature import SIG_BLS, keccak256, recover, verify
+from chain.ipld.tree_nodes import RawCborReader
+from chain.signature import SIG_BLS, keccak256, recover_public_key, verify_signature
 from chain.state.state_tree import StateTree
 from rpc.server.dispatch import Dispatcher
 from tests.chain.state_data import head_of, heap_of
@@ -32,19 +32,19 @@ def test_keccak() -> None:
 def test_signatures_made_by_go(case: dict[str, Any]) -> None:
     kind, signer = case["type"], parse(case["address"])
     message, signature = bytes.fromhex(case["message"]), bytes.fromhex(case["signature"])
-    assert verify(kind, signature, signer, message)
-    assert not verify(kind, signature, signer, message + b"\0")
-    assert not verify(kind, signature[:-1] + bytes((signature[-1] ^ 1,)), signer, message)
-    assert not verify(kind, bytes((signature[0] ^ 1,)) + signature[1:], signer, message)
-    assert not verify(4 - kind, signature, signer, message)
-    assert not verify(SIG_BLS, signature, signer, message)
-    assert not verify(kind, signature, bls(bytes(48)), message)
+    assert verify_signature(kind, signature, signer, message)
+    assert not verify_signature(kind, signature, signer, message + b"\0")
+    assert not verify_signature(kind, signature[:-1] + bytes((signature[-1] ^ 1,)), signer, message)
+    assert not verify_signature(kind, bytes((signature[0] ^ 1,)) + signature[1:], signer, message)
+    assert not verify_signature(4 - kind, signature, signer, message)
+    assert not verify_signature(SIG_BLS, signature, signer, message)
+    assert not verify_signature(kind, signature, bls(bytes(48)), message)
 
 
 def signed_part(block: bytes) -> bytes:
     """A header as it was signed: with null in the place of the block's signature."""
-    read = Slicer(block)
-    parts = [bytes(read.raw()) for _ in range(read.array())]
+    read = RawCborReader(block)
+    parts = [bytes(read.raw()) for _ in range(read.list_length())]
     parts[13] = b"\xf6"
     return bytes((0x80 | len(parts),)) + b"".join(parts)
 
@@ -62,27 +62,27 @@ async def test_a_block_of_a_real_chain_is_signed_by_its_miner_s_worker() -> None
     kind, signature = kind_and_signature[0], kind_and_signature[1:]
     assert kind == SIG_BLS
     message = signed_part(data)
-    assert verify(kind, signature, worker, message)
-    assert not verify(kind, signature, worker, message + b"\0")
-    assert not verify(kind, signature[:-1] + b"\0", worker, message)
-    assert not verify(kind, bytes(96), worker, message)
+    assert verify_signature(kind, signature, worker, message)
+    assert not verify_signature(kind, signature, worker, message + b"\0")
+    assert not verify_signature(kind, signature[:-1] + b"\0", worker, message)
+    assert not verify_signature(kind, bytes(96), worker, message)
 
 
 @given(st.integers(0, 4), st.binary(max_size=100) | st.binary(min_size=65, max_size=65), st.binary(max_size=50))
 @settings(max_examples=60, deadline=None)
 def test_malformed_signatures_are_a_no(kind: int, signature: bytes, message: bytes) -> None:
     for case in SIGNED[:2]:
-        assert not verify(kind, signature, parse(case["address"]), message)
-    assert not verify(kind, signature, from_id(7), message)
-    assert not verify(kind, signature, bls(bytes(48)), message)
+        assert not verify_signature(kind, signature, parse(case["address"]), message)
+    assert not verify_signature(kind, signature, from_id(7), message)
+    assert not verify_signature(kind, signature, bls(bytes(48)), message)
 
 
 def test_numbers_out_of_range_recover_nothing() -> None:
     one = (1).to_bytes(32, "big")
     order = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
     for r, s, v in ((0, 1, 0), (1, 0, 0), (order, 1, 0), (1, order, 0), (5, 1, 0), (order - 1, 1, 2), (1, 1, 4)):
-        assert recover(one, r.to_bytes(32, "big") + s.to_bytes(32, "big") + bytes((v,))) is None
-    assert recover(b"short", bytes(65)) is None
+        assert recover_public_key(one, r.to_bytes(32, "big") + s.to_bytes(32, "big") + bytes((v,))) is None
+    assert recover_public_key(b"short", bytes(65)) is None
 
 
 @pytest.mark.recorded

@@ -183,7 +183,7 @@ async def test_changed_actors() -> None:
     old = await StateTree.load(heap, write(heap, actors)[0])
     new = await StateTree.load(heap, write(heap, later)[0])
     heap.trips = 0
-    found = {address: (was, now) async for address, was, now in old.changed(new)}
+    found = {address: (was, now) async for address, was, now in old.diff(new)}
     assert found == {
         from_id(150): (actors[from_id(150)], later[from_id(150)]),
         from_id(200): (actors[from_id(200)], None),
@@ -237,7 +237,7 @@ async def test_any_state_of_an_actor_is_read_or_refused(which: str, data: bytes)
     address = {"init": INIT, "system": SYSTEM, "account": from_id(100)}[which]
     heap.objects[(await good.get(address)).head] = data
     tree = await StateTree.load(heap, good.root)
-    for reading in (tree.lookup_id(secp256k1(b"x")), tree.codes(), tree.account_key(from_id(100))):
+    for reading in (tree.lookup_id(secp256k1(b"x")), tree.actor_codes(), tree.account_key(from_id(100))):
         try:
             await reading
         except (ChainError, Missing):

@@ -15,7 +15,7 @@ from blockstore.cid import Cid, parse, verify
 from blockstore.errors import HashMismatch
 from chain.errors import BadRequest
 from chain.ipld.amt import Amt
-from chain.message import receipt_of
+from chain.message import receipt_from_fields
 from chain.tipset import TipsetKey
 from devnode.faults import Faults
 from devnode.sim_chain import SimSettings
@@ -227,7 +227,7 @@ async def test_receipts_events_and_old_states_can_be_lost() -> None:
         for tipset in chain:
             reader = node.store.honest
             async for pair in Amt.load(reader, tipset.parent_message_receipts, version=0):
-                events = receipt_of(pair[1]).events_root
+                events = receipt_from_fields(pair[1]).events_root
                 roots += [events] if events is not None else []
                 receipts.append(tipset.parent_message_receipts)
         assert roots

@@ -18,9 +18,9 @@ from chain.ipld.bigint import decode_bigint
 from chain.ipld.dag_cbor import decode, encode, links
 from chain.ipld.hamt import Hamt, hamt_build
 from chain.ipld.tree_nodes import Raw
-from chain.message import receipt_of
+from chain.message import receipt_from_fields
 from chain.tipset import Tipset, TipsetKey
-from chain.tipset_messages import tipset_messages
+from chain.tipset_messages import load_tipset_messages
 from devnode.sim_chain import Change, SimSettings, SimulatedChain
 from devnode.sim_hamt import LiveHamt
 from devnode.sim_state import BURNT, INIT, SYSTEM
@@ -155,10 +155,11 @@ async def test_receipts_nonces_and_balances_follow_from_the_messages() -> None:
     total = None
     doubled = events = 0
     for child, tipset in pairwise(chain):
-        messages = await tipset_messages(made, tipset, made.chain.network, no_id)
+        messages = await load_tipset_messages(made, tipset, made.chain.network, no_id)
         listed = sum([len(await _listed(made, block.messages)) for block in tipset.blocks])
         doubled += listed - len(messages)
-        receipts = [receipt_of(v) async for _, v in Amt.load(made, child.parent_message_receipts, version=0).items()]
+        array = Amt.load(made, child.parent_message_receipts, version=0)
+        receipts = [receipt_from_fields(value) async for _, value in array.items()]
         assert len(receipts) == len(messages)
         events += sum(receipt.events_root is not None for receipt in receipts)
         before, after = await actors(tipset.parent_state_root), await actors(child.parent_state_root)

@@ -22,7 +22,6 @@ import orjson
 
 from blockstore.cassandra.store import CassandraStore
 from blockstore.cid import parse
-from chain.eth.types import hash_of
 from chain.tipset import Tipset, TipsetKey
 from devnode.recorded_chain import RecordedChain
 from tests.fleet.skewed import Skew
@@ -122,7 +121,7 @@ class Truth:
         if question == 1:
             return "" if result == hex(parent.height) else "another head's parent"
         assert isinstance(result, dict)
-        wanted = (hex(parent.height), "0x" + hash_of(parent.key.cid).hex())
+        wanted = (hex(parent.height), "0x" + parent.key.block_hash.hex())
         return "" if (result["number"], result["hash"]) == wanted else "another head's block"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from chain.eth.types import cid_of_hash, hash_of
+from chain.eth.types import cid_of_hash
 from rpc.client.node_info import CallFailed
 from rpc.errors import InvalidParams, MethodError, ParseError, wire_error
 from rpc.lookup.events.actor_event_filter import ActorEventFilterParam
@@ -228,7 +228,7 @@ async def test_hashes_of_what_is_no_transaction(asked: Any) -> None:
     for digest, told in (
         (head.blocks[0].cid[-32:], "cbor input had wrong number of fields"),
         (head.blocks[0].messages[-32:], "unmarshaling t.Message: cbor input should be of type array"),
-        (hash_of(parent.key.cid), "cbor input should be of type array"),
+        (parent.key.block_hash, "cbor input should be of type array"),
     ):
         text = "0x" + digest.hex()
         _, code, message = await asked(1, "eth_getTransactionReceipt", text)

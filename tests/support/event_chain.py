@@ -14,7 +14,6 @@ from blockstore.lmdb.store import LmdbStore
 from blockstore.memory import MemoryStore
 from blockstore.store import Batch, HeadEntry, Store, TipsetRef
 from chain.address import EAM_ID, delegated, from_id
-from chain.eth.types import hash_of
 from chain.index.event_index import index_events
 from chain.ipld.dag_cbor import encode
 from chain.ipld.hamt import hamt_build
@@ -142,7 +141,7 @@ class EventChain(MadeChain):
 
     def shown(self, tipset: Tipset, removed: bool = False) -> list[tuple[str, int, bool]]:
         """(block hash, log index, removed) of a tipset's logs."""
-        block = "0x" + hash_of(tipset.key.cid).hex()
+        block = "0x" + tipset.key.block_hash.hex()
         return [(block, at, removed) for at in range(len(self._logs[tipset.key]))]
 
 

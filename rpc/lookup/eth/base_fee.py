@@ -8,7 +8,7 @@ from typing import Final
 from chain.eth.transaction import effective_premium
 from chain.message import Message
 from chain.tipset import Tipset
-from chain.tipset_messages import block_messages
+from chain.tipset_messages import load_block_messages
 from rpc import eth_json
 from rpc.context import Context
 from rpc.lookup.network_upgrades import fork_heights
@@ -59,7 +59,7 @@ async def next_base_fee(ctx: Context, tipset: Tipset) -> int:
     by_premium = tipset.height >= forks["UpgradeFireHorseHeight"]
     offers: dict[bytes | tuple[bytes, int], Message] = {}
     for block in tipset.blocks:
-        for some in await block_messages(ctx.objects, block):
+        for some in await load_block_messages(ctx.objects, block):
             for one in some:
                 message = one.message
                 offers.setdefault((message.from_, message.nonce) if by_premium else one.cid, message)

@@ -16,7 +16,7 @@ from cachetools import LRUCache
 from blockstore.cid import Cid
 from blockstore.store import TIPSETS
 from chain.errors import BadRequest, NotFound, NotHeld, NullRound
-from chain.eth.types import cid_of_hash, hash_of
+from chain.eth.types import cid_of_hash
 from chain.index.chain_index import decode_row
 from chain.tipset import Tipset, TipsetKey
 from rpc import eth_json
@@ -195,7 +195,7 @@ async def is_canonical(ctx: Context, tipset: Tipset) -> bool:
 
 def block_hash(tipset: Tipset) -> bytes:
     """A tipset's hash as Ethereum clients know it."""
-    return hash_of(tipset.key.cid)
+    return tipset.key.block_hash
 
 
 def node_block_parameter(tipset: Tipset) -> dict[str, str]:

@@ -14,9 +14,9 @@ from blockstore.cid import Cid
 from blockstore.errors import Missing
 from chain.errors import BadObject, NotHeld
 from chain.message import Receipt
-from chain.state.tipset_events import receipts_under
+from chain.state.tipset_events import read_receipts
 from chain.tipset import Tipset
-from chain.tipset_messages import Included
+from chain.tipset_messages import IncludedMessage
 from rpc.context import Context
 from rpc.eth_json import Place
 from rpc.lookup.decoded_cache import decoded_cache, keep
@@ -41,7 +41,7 @@ class Executed:
 
     tipset: Tipset
     post: PostRoots
-    messages: Sequence[Included]
+    messages: Sequence[IncludedMessage]
     receipts: Sequence[Receipt]
 
     def place(self, index: int) -> Place:
@@ -69,7 +69,7 @@ async def find_post_roots(ctx: Context, tipset: Tipset) -> PostRoots | None:
 async def load_receipts(ctx: Context, tipset: Tipset, post: PostRoots) -> list[Receipt]:
     """The receipts of a tipset's messages. Errors: NotHeld (a snapshot carries none)."""
     try:
-        return await receipts_under(ctx.objects, post.receipts)
+        return await read_receipts(ctx.objects, post.receipts)
     except Missing as error:
         raise NotHeld(f"the receipts of the tipset at epoch {tipset.height}: {error}") from None
 

@@ -12,7 +12,7 @@ from chain.eth.types import bloom_of, eth_address, log_of
 from chain.index.event_index import hash_or_none
 from chain.index.event_rows import IndexedEvent
 from chain.message import EventEntry
-from chain.state.tipset_events import TipsetEvent, events_after
+from chain.state.tipset_events import TipsetEvent, load_events_after
 from chain.tipset import Tipset
 from rpc.context import Context
 from rpc.eth_json import Log, Place
@@ -36,7 +36,7 @@ async def load_events(ctx: Context, tipset: Tipset, post: PostRoots) -> Sequence
         return kept[0]  # type: ignore[no-any-return]
     receipts = await load_receipts(ctx, tipset, post)
     try:
-        found = await events_after(ctx.objects, receipts, post.state, node_cache(ctx))
+        found = await load_events_after(ctx.objects, receipts, post.state, node_cache(ctx))
     except Missing as error:
         raise NotHeld(f"the events of the tipset at epoch {tipset.height}: {error}") from None
     size = sum(_OVERHEAD + sum(150 + len(entry.value) for entry in event.entries) for event in found)

@@ -17,7 +17,7 @@ from chain.eth.types import REVERTED_ADDRESS, cid_of_hash, eth_address, hash_of,
 from chain.ipld.dag_cbor import decode
 from chain.message import Receipt
 from chain.state.state_tree import StateTree
-from chain.tipset_messages import Included
+from chain.tipset_messages import IncludedMessage
 from rpc import eth_json
 from rpc.context import Context
 from rpc.eth_json import Log
@@ -45,7 +45,7 @@ async def resolve_eth_address(tree: StateTree, address: Address) -> bytes:
     return eth_address(actor_id) if delegated is None else delegated
 
 
-async def to_transaction(ctx: Context, tree: StateTree, one: Included) -> EthTx:
+async def to_transaction(ctx: Context, tree: StateTree, one: IncludedMessage) -> EthTx:
     """A message as a transaction; native ones need the state after it. Errors: ChainError, Missing."""
     chain_id = ctx.network.eth_chain_id
     if one.signed is not None and is_eth(one.signed):

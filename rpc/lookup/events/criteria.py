@@ -9,7 +9,7 @@ from typing import Final
 import orjson
 
 from chain.address import Address
-from chain.consensus.ancestry import Place
+from chain.consensus.ancestry import Ancestor
 from chain.errors import ChainError
 from chain.index.event_rows import (
     IndexedEvent,
@@ -101,7 +101,7 @@ def make_criteria(
 class Hit:
     """An event that is wanted, where it stands, and the entries to show of it."""
 
-    place: Place
+    place: Ancestor
     found: IndexedEvent
     entries: Sequence[EventEntry]
     _log: bytes | None = None

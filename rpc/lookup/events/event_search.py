@@ -18,7 +18,7 @@ from cachetools import LRUCache
 
 from blockstore.store import COVERAGE, EVENT_POSTINGS, EVENTS, Table
 from chain.address import from_id
-from chain.consensus.ancestry import Place
+from chain.consensus.ancestry import Ancestor
 from chain.errors import ActorNotFound, NotHeld
 from chain.index.coverage import covered, ranges_text
 from chain.index.event_rows import (
@@ -73,7 +73,7 @@ class _Group:
 
     __slots__ = ("_first", "_raw", "_shown", "size")
 
-    def __init__(self, place: Place, events: list[IndexedEvent]) -> None:
+    def __init__(self, place: Ancestor, events: list[IndexedEvent]) -> None:
         self._first = events[0].event
         self._shown = [(Hit(place, one, one.event.entries), indexed_values(one.event)) for one in events]
         self._raw: list[Hit] | None = None
@@ -97,7 +97,7 @@ class _Group:
 
 
 #: a tipset, one of its chunks, the groups in it (None for all)
-_Asked = tuple[Place, int, Sequence[int] | None]
+_Asked = tuple[Ancestor, int, Sequence[int] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class EventSearch:
 
     # --- marks -----------------------------------------------------------------------------------------
 
-    async def marked(self, places: Sequence[Place]) -> dict[bytes, _Mark]:
+    async def marked(self, places: Sequence[Ancestor]) -> dict[bytes, _Mark]:
         """The marks of those of these tipsets that have event rows, by block hash."""
         known = self._marks
         if len(known) > _MARKED:
@@ -156,7 +156,7 @@ class EventSearch:
         return found
 
     async def _any_of(
-        self, terms: Sequence[Term], places: dict[bytes, Place], low: int, high: int
+        self, terms: Sequence[Term], places: dict[bytes, Ancestor], low: int, high: int
     ) -> dict[bytes, set[Ref]]:
         """The groups that have one of these terms, by block hash, of tipsets among `places`."""
         found: dict[bytes, set[Ref]] = {}
@@ -197,7 +197,7 @@ class EventSearch:
         return terms
 
     async def _candidates(
-        self, ctx: Context, wanted: EventCriteria, places: dict[bytes, Place], marks: dict[bytes, _Mark]
+        self, ctx: Context, wanted: EventCriteria, places: dict[bytes, Ancestor], marks: dict[bytes, _Mark]
     ) -> dict[bytes, set[Ref]] | None:
         """The groups to read, by block hash; None for all."""
         conditions = await self._conditions(ctx, wanted)
@@ -231,7 +231,7 @@ class EventSearch:
             found[at] = self._decoded(place, chunk, refs, data)
         return found  # type: ignore[return-value]
 
-    def _cached(self, place: Place, chunk: int, refs: Sequence[int] | None) -> Sequence[_Group] | None:
+    def _cached(self, place: Ancestor, chunk: int, refs: Sequence[int] | None) -> Sequence[_Group] | None:
         if refs is None:
             entry = self._groups.get((place.block_hash, chunk, _ALL))
             return None if entry is None else entry[0]
@@ -243,7 +243,7 @@ class EventSearch:
             found += entry[0]
         return found
 
-    def _decoded(self, place: Place, chunk: int, refs: Sequence[int] | None, data: bytes) -> list[_Group]:
+    def _decoded(self, place: Ancestor, chunk: int, refs: Sequence[int] | None, data: bytes) -> list[_Group]:
         groups = [_Group(place, decode_group(data, at)) for at in (range(groups_in(data)) if refs is None else refs)]
         if refs is None:
             self._keep((place.block_hash, chunk, _ALL), groups)
@@ -262,16 +262,16 @@ class EventSearch:
     async def range(self, ctx: Context, low: int, high: int, wanted: EventCriteria) -> AsyncIterator[list[Hit]]:
         """What a filter finds from epoch `low` to `high` on the chain of the request's head: in order, the hits
         of one tipset at a time. Errors: NotHeld (names what is covered)."""
-        places = await self._ancestry.between((await ctx.head()).tipset, low, high)
+        places = await self._ancestry.tipsets_between((await ctx.head()).tipset, low, high)
         async for hits in self.places(ctx, places, wanted):
             yield hits
 
-    async def places(self, ctx: Context, places: Sequence[Place], wanted: EventCriteria) -> AsyncIterator[list[Hit]]:
+    async def places(self, ctx: Context, places: Sequence[Ancestor], wanted: EventCriteria) -> AsyncIterator[list[Hit]]:
         """What a filter finds in these tipsets (rising): the hits of one at a time. Errors: as `range`."""
         marks = await self.marked(places)
         indexed = {place.block_hash: place for place in places if place.block_hash in marks}
         refs = await self._candidates(ctx, wanted, indexed, marks)
-        slices: list[Place] = []
+        slices: list[Ancestor] = []
         count = 0
         for place in places:
             mark = marks.get(place.block_hash)
@@ -297,7 +297,7 @@ class EventSearch:
 
     async def _of_slice(
         self,
-        places: Sequence[Place],
+        places: Sequence[Ancestor],
         refs: dict[bytes, set[Ref]] | None,
         marks: dict[bytes, _Mark],
         wanted: EventCriteria,
@@ -314,7 +314,7 @@ class EventSearch:
                 by_chunk.setdefault(chunk, []).append(at)
             asked += [(place, chunk, some) for chunk, some in by_chunk.items()]
         hits: list[Hit] = []
-        last: Place | None = None
+        last: Ancestor | None = None
         for (place, _, _), groups in zip(asked, await self._read(asked), strict=True):
             if place is not last and hits:
                 yield _ordered(hits)
@@ -325,7 +325,7 @@ class EventSearch:
         if hits:
             yield _ordered(hits)
 
-    async def _direct(self, ctx: Context, place: Place, wanted: EventCriteria) -> list[Hit]:
+    async def _direct(self, ctx: Context, place: Ancestor, wanted: EventCriteria) -> list[Hit]:
         """What a filter finds in a tipset that has no event rows. Errors: NotHeld."""
         try:
             tipset = await ctx.index.tipset(place.key)

@@ -11,7 +11,7 @@ from typing import Final
 import orjson
 
 from blockstore.cid import Cid
-from chain.consensus.ancestry import place_of
+from chain.consensus.ancestry import Ancestor
 from chain.errors import NotFound
 from chain.eth.types import cid_of_hash
 from chain.tipset import Tipset
@@ -46,7 +46,7 @@ async def find_range(ctx: Context, low: int, high: int, wanted: EventCriteria) -
 
 async def find_in(ctx: Context, tipsets: Sequence[Tipset], wanted: EventCriteria) -> list[Hit]:
     """What a filter finds in these tipsets (rising), on whatever fork. Errors: as `collect_hits`."""
-    return await collect_hits(event_search(ctx).places(ctx, [place_of(tipset) for tipset in tipsets], wanted))
+    return await collect_hits(event_search(ctx).places(ctx, [Ancestor.of(tipset) for tipset in tipsets], wanted))
 
 
 def logs_json(hits: Iterable[Hit], removed: bool = False) -> orjson.Fragment:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from blockstore.store import HeadEntry
-from chain.consensus.ancestry import Place
+from chain.consensus.ancestry import Ancestor
 from chain.tipset import TipsetKey
 from rpc.context import Context
 from rpc.lookup.events.criteria import EventCriteria, Hit
@@ -48,7 +48,7 @@ class EventCondition:
             coming = replace(coming, ids=frozenset(), delegated=frozenset())
         return cls(coming, held, low, high, block_hash, wanted.ids, wanted.delegated)
 
-    def covers(self, place: Place) -> bool:
+    def covers(self, place: Ancestor) -> bool:
         """Whether events of a tipset may be told."""
         if self.block_hash is not None:
             return place.block_hash == self.block_hash
@@ -67,7 +67,7 @@ class EventCondition:
 
 
 async def hits_in(
-    ctx: Context, places: Iterable[Place], condition: EventCondition
+    ctx: Context, places: Iterable[Ancestor], condition: EventCondition
 ) -> AsyncIterator[tuple[bytes, Sequence[Hit]]]:
     """(block hash, what is told of it), of those of these tipsets of which something is; rising by epoch.
 

@@ -8,9 +8,8 @@ from typing import Final
 
 import orjson
 
-from chain.consensus.ancestry import Place
+from chain.consensus.ancestry import Ancestor
 from chain.errors import BadRequest, ChainError
-from chain.eth.types import hash_of
 from rpc import eth_json
 from rpc.context import Context
 from rpc.lookup.eth.block_parameter import is_canonical
@@ -58,7 +57,7 @@ async def load_history(ctx: Context, state: FilterState) -> list[bytes]:
     if condition.block_hash is not None:
         tipset = await tipset_by_hash(view, condition.block_hash)
         if tipset.height < told.tipset.height:
-            places = [Place(tipset.height, condition.block_hash, tipset.key)]
+            places = [Ancestor(tipset.height, condition.block_hash, tipset.key)]
             found = await collect_hits(event_search(view).places(view, places, condition.held))
             removed = not await is_canonical(view, tipset)
     else:
@@ -129,7 +128,7 @@ async def filter_changes(ctx: Context, state: FilterState, filters: Filters) -> 
             await _add_logs(ctx, condition, steps, told)
             return
         for step in steps:
-            shown = b"" if step.reverted else orjson.dumps(eth_json.data(hash_of(step.key.cid)))
+            shown = b"" if step.reverted else orjson.dumps(eth_json.data(step.key.block_hash))
             if not told.add(step, [shown] if shown else []):
                 return
 

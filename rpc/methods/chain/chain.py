@@ -15,11 +15,11 @@ from blockstore.cid import Cid
 from blockstore.errors import Missing
 from chain.errors import BadObject, NotFound, NotHeld
 from chain.ipld.amt import Amt
-from chain.ipld.dag_stat import stat_below
-from chain.message import SignedMessage, decode_any_message, event_of, receipt_of
+from chain.ipld.dag_stat import stat_dag
+from chain.message import SignedMessage, decode_any_message, event_from_fields, receipt_from_fields
 from chain.state.tipset_events import EVENTS_BIT_WIDTH
 from chain.tipset import Tipset, TipsetKey
-from chain.tipset_messages import block_messages
+from chain.tipset_messages import load_block_messages
 from rpc import lotus_json
 from rpc.context import Context
 from rpc.errors import LimitExceeded
@@ -147,7 +147,7 @@ async def chain_get_block_messages(ctx: Context, block: Cid) -> dict[str, Any]:
     cache = json_cache(ctx)
     found = cache.get(b"m" + block)
     if found is None:
-        bls, signed = await block_messages(ctx.objects, await read_block(ctx, block))
+        bls, signed = await load_block_messages(ctx.objects, await read_block(ctx, block))
         found = cache.keep(
             b"m" + block,
             {
@@ -202,7 +202,7 @@ async def chain_get_parent_receipts(ctx: Context, block: Cid) -> list[dict[str, 
             return None
         try:
             tree = await Amt.load(ctx.objects, head.parent_message_receipts, version=0)
-            receipts = [lotus_json.receipt(receipt_of(value)) async for _, value in tree.items()]
+            receipts = [lotus_json.receipt(receipt_from_fields(value)) async for _, value in tree.items()]
         except Missing as error:
             what = f"the receipts of the parents of block {block} (epoch {head.height})"
             raise NotHeld(f"{what}: {error}") from None
@@ -238,7 +238,7 @@ async def chain_get_events(ctx: Context, root: Cid) -> list[dict[str, Any]]:
             raise NotFound(f"load events amt: ipld: could not find {Cid(error.key)}") from None
         except BadObject as error:
             raise BadObject(f"load events amt: {error}") from None
-        events = [lotus_json.event(event_of(value)) async for _, value in tree.items()]
+        events = [lotus_json.event(event_from_fields(value)) async for _, value in tree.items()]
         found = cache.keep(b"v" + root, events)
     return found  # type: ignore[return-value]
 
@@ -267,7 +267,7 @@ async def chain_stat_obj(ctx: Context, obj: Cid, base: Cid) -> dict[str, int]:
 
     Errors: Missing, LimitExceeded.
     """
-    links, size = await stat_below(ctx.objects, obj, base or None)
+    links, size = await stat_dag(ctx.objects, obj, base or None)
     return {"Size": size, "Links": links}
 
 

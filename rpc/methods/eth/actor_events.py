@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from chain.errors import BadRequest
-from chain.eth.types import hash_of
 from rpc.context import Context
 from rpc.errors import MethodError
 from rpc.lookup.events.actor_event_filter import ActorEventFilterParam, actor_event_range
@@ -41,7 +40,7 @@ async def subscribe_actor_events_raw(ctx: Context, wanted: ActorEventFilterParam
     if low != -1 and low < head.tipset.height and (found := await find_actor_events(ctx, wanted, low, high)):
         yield Burst(found)  # type: ignore[misc]
     conditions = make_criteria(wanted.addresses, wanted.keys)
-    condition = EventCondition.of(conditions, low, high, hash_of(wanted.key.cid) if wanted.key else None)
+    condition = EventCondition.of(conditions, low, high, wanted.key.block_hash if wanted.key else None)
     # a key of which no value is wanted counts for what comes, and not for what is there
     heard = all(wanted.keys.values())
     if 0 < high <= head.tipset.height:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from chain.errors import BadRequest, NotHeld
-from chain.eth.types import FULL_BLOOM, hash_of
+from chain.eth.types import FULL_BLOOM
 from chain.index.event_index import message_hash
 from chain.tipset import Tipset
 from rpc import eth_json
@@ -65,7 +65,7 @@ async def block_json(ctx: Context, tipset: Tipset, full: bool) -> Any:
     bloom = await _bloom(ctx, tipset, post)
     gas_used = sum(receipt.gas_used for receipt in found.receipts)
     value = eth_json.block(
-        tipset, shown, gas_used, FULL_BLOOM if bloom is None else bloom, hash_of(tipset.parents.cid), block_hash(tipset)
+        tipset, shown, gas_used, FULL_BLOOM if bloom is None else bloom, tipset.parents.block_hash, block_hash(tipset)
     )
     # events that are not held now may come
     return value if bloom is None else cache.keep(key, value)

@@ -6,7 +6,7 @@ import asyncio
 from typing import Annotated, Any, Final
 
 from chain.address import Address
-from chain.signature import verify
+from chain.signature import verify_signature
 from rpc.context import Context
 from rpc.params import Integer, mismatch, param_of
 from rpc.registry import Cost, method
@@ -39,4 +39,4 @@ async def wallet_verify(ctx: Context, address: Address, message: bytes, signatur
     if signature is None or address.is_id or not address:
         return False
     kind, data = signature
-    return await asyncio.to_thread(verify, kind, data, address, message)
+    return await asyncio.to_thread(verify_signature, kind, data, address, message)

@@ -110,7 +110,7 @@ async def state_changed_actors(ctx: Context, old: Cid, new: Cid) -> dict[str, An
     with error_prefix("failed to load new state tree"):
         after = await StateTree.load(ctx.objects, new)
     changed: dict[str, Any] = {}
-    async for address, _, actor in before.changed(after):
+    async for address, _, actor in before.diff(after):
         if actor is not None:
             changed[in_prefix(ctx, address)] = actor_json(actor)
     return changed
@@ -121,14 +121,14 @@ async def _codes_at(ctx: Context, version: int) -> tuple[Cid, dict[str, Cid]] | 
     codes the head's state has, or of that state itself. None, where neither tells."""
     head = (await ctx.head()).tipset
     tree = await StateTree.load(ctx.objects, head.parent_state_root)
-    codes = await tree.codes()
+    codes = await tree.actor_codes()
     found = [networks_of(code) for code in codes.values()]
     for network in sorted(frozenset.intersection(*found)) if found else ():
         bundle = bundle_of(network, version)
         if bundle is not None:
             return bundle.manifest, bundle.actors
     if actors_version(ctx.network.version_at(head.height - 1)) == version:
-        return await tree.manifest(), codes
+        return await tree.manifest_cid(), codes
     return None
 
 

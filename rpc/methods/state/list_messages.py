@@ -11,7 +11,7 @@ from chain.errors import ActorNotFound, BadRequest
 from chain.message import Message
 from chain.state.state_tree import StateTree
 from chain.tipset import TipsetKey
-from chain.tipset_messages import tipset_messages
+from chain.tipset_messages import load_tipset_messages
 from rpc.context import Context
 from rpc.lookup.senders import id_of
 from rpc.lookup.tipsets import load_tipset, read_tipset
@@ -73,7 +73,7 @@ async def state_list_messages(
         raise BadRequest(f"lookback of {tipset.height - max(to_height, 0)} epochs is more than {LOOKBACK}")
     found: list[Cid] = []
     while tipset.height >= to_height:
-        for one in await tipset_messages(ctx.objects, tipset, ctx.network, id_of(ctx)):
+        for one in await load_tipset_messages(ctx.objects, tipset, ctx.network, id_of(ctx)):
             if match.takes(one.message):
                 found.append(one.cid)
         if tipset.height == 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from chain.consensus.beacon import beacon_entry, digest, draw, ticket_digest_at
+from chain.consensus.beacon import beacon_entry, blake2b_256, draw_randomness, ticket_digest_at
 from chain.errors import NotHeld
 from chain.tipset import TipsetKey
 from rpc.context import Context
@@ -20,7 +20,7 @@ async def state_get_randomness_from_tickets(
     """32 bytes drawn from the chain's tickets at an epoch, as seen from a tipset. Errors: NotHeld."""
     tipset = await read_tipset(ctx, key)
     base = await ticket_digest_at(ctx.index, ctx.network, tipset, epoch)
-    return draw(base, personalization, epoch, entropy)
+    return draw_randomness(base, personalization, epoch, entropy)
 
 
 @method("Filecoin.StateGetRandomnessFromBeacon", cost=Cost.CHAIN)
@@ -29,7 +29,7 @@ async def state_get_randomness_from_beacon(
 ) -> bytes:
     """32 bytes drawn from the beacon entry of an epoch, as seen from a tipset. Errors: NotHeld."""
     _, data = await beacon_entry(ctx.index, ctx.network, await read_tipset(ctx, key), epoch)
-    return draw(digest(data), personalization, epoch, entropy)
+    return draw_randomness(blake2b_256(data), personalization, epoch, entropy)
 
 
 @method("Filecoin.StateGetRandomnessDigestFromTickets", versions=V1, cost=Cost.CHAIN)
@@ -42,7 +42,7 @@ async def state_get_randomness_digest_from_tickets(ctx: Context, epoch: int, key
 async def state_get_randomness_digest_from_beacon(ctx: Context, epoch: int, key: TipsetKey) -> bytes:
     """The digest that randomness of the beacon at an epoch is drawn from. Errors: NotHeld."""
     _, data = await beacon_entry(ctx.index, ctx.network, await read_tipset(ctx, key), epoch)
-    return digest(data)
+    return blake2b_256(data)
 
 
 @method("Filecoin.StateGetBeaconEntry", versions=V1, cost=Cost.CHAIN)

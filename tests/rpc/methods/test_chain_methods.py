@@ -13,11 +13,11 @@ from blockstore.cid import RAW, Cid, cid_of
 from blockstore.errors import Missing
 from chain.errors import BadRequest, NotHeld
 from chain.ipld.dag_cbor import encode
-from chain.ipld.dag_stat import stat_below
+from chain.ipld.dag_stat import stat_dag
 from chain.ipld.objects import Objects
 from chain.message import Message, SignedMessage
 from chain.tipset import Tipset
-from chain.tipset_messages import tipset_messages
+from chain.tipset_messages import load_tipset_messages
 from rpc.lotus_json import JsonCache
 from rpc.server.dispatch import Dispatcher
 from tests.support.made_chain import NOWHERE, MadeChain, ask, link, links
@@ -160,7 +160,7 @@ async def test_a_sender_by_id_and_by_address_is_one(upgrades: tuple[tuple[int, i
         return {ALICE: b"\0\x64", BOB: b"\0\x65"}.get(address, address)
 
     services = chain.services()
-    found = await tipset_messages(services.objects, top, services.network, look_up)
+    found = await load_tipset_messages(services.objects, top, services.network, look_up)
     assert len(found) == count
 
 
@@ -296,15 +296,15 @@ async def test_stat_counts_each_object_once_and_leaves_out_the_base() -> None:
     async def size(*some: Cid) -> int:
         return sum([len(await reader.get(cid)) for cid in some])
 
-    assert await stat_below(reader, leaf) == (1, await size(leaf))
-    assert await stat_below(reader, small) == (2, await size(leaf, small))
-    assert await stat_below(reader, big) == (4, await size(leaf, small, big, code))
-    assert await stat_below(reader, big, small) == (2, await size(big, code))
-    assert await stat_below(reader, small, big) == (0, 0)
+    assert await stat_dag(reader, leaf) == (1, await size(leaf))
+    assert await stat_dag(reader, small) == (2, await size(leaf, small))
+    assert await stat_dag(reader, big) == (4, await size(leaf, small, big, code))
+    assert await stat_dag(reader, big, small) == (2, await size(big, code))
+    assert await stat_dag(reader, small, big) == (0, 0)
     with pytest.raises(BadRequest, match="more than 2"):
-        await stat_below(reader, big, limit=2)
+        await stat_dag(reader, big, limit=2)
     with pytest.raises(Missing):
-        await stat_below(reader, await chain.put(encode([cid_of(b"gone")])))
+        await stat_dag(reader, await chain.put(encode([cid_of(b"gone")])))
 
 
 # --- subscriptions -------------------------------------------------------------------------------------

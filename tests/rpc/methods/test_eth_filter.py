@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from blockstore.memory import MemoryStore
 from blockstore.store import FILTERS, Store
-from chain.eth.types import hash_of, masked_id
+from chain.eth.types import masked_id
 from chain.ipld.dag_cbor import encode
 from rpc.lookup.filters.installed_filters import FilterLimits, Filters
 from tests.support.event_chain import (
@@ -125,7 +125,7 @@ async def test_a_filter_older_than_the_head_log_goes_on_by_ancestry(store: Store
         *chain.shown(first),
         *(one for tipset in later[:-1] for one in chain.shown(tipset)),
     ]
-    assert await client.ask("eth_getFilterChanges", blocks) == [data(hash_of(tipset.key.cid)) for tipset in later]
+    assert await client.ask("eth_getFilterChanges", blocks) == [data(tipset.key.block_hash) for tipset in later]
     assert await client.ask("eth_getFilterChanges", made) == []
     # and by the log again from there on
     await chain.grow()
@@ -167,7 +167,7 @@ async def test_what_a_filter_asks_for(quick: Store) -> None:
         "none": {"topics": [None, data(topic(2))]},
         "late": {"fromBlock": "0x4"},
         "early": {"fromBlock": "0x0", "toBlock": "0x2"},
-        "block": {"blockHash": data(hash_of(second.key.cid))},
+        "block": {"blockHash": data(second.key.block_hash)},
     }
     made = {name: await client.ask("eth_newFilter", spec) for name, spec in wanted.items()}
     await chain.grow((NATIVE, 8, b"e"), (TOKEN, None, None))
@@ -220,10 +220,10 @@ async def test_a_filter_of_blocks_tells_each_head(store: Store) -> None:
     made = await client.ask("eth_newBlockFilter")
     assert await client.ask("eth_getFilterChanges", made) == []
     heads = [await chain.grow(), await chain.grow(nulls=1)]
-    assert await client.ask("eth_getFilterChanges", made) == [data(hash_of(one.key.cid)) for one in heads]
+    assert await client.ask("eth_getFilterChanges", made) == [data(one.key.block_hash) for one in heads]
     await chain.reorg(2, [], [])
     assert await client.ask("eth_getFilterChanges", made) == [
-        data(hash_of(one.key.cid)) for one in chain.canonical()[-2:]
+        data(one.key.block_hash) for one in chain.canonical()[-2:]
     ]
     assert await client.ask("eth_getFilterChanges", made) == []
 
@@ -329,7 +329,7 @@ async def test_a_poll_tells_a_page_and_the_next_goes_on(store: Store) -> None:
     while page := await client.ask("eth_getFilterChanges", blocks):
         assert len(page) <= 3
         told += page
-    assert told == [data(hash_of(tipset.key.cid)) for tipset in batch]
+    assert told == [data(tipset.key.block_hash) for tipset in batch]
 
 
 STEPS = st.lists(

@@ -13,7 +13,6 @@ import pytest
 
 from blockstore.memory import MemoryStore
 from chain.address import Address, from_id
-from chain.eth.types import hash_of
 from chain.message import EventEntry
 from chain.state.tipset_events import TipsetEvent
 from rpc.lookup.events.criteria import make_criteria
@@ -125,17 +124,17 @@ async def test_logs_are_pushed_and_taken_back(chain: EventChain, server: Server)
         )
         assert session.frames[1] == frame % (
             made, "aa" * 20, b"second".hex(), data(topic(2)), logs[0]["transactionHash"],
-            data(hash_of(second.key.cid)),
+            data(second.key.block_hash),
         )  # fmt: skip
         assert [(log["address"], log["blockHash"], log["logIndex"]) for log in logs] == [
-            (data(ADDRESSES[who]), data(hash_of(second.key.cid)), "0x0") for who in (TOKEN, POOL)
+            (data(ADDRESSES[who]), data(second.key.block_hash), "0x0") for who in (TOKEN, POOL)
         ]
         await chain.reorg(1, [(TOKEN, 3, None)], [])
         told = await session.results(made, 5)
         fresh = chain.canonical()[3]
         assert [(log["removed"], log["data"], log["blockHash"]) for log in told] == [
             *((removed, log["data"], log["blockHash"]) for removed in (True, False) for log in logs),
-            (False, "0x", data(hash_of(fresh.key.cid))),
+            (False, "0x", data(fresh.key.block_hash)),
         ]
 
 
@@ -166,7 +165,7 @@ async def test_new_heads_are_the_blocks_below_the_head(chain: EventChain, server
         blocks = await session.results(made, 3)
         # a head that is replaced by a sibling has the same parent: that is not told again
         assert [block["hash"] for block in blocks] == [
-            data(hash_of(tipset.key.cid)) for tipset in chain.canonical()[2:5]
+            data(tipset.key.block_hash) for tipset in chain.canonical()[2:5]
         ]
         assert blocks[0] == await session.ask("eth_getBlockByHash", blocks[0]["hash"], True)
         assert [len(block["transactions"]) for block in blocks] == [1, 1, 1]

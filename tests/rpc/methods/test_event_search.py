@@ -14,7 +14,7 @@ from blockstore.cid import RAW, Cid, cid_of
 from blockstore.memory import MemoryStore
 from blockstore.store import COVERAGE, EVENT_POSTINGS, EVENTS, Batch
 from chain.address import Address, delegated, from_id
-from chain.consensus.ancestry import Place
+from chain.consensus.ancestry import Ancestor
 from chain.index.chain_index import ChainIndex
 from chain.index.event_rows import IndexedEvent, decode_group, decode_mark, decode_refs, groups_in, put_events
 from chain.ipld.objects import Objects
@@ -60,8 +60,8 @@ def event(index: int, emitter: tuple[int, Address], shown: tuple[EventEntry, ...
     )
 
 
-def place(height: int, fork: int) -> Place:
-    return Place(height, hashlib.sha256(b"%d %d" % (height, fork)).digest(), TipsetKey(b""))
+def place(height: int, fork: int) -> Ancestor:
+    return Ancestor(height, hashlib.sha256(b"%d %d" % (height, fork)).digest(), TipsetKey(b""))
 
 
 async def search_over(store: MemoryStore) -> tuple[Context, EventSearch]:
@@ -75,7 +75,7 @@ async def search_over(store: MemoryStore) -> tuple[Context, EventSearch]:
 
 
 async def found(
-    search: EventSearch, ctx: Context, places: Sequence[Place], wanted: EventCriteria
+    search: EventSearch, ctx: Context, places: Sequence[Ancestor], wanted: EventCriteria
 ) -> list[tuple[int, int, tuple[EventEntry, ...]]]:
     return [
         (hit.place.height, hit.found.event.index, tuple(hit.entries))
@@ -96,7 +96,7 @@ async def test_a_search_finds_what_looking_at_every_event_finds(
 ) -> None:
     store = MemoryStore()
     height = 2875  # a day's posting lists end at 2,880
-    line: list[tuple[Place, list[IndexedEvent]]] = []
+    line: list[tuple[Ancestor, list[IndexedEvent]]] = []
     before = searching._NARROW, event_rows.CHUNK_BYTES
     searching._NARROW, event_rows.CHUNK_BYTES = narrow, chunk  # type: ignore[misc]
     try:

@@ -63,7 +63,7 @@ async def test_an_account_that_the_head_makes_is_found_in_the_state_after_it() -
         parent = await services.index.parent(tipset)
         before = await StateTree.load(services.objects, parent.parent_state_root)
         after = await StateTree.load(services.objects, tipset.parent_state_root)
-        async for address, old, new in before.changed(after):
+        async for address, old, new in before.diff(after):
             if old is None and new is not None and new.delegated is not None:
                 key = [{"/": str(cid)} for cid in parent.key.cids]
                 answer = await ask(dispatcher, "/rpc/v1", "Filecoin.StateAccountKey", [address.text(), key])

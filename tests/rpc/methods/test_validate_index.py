@@ -13,12 +13,11 @@ import pytest_asyncio
 
 from blockstore.memory import MemoryStore
 from blockstore.store import COVERAGE, EVENTS, HEIGHTS, MESSAGES, TIPSETS, Batch, Store, Table
-from chain.eth.types import hash_of
 from chain.index.chain_index import ChainIndex, height_row
 from chain.index.event_rows import IndexedEvent, at_key, chunk_row, decode_group, mark_partition, put_events
 from chain.state.tipset_events import TipsetEvent
 from chain.tipset import Tipset
-from chain.tipset_messages import message_cids
+from chain.tipset_messages import load_message_cids
 from follower.commands.comparison import Record, read_records
 from leader_bridge.imports.importer import import_car
 from rpc.context import ALL_PERMISSIONS, DEFAULT_PERMISSIONS, Context
@@ -110,7 +109,7 @@ class Rows:
     def __init__(self, services: Services, tipset: Tipset, messages: list[bytes]) -> None:
         self.store = services.store
         self.tipset = tipset
-        digest = hash_of(tipset.key.cid)
+        digest = tipset.key.block_hash
         partition, prefix = height_row(tipset.height)
         self.height = (HEIGHTS, partition, prefix + tipset.key.cid)
         self.own = (TIPSETS, bytes(tipset.key.cid), b"")
@@ -155,7 +154,7 @@ async def rows(store: Store) -> Rows:
     head = (await services.head_source.current()).tipset
     epoch = next(one.params[0] for one in _records("devnet") if one.answer["result"]["IndexedEventsCount"])
     tipset = await services.index.at_height(head, epoch)
-    cids = [await message_cids(services.objects, block.messages) for block in tipset.blocks]
+    cids = [await load_message_cids(services.objects, block.messages) for block in tipset.blocks]
     return Rows(services, tipset, [bytes(cid) for some in cids for kind in some for cid in kind])
 
 

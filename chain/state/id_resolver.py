@@ -1,4 +1,4 @@
-"""Who sent a message, as an actor: needed only in tipsets where a sender is given by ID."""
+"""Resolves sender addresses to actor IDs. Needed only for tipsets in which a sender is an ID address."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from blockstore.cid import Cid
 from chain.address import Address
 from chain.ipld.objects import ObjectReader
 from chain.state.state_tree import StateTree
-from chain.tipset_messages import LookUpId
+from chain.tipset_messages import ResolveId
 
 
-def ids_in(reader: ObjectReader) -> LookUpId:
-    """The look-up of an ID address in a state; it keeps the tree it last read, and what it has found."""
+def id_resolver(reader: ObjectReader) -> ResolveId:
+    """A `ResolveId` over `reader`. It caches the last state tree and every address that it resolved."""
     last: StateTree | None = None
     found: dict[tuple[bytes, bytes], bytes] = {}
 
