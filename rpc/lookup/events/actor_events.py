@@ -41,7 +41,7 @@ async def _find_actor_events(ctx: Context, wanted: ActorEventFilter, low: int, h
                 "failed to make prefill filter query: can only query events by ID or Delegated addresses; "
                 f"but request has address: {shown}"
             )
-    conditions = make_criteria(wanted.addresses, wanted.keys)
+    criteria = make_criteria(wanted.addresses, wanted.keys)
     removed = False
     if wanted.key:
         try:
@@ -52,17 +52,17 @@ async def _find_actor_events(ctx: Context, wanted: ActorEventFilter, low: int, h
             return []  # nobody has executed it yet
         if tipset.height >= head.height:
             raise NotHeld(f"what the tipset at epoch {tipset.height} did")
-        found = await find_in(ctx, [tipset], conditions)
+        found = await find_in(ctx, [tipset], criteria)
         removed = not await is_canonical(ctx, tipset)
     else:
-        found = await find_range(ctx, low, head.height - 1 if high < 0 else high, conditions)
+        found = await find_range(ctx, low, head.height - 1 if high < 0 else high, criteria)
         if not found and high > head.height:
             raise BadRequest(f"range end is in the future, highest epoch: {head.height}")
-    return [actor_event_json(hit, removed, conditions.times(hit.found.event)) for hit in found]
+    return [actor_event_json(hit, removed, criteria.count_matches(hit.found.event)) for hit in found]
 
 
 def actor_event_json(hit: Hit, reverted: bool, times: int = 1) -> dict[str, Any]:
-    """An event as Lotus' ActorEvent. Each entry stands there so many `times`: see `Wanted.times`."""
+    """An event as Lotus' ActorEvent. Each entry stands there `times` times: see `EventCriteria.count_matches`."""
     return {
         "entries": event_entries_json([entry for entry in hit.entries for _ in range(times)]),
         "emitter": hit.found.event.address,

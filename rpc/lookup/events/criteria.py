@@ -11,15 +11,13 @@ import orjson
 from chain.address import Address
 from chain.consensus.ancestry import Ancestor
 from chain.errors import ChainError
-from chain.index.event_rows import (
-    IndexedEvent,
-)
+from chain.index.event_rows import IndexedEvent
 from chain.message import EventEntry
 from chain.state.tipset_events import INDEXED, TipsetEvent
 from rpc import eth_json
 from rpc.lookup.eth.tipset_logs import raw_entries, to_log
 
-#: an indexed entry as it is looked for
+#: (key, codec, value) of an indexed entry
 Value = tuple[str, int, bytes]
 _NOT_REMOVED: Final = b'"removed":false'
 _REMOVED: Final = b'"removed":true'
@@ -27,50 +25,52 @@ _REMOVED: Final = b'"removed":true'
 
 @dataclass(frozen=True, slots=True)
 class EventCriteria:
-    """What an event must be. `values`: of each of these sets of (key, codec, value) one indexed entry.
+    """What an event must have to match. `values`: for each set, one of its (key, codec, value) as an indexed entry.
 
-    An address is an actor's ID, or its delegated address; where both kinds are named an event must match one of
-    each, as in Lotus. `raw`: without `values`, entries of plain bytes alone are looked at and shown. `bare`: an event
-    without entries may be wanted too; the node tells those as they come, and never afterwards.
+    `ids` and `delegated` are emitters, by actor ID and by delegated address; where both are given an event must match
+    one of each, as in Lotus. `is_raw_only`: without `values`, only entries of the raw codec count and are shown.
+    `includes_empty`: an event without entries matches too. Lotus pushes such events, but its index never finds them.
     """
 
     ids: frozenset[int] = frozenset()
     delegated: frozenset[bytes] = frozenset()
     values: tuple[frozenset[Value], ...] = ()
-    raw: bool = False
-    bare: bool = False
+    is_raw_only: bool = False
+    includes_empty: bool = False
 
-    def emitter(self, event: TipsetEvent) -> bool:
-        """Whether events of this one's emitter may be wanted."""
+    def matches_emitter(self, event: TipsetEvent) -> bool:
+        """Whether the event's emitter matches."""
         if self.ids and event.emitter not in self.ids:
             return False
         return not self.delegated or event.address in self.delegated
 
-    def matches(self, values: frozenset[Value]) -> bool:
-        """Whether an event with these indexed entries may be wanted."""
+    def matches_values(self, values: frozenset[Value]) -> bool:
+        """Whether an event with these indexed entries matches."""
         return not any(one.isdisjoint(values) for one in self.values)
 
-    def shown(self, event: TipsetEvent) -> Sequence[EventEntry]:
-        """The entries to show of an event whose emitter and values match; none, where it is not wanted."""
-        if self.values or not self.raw:
+    def shown_entries(self, event: TipsetEvent) -> Sequence[EventEntry]:
+        """The entries to show of an event whose emitter and values match. None: it does not match."""
+        if self.values or not self.is_raw_only:
             return event.entries
         return raw_entries(event)
 
-    def entries(self, event: TipsetEvent) -> Sequence[EventEntry]:
-        """The entries to show of an event; none, where it is not wanted."""
-        return self.shown(event) if self.emitter(event) and self.matches(indexed_values(event)) else ()
+    def matching_entries(self, event: TipsetEvent) -> Sequence[EventEntry]:
+        """The entries to show of an event. None: it does not match."""
+        if not self.matches_emitter(event) or not self.matches_values(indexed_values(event)):
+            return ()
+        return self.shown_entries(event)
 
-    def times(self, event: TipsetEvent) -> int:
-        """How often an index tells each entry of an event that is wanted: once for each way to find what is wanted."""
+    def count_matches(self, event: TipsetEvent) -> int:
+        """How often Lotus' index returns each entry of an event: once for each combination of values."""
         found = 1
         for one in self.values:
             indexed = (entry for entry in event.entries if entry.flags & INDEXED)
             found *= sum((entry.key, entry.codec, entry.value) in one for entry in indexed)
         return found
 
-    def bare_event(self, event: TipsetEvent) -> bool:
-        """Whether this is an event without entries that is wanted."""
-        return self.bare and not event.entries and not self.values and self.emitter(event)
+    def matches_empty(self, event: TipsetEvent) -> bool:
+        """Whether this is an event without entries that matches."""
+        return self.includes_empty and not event.entries and not self.values and self.matches_emitter(event)
 
 
 def indexed_values(event: TipsetEvent) -> frozenset[Value]:
@@ -81,9 +81,9 @@ def indexed_values(event: TipsetEvent) -> frozenset[Value]:
 def make_criteria(
     addresses: Sequence[Address],
     keys: Mapping[str, frozenset[tuple[int, bytes]]],
-    raw: bool = False,
+    is_raw_only: bool = False,
 ) -> EventCriteria:
-    """What these addresses and keys ask for. No event has an address of another kind than ID or delegated."""
+    """The criteria of these addresses and keys. Emitters have ID and delegated addresses, no others."""
     return EventCriteria(
         frozenset(address.id for address in addresses if address.is_id),
         frozenset(bytes(address) for address in addresses if not address.is_id),
@@ -93,13 +93,13 @@ def make_criteria(
             for key in sorted(keys, reverse=True)
             if keys[key]
         ),
-        raw,
+        is_raw_only,
     )
 
 
 @dataclass(slots=True)
 class Hit:
-    """An event that is wanted, where it stands, and the entries to show of it."""
+    """A matching event, its tipset, and the entries to show of it."""
 
     place: Ancestor
     found: IndexedEvent
@@ -107,7 +107,7 @@ class Hit:
     _log: bytes | None = None
 
     def log(self, removed: bool) -> bytes | None:
-        """It as an Ethereum log, JSON; None where no contract emits such events. Errors: ChainError."""
+        """The event as an Ethereum log, JSON. None: its entries are not those of an EVM log. Errors: ChainError."""
         if self._log is None:
             event, at = self.found.event, self.place
             if self.found.tx_hash is None:
@@ -119,5 +119,5 @@ class Hit:
 
 
 def join_json(logs: Iterable[bytes]) -> orjson.Fragment:
-    """JSON values as one array."""
+    """A JSON array of encoded values."""
     return orjson.Fragment(b"[" + b",".join(logs) + b"]")

@@ -62,14 +62,8 @@ _ALL: Final = -1
 _MARKED: Final = 65536
 
 
-# --- which events --------------------------------------------------------------------------------------
-
-
-# --- what is found -------------------------------------------------------------------------------------
-
-
 class _Group:
-    """A decoded group: events of one emitter. What they are shown as is made once."""
+    """A decoded group: events of one emitter, and their hits, which are made once."""
 
     __slots__ = ("_first", "_raw", "_shown", "size")
 
@@ -77,27 +71,31 @@ class _Group:
         self._first = events[0].event
         self._shown = [(Hit(place, one, one.event.entries), indexed_values(one.event)) for one in events]
         self._raw: list[Hit] | None = None
-        #: bytes that it takes, about, with all that it is shown as
+        #: about how many bytes it takes, JSON of its logs included
         self.size = sum(_OVERHEAD + sum(200 + 3 * len(entry.value) for entry in one.event.entries) for one in events)
 
-    def hits(self, wanted: EventCriteria) -> Sequence[Hit]:
-        """Those that are wanted."""
-        if not wanted.emitter(self._first):
+    def hits(self, criteria: EventCriteria) -> Sequence[Hit]:
+        """Those that match."""
+        if not criteria.matches_emitter(self._first):
             return ()
-        if wanted.values or not wanted.raw:
-            bare = wanted.bare
-            return [hit for hit, values in self._shown if (hit.entries or bare) and wanted.matches(values)]
+        if criteria.values or not criteria.is_raw_only:
+            includes_empty = criteria.includes_empty
+            return [
+                hit
+                for hit, values in self._shown
+                if (hit.entries or includes_empty) and criteria.matches_values(values)
+            ]
         if self._raw is None:
             self._raw = [
                 hit if len(entries) == len(hit.entries) else Hit(hit.place, hit.found, entries)
                 for hit, _ in self._shown
-                if (entries := wanted.shown(hit.found.event))
+                if (entries := criteria.shown_entries(hit.found.event))
             ]
         return self._raw
 
 
 #: a tipset, one of its chunks, the groups in it (None for all)
-_Asked = tuple[Ancestor, int, Sequence[int] | None]
+_GroupsOf = tuple[Ancestor, int, Sequence[int] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +118,7 @@ class EventSearch:
 
     # --- marks -----------------------------------------------------------------------------------------
 
-    async def marked(self, places: Sequence[Ancestor]) -> dict[bytes, _Mark]:
+    async def read_marks(self, places: Sequence[Ancestor]) -> dict[bytes, _Mark]:
         """The marks of those of these tipsets that have event rows, by block hash."""
         known = self._marks
         if len(known) > _MARKED:
@@ -155,7 +153,7 @@ class EventSearch:
                 start = rows[-1][0] + b"\0"
         return found
 
-    async def _any_of(
+    async def _find_groups_of_terms(
         self, terms: Sequence[Term], places: dict[bytes, Ancestor], low: int, high: int
     ) -> dict[bytes, set[Ref]]:
         """The groups that have one of these terms, by block hash, of tipsets among `places`."""
@@ -171,14 +169,14 @@ class EventSearch:
                         found.setdefault(block_hash, set()).update(decode_refs(value))
         return found
 
-    async def _conditions(self, ctx: Context, wanted: EventCriteria) -> list[list[Term]]:
+    async def _terms_by_condition(self, ctx: Context, criteria: EventCriteria) -> list[list[Term]]:
         """What must hold all together, each as terms one of which must be there; the narrowest first."""
         found: list[list[Term]] = []
-        if wanted.delegated:
-            found.append([emitter_term(address) for address in wanted.delegated])
-        if wanted.ids:
-            found.append(await self._terms_of_ids(ctx, wanted.ids))
-        found += [[value_term(*value) for value in values] for values in wanted.values]
+        if criteria.delegated:
+            found.append([emitter_term(address) for address in criteria.delegated])
+        if criteria.ids:
+            found.append(await self._terms_of_ids(ctx, criteria.ids))
+        found += [[value_term(*value) for value in values] for values in criteria.values]
         return found
 
     async def _terms_of_ids(self, ctx: Context, ids: Iterable[int]) -> list[Term]:
@@ -196,11 +194,11 @@ class EventSearch:
                 terms.append(emitter_term(delegated))
         return terms
 
-    async def _candidates(
-        self, ctx: Context, wanted: EventCriteria, places: dict[bytes, Ancestor], marks: dict[bytes, _Mark]
+    async def _find_groups(
+        self, ctx: Context, criteria: EventCriteria, places: dict[bytes, Ancestor], marks: dict[bytes, _Mark]
     ) -> dict[bytes, set[Ref]] | None:
         """The groups to read, by block hash; None for all."""
-        conditions = await self._conditions(ctx, wanted)
+        conditions = await self._terms_by_condition(ctx, criteria)
         if not conditions or not places:
             return None
         if sum(marks[block_hash].events for block_hash in places) <= _NARROW:
@@ -211,7 +209,7 @@ class EventSearch:
         for number, terms in enumerate(conditions):
             if number and sum(map(len, found.values())) <= _NARROW:
                 break
-            some = await self._any_of(terms, places, low, high)
+            some = await self._find_groups_of_terms(terms, places, low, high)
             if number:
                 some = {key: refs & found[key] for key, refs in some.items() if key in found}
             found = {key: refs for key, refs in some.items() if refs}
@@ -219,7 +217,7 @@ class EventSearch:
 
     # --- groups ----------------------------------------------------------------------------------------
 
-    async def _read(self, wanted: Sequence[_Asked]) -> list[Sequence[_Group]]:
+    async def _read(self, wanted: Sequence[_GroupsOf]) -> list[Sequence[_Group]]:
         """The groups that each names, in order. One burst for what is not cached. Errors: NotHeld, BadObject."""
         found = [self._cached(*one) for one in wanted]
         missing = [at for at, groups in enumerate(found) if groups is None]
@@ -259,18 +257,22 @@ class EventSearch:
 
     # --- the search ------------------------------------------------------------------------------------
 
-    async def range(self, ctx: Context, low: int, high: int, wanted: EventCriteria) -> AsyncIterator[list[Hit]]:
-        """What a filter finds from epoch `low` to `high` on the chain of the request's head: in order, the hits
-        of one tipset at a time. Errors: NotHeld (names what is covered)."""
+    async def search_epochs(
+        self, ctx: Context, low: int, high: int, criteria: EventCriteria
+    ) -> AsyncIterator[list[Hit]]:
+        """The hits from epoch `low` to `high` on the chain of the request's head: in order, those of one tipset at a
+        time. Errors: NotHeld (names what is covered)."""
         places = await self._ancestry.tipsets_between((await ctx.head()).tipset, low, high)
-        async for hits in self.places(ctx, places, wanted):
+        async for hits in self.search_tipsets(ctx, places, criteria):
             yield hits
 
-    async def places(self, ctx: Context, places: Sequence[Ancestor], wanted: EventCriteria) -> AsyncIterator[list[Hit]]:
-        """What a filter finds in these tipsets (rising): the hits of one at a time. Errors: as `range`."""
-        marks = await self.marked(places)
+    async def search_tipsets(
+        self, ctx: Context, places: Sequence[Ancestor], criteria: EventCriteria
+    ) -> AsyncIterator[list[Hit]]:
+        """The hits in these tipsets (rising), those of one at a time. Errors: as `search_epochs`."""
+        marks = await self.read_marks(places)
         indexed = {place.block_hash: place for place in places if place.block_hash in marks}
-        refs = await self._candidates(ctx, wanted, indexed, marks)
+        refs = await self._find_groups(ctx, criteria, indexed, marks)
         slices: list[Ancestor] = []
         count = 0
         for place in places:
@@ -278,33 +280,33 @@ class EventSearch:
             if mark is not None and not (mark.events if refs is None else refs.get(place.block_hash)):
                 continue
             if mark is None:
-                async for hits in self._of_slice(slices, refs, marks, wanted):
+                async for hits in self._search_slice(slices, refs, marks, criteria):
                     yield hits
                 slices, count = [], 0
-                if hits := await self._direct(ctx, place, wanted):
+                if hits := await self._search_receipts(ctx, place, criteria):
                     yield hits
                 continue
             slices.append(place)
             count += mark.chunks if refs is None else len(refs[place.block_hash])
             if count >= _SLICE:
-                async for hits in self._of_slice(slices, refs, marks, wanted):
+                async for hits in self._search_slice(slices, refs, marks, criteria):
                     yield hits
                 slices, count = [], 0
                 # a store that answers without waiting must not hold the loop
                 await asyncio.sleep(0)
-        async for hits in self._of_slice(slices, refs, marks, wanted):
+        async for hits in self._search_slice(slices, refs, marks, criteria):
             yield hits
 
-    async def _of_slice(
+    async def _search_slice(
         self,
         places: Sequence[Ancestor],
         refs: dict[bytes, set[Ref]] | None,
         marks: dict[bytes, _Mark],
-        wanted: EventCriteria,
+        criteria: EventCriteria,
     ) -> AsyncIterator[list[Hit]]:
         if not places:
             return
-        asked: list[_Asked] = []
+        asked: list[_GroupsOf] = []
         for place in places:
             if refs is None:
                 asked += [(place, chunk, None) for chunk in range(marks[place.block_hash].chunks)]
@@ -321,12 +323,12 @@ class EventSearch:
                 hits = []
             last = place
             for group in groups:
-                hits += group.hits(wanted)
+                hits += group.hits(criteria)
         if hits:
             yield _ordered(hits)
 
-    async def _direct(self, ctx: Context, place: Ancestor, wanted: EventCriteria) -> list[Hit]:
-        """What a filter finds in a tipset that has no event rows. Errors: NotHeld."""
+    async def _search_receipts(self, ctx: Context, place: Ancestor, criteria: EventCriteria) -> list[Hit]:
+        """The hits in a tipset that has no event rows, read from its receipts. Errors: NotHeld."""
         try:
             tipset = await ctx.index.tipset(place.key)
             post = await find_post_roots(ctx, tipset)
@@ -339,7 +341,7 @@ class EventSearch:
         return [
             Hit(place, one, entries)
             for one in events
-            if (entries := wanted.entries(one.event)) or wanted.bare_event(one.event)
+            if (entries := criteria.matching_entries(one.event)) or criteria.matches_empty(one.event)
         ]
 
 

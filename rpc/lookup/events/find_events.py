@@ -41,12 +41,12 @@ async def collect_hits(hits: AsyncIterator[list[Hit]]) -> list[Hit]:
 async def find_range(ctx: Context, low: int, high: int, wanted: EventCriteria) -> list[Hit]:
     """What a filter finds from epoch `low` to `high` of the head's chain, below the head. Errors: as `collect_hits`."""
     head = (await ctx.head()).tipset
-    return await collect_hits(event_search(ctx).range(ctx, low, min(high, head.height - 1), wanted))
+    return await collect_hits(event_search(ctx).search_epochs(ctx, low, min(high, head.height - 1), wanted))
 
 
 async def find_in(ctx: Context, tipsets: Sequence[Tipset], wanted: EventCriteria) -> list[Hit]:
     """What a filter finds in these tipsets (rising), on whatever fork. Errors: as `collect_hits`."""
-    return await collect_hits(event_search(ctx).places(ctx, [Ancestor.of(tipset) for tipset in tipsets], wanted))
+    return await collect_hits(event_search(ctx).search_tipsets(ctx, [Ancestor.of(tipset) for tipset in tipsets], wanted))
 
 
 def logs_json(hits: Iterable[Hit], removed: bool = False) -> orjson.Fragment:

@@ -124,4 +124,4 @@ def log_criteria(wanted: LogFilter) -> EventCriteria:
     keys = {
         f"t{at}": frozenset((RAW, value) for value in values) for at, values in enumerate(wanted.topics, 1) if values
     }
-    return make_criteria(addresses, keys, raw=True)
+    return make_criteria(addresses, keys, is_raw_only=True)

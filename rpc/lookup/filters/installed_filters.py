@@ -1,8 +1,8 @@
-"""Installed filters: what they ask for, and how far they have told. All of it stands in the store, none in a process.
+"""Installed filters: their rows in the store. No process keeps one in memory, so any follower answers a poll.
 
-A filter is one row of FILTERS. Whoever polls it reads the row, finds what has happened since, and swaps the row
-for one that says so: of several polls at once, on whatever followers, one tells each event. Ids are Lotus' (a random
-UUID and sixteen zeros); their first byte is the partition.
+A poll reads the filter's row, finds the changes since its cursor, and swaps the row for one with a newer cursor: of
+several polls at once, on whatever followers, one reports each change. Ids are Lotus' (a random UUID and sixteen
+zeros); their first byte is the partition.
 """
 
 from __future__ import annotations
@@ -38,6 +38,11 @@ _TOUCH: Final = 8
 
 _HASH: Final = param_of("id", EthHash)
 
+NO_MEMPOOL: Final = (
+    "not supported: pending transactions are known to the full node that has them in its mempool, not to this follower"
+)
+TOO_MANY_OF_CONNECTION: Final = "too many subscriptions and filters per connection"
+
 LOGS: Final = "logs"
 BLOCKS: Final = "blocks"
 
@@ -56,8 +61,8 @@ class FilterLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What a filter of logs asks for. `high` is -1 for no end; `block_hash` stands instead of epochs."""
+class LogQuery:
+    """The query of a log filter. `high` is -1 for no end; `block_hash` stands instead of epochs."""
 
     low: int = 0
     high: int = -1
@@ -68,16 +73,16 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class FilterState:
-    """One filter. `history`: what lies below the tipset at the cursor has not been told yet.
+    """One filter. `has_history`: the logs below the cursor's tipset are still to be returned.
 
-    `polled` is when it was last asked, milliseconds since 1970; `client` stands for who installed it.
+    `polled_ms` is the time of the last poll, milliseconds since 1970; `client` is a digest of the installer's address.
     """
 
     kind: str
     cursor: Cursor
-    polled: int
-    history: bool = False
-    asked: Asked = Asked()
+    polled_ms: int
+    has_history: bool = False
+    query: LogQuery = LogQuery()
     client: bytes = b""
 
 
@@ -111,14 +116,14 @@ def new_id() -> bytes:
 
 def encode_state(state: FilterState) -> bytes:
     """A filter's row. No two are the same: what is swapped is known by its value."""
-    cursor, asked = state.cursor, state.asked
+    cursor, query = state.cursor, state.query
     return encode(
         [
             state.kind,
             [cursor.seq, cursor.step, cursor.height, bytes(cursor.key)],
-            state.polled,
-            state.history,
-            [asked.low, asked.high, asked.block_hash, asked.addresses, asked.topics],
+            state.polled_ms,
+            state.has_history,
+            [query.low, query.high, query.block_hash, query.addresses, query.topics],
             state.client,
             secrets.token_bytes(8),
         ]
@@ -128,14 +133,14 @@ def encode_state(state: FilterState) -> bytes:
 def decode_state(raw: bytes) -> FilterState:
     """What `encode_state` made. Errors: BadObject."""
     try:
-        kind, (seq, step, height, key), polled, history, asked, client, _ = decode(raw)
-        low, high, block_hash, addresses, topics = asked
+        kind, (seq, step, height, key), polled, history, query, client, _ = decode(raw)
+        low, high, block_hash, addresses, topics = query
         return FilterState(
             kind,
             Cursor(seq, step, height, TipsetKey(key)),
             polled,
             history,
-            Asked(low, high, block_hash, tuple(addresses), tuple(tuple(some) for some in topics)),
+            LogQuery(low, high, block_hash, tuple(addresses), tuple(tuple(some) for some in topics)),
             client,
         )
     except (ValueError, TypeError) as error:
@@ -164,7 +169,7 @@ class Filters:
         client has too many), MethodError (there are too many), StoreError.
         """
         tag = hashlib.blake2b(client.encode(), digest_size=8).digest() if client else b""
-        raw = encode_state(replace(state, polled=self._now(), client=tag))
+        raw = encode_state(replace(state, polled_ms=self._now(), client=tag))
         if len(raw) > _LARGEST:
             raise LimitExceeded(f"the filter is too large: {len(raw)} bytes, at most {_LARGEST}")
         # a client's filters stand in the same few partitions, and are counted there
@@ -196,7 +201,7 @@ class Filters:
         return held, own
 
     def _expired(self, state: FilterState) -> bool:
-        return state.polled + self.limits.ttl * 1000 < self._now()
+        return state.polled_ms + self.limits.ttl * 1000 < self._now()
 
     async def read(self, filter_id: bytes) -> tuple[bytes, FilterState]:
         """A filter's row, raw and read. Errors: FilterNotFound, StoreError."""
@@ -212,12 +217,12 @@ class Filters:
             raise FilterNotFound
         return raw, state
 
-    async def told(self, filter_id: bytes, raw: bytes, before: FilterState, after: FilterState) -> bool:
-        """Say that `after` has been told; False where another poll was first. Errors: StoreError."""
+    async def advance(self, filter_id: bytes, raw: bytes, before: FilterState, after: FilterState) -> bool:
+        """Store the filter as it is after a poll. False: another poll was first. Errors: StoreError."""
         now = self._now()
-        if after == before and now - before.polled < self.limits.ttl * 1000 / _TOUCH:
+        if after == before and now - before.polled_ms < self.limits.ttl * 1000 / _TOUCH:
             return True
-        value = encode_state(replace(after, polled=now))
+        value = encode_state(replace(after, polled_ms=now))
         return await self._store.swap(FILTERS, _partition(filter_id), filter_id, raw, value)
 
     async def remove(self, filter_id: bytes) -> bool:
@@ -242,6 +247,3 @@ def filters_of(ctx: Context) -> Filters:
     if found is None:
         found = ctx.extra["eth_filters"] = Filters(ctx.store, ctx.extra.get("eth_filter_limits"))
     return found
-
-
-TOO_MANY_OF_CONNECTION: Final = "too many subscriptions and filters per connection"

@@ -14,7 +14,7 @@ from rpc.errors import MethodError
 from rpc.lookup.events.actor_event_filter import ActorEventFilterParam, actor_event_range
 from rpc.lookup.events.actor_events import actor_event_json, event_entries_json, find_actor_events
 from rpc.lookup.events.criteria import Hit, make_criteria
-from rpc.lookup.events.head_change_events import EventCondition, hits_by
+from rpc.lookup.events.head_change_events import EventCondition, find_hits_of_entry
 from rpc.registry import V0, V1, Cost, method
 from rpc.server.channels import Burst
 from rpc.services import head_entries
@@ -48,7 +48,7 @@ async def subscribe_actor_events_raw(ctx: Context, wanted: ActorEventFilterParam
     async with head_entries(ctx.services.head_source, head.seq) as entries:
         async for entry in entries:
             if heard:
-                async for removed, hits in hits_by(ctx, entry, condition):
+                async for removed, hits in find_hits_of_entry(ctx, entry, condition):
                     yield Burst(_shown(hit, removed) for hit in hits)  # type: ignore[misc]
             if 0 < high < entry.head.height:
                 return

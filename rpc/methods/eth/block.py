@@ -7,15 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from chain.errors import BadRequest, NotHeld
-from chain.eth.types import FULL_BLOOM
-from chain.index.event_index import message_hash
+from chain.errors import BadRequest
 from chain.tipset import Tipset
-from rpc import eth_json
 from rpc.context import Context
 from rpc.lookup.eth.block_parameter import (
     BlockParam,
-    block_hash,
     is_canonical,
     node_block_parameter,
     select,
@@ -23,8 +19,9 @@ from rpc.lookup.eth.block_parameter import (
     select_latest,
     select_text,
 )
-from rpc.lookup.eth.executed_tipset import PostRoots, find_post_roots, load_executed
-from rpc.lookup.eth.tipset_logs import load_events, load_logs_by_message, tipset_bloom
+from rpc.lookup.eth.blocks import load_block_json
+from rpc.lookup.eth.executed_tipset import find_post_roots, load_executed
+from rpc.lookup.eth.tipset_logs import load_logs_by_message
 from rpc.lookup.eth.transactions import receipt_json, to_transactions
 from rpc.lookup.forward import forward
 from rpc.lookup.message_search import NO_LIMIT, Epochs
@@ -44,54 +41,19 @@ async def eth_block_number(ctx: Context) -> str:
 # --- blocks --------------------------------------------------------------------------------------------
 
 
-async def block_json(ctx: Context, tipset: Tipset, full: bool) -> Any:
-    """A tipset as a block, with whole transactions or their hashes; what needs the head executed is asked of a
-    full node. Errors: NotHeld, NeedsNode."""
-    cache = json_cache(ctx)
-    key = (b"EF" if full else b"EH") + tipset.key
-    kept = cache.get(key)
-    if kept is not None:
-        return kept
-    post = await find_post_roots(ctx, tipset)
-    if post is None:
-        return await forward(ctx, "Filecoin.EthGetBlockByHash", [eth_json.data(block_hash(tipset)), full])
-    found = await load_executed(ctx, tipset, post)
-    if full:
-        transactions = await to_transactions(ctx, found)
-        shown: list[Any] = [eth_json.transaction(tx, found.place(at)) for at, tx in enumerate(transactions)]
-    else:
-        chain_id = ctx.network.eth_chain_id
-        shown = [eth_json.data(message_hash(one, chain_id)) for one in found.messages]
-    bloom = await _bloom(ctx, tipset, post)
-    gas_used = sum(receipt.gas_used for receipt in found.receipts)
-    value = eth_json.block(
-        tipset, shown, gas_used, FULL_BLOOM if bloom is None else bloom, tipset.parents.block_hash, block_hash(tipset)
-    )
-    # events that are not held now may come
-    return value if bloom is None else cache.keep(key, value)
-
-
-async def _bloom(ctx: Context, tipset: Tipset, post: PostRoots) -> bytes | None:
-    """The bloom filter of a tipset's events; None where they are not held."""
-    try:
-        return tipset_bloom(await load_events(ctx, tipset, post))
-    except NotHeld:
-        return None
-
-
 @method("Filecoin.EthGetBlockByNumber", aliases=("eth_getBlockByNumber",), versions=EVERY_VERSION)
 async def eth_get_block_by_number(ctx: Context, block: str, full: bool) -> Any:
     """The block at an epoch or tag, with whole transactions or their hashes.
 
     Errors: NullRound, BadRequest (a future epoch, `earliest`), NotHeld; `pending` needs a full node.
     """
-    return await block_json(ctx, await select_text(ctx, block, strict=True), full)
+    return await load_block_json(ctx, await select_text(ctx, block, strict=True), full)
 
 
 @method("Filecoin.EthGetBlockByHash", aliases=("eth_getBlockByHash",), versions=EVERY_VERSION, answered="indexed")
 async def eth_get_block_by_hash(ctx: Context, block_hash: EthHash, full: bool) -> Any:
     """The block with a hash, on whatever fork. Errors: NotFound, NotHeld; the head itself needs a full node."""
-    return await block_json(ctx, await select_hash(ctx, block_hash), full)
+    return await load_block_json(ctx, await select_hash(ctx, block_hash), full)
 
 
 async def _count(ctx: Context, tipset: Tipset) -> str:

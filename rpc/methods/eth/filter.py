@@ -18,14 +18,15 @@ from rpc.context import Context
 from rpc.errors import MethodError, Unavailable
 from rpc.lookup.events.criteria import join_json
 from rpc.lookup.events.log_filter import LogFilterParam, log_criteria, parse_block_range
-from rpc.lookup.filters.filter_changes import filter_changes, load_history
+from rpc.lookup.filters.filter_changes import find_filter_changes, load_history
 from rpc.lookup.filters.installed_filters import (
     BLOCKS,
     LOGS,
+    NO_MEMPOOL,
     TOO_MANY_OF_CONNECTION,
-    Asked,
     FilterId,
     FilterState,
+    LogQuery,
     filters_of,
 )
 from rpc.lookup.head_changes import cursor_at_head
@@ -34,13 +35,6 @@ from rpc.registry import EVERY_VERSION, Cost, method
 #: how often a poll begins again because another was first
 _TRIES: Final = 8
 
-NO_MEMPOOL: Final = (
-    "not supported: pending transactions are known to the full node that has them in its mempool, not to this follower"
-)
-
-
-# --- what is told --------------------------------------------------------------------------------------
-
 
 async def _poll(ctx: Context, filter_id: bytes, kinds: tuple[str, ...]) -> orjson.Fragment:
     filters = filters_of(ctx)
@@ -48,8 +42,8 @@ async def _poll(ctx: Context, filter_id: bytes, kinds: tuple[str, ...]) -> orjso
         raw, state = await filters.read(filter_id)
         if state.kind not in kinds:
             raise MethodError("wrong filter type")
-        values, after = await filter_changes(ctx, state, filters)
-        if await filters.told(filter_id, raw, state, after):
+        values, after = await find_filter_changes(ctx, state, filters)
+        if await filters.advance(filter_id, raw, state, after):
             return join_json(values)
     raise Unavailable("the filter is polled by others at the same time")
 
@@ -83,12 +77,12 @@ async def eth_new_filter(ctx: Context, wanted: LogFilterParam) -> str:
     elif wanted.low is not None or wanted.high is not None:
         raise BadRequest("must not specify block hash and from/to block")
     log_criteria(wanted)
-    asked = Asked(low, high, wanted.block_hash, wanted.addresses, wanted.topics)
-    state = FilterState(LOGS, cursor_at_head(head), 0, asked=asked)
+    query = LogQuery(low, high, wanted.block_hash, wanted.addresses, wanted.topics)
+    state = FilterState(LOGS, cursor_at_head(head), 0, query=query)
     if low < head.tipset.height:
         try:
             # found again by the first poll: what is found now is only counted
-            state = replace(state, history=bool(await load_history(ctx, state)))
+            state = replace(state, has_history=bool(await load_history(ctx, state)))
         except (MethodError, BadRequest, NotFound) as error:
             raise MethodError(f"failed to install event filter: get events for filter: {error}") from error
     return await _install(ctx, state)

@@ -19,13 +19,19 @@ from chain.tipset import TipsetKey
 from rpc import eth_json
 from rpc.context import Context
 from rpc.errors import MethodError
-from rpc.lookup.events.head_change_events import EventCondition, hits_by
+from rpc.lookup.eth.blocks import load_block_json
+from rpc.lookup.events.head_change_events import EventCondition, find_hits_of_entry
 from rpc.lookup.events.log_filter import LogFilter, PushedFilterParam
 from rpc.lookup.filters.filter_changes import encode_logs, filter_condition
-from rpc.lookup.filters.installed_filters import TOO_MANY_OF_CONNECTION, Asked, SubscriptionId, filters_of, new_id
+from rpc.lookup.filters.installed_filters import (
+    NO_MEMPOOL,
+    TOO_MANY_OF_CONNECTION,
+    LogQuery,
+    SubscriptionId,
+    filters_of,
+    new_id,
+)
 from rpc.lookup.head_changes import context_at_entry
-from rpc.methods.eth.block import block_json
-from rpc.methods.eth.filter import NO_MEMPOOL
 from rpc.params import RawParams, json_kind, param_of, raw_list
 from rpc.registry import EVERY_VERSION, Cost, method
 from rpc.server.channels import Burst
@@ -35,9 +41,6 @@ log = logging.getLogger("follower.rpc")
 
 _LOG_INDEX: Final = re.compile(rb'"logIndex":"0x[0-9a-f]+"')
 _FILTER: Final = param_of("filter", PushedFilterParam)
-
-
-# --- what is pushed ------------------------------------------------------------------------------------
 
 
 async def new_heads(ctx: Context, after: int) -> AsyncIterator[Burst]:
@@ -50,24 +53,21 @@ async def new_heads(ctx: Context, after: int) -> AsyncIterator[Burst]:
                 tipset = await view.index.tipset(TipsetKey(ref.key))
                 if tipset.height == 0 or tipset.parents == last:
                     continue
-                yield Burst([await block_json(view, await view.index.parent(tipset), True)])
+                yield Burst([await load_block_json(view, await view.index.parent(tipset), True)])
                 last = tipset.parents
 
 
 async def new_logs(ctx: Context, after: int, condition: EventCondition) -> AsyncIterator[Burst]:
-    """The logs that each head change after entry `after` tells or takes back."""
+    """The logs that each head change after entry `after` adds or removes."""
     async with head_entries(ctx.services.head_source, after) as entries:
         async for entry in entries:
-            async for removed, hits in hits_by(ctx, entry, condition):
-                yield Burst(pushed(one) for one in encode_logs(hits, removed))
+            async for removed, hits in find_hits_of_entry(ctx, entry, condition):
+                yield Burst(pushed_log(one) for one in encode_logs(hits, removed))
 
 
-def pushed(shown: bytes) -> orjson.Fragment:
-    """A log as a subscription has it: Lotus counts none there."""
+def pushed_log(shown: bytes) -> orjson.Fragment:
+    """A log as a subscription pushes it: Lotus numbers none there."""
     return orjson.Fragment(_LOG_INDEX.sub(b'"logIndex":"0x0"', shown, count=1))
-
-
-# --- parameters ----------------------------------------------------------------------------------------
 
 
 def read_params(params: Any) -> tuple[str, LogFilter | None]:
@@ -93,9 +93,6 @@ def _undecoded(value: Any, go: str) -> MethodError:
     return MethodError(f"decoding params: json: cannot unmarshal {json_kind(value)} into Go value of type {go}")
 
 
-# --- methods -------------------------------------------------------------------------------------------
-
-
 @method("Filecoin.EthSubscribe", aliases=("eth_subscribe",), versions=EVERY_VERSION, cost=Cost.FREE, answered="indexed")
 async def eth_subscribe(ctx: Context, params: RawParams) -> str:
     """Push `newHeads`, or `logs` by address and topics, over this WebSocket; the subscription's id.
@@ -114,8 +111,8 @@ async def eth_subscribe(ctx: Context, params: RawParams) -> str:
     if kind == "newHeads":
         values = new_heads(ctx, after)
     elif kind == "logs":
-        asked = Asked() if wanted is None else Asked(addresses=wanted.addresses, topics=wanted.topics)
-        values = new_logs(ctx, after, filter_condition(asked))
+        query = LogQuery() if wanted is None else LogQuery(addresses=wanted.addresses, topics=wanted.topics)
+        values = new_logs(ctx, after, filter_condition(query))
     elif kind == "newPendingTransactions":
         raise MethodError(NO_MEMPOOL)
     else:

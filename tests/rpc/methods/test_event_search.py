@@ -50,7 +50,7 @@ filters = st.builds(
     EventCriteria,
     delegated=st.frozensets(st.sampled_from([bytes(address) for _, address in EMITTERS[1:]]), max_size=2),
     values=st.lists(values, max_size=2).map(tuple),
-    raw=st.booleans(),
+    is_raw_only=st.booleans(),
 )
 
 
@@ -79,7 +79,7 @@ async def found(
 ) -> list[tuple[int, int, tuple[EventEntry, ...]]]:
     return [
         (hit.place.height, hit.found.event.index, tuple(hit.entries))
-        async for hits in search.places(ctx, places, wanted)
+        async for hits in search.search_tipsets(ctx, places, wanted)
         for hit in hits
     ]
 
@@ -116,7 +116,7 @@ async def test_a_search_finds_what_looking_at_every_event_finds(
                 (at.height, event.event.index, tuple(shown))
                 for at, events in line
                 for event in events
-                if (shown := one.entries(event.event))
+                if (shown := one.matching_entries(event.event))
             ]
             assert await found(search, ctx, [at for at, _ in line], one) == brute
     finally:

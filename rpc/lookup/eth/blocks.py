@@ -1,0 +1,55 @@
+"""A tipset as an Ethereum block. Source: Lotus `node/impl/eth/utils.go`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chain.errors import NotHeld
+from chain.eth.types import FULL_BLOOM
+from chain.index.event_index import message_hash
+from chain.tipset import Tipset
+from rpc import eth_json
+from rpc.context import Context
+from rpc.lookup.eth.block_parameter import (
+    block_hash,
+)
+from rpc.lookup.eth.executed_tipset import PostRoots, find_post_roots, load_executed
+from rpc.lookup.eth.tipset_logs import load_events, tipset_bloom
+from rpc.lookup.eth.transactions import to_transactions
+from rpc.lookup.forward import forward
+from rpc.lotus_json import json_cache
+
+
+async def load_block_json(ctx: Context, tipset: Tipset, full: bool) -> Any:
+    """A tipset as a block, with whole transactions or their hashes; what needs the head executed is asked of a
+    full node. Errors: NotHeld, NeedsNode."""
+    cache = json_cache(ctx)
+    key = (b"EF" if full else b"EH") + tipset.key
+    kept = cache.get(key)
+    if kept is not None:
+        return kept
+    post = await find_post_roots(ctx, tipset)
+    if post is None:
+        return await forward(ctx, "Filecoin.EthGetBlockByHash", [eth_json.data(block_hash(tipset)), full])
+    found = await load_executed(ctx, tipset, post)
+    if full:
+        transactions = await to_transactions(ctx, found)
+        shown: list[Any] = [eth_json.transaction(tx, found.place(at)) for at, tx in enumerate(transactions)]
+    else:
+        chain_id = ctx.network.eth_chain_id
+        shown = [eth_json.data(message_hash(one, chain_id)) for one in found.messages]
+    bloom = await _find_bloom(ctx, tipset, post)
+    gas_used = sum(receipt.gas_used for receipt in found.receipts)
+    value = eth_json.block(
+        tipset, shown, gas_used, FULL_BLOOM if bloom is None else bloom, tipset.parents.block_hash, block_hash(tipset)
+    )
+    # events that are not held now may come
+    return value if bloom is None else cache.keep(key, value)
+
+
+async def _find_bloom(ctx: Context, tipset: Tipset, post: PostRoots) -> bytes | None:
+    """The bloom filter of a tipset's events; None where they are not held."""
+    try:
+        return tipset_bloom(await load_events(ctx, tipset, post))
+    except NotHeld:
+        return None
