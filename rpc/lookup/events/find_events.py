@@ -46,7 +46,9 @@ async def find_range(ctx: Context, low: int, high: int, wanted: EventCriteria) -
 
 async def find_in(ctx: Context, tipsets: Sequence[Tipset], wanted: EventCriteria) -> list[Hit]:
     """What a filter finds in these tipsets (rising), on whatever fork. Errors: as `collect_hits`."""
-    return await collect_hits(event_search(ctx).search_tipsets(ctx, [Ancestor.of(tipset) for tipset in tipsets], wanted))
+    return await collect_hits(
+        event_search(ctx).search_tipsets(ctx, [Ancestor.of(tipset) for tipset in tipsets], wanted)
+    )
 
 
 def logs_json(hits: Iterable[Hit], removed: bool = False) -> orjson.Fragment:
