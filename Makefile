@@ -2,13 +2,14 @@
 # make test   the tests            make check   lint, types, import direction
 # make bench  the benchmarks       make test-long   the tests that take minutes
 # make attack   strangers against a real follower, and what another client notices   make fuzz   odd requests, 10 minutes
+# make docs-tables   writes the tables of methods, settings and metrics in docs/
 # make bench-fleet   the shared store and a fleet over it (a Cassandra is started, or CASSANDRA_HOSTS)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: attack fuzz run test test-long check bench bench-fleet clean help
+.PHONY: docs-tables attack fuzz run test test-long check bench bench-fleet clean help
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -32,6 +33,9 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs-tables: $(READY)
+	$(BIN)/python -m tests.docs.tables
 
 bench: $(READY)
 	$(BIN)/python -m benches

@@ -1,7 +1,7 @@
 """Every setting, in one table: its name, type, default, the subcommands that use it, and what it is for.
 
 A subcommand gets a flag for each setting that names it, and reads no other (`follower.settings`). The table in
-docs/operating.md is printed from this one: `follower config --markdown`.
+docs/operating.md is written from this one by `make docs-tables`.
 """
 
 from __future__ import annotations

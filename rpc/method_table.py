@@ -1,11 +1,10 @@
-"""The table of methods in the docs, made from the registry: `python -m rpc.method_table > docs/methods.md`."""
+"""The page docs/methods.md, made from the registry. `make docs-tables` writes it."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from rpc.known import known_methods
-from rpc.methods import register_all
 from rpc.registry import REGISTRY, V1, Method, Registry, Versions
 
 _HOW: Final = {
@@ -26,7 +25,7 @@ def table(registry: Registry = REGISTRY) -> str:
     lines = [
         "# Methods",
         "",
-        "Made from the registry by `python -m rpc.method_table > docs/methods.md`; a test compares the two.",
+        "`make docs-tables` writes this page from the registry of methods; a test compares the two.",
         "",
         "How a method is answered:",
         "",
@@ -57,8 +56,3 @@ def table(registry: Registry = REGISTRY) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    register_all()
-    print(table(), end="")

@@ -7,10 +7,8 @@ from pathlib import Path
 import pytest
 
 from blockstore.open import Shared
-from follower.commands.config import markdown_table
 from follower.settings import CannotRun, SettingsError, load_settings, shared_options, split_listen
 from follower.settings_table import ENV_PREFIX
-from tests.support.paths import ROOT
 
 
 def test_the_later_source_wins(tmp_path: Path) -> None:
@@ -82,11 +80,6 @@ def test_times_of_a_shared_store_must_hold_together() -> None:
     assert shared_options(found) == Shared(200, 20, 3)
     with pytest.raises(CannotRun, match="twice epsilon_ms"):
         shared_options(load_settings(None, {}, {"delta_ms": "200", "epsilon_ms": "100"}))
-
-
-def test_the_manuals_table_is_the_settings_table() -> None:
-    text = (ROOT / "docs" / "operating.md").read_text()
-    assert markdown_table() in text, "run `follower config --markdown` and put its table into docs/operating.md"
 
 
 def test_a_subcommand_reads_no_setting_that_it_has_no_flag_for() -> None:

@@ -1,0 +1,91 @@
+"""The generated parts of the docs: methods, settings, metrics. `make docs-tables` writes them; a test compares them.
+
+    python -m tests.docs.tables            # write
+    python -m tests.docs.tables --check    # name the files that are out of date; exit code 1 if there are any
+
+It needs a process of its own: tests declare methods too, and those do not belong in the docs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from prometheus_client import REGISTRY as PROCESS_METRICS
+from prometheus_client.core import Metric
+
+import leader_bridge.metrics  # noqa: F401  (declares)
+from follower.commands.config import markdown_table
+from rpc.method_table import table as method_table
+from rpc.methods import register_all
+from rpc.registry import Registry
+from rpc.server.limits import ServerSettings
+from rpc.server.server import Server
+from tests.support.paths import ROOT
+from tests.support.wire_node import services
+
+DOCS: Final = ROOT / "docs"
+#: the lines around a generated part of a page
+_BEGIN: Final = "<!-- {name}: written by `make docs-tables` -->\n"
+_END: Final = "<!-- end of {name} -->\n"
+
+
+def replace_part(page: str, name: str, text: str) -> str:
+    """`page` with another text between the two marks of `name`. Errors: ValueError (a mark is missing)."""
+    begin, end = _BEGIN.format(name=name), _END.format(name=name)
+    before, found, rest = page.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found or not found_end:
+        raise ValueError(f"a page lacks the mark {begin if not found else end}".strip())
+    return before + begin + text + end + after
+
+
+def metrics_table(families: Iterable[Metric]) -> str:
+    """Name, type and description of each metric of this project."""
+    lines = ["| metric | type | is |", "|---|---|---|"]
+    for family in sorted(families, key=lambda one: one.name):
+        if not family.name.startswith("follower_"):
+            continue
+        name = family.name + ("_total" if family.type == "counter" else "")
+        lines.append(f"| `{name}` | {family.type} | {family.documentation} |")
+    return "\n".join(lines) + "\n"
+
+
+async def _server_metrics() -> list[Metric]:
+    server = Server(services(), Registry(), ServerSettings())
+    try:
+        return list(server.metrics.registry.collect())
+    finally:
+        await server.stop(0)
+
+
+def generated() -> dict[Path, str]:
+    """The whole text of each page that has a generated part."""
+    register_all()
+    operating, metrics = DOCS / "operating.md", DOCS / "metrics.md"
+    page = replace_part(metrics.read_text(), "metrics of a follower", metrics_table(asyncio.run(_server_metrics())))
+    return {
+        DOCS / "methods.md": method_table(),
+        operating: replace_part(operating.read_text(), "settings", markdown_table()),
+        metrics: replace_part(page, "metrics of a bridge", metrics_table(PROCESS_METRICS.collect())),
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """Write the pages, or with `--check` name those that differ. The result is the exit code."""
+    out_of_date = {path: text for path, text in generated().items() if path.read_text() != text}
+    for path, text in out_of_date.items():
+        shown = path.relative_to(ROOT)
+        if arguments == ["--check"]:
+            print(f"{shown} is out of date: run `make docs-tables`")
+        else:
+            path.write_text(text)
+            print(f"wrote {shown}")
+    return 1 if out_of_date and arguments == ["--check"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
