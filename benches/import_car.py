@@ -105,8 +105,7 @@ class MadeChain:
             cids[1 if number % 3 else 0].append(cid)
             made.append((cid, raw))
         roots = [
-            _now(amt_build(lambda cid, raw: made.append((cid, raw)), part, version=0, bit_width=3))
-            for part in cids
+            _now(amt_build(lambda cid, raw: made.append((cid, raw)), part, version=0, bit_width=3)) for part in cids
         ]
         meta = encode(roots)
         made.append((cid_of(meta), meta))

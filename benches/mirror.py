@@ -31,7 +31,8 @@ from chain.network import NetworkRecord
 from chain.tipset import Tipset
 from leader_bridge.follow.sources import Sources
 from leader_bridge.store.mirror import Mirror
-from rpc.client.client import NodeClient, parse_node_info
+from rpc.client.client import NodeClient
+from rpc.client.node_info import parse_node_info
 
 _WIDTH = 8
 

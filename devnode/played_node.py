@@ -63,7 +63,7 @@ class PlayedNode:
             checks=Checks(live={"node": self._alive}, ready={"node": self._alive}),
         )
         # a session that stands half open must not be ended by this side's own pings
-        self._settings = ServerSettings(ws_buffer=4096, ws_ping=86_400.0)
+        self._settings = ServerSettings(ws_channel_buffer=4096, ws_ping_seconds=86_400.0)
         self._registry = registry
         self._server: _NodeServer | None = None
         self._host = "127.0.0.1"

@@ -14,8 +14,9 @@ from typing import Final
 from blockstore.cid import Cid, verify
 from blockstore.errors import BadCid, HashMismatch, StoreError, StoreUnavailable
 from chain.ipld.objects import Fetch
-from rpc.client.client import CallFailed, NodeClient, NodeError
+from rpc.client.client import NodeClient
 from rpc.errors import METHOD_NOT_FOUND
+from rpc.node_errors import CallFailed, NodeError
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from rpc.client.client import NodeClient
-from rpc.client.node_info import CallFailed, NodeError
+from rpc.node_errors import CallFailed, NodeError
 
 log = logging.getLogger(__name__)
 

@@ -25,11 +25,12 @@ from follower.lazy_objects import lazy_fetch
 from follower.membership import Membership, membership
 from follower.node_route import NodeRoute
 from follower.settings import CannotRun, Settings, shared_options, split_listen
-from rpc.client.client import NodeClient, NodeError
+from rpc.client.client import NodeClient
 from rpc.client.node_info import parse_node_info
 from rpc.errors import RpcError
 from rpc.lookup.filters.installed_filters import FilterLimits
 from rpc.methods import register_all
+from rpc.node_errors import NodeError
 from rpc.server.admin import Admin
 from rpc.server.limits import ServerSettings
 from rpc.server.server import serve
@@ -164,7 +165,7 @@ def server_settings(settings: Settings) -> ServerSettings:
         if len(secret) < 16:
             raise CannotRun(f"jwt_secret_file {settings['jwt_secret_file']}: fewer than 16 bytes are no secret")
     return ServerSettings(
-        max_body=settings["max_body_mb"] << 20,
+        max_body_bytes=settings["max_body_mb"] << 20,
         body_budget=max(256, 2 * settings["max_body_mb"]) << 20,
         max_batch=settings["max_batch"],
         max_in_flight=settings["max_in_flight"],

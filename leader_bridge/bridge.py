@@ -46,7 +46,9 @@ from leader_bridge.store.mirror import Mirror
 from leader_bridge.store.recorder import Recorder
 from leader_bridge.store.tipset_writer import Keeper, NotYet, Wanted
 from leader_bridge.store.traces import Traces
-from rpc.client.client import BadAnswer, NodeClient, NodeError, NodeInfo, NodeTimeout
+from rpc.client.client import NodeClient
+from rpc.client.node_info import NodeInfo
+from rpc.node_errors import BadAnswer, NodeError, NodeTimeout
 
 log = logging.getLogger(__name__)
 

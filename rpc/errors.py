@@ -8,6 +8,7 @@
     ├── InternalError           -32603  a fault of this server: the text never tells which
     ├── NotServed               -32004  a method of the node that this server does not answer yet
     ├── LimitExceeded           -32005  a range or a rate beyond what is allowed (EIP-1474)
+    │   └── TimeBudgetExceeded          the request took longer than it may
     ├── Unavailable             -32002  the store or the node behind it does not answer now (EIP-1474)
     ├── NeedsNode               -32010  only a full node can answer, and none is behind this server
     ├── OutOfGas                     2
@@ -30,7 +31,7 @@ from typing import Any, ClassVar, Final
 from blockstore.cid import Cid
 from blockstore.errors import BadCid, Fenced, Missing, StoreError, StoreFull, StoreUnavailable, Unfinished
 from chain.errors import ChainError
-from rpc.client.node_info import CallFailed, NodeError
+from rpc.node_errors import CallFailed, NodeError
 
 log = logging.getLogger("follower.rpc")
 
@@ -123,6 +124,13 @@ class LimitExceeded(RpcError):
     """More than is allowed: a range, a size, a number of things at once."""
 
     code = LIMIT_EXCEEDED
+
+
+class TimeBudgetExceeded(LimitExceeded):
+    """A request that took longer than it may."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the request took longer than the {seconds:g} s allowed: ask for less at once")
 
 
 class Unavailable(RpcError):

@@ -186,6 +186,7 @@ class _CidParam:
 #: texts up to this length are remembered: every CID of the chain is shorter
 _LONGEST: Final = 80
 
+
 @lru_cache(maxsize=8192)
 def _cid(text: str) -> Cid:
     return parse_cid(text)

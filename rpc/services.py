@@ -16,6 +16,7 @@ from chain.index.chain_index import ChainIndex
 from chain.ipld.objects import Objects
 from chain.network import NetworkRecord
 from chain.tipset import Tipset, TipsetKey
+from rpc.pacer import LoopPacer
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,7 @@ class Services:
     #: e.g. "lotus-follower/0.1.0"; what `Version` and `web3_clientVersion` name
     agent: str = "lotus-follower"
     checks: Checks = field(default_factory=Checks)
+    pacer: LoopPacer = field(default_factory=LoopPacer)
     extra: dict[str, Any] = field(default_factory=dict)
 
 

@@ -25,8 +25,9 @@ import aiohttp
 import orjson
 import zstandard
 
-from rpc.client.node_info import BadNodeInfo, parse_node_info
+from rpc.client.node_info import parse_node_info
 from rpc.errors import NOT_SERVED
+from rpc.node_errors import BadNodeInfo
 
 #: exit codes, as the command line has them
 EQUAL: Final = 0

@@ -21,7 +21,8 @@ from chain.known_networks import known_network
 from chain.network import NetworkRecord, load_network, network_of, read_network_file, save_network
 from leader_bridge.follow.subscription import chain_head, key_json, key_of, tipset_hint
 from leader_bridge.store.recorder import keep_network_params
-from rpc.client.client import BadAnswer, CallFailed, NodeClient
+from rpc.client.client import NodeClient
+from rpc.node_errors import BadAnswer, CallFailed
 
 log = logging.getLogger(__name__)
 

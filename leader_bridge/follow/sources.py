@@ -20,7 +20,8 @@ from typing import Final
 from blockstore.cid import Cid, verify
 from blockstore.errors import BadCid, HashMismatch
 from leader_bridge import metrics
-from rpc.client.client import BadAnswer, CallFailed, NodeClient, NodeError, NodeRefused, RateLimited
+from rpc.client.client import NodeClient
+from rpc.node_errors import BadAnswer, CallFailed, NodeError, NodeRefused, RateLimited
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,9 @@ from typing import Any, Final, Protocol
 from blockstore.cid import parse
 from blockstore.errors import BadCid
 from chain.tipset import TipsetKey
-from rpc.client.client import BadAnswer, CallFailed, Channel, NodeClient, NodeTimeout, WsConnection
+from rpc.client.client import NodeClient
+from rpc.client.websocket import Channel, WsConnection
+from rpc.node_errors import BadAnswer, CallFailed, NodeTimeout
 
 REVERT: Final = "revert"
 APPLY: Final = "apply"

@@ -15,7 +15,8 @@ import orjson
 from blockstore.cid import Cid
 from blockstore.store import META, RECORDED, Batch, Store
 from chain.index.recorded_answers import F3_CERTIFICATE, NETWORK_PARAMS
-from rpc.client.client import CallFailed, NodeClient, NodeError
+from rpc.client.client import NodeClient
+from rpc.node_errors import CallFailed, NodeError
 
 log = logging.getLogger(__name__)
 

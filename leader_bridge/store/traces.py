@@ -29,7 +29,8 @@ from chain.tipset import Tipset, TipsetKey
 from leader_bridge.follow.sources import NoSource
 from leader_bridge.store.coverage import merged, save_coverage
 from leader_bridge.store.tipset_writer import Keeper, NotYet
-from rpc.client.client import BadAnswer, CallFailed, NodeClient, NodeError
+from rpc.client.client import NodeClient
+from rpc.node_errors import BadAnswer, CallFailed, NodeError
 
 log = logging.getLogger(__name__)
 

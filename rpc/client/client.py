@@ -15,35 +15,16 @@ import aiohttp
 import orjson
 
 from blockstore.cid import Cid
-from rpc.client.node_info import (
+from rpc.client.node_info import NodeInfo
+from rpc.client.websocket import WsConnection, call_failed, connect
+from rpc.node_errors import (
     BadAnswer,
-    BadNodeInfo,
     CallFailed,
-    NodeError,
-    NodeInfo,
     NodeRefused,
     NodeTimeout,
     NodeUnavailable,
     RateLimited,
-    parse_node_info,
 )
-from rpc.client.websocket import Channel, WsConnection, call_failed, connect
-
-__all__ = [
-    "BadAnswer",
-    "BadNodeInfo",
-    "CallFailed",
-    "Channel",
-    "NodeClient",
-    "NodeError",
-    "NodeInfo",
-    "NodeRefused",
-    "NodeTimeout",
-    "NodeUnavailable",
-    "RateLimited",
-    "WsConnection",
-    "parse_node_info",
-]
 
 #: the biggest HTTP answer read, bytes
 MAX_ANSWER: Final = 512 << 20

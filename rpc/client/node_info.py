@@ -1,13 +1,4 @@
-"""Where a full node is and how to speak to it: the `FULLNODE_API_INFO` form, and the errors of speaking.
-
-    NodeError
-    ├── BadNodeInfo        the text does not say where a node is
-    ├── NodeUnavailable    no connection, or it broke before the answer came
-    │   ├── NodeTimeout    the answer did not come in time
-    │   └── RateLimited    the node asks to be asked later (`retry_after` seconds)
-    ├── NodeRefused        the node does not take our token (401, 403)
-    ├── BadAnswer          what came is not an answer to what was asked
-    └── CallFailed         the node answered with an error (`code`, `message`, `data`)
+"""Where a full node is and how to speak to it: the `FULLNODE_API_INFO` form.
 
 No error, log line or `repr` made here holds a token: a node is named by `NodeInfo.name`, its host and port.
 Source of the form: Lotus `cli/util/apiinfo.go`.
@@ -17,51 +8,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
-
-class NodeError(Exception):
-    """The root of what goes wrong with a full node."""
-
-
-class BadNodeInfo(NodeError, ValueError):
-    """The text does not say where a node is."""
-
-
-class NodeUnavailable(NodeError):
-    """No connection, or it broke before the answer came."""
-
-
-class NodeTimeout(NodeUnavailable):
-    """The answer did not come in time."""
-
-
-class RateLimited(NodeUnavailable):
-    """The node asks to be asked later."""
-
-    def __init__(self, message: str, retry_after: float) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-
-
-class NodeRefused(NodeError):
-    """The node does not take the token that it was given, or wants one."""
-
-
-class BadAnswer(NodeError):
-    """What came is not an answer to what was asked."""
-
-
-class CallFailed(NodeError):
-    """The node answered a call with an error."""
-
-    def __init__(self, code: int, message: str, data: Any = None) -> None:
-        super().__init__(f"{message} (code {code})")
-        self.code = code
-        self.message = message
-        self.data = data
-
+from rpc.node_errors import BadNodeInfo
 
 _SCHEMES: Final = {"http": False, "ws": False, "https": True, "wss": True}
 _HOST_PROTOCOLS: Final = ("ip4", "ip6", "dns", "dns4", "dns6", "dnsaddr")

@@ -21,7 +21,8 @@ from typing import Any, Final
 import aiohttp
 import orjson
 
-from rpc.client.node_info import BadAnswer, CallFailed, NodeInfo, NodeRefused, NodeTimeout, NodeUnavailable
+from rpc.client.node_info import NodeInfo
+from rpc.node_errors import BadAnswer, CallFailed, NodeRefused, NodeTimeout, NodeUnavailable
 
 log = logging.getLogger(__name__)
 

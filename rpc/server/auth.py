@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 
 import jwt
 
-from rpc.context import ALL_PERMISSIONS
+from rpc.permissions import ALL_PERMISSIONS
 
 #: verified tokens that are remembered
 _REMEMBERED: Final = 1024

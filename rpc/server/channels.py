@@ -18,6 +18,7 @@ from typing import Any, Final
 from blockstore.errors import StoreError
 from chain.errors import ChainError
 from rpc.errors import RpcError
+from rpc.session import Burst
 
 log = logging.getLogger("follower.rpc")
 
@@ -26,14 +27,10 @@ _END: Final = None
 Send = Callable[[bytes], Awaitable[None]]
 
 
-class Burst(list[Any]):
-    """Values that a generator has at once: a frame each, and the next is made when there is room for it."""
-
-
 class Channel:
     """A running channel. `number` is what the client knows it by; `on_slow` is told when it was too slow.
 
-    `patience`: seconds that one value of a burst waits for room.
+    `slow_reader_timeout_seconds`: seconds that one value of a burst waits for room.
     """
 
     def __init__(
@@ -44,10 +41,10 @@ class Channel:
         send: Send,
         buffer: int,
         on_slow: Callable[[], None],
-        patience: float = 30.0,
+        slow_reader_timeout_seconds: float = 30.0,
     ) -> None:
         self.number = number
-        self._patience = patience
+        self._slow_reader_timeout_seconds = slow_reader_timeout_seconds
         self.values = values
         self._encode = encode
         self._send = send
@@ -104,7 +101,7 @@ class Channel:
             if not self._queue.full():
                 self._queue.put_nowait(frame)
                 continue
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._slow_reader_timeout_seconds):
                 await self._queue.put(frame)
 
     async def _write(self) -> None:
@@ -138,9 +135,9 @@ class Subscription(Channel):
         send: Send,
         buffer: int,
         on_slow: Callable[[], None],
-        patience: float,
+        slow_reader_timeout_seconds: float,
     ) -> None:
-        super().__init__(0, values, encode, send, buffer, on_slow, patience)
+        super().__init__(0, values, encode, send, buffer, on_slow, slow_reader_timeout_seconds)
         self.subscription = subscription
 
     @property

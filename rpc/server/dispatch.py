@@ -17,7 +17,6 @@ from blockstore.errors import BadCid
 from rpc.context import Context
 from rpc.errors import (
     InternalError,
-    InvalidParams,
     InvalidRequest,
     LimitExceeded,
     MethodError,
@@ -30,43 +29,21 @@ from rpc.errors import (
 )
 from rpc.json_wire import encode_error, encode_id, encoder, parse
 from rpc.known import known_methods
-from rpc.params import ABSENT, UNDEFINED_CID, json_kind
+from rpc.params import UNDEFINED_CID
 from rpc.registry import REGISTRY, V0, V1, V2, Cost, Method, Registry, Versions
 from rpc.server.limits import ServerSettings
 from rpc.server.metrics import MethodStats, Metrics, now
+from rpc.server.request import BrokenRequest, Request, decode_arguments, read_request
 from rpc.server.run_until_blocked import together
 from rpc.services import Services
+from rpc.session import Session
 
 _VERSIONS: Final = (V0, V1, V2)
-_FIELDS: Final = frozenset({"jsonrpc", "id", "method", "params", "meta"})
 _RESULT: Final = b',"jsonrpc":"2.0","result":'
 #: names of the methods' counters for what reached no method
 _UNKNOWN: Final = "unknown"
-_ID_TYPES: Final = (int, str, float)
-_GO_TYPES: Final = {"object": "map[string]interface {}", "array": "[]interface {}", "bool": "bool"}
-
-#: seconds for which a batch answered from memory may keep the loop
-_TURN: Final = 0.005
 
 Guard = Callable[[Context, Method], Awaitable[None]]
-
-
-class BrokenRequest(ParseError):
-    """A request of which a field has the wrong type; its id came back all the same."""
-
-    def __init__(self, request_id: Any) -> None:
-        super().__init__()
-        self.request_id = request_id
-
-
-@dataclass(slots=True)
-class Request:
-    """One request with its fields as Go would have read them. `fault` is what was wrong with its id."""
-
-    id: Any
-    method: str
-    params: Any
-    fault: RpcError | None = None
 
 
 @dataclass(slots=True)
@@ -76,51 +53,6 @@ class Call:
     method: Method
     arguments: list[Any]
     stats: MethodStats
-
-
-def read_request(value: Any) -> Request:
-    """A request from its JSON value. Errors: BrokenRequest."""
-    if type(value) is not dict:
-        if value is None:
-            return Request(None, "", None)
-        raise BrokenRequest(None)
-    if len(value) == 4:
-        # what nearly every client sends
-        name = value.get("method")
-        request_id = value.get("id")
-        if (
-            type(name) is str
-            and type(request_id) in _ID_TYPES
-            and type(value.get("jsonrpc")) is str
-            and "params" in value
-        ):
-            return Request(request_id, name, value["params"])
-    if not value.keys() <= _FIELDS:
-        folded: dict[str, Any] = {}
-        for key, item in value.items():
-            name = key.lower()
-            if name in _FIELDS:
-                folded[name] = item
-        value = folded
-    request_id = value.get("id")
-    name = value.get("method", "")
-    version = value.get("jsonrpc")
-    if type(name) is not str or type(version) is not str or "meta" in value:
-        name = "" if name is None else name
-        if not isinstance(name, str) or not (version is None or isinstance(version, str)):
-            raise BrokenRequest(request_id)
-        if not _is_meta(value.get("meta")):
-            raise BrokenRequest(request_id)
-    if request_id is not None and type(request_id) not in _ID_TYPES:
-        fault = ParseError(f"failed to parse ID: invalid id type: {_GO_TYPES[json_kind(request_id)]}")
-        return Request(None, name, None, fault)
-    return Request(request_id, name, value.get("params", ABSENT))
-
-
-def _is_meta(meta: Any) -> bool:
-    if meta is None:
-        return True
-    return isinstance(meta, dict) and all(item is None or isinstance(item, str) for item in meta.values())
 
 
 class Dispatcher:
@@ -156,12 +88,14 @@ class Dispatcher:
         self.slow_channels = 0
         self._drained: asyncio.Event | None = None
 
-    def context(self, version: int, permissions: frozenset[str] | None = None, connection: Any = None) -> Context:
+    def context(
+        self, version: int, permissions: frozenset[str] | None = None, session: Session | None = None
+    ) -> Context:
         """A context for one request under /rpc/v`version`."""
         return Context(
             self.services,
             version=version,
-            connection=connection,
+            session=session,
             permissions=self.settings.default_permissions if permissions is None else permissions,
         )
 
@@ -208,7 +142,7 @@ class Dispatcher:
         try:
             if not min_head.strip().isdecimal():
                 raise InvalidRequest("X-Filecoin-Min-Head: not a sequence number")
-            await ctx.wait_for_head(int(min_head), self.settings.min_head_wait)
+            await ctx.wait_for_head(int(min_head), self.settings.min_head_wait_seconds)
         except Exception as raised:
             error = wire_error(raised)
             status, answer = _refused(error, None)
@@ -262,14 +196,10 @@ class Dispatcher:
         answers: list[bytes] = []
         size = 0
         width = self.settings.batch_parallel
-        turn = now()
         for at in range(0, len(requests), width):
             part = requests[at : at + width]
-            if now() - turn > _TURN:
-                # other connections want to be served too
-                await asyncio.sleep(0)
-                turn = now()
-            if size > self.settings.max_batch_answer:
+            await ctx.checkpoint()
+            if size > self.settings.max_batch_answer_bytes:
                 too_big = LimitExceeded("the answers to this batch are too big together: ask for less at once")
                 answers += [_refused(too_big, request.id)[1] for request in part]
                 continue
@@ -290,9 +220,9 @@ class Dispatcher:
         name = request.method
         found = self._routes[ctx.version].get(name) or self._route(ctx.version, name)
         method, stats = found
-        if method.channel and ctx.connection is None:
+        if method.channel and ctx.session is None:
             return Call(method, [], stats)
-        arguments = _arguments(method, request)
+        arguments = decode_arguments(method, request)
         if method.perm not in ctx.permissions:
             raise MethodError(f"missing permission to invoke '{method.field}' (need '{method.perm}')")
         return Call(method, arguments, stats)
@@ -341,31 +271,6 @@ class Dispatcher:
     def channel(self, ctx: Context, call: Call) -> AsyncIterator[Any]:
         """What a channel method pushes."""
         return call.method.handler(ctx, *call.arguments)  # type: ignore[no-any-return]
-
-
-def _arguments(method: Method, request: Request) -> list[Any]:
-    params = request.params
-    if method.raw:
-        return [params]
-    if params is None or params is ABSENT:
-        params = ()
-    elif type(params) is not list:
-        raise ParseError(
-            "unmarshaling param array: json: cannot unmarshal "
-            f"{json_kind(params)} into Go value of type []jsonrpc.param"
-        )
-    wanted = method.params
-    if not wanted and not params:
-        return []
-    if len(params) != len(wanted):
-        raise InvalidParams(f"wrong param count (method '{request.method}'): {len(params)} != {len(wanted)}")
-    arguments = []
-    for param, value in zip(wanted, params, strict=True):
-        try:
-            arguments.append(param.decode(value))
-        except (ValueError, RecursionError) as error:
-            raise ParseError(f"unmarshaling params for '{request.method}' (param: *{param.go}): {error}") from None
-    return arguments
 
 
 def _refused(error: RpcError, request_id: Any) -> tuple[int, bytes]:

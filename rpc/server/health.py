@@ -15,7 +15,7 @@ from rpc.services import Check, CheckResult, Checks
 log = logging.getLogger("follower.rpc")
 
 #: seconds that a check may take
-_PATIENCE: Final = 2.0
+_CHECK_TIMEOUT_SECONDS: Final = 2.0
 
 
 async def run_checks(checks: dict[str, Check]) -> dict[str, CheckResult]:
@@ -23,10 +23,10 @@ async def run_checks(checks: dict[str, Check]) -> dict[str, CheckResult]:
 
     async def one(name: str, check: Check) -> CheckResult:
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_CHECK_TIMEOUT_SECONDS):
                 return await check()
         except TimeoutError:
-            return CheckResult(False, f"no answer within {_PATIENCE:g} s")
+            return CheckResult(False, f"no answer within {_CHECK_TIMEOUT_SECONDS:g} s")
         except Exception:
             log.exception("health check %s failed", name)
             return CheckResult(False, "the check itself failed")

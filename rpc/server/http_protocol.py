@@ -4,7 +4,7 @@ One `HttpProtocol` is one connection. It reads a request's head, looks whether i
 PUT to an RPC path, with a Content-Length), takes the body, runs the dispatcher at once and writes the
 answer; the next request of the connection is looked at only then, so answers keep their order and one
 connection holds one request. Anything else (WebSocket upgrades, GET, chunked bodies, health, metrics) is
-handed over, with its bytes and the transport, to what `Shared.other` makes: aiohttp's handler.
+handed over, with its bytes and the transport, to what `ServerState.other` makes: aiohttp's handler.
 
 Everything here is bounded: the head, the body, all bodies together (`BodyBudget`), the time that each stage
 may take, and what is read ahead while an answer is under way or the peer does not take it.
@@ -21,8 +21,8 @@ import httptools
 from rpc.context import Context
 from rpc.errors import InvalidRequest, ParseError, RpcError, Unavailable
 from rpc.json_wire import encode_error
-from rpc.server import run_until_blocked as eager
-from rpc.server.http_shared import Shared, wants_verbose
+from rpc.server.run_until_blocked import Running, run_until_blocked
+from rpc.server.server_state import ServerState, wants_verbose
 
 log = logging.getLogger("follower.rpc")
 
@@ -54,7 +54,7 @@ class HttpProtocol(asyncio.Protocol):
         "_writable", "deadline", "parser", "transport",
     )  # fmt: skip
 
-    def __init__(self, shared: Shared) -> None:
+    def __init__(self, shared: ServerState) -> None:
         self._shared = shared
         self._state = _HEAD
         #: bytes not looked at yet: an unfinished head, or requests behind the one under way
@@ -67,7 +67,7 @@ class HttpProtocol(asyncio.Protocol):
         self._keep = False
         self._writable = True
         self._reading = True
-        self._running: eager.Running[tuple[int, bytes]] | None = None
+        self._running: Running[tuple[int, bytes]] | None = None
         self.deadline = 0.0
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
 
@@ -84,7 +84,7 @@ class HttpProtocol(asyncio.Protocol):
             return
         shared.connections.add(self)
         self.parser = httptools.HttpRequestParser(self)
-        self.deadline = shared.loop.time() + shared.settings.idle_timeout
+        self.deadline = shared.loop.time() + shared.settings.idle_timeout_seconds
 
     def connection_lost(self, exc: Exception | None) -> None:
         waiting, self._state = self._state, _GONE
@@ -100,14 +100,14 @@ class HttpProtocol(asyncio.Protocol):
         """A peer that has said all may still read: for a while its answer is waited for."""
         self._eof = True
         if self._state == _RUN:
-            self.deadline = self._shared.loop.time() + self._shared.settings.eof_timeout
+            self.deadline = self._shared.loop.time() + self._shared.settings.eof_timeout_seconds
         if self._state not in (_RUN, _WAIT):
             self._shared.send(self.transport, None)
         return True
 
     def pause_writing(self) -> None:
         self._writable = False
-        self.deadline = self._shared.loop.time() + self._shared.settings.write_timeout
+        self.deadline = self._shared.loop.time() + self._shared.settings.write_timeout_seconds
         self._pause()
 
     def resume_writing(self) -> None:
@@ -152,7 +152,7 @@ class HttpProtocol(asyncio.Protocol):
                 self.transport.abort()
         elif state != _GONE:
             self._rest += data
-            if len(self._rest) > self._shared.settings.max_head:
+            if len(self._rest) > self._shared.settings.max_head_bytes:
                 self._pause()
 
     def _work(self) -> None:
@@ -177,25 +177,25 @@ class HttpProtocol(asyncio.Protocol):
             self._begin(data, end + 4)
         if self._state == _HEAD and self._writable:
             if not self._rest:
-                self.deadline = shared.loop.time() + shared.settings.idle_timeout
+                self.deadline = shared.loop.time() + shared.settings.idle_timeout_seconds
             if not self._reading:
                 self._resume()
             if self._eof and not self._rest:
                 self._shared.send(self.transport, None)
 
     def _unfinished(self, data: bytes) -> None:
-        if len(data) > self._shared.settings.max_head:
+        if len(data) > self._shared.settings.max_head_bytes:
             self._refuse(431, InvalidRequest("the request's head is too long"))
         elif len(data) >= 16 and not _ours(data):
             self._hand_over()
         else:
-            self.deadline = min(self.deadline, self._shared.loop.time() + self._shared.settings.head_timeout)
+            self.deadline = min(self.deadline, self._shared.loop.time() + self._shared.settings.head_timeout_seconds)
             if self._eof:
                 self._shared.send(self.transport, None)
 
     def _begin(self, data: bytes, head_end: int) -> None:
         """Read one head; what is no request of ours goes to the other handler, whole."""
-        if head_end > self._shared.settings.max_head:
+        if head_end > self._shared.settings.max_head_bytes:
             self._refuse(431, InvalidRequest("the request's head is too long"))
             return
         self._url = b""
@@ -218,8 +218,8 @@ class HttpProtocol(asyncio.Protocol):
             return
         self._keep = self.parser.should_keep_alive() and not self._shared.draining
         self._rest = b""
-        if self._length > self._shared.settings.max_body:
-            limit = self._shared.settings.max_body
+        if self._length > self._shared.settings.max_body_bytes:
+            limit = self._shared.settings.max_body_bytes
             self._refuse(500, ParseError(f"request bigger than maximum {limit} allowed"))
             return
         end = head_end + self._length
@@ -251,7 +251,7 @@ class HttpProtocol(asyncio.Protocol):
         self._state = _BODY
         self._body = bytearray(self._body)
         self._mark = len(self._body) + _SMALL
-        self.deadline = self._shared.loop.time() + self._shared.settings.body_timeout
+        self.deadline = self._shared.loop.time() + self._shared.settings.body_timeout_seconds
         self._resume()
 
     def _more_body(self, data: bytes) -> None:
@@ -266,7 +266,7 @@ class HttpProtocol(asyncio.Protocol):
         elif len(self._body) >= self._mark:
             # each further piece earns its own time: a trickle does not
             self._mark = len(self._body) + _SMALL
-            self.deadline = self._shared.loop.time() + self._shared.settings.body_timeout
+            self.deadline = self._shared.loop.time() + self._shared.settings.body_timeout_seconds
 
     # --- httptools' callbacks ------------------------------------------------------------------------
 
@@ -328,7 +328,7 @@ class HttpProtocol(asyncio.Protocol):
         else:
             answer = dispatcher.http_behind(self._min_head, body, ctx)
         try:
-            running = eager.start(shared.loop, answer)
+            running = run_until_blocked(shared.loop, answer)
         except Exception:
             log.exception("a request could not be answered")
             self.transport.abort()
@@ -375,8 +375,8 @@ class HttpProtocol(asyncio.Protocol):
         if ctx is not None:
             if ctx.pinned is not None:
                 more = b"\r\nX-Filecoin-Head: " + ctx.pinned.text + more
-            if ctx.notes is not None:
-                more = "".join(f"\r\n{name}: {value}" for name, value in ctx.noted()).encode() + more
+            if ctx.headers is not None:
+                more = "".join(f"\r\n{name}: {value}" for name, value in ctx.added_headers()).encode() + more
         start = shared.start(status) + b"%d" % len(body) + more
         if len(body) < _SMALL:
             shared.send(self.transport, start + body)
@@ -397,7 +397,7 @@ class HttpProtocol(asyncio.Protocol):
         self._state = _LINGER
         self._dropped = 0
         self._resume()
-        self.deadline = self._shared.loop.time() + self._shared.settings.linger
+        self.deadline = self._shared.loop.time() + self._shared.settings.linger_seconds
         if self.transport.can_write_eof():
             self.transport.write_eof()
 
@@ -424,7 +424,7 @@ class HttpProtocol(asyncio.Protocol):
             other.eof_received()
 
     def _idle(self) -> None:
-        self.deadline = self._shared.loop.time() + self._shared.settings.idle_timeout
+        self.deadline = self._shared.loop.time() + self._shared.settings.idle_timeout_seconds
 
     def _pause(self) -> None:
         if self._reading:

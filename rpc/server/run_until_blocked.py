@@ -67,7 +67,7 @@ class Running(Generic[T]):
 
     def get_name(self) -> str:
         """A task's name."""
-        return "eager"
+        return "running"
 
     def done(self) -> bool:
         """Whether it has ended."""
@@ -98,7 +98,7 @@ class Running(Generic[T]):
         self.task.add_done_callback(callback, **options)
 
 
-def start(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> Running[T]:
+def run_until_blocked(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> Running[T]:
     """Run a coroutine up to its first wait. `task` is None when it ended: then `value` is its result.
 
     Errors: whatever the coroutine raises before it waits.
@@ -127,7 +127,7 @@ def start(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) ->
 async def together(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """The results of coroutines that run at the same time, in their order. Errors: the first one's."""
     loop = asyncio.get_running_loop()
-    started = [start(loop, coroutine) for coroutine in coroutines]
+    started = [run_until_blocked(loop, coroutine) for coroutine in coroutines]
     waiting = [running.task for running in started if running.task is not None]
     if waiting:
         await asyncio.gather(*waiting)

@@ -28,10 +28,10 @@ from rpc.server.dispatch import Dispatcher
 from rpc.server.health import Health
 from rpc.server.http_log import http_log
 from rpc.server.http_protocol import HttpProtocol
-from rpc.server.http_shared import EXPOSED, BodyBudget, Shared, wants_verbose
 from rpc.server.limits import ServerSettings
 from rpc.server.metrics import CONTENT_TYPE, Metrics
-from rpc.server.websocket import Connection
+from rpc.server.server_state import EXPOSED, BodyBudget, ServerState, wants_verbose
+from rpc.server.websocket import WebSocketSession
 from rpc.services import Head, Services
 
 log = logging.getLogger("follower.rpc")
@@ -77,13 +77,13 @@ class Server:
             self._other,
             access_log=None,
             logger=http_log,
-            keepalive_timeout=settings.idle_timeout,
-            max_line_size=settings.max_head,
-            max_field_size=settings.max_head,
+            keepalive_timeout=settings.idle_timeout_seconds,
+            max_line_size=settings.max_head_bytes,
+            max_field_size=settings.max_head_bytes,
             auto_decompress=False,
             handler_cancellation=True,
         )
-        self._shared = Shared(
+        self._shared = ServerState(
             loop=self._loop,
             dispatcher=self.dispatcher,
             settings=settings,
@@ -93,7 +93,7 @@ class Server:
             budget=BodyBudget(self._loop, settings.body_budget),
             clients=Clients(settings.trusted_proxies),
         )
-        self._sockets: dict[web.WebSocketResponse, Connection] = {}
+        self._sockets: dict[web.WebSocketResponse, WebSocketSession] = {}
         self._listeners: list[asyncio.Server] = []
         self._sweeper = self._loop.create_task(self._sweep())
         self._head: Head | None = None
@@ -149,12 +149,12 @@ class Server:
         await asyncio.gather(self._sweeper, return_exceptions=True)
 
     @staticmethod
-    async def _send_away(ws: web.WebSocketResponse, connection: Connection, seconds: float) -> None:
+    async def _send_away(ws: web.WebSocketResponse, connection: WebSocketSession, seconds: float) -> None:
         """Close a WebSocket behind the answers to the calls that are under way; its channels end with it."""
         with contextlib.suppress(TimeoutError):
             # a call that takes longer is given up, but not without a word
             async with asyncio.timeout(seconds * 3 / 4):
-                await connection.quiet()
+                await connection.wait_until_idle()
         await ws.close(code=WSCloseCode.GOING_AWAY, message=b"server stops")
 
     # --- connections ---------------------------------------------------------------------------------
@@ -227,9 +227,9 @@ class Server:
         if "upgrade" in request.headers.get("Connection", "").lower():
             return await self._websocket(request, version, permissions)
         waiter = _Waiter(self._loop, self._shared.budget)
-        size = min(request.content_length or 0, self.settings.max_body)
+        size = min(request.content_length or 0, self.settings.max_body_bytes)
         if request.content_length is None and request.can_read_body:
-            size = self.settings.max_body
+            size = self.settings.max_body_bytes
         waiter.size = size
         try:
             if size and not self._shared.budget.take(size, waiter):
@@ -243,7 +243,7 @@ class Server:
         try:
             body = await self._body(request)
             if body is None:
-                text = f"request bigger than maximum {self.settings.max_body} allowed"
+                text = f"request bigger than maximum {self.settings.max_body_bytes} allowed"
                 answer = web.Response(status=500, body=encode_error(ParseError(text), b"null"), content_type=_JSON)
                 answer.force_close()
                 return answer
@@ -262,7 +262,7 @@ class Server:
             self._shared.budget.give(size)
         if ctx.pinned is not None:
             headers["X-Filecoin-Head"] = ctx.pinned.text.decode()
-        headers.update(ctx.noted())
+        headers.update(ctx.added_headers())
         return web.Response(status=status, body=out, content_type=_JSON, headers=headers)
 
     def _client(self, request: BaseRequest) -> str:
@@ -271,7 +271,7 @@ class Server:
 
     async def _body(self, request: BaseRequest) -> bytes | None:
         """The body, or None when it is too big. Errors: HTTPRequestTimeout, when it does not come."""
-        limit = self.settings.max_body
+        limit = self.settings.max_body_bytes
         if (request.content_length or 0) > limit:
             return None
         if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
@@ -280,7 +280,7 @@ class Server:
         size = 0
         try:
             while True:
-                async with asyncio.timeout(self.settings.body_timeout):
+                async with asyncio.timeout(self.settings.body_timeout_seconds):
                     part = await request.content.readany()
                 if not part:
                     return b"".join(parts)
@@ -294,9 +294,9 @@ class Server:
     async def _websocket(self, request: BaseRequest, version: int, permissions: frozenset[str]) -> web.StreamResponse:
         offered = [p.strip() for p in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if p.strip()]
         ws = web.WebSocketResponse(
-            heartbeat=self.settings.ws_ping,
+            heartbeat=self.settings.ws_ping_seconds,
             compress=False,
-            max_msg_size=self.settings.max_body,
+            max_msg_size=self.settings.max_body_bytes,
             protocols=offered,
             decode_text=False,
         )
@@ -304,7 +304,7 @@ class Server:
         if self.health.draining or len(self._sockets) >= self.settings.max_connections:
             return web.Response(status=503)
         await ws.prepare(request)
-        connection = self._sockets[ws] = Connection(
+        connection = self._sockets[ws] = WebSocketSession(
             self.dispatcher, ws, version, permissions, self._client(request)
         )
         try:

@@ -15,24 +15,24 @@ from typing import Any, Final
 import orjson
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from rpc.context import Context
 from rpc.errors import LimitExceeded, ParseError, RpcError, wire_error
 from rpc.json_wire import encode_error, encode_id, parse
-from rpc.server import run_until_blocked as eager
 from rpc.server.channels import Channel, Subscription
-from rpc.server.dispatch import BrokenRequest, Call, Dispatcher, Request, read_request
+from rpc.server.dispatch import Call, Dispatcher
+from rpc.server.request import BrokenRequest, Request, read_request
+from rpc.server.run_until_blocked import run_until_blocked
 
 #: seconds that a call waits for a place among those under way
-_PATIENCE: Final = 10.0
+_FREE_PLACE_TIMEOUT_SECONDS: Final = 10.0
 #: seconds that a channel's first value or error is waited for before the channel is opened
-_FIRST: Final = 0.2
+_FIRST_VALUE_SECONDS: Final = 0.2
 #: seconds that a client has to take the end of its session
-_CLOSING: Final = 5.0
+_CLOSE_TIMEOUT_SECONDS: Final = 5.0
 _CANCEL: Final = "xrpc.cancel"
 _OTHERS: Final = frozenset({"", "xrpc.ch.val", "xrpc.ch.close"})
 
 
-class Connection:
+class WebSocketSession:
     """One session, as methods see it: they may push with `notify` and clean up with `on_close`."""
 
     def __init__(
@@ -53,18 +53,18 @@ class Connection:
         self._tasks: set[asyncio.Task[None]] = set()
         #: calls that have not been answered; open channels are none
         self._calls = 0
-        self._quiet = asyncio.Event()
-        self._quiet.set()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._running: dict[Any, Callable[[], object]] = {}
-        self._places = asyncio.Semaphore(dispatcher.settings.ws_parallel)
+        self._places = asyncio.Semaphore(dispatcher.settings.ws_max_calls)
         self._channels = 0
         self._last_channel = 0
         self._closing: list[Callable[[], object]] = []
         #: ids of the filters and subscriptions that this session has made: their number is bounded
-        self.held: set[bytes] = set()
+        self.filter_ids: set[bytes] = set()
         self._subscriptions: dict[bytes, Subscription] = {}
         #: by call, what is to be pushed once it is answered
-        self._opening: dict[Context, Subscription] = {}
+        self._opening: dict[object, Subscription] = {}
 
     def on_close(self, callback: Callable[[], object]) -> None:
         """Call this when the session has ended."""
@@ -79,32 +79,32 @@ class Connection:
         """Send one text frame; waits while the peer does not read. Errors: ConnectionError."""
         await self._socket.send_frame(frame, WSMsgType.TEXT)
 
-    async def quiet(self) -> None:
+    async def wait_until_idle(self) -> None:
         """Wait until no call is under way."""
-        await self._quiet.wait()
+        await self._idle.wait()
 
     # --- eth_subscribe -------------------------------------------------------------------------------
 
-    def subscribe(self, ctx: Context, subscription: bytes, values: AsyncIterator[Any]) -> None:
-        """Push what `values` yields as `eth_subscription`, once the call of `ctx` is answered with the id."""
+    def subscribe(self, call: object, subscription: bytes, values: AsyncIterator[Any]) -> None:
+        """Push what `values` yields as `eth_subscription`, once the call (its context) is answered with the id."""
         settings = self._dispatcher.settings
-        self._opening[ctx] = Subscription(
+        self._opening[call] = Subscription(
             subscription,
             values,
             self._dispatcher.encode,
             self.send,
-            settings.ws_buffer,
+            settings.ws_channel_buffer,
             self._slow,
-            settings.ws_patience,
+            settings.ws_slow_reader_seconds,
         )
-        self.held.add(subscription)
+        self.filter_ids.add(subscription)
 
     def unsubscribe(self, subscription: bytes) -> bool:
         """End a subscription of this session; whether there was one."""
         found = self._subscriptions.pop(subscription, None)
         if found is None:
             return False
-        self.held.discard(subscription)
+        self.filter_ids.discard(subscription)
         found.cancel()
         return True
 
@@ -124,13 +124,13 @@ class Connection:
         finally:
             first.cancel()
             self._subscriptions.pop(subscription.subscription, None)
-            self.held.discard(subscription.subscription)
+            self.filter_ids.discard(subscription.subscription)
         if not subscription.cancelled:
             await self._close("a subscription has missed something: subscribe again")
 
     async def _close(self, reason: str) -> None:
         with contextlib.suppress(TimeoutError, ConnectionError):
-            async with asyncio.timeout(_CLOSING):
+            async with asyncio.timeout(_CLOSE_TIMEOUT_SECONDS):
                 await self._socket.close(code=WSCloseCode.TRY_AGAIN_LATER, message=reason.encode())
                 return
         request = self._socket._req
@@ -141,12 +141,12 @@ class Connection:
 
     def _begin(self) -> None:
         self._calls += 1
-        self._quiet.clear()
+        self._idle.clear()
 
     def _end(self) -> None:
         self._calls -= 1
         if not self._calls:
-            self._quiet.set()
+            self._idle.set()
 
     async def run(self) -> None:
         """Serve until the peer goes."""
@@ -173,12 +173,12 @@ class Connection:
             self._cancel(request.params)
             return
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_FREE_PLACE_TIMEOUT_SECONDS):
                 await self._places.acquire()
         except TimeoutError:
             await self._refuse(request, LimitExceeded("too many calls at once on this connection"))
             return
-        task = eager.start(self._loop, self._call(request)).task
+        task = run_until_blocked(self._loop, self._call(request)).task
         if task is None:
             return
         self._tasks.add(task)
@@ -226,7 +226,7 @@ class Connection:
                 return
             if request.id is None:
                 return
-            if self._channels >= dispatcher.settings.ws_channels:
+            if self._channels >= dispatcher.settings.ws_max_channels:
                 await self._refuse(request, LimitExceeded("too many channels on this connection"))
                 return
             self._places.release()
@@ -249,7 +249,7 @@ class Connection:
         first = asyncio.ensure_future(anext(values))
         try:
             # an error of the method itself is the call's answer; a first value may be long in coming
-            await asyncio.wait({first}, timeout=_FIRST)
+            await asyncio.wait({first}, timeout=_FIRST_VALUE_SECONDS)
             fault = first.exception() if first.done() and not first.cancelled() else None
             if fault is not None and not isinstance(fault, StopAsyncIteration):
                 await self._refuse(request, wire_error(fault, request.method))
@@ -258,7 +258,13 @@ class Connection:
             number = self._last_channel
             settings = dispatcher.settings
             channel = Channel(
-                number, values, dispatcher.encode, self.send, settings.ws_buffer, self._slow, settings.ws_patience
+                number,
+                values,
+                dispatcher.encode,
+                self.send,
+                settings.ws_channel_buffer,
+                self._slow,
+                settings.ws_slow_reader_seconds,
             )
             self._running[request.id] = channel.cancel
             result = b'{"id":%s,"jsonrpc":"2.0","result":%d}\n'

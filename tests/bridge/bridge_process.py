@@ -6,7 +6,7 @@ import asyncio
 import sys
 
 from blockstore.open import open_store
-from rpc.client.client import parse_node_info
+from rpc.client.node_info import parse_node_info
 from tests.support.bridge_help import quick
 
 

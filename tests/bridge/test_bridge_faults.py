@@ -36,7 +36,8 @@ from leader_bridge.follow.sources import Sources
 from leader_bridge.store.coverage import MESSAGES_INDEX, TIPSETS_INDEX
 from leader_bridge.store.mirror import Mirror
 from leader_bridge.store.tipset_writer import Keeper
-from rpc.client.client import NodeClient, NodeInfo, parse_node_info
+from rpc.client.client import NodeClient
+from rpc.client.node_info import NodeInfo, parse_node_info
 from tests.support.bridge_chain import SmallChain
 from tests.support.bridge_help import Walker, entries_of, following, quick, replay_log
 from tests.support.bridge_node import TestNode, until

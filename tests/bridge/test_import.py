@@ -136,9 +136,7 @@ async def contents(store: Store, folder: Path) -> dict[str, Any]:
 async def test_recorded_chain(tmp_path: Path, kind: str, folder: str, height: int, tipsets: int) -> None:
     store = MemoryStore() if kind == "memory" else await open_store(f"lmdb://{tmp_path}/store", bulk=True)
     car = recorded(f"{folder}/chain.car.zst")
-    report = await import_car(
-        store, car, network_file=recorded(f"{folder}/network.json"), process=kind == "lmdb"
-    )
+    report = await import_car(store, car, network_file=recorded(f"{folder}/network.json"), process=kind == "lmdb")
     assert (report.height, report.lowest, report.tipsets, report.published) == (height, 0, tipsets, True)
     rows = await check_whole(store)
     assert len(rows) == tipsets

@@ -17,8 +17,9 @@ from chain.ipld.objects import Objects
 from devnode.replay import start_replay
 from follower.commands.comparison import compare
 from follower.lazy_objects import lazy_fetch
-from rpc.client.client import CallFailed, NodeClient, NodeUnavailable
+from rpc.client.client import NodeClient
 from rpc.client.node_info import parse_node_info
+from rpc.node_errors import CallFailed, NodeUnavailable
 from tests.support.recorded import recorded
 from tests.support.served import served
 from tests.support.whole_path import CHAINS, EXCLUDED, LEAST, METHODS, filled

@@ -16,7 +16,8 @@ from blockstore.store import Held
 from chain.ipld.dag_cbor import encode, links
 from leader_bridge.follow.sources import Fetched, NoSource, Sources
 from leader_bridge.store.mirror import Mirror, code_links, walked_links
-from rpc.client.client import NodeClient, NodeInfo
+from rpc.client.client import NodeClient
+from rpc.client.node_info import NodeInfo
 from tests.support.bridge_chain import SmallChain
 from tests.support.bridge_node import TestNode
 

@@ -19,9 +19,9 @@ from devnode.replay import start_replay
 from follower.commands.comparison import read_records
 from leader_bridge.bridge import Bridge, BridgeSettings
 from leader_bridge.store.recorder import Recorder, keep_network_params
-from rpc.client.client import CallFailed, NodeTimeout
 from rpc.client.node_info import parse_node_info
 from rpc.methods import register_all
+from rpc.node_errors import CallFailed, NodeTimeout
 from rpc.server.dispatch import Dispatcher
 from tests.support.recorded import recorded
 from tests.support.served import services_over

@@ -25,9 +25,9 @@ from chain.tipset import Tipset, TipsetKey
 from devnode.replay import start_replay
 from follower.commands.comparison import read_records
 from leader_bridge.store.traces import Moved, Traces, traces_of
-from rpc.client.client import CallFailed, NodeTimeout
 from rpc.lookup.eth.recorded_traces import traces_by_transaction
 from rpc.methods import register_all
+from rpc.node_errors import CallFailed, NodeTimeout
 from rpc.server.dispatch import Dispatcher
 from tests.support.made_chain import MadeChain, ask
 from tests.support.recorded import recorded

@@ -13,7 +13,9 @@ from devnode.sim_chain import SimSettings
 from devnode.simulate import SimulatedNode, run_simulate, start_simulated
 from follower.commands import replay, simulate
 from follower.commands.fault_arguments import faults_of
-from rpc.client.client import CallFailed, NodeClient, parse_node_info
+from rpc.client.client import NodeClient
+from rpc.client.node_info import parse_node_info
+from rpc.node_errors import CallFailed
 from tests.support.bridge_help import Walker, following, quick, replay_log
 
 SMALL = SimSettings(accounts=12, miners=4, miner_updates=2, messages=3, reorg_rate=0.2, late_rate=0.1)

@@ -20,15 +20,9 @@ from chain.tipset import TipsetKey
 from devnode.faults import Faults
 from devnode.sim_chain import SimSettings
 from devnode.simulate import SimulatedNode, start_simulated
-from rpc.client.client import (
-    BadAnswer,
-    CallFailed,
-    NodeClient,
-    NodeTimeout,
-    NodeUnavailable,
-    WsConnection,
-    parse_node_info,
-)
+from rpc.client.client import NodeClient, WsConnection
+from rpc.client.node_info import parse_node_info
+from rpc.node_errors import BadAnswer, CallFailed, NodeTimeout, NodeUnavailable
 
 SMALL = SimSettings(accounts=12, miners=4, miner_updates=2, messages=3)
 

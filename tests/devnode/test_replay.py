@@ -20,7 +20,9 @@ from devnode.node_heads import NodeHeads
 from devnode.recorded_chain import RecordedChain, frames, lines
 from devnode.replay import ReplayNode, start_replay
 from devnode.sim_chain import SimSettings, SimulatedChain
-from rpc.client.client import CallFailed, NodeClient, parse_node_info
+from rpc.client.client import NodeClient
+from rpc.client.node_info import parse_node_info
+from rpc.node_errors import CallFailed
 from tests.support.recorded import recorded
 
 CHAINS = ["devnet", "upgrades"]

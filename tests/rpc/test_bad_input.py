@@ -22,9 +22,9 @@ import rpc.methods.node.node  # noqa: F401
 from blockstore.cid import cid_of
 from blockstore.errors import Missing, StoreFull, StoreUnavailable
 from chain.errors import NotHeld, NullRound
-from rpc.client.node_info import CallFailed, NodeUnavailable
 from rpc.errors import wire_error
 from rpc.json_wire import encode_id, go_float
+from rpc.node_errors import CallFailed, NodeUnavailable
 from rpc.server.dispatch import Dispatcher
 from rpc.server.limits import ServerSettings
 from tests.rpc.test_server import ECHO, call, node, soon, until
@@ -214,7 +214,7 @@ async def test_a_batch_does_not_run_all_at_once() -> None:
 
 
 async def test_the_answers_to_a_batch_are_bounded() -> None:
-    async with node(max_batch_answer=1 * MIB, batch_parallel=1) as n:
+    async with node(max_batch_answer_bytes=1 * MIB, batch_parallel=1) as n:
         body = b"[" + b",".join([call("Test.Big", MIB)] * 20) + b"]"
         answers = json.loads((await soon(post(n.port, body))).body)
         assert len(answers) == 20
@@ -237,7 +237,7 @@ async def test_faults_inside_a_batch_stay_there() -> None:
 
 
 async def test_a_body_beyond_the_limit() -> None:
-    async with node(max_body=MIB) as n:
+    async with node(max_body_bytes=MIB) as n:
         # whether its length is told or not, and before all of it was sent
         answer = await soon(post(n.port, call("Test.Echo", "x" * MIB)))
         assert answer.status == 500
@@ -287,7 +287,7 @@ async def test_heads_that_are_no_heads() -> None:
 async def test_peers_that_stop_in_the_middle() -> None:
     """Half a head, half a body, a trickle, nothing at all: each is let go when its time is over."""
     whole = request(call("Test.Echo", "x" * 1000))
-    async with node(head_timeout=0.1, body_timeout=0.1, idle_timeout=0.1) as n:
+    async with node(head_timeout_seconds=0.1, body_timeout_seconds=0.1, idle_timeout_seconds=0.1) as n:
         clients = []
         for part in (b"", b"P", whole[:30], whole[:200], whole[:-1]):
             client = await RawClient.connect(n.port)
@@ -302,7 +302,7 @@ async def test_peers_that_stop_in_the_middle() -> None:
 
 
 async def test_a_trickled_body_earns_no_time() -> None:
-    async with node(body_timeout=0.3) as n:
+    async with node(body_timeout_seconds=0.3) as n:
         client = await RawClient.connect(n.port)
         whole = request(call("Test.Echo", "x" * 100_000))
         await client.send(whole[:200])
@@ -345,7 +345,7 @@ async def test_hundreds_that_wait_for_the_budget_all_get_through() -> None:
     whole = request(body)
     chunked = b"POST /rpc/v1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunked += b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
-    async with node(body_budget=150_000, max_body=120_000) as n:
+    async with node(body_budget=150_000, max_body_bytes=120_000) as n:
         budget = n.server._shared.budget
         holder = await RawClient.connect(n.port)
         await holder.send(whole[:1000])
@@ -469,4 +469,4 @@ async def test_batches_over_and_over(process: Process) -> None:
 
 
 def test_the_limits_are_lotus_own() -> None:
-    assert ServerSettings().max_body == 100 * MIB
+    assert ServerSettings().max_body_bytes == 100 * MIB

@@ -15,20 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blockstore.cid import RAW, Cid, cid_of
-from rpc.client.client import (
-    BadAnswer,
-    BadNodeInfo,
-    CallFailed,
-    NodeClient,
-    NodeInfo,
-    NodeRefused,
-    NodeTimeout,
-    NodeUnavailable,
-    RateLimited,
-    object_batch,
-    parse_node_info,
-)
+from rpc.client.client import NodeClient, object_batch
+from rpc.client.node_info import NodeInfo, parse_node_info
 from rpc.client.websocket import Channel
+from rpc.node_errors import BadAnswer, BadNodeInfo, CallFailed, NodeRefused, NodeTimeout, NodeUnavailable, RateLimited
 from tests.support.bridge_node import until
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJBbGxvdyI6WyJyZWFkIl19.c2VjcmV0"

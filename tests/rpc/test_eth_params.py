@@ -9,10 +9,10 @@ import orjson
 import pytest
 
 from chain.eth.types import cid_of_hash
-from rpc.client.node_info import CallFailed
 from rpc.errors import InvalidParams, MethodError, ParseError, wire_error
 from rpc.lookup.events.actor_event_filter import ActorEventFilterParam
 from rpc.lookup.message_search import Replaced
+from rpc.node_errors import CallFailed
 from rpc.params import EthAddress, EthBytes, EthHash, EthUint64, param_of
 from tests.support.event_chain import EventChain, follower_over, store_of
 

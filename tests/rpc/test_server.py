@@ -223,7 +223,7 @@ async def test_the_head_of_an_answer_and_a_head_waited_for() -> None:
 
 
 async def test_a_head_that_does_not_come() -> None:
-    async with node(min_head_wait=0.05) as n:
+    async with node(min_head_wait_seconds=0.05) as n:
         answer = await soon(post(n.port, call("Test.Head"), headers={"X-Filecoin-Min-Head": "9"}))
         assert (answer.status, json.loads(answer.body)["error"]["code"]) == (503, -32002)
 
@@ -311,7 +311,7 @@ async def test_heavy_answers_have_a_lane() -> None:
 
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_a_peer_that_leaves_takes_its_call_along(chunked: bool) -> None:
-    async with node(eof_timeout=0.05) as n:
+    async with node(eof_timeout_seconds=0.05) as n:
         client = await RawClient.connect(n.port)
         body = call("Test.Wait")
         if chunked:
@@ -381,7 +381,7 @@ async def test_thousands_of_pipelined_requests() -> None:
 
 async def test_a_peer_that_does_not_take_its_answers() -> None:
     """Reading stops while the peer does not read, and the connection is closed in the end."""
-    async with node(write_timeout=0.2) as n:
+    async with node(write_timeout_seconds=0.2) as n:
         client = await RawClient.connect(n.port)
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         big = request(call("Test.Big", 4 << 20))
@@ -548,7 +548,7 @@ async def test_channels_of_a_session_that_ends_are_closed() -> None:
 
 
 async def test_too_many_channels() -> None:
-    async with node(ws_channels=1) as n, session(n) as ws:
+    async with node(ws_max_channels=1) as n, session(n) as ws:
         await ws.send_bytes(call("Test.Silent", id=1))
         await receive(ws)
         await receive(ws)

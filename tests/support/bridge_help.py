@@ -14,7 +14,7 @@ from chain.index.chain_index import HELD_ALL, decode_row
 from chain.tipset import Tipset, TipsetKey
 from leader_bridge.bridge import Bridge, BridgeSettings
 from leader_bridge.store.mirror import walked_links
-from rpc.client.client import parse_node_info
+from rpc.client.node_info import parse_node_info
 
 #: everything as fast as it goes: nothing here waits for its own sake
 QUICK = {

@@ -55,7 +55,7 @@ def make_registry(gate: Gate | None = None) -> Registry:
     @method("Test.Note")
     async def note(ctx: Context, name: str, value: str) -> bool:
         """Puts a header out; whether the caller asked for a verbose answer."""
-        ctx.note(name, value)
+        ctx.add_header(name, value)
         return ctx.verbose
 
     @method("Test.Raw")

@@ -16,8 +16,8 @@ from rpc.lookup.events.actor_events import actor_event_json, event_entries_json,
 from rpc.lookup.events.criteria import Hit, make_criteria
 from rpc.lookup.events.head_change_events import EventCondition, find_hits_of_entry
 from rpc.registry import V0, V1, Cost, method
-from rpc.server.channels import Burst
 from rpc.services import head_entries
+from rpc.session import Burst
 
 
 def _shown(hit: Hit, reverted: bool) -> dict[str, Any]:

@@ -53,7 +53,7 @@ async def _poll(ctx: Context, filter_id: bytes, kinds: tuple[str, ...]) -> orjso
 
 async def _install(ctx: Context, state: FilterState) -> str:
     filters = filters_of(ctx)
-    held = None if ctx.connection is None else ctx.connection.held
+    held = None if ctx.session is None else ctx.session.filter_ids
     if held is not None and len(held) >= filters.limits.per_connection:
         raise MethodError(TOO_MANY_OF_CONNECTION)
     filter_id = await filters.install(state, ctx.client)
@@ -137,6 +137,6 @@ async def eth_get_filter_logs(ctx: Context, filter_id: FilterId) -> orjson.Fragm
 @method("Filecoin.EthUninstallFilter", aliases=("eth_uninstallFilter",), versions=EVERY_VERSION)
 async def eth_uninstall_filter(ctx: Context, filter_id: FilterId) -> bool:
     """Forget a filter; whether there was one."""
-    if ctx.connection is not None:
-        ctx.connection.held.discard(filter_id)
+    if ctx.session is not None:
+        ctx.session.filter_ids.discard(filter_id)
     return await filters_of(ctx).remove(filter_id)

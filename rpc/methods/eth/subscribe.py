@@ -34,8 +34,8 @@ from rpc.lookup.filters.installed_filters import (
 from rpc.lookup.head_changes import context_at_entry
 from rpc.params import RawParams, json_kind, param_of, raw_list
 from rpc.registry import EVERY_VERSION, Cost, method
-from rpc.server.channels import Burst
 from rpc.services import head_entries
+from rpc.session import Burst
 
 log = logging.getLogger("follower.rpc")
 
@@ -101,10 +101,10 @@ async def eth_subscribe(ctx: Context, params: RawParams) -> str:
     `newPendingTransactions` (a follower has no mempool).
     """
     kind, wanted = read_params(params)
-    connection = ctx.connection
+    connection = ctx.session
     if connection is None:
         raise MethodError("connection doesn't support callbacks")
-    if len(connection.held) >= filters_of(ctx).limits.per_connection:
+    if len(connection.filter_ids) >= filters_of(ctx).limits.per_connection:
         raise MethodError(TOO_MANY_OF_CONNECTION)
     after = (await ctx.head()).seq
     values: AsyncIterator[Burst]
@@ -127,4 +127,4 @@ async def eth_subscribe(ctx: Context, params: RawParams) -> str:
 )
 async def eth_unsubscribe(ctx: Context, subscription: SubscriptionId) -> bool:
     """End a subscription of this WebSocket; whether there was one."""
-    return ctx.connection is not None and ctx.connection.unsubscribe(subscription)
+    return ctx.session is not None and ctx.session.unsubscribe(subscription)

@@ -73,7 +73,7 @@ async def _find(ctx: Context, cid: Cid, limit: int) -> tuple[Executed, int] | No
     except Replaced:
         found = Miss.REPLACED
     if not isinstance(found, Found):
-        ctx.note("X-Filecoin-Not-Found", str(found))
+        ctx.add_header("X-Filecoin-Not-Found", str(found))
         return None
     if found.cid != cid:
         return None
@@ -109,7 +109,7 @@ async def _transaction(ctx: Context, tx_hash: bytes | None, limit: int) -> Any:
         raise
     except ChainError:
         # as at the node: whatever else is wrong with it, it is not on chain
-        ctx.note("X-Filecoin-Not-Found", str(Miss.NOT_ON_CHAIN))
+        ctx.add_header("X-Filecoin-Not-Found", str(Miss.NOT_ON_CHAIN))
     return await _pending(ctx, tx_hash, limit)
 
 
@@ -150,7 +150,7 @@ async def _receipt(ctx: Context, tx_hash: bytes, limit: int) -> orjson.Fragment 
     try:
         await load_message(ctx, cid)
     except NotFound:
-        ctx.note("X-Filecoin-Not-Found", str(Miss.NOT_ON_CHAIN))
+        ctx.add_header("X-Filecoin-Not-Found", str(Miss.NOT_ON_CHAIN))
         return None
     except NotAMessage as error:
         raise MethodError(f"could not find transaction {eth_json.data(tx_hash)}: {error}") from error

@@ -57,7 +57,7 @@ async def _search(ctx: Context, key: TipsetKey, cid: Cid, limit: int, allow_repl
         found = Miss.REPLACED
     if isinstance(found, Found):
         return found
-    ctx.note("X-Filecoin-Not-Found", str(found))
+    ctx.add_header("X-Filecoin-Not-Found", str(found))
     if ctx.verbose:
         raise MethodError(f"message {cid} was not found: {found}", {"reason": str(found)})
     return None

@@ -18,9 +18,10 @@ from chain.state.tipset_events import TipsetEvent
 from rpc.lookup.events.criteria import make_criteria
 from rpc.lookup.filters.installed_filters import FilterLimits
 from rpc.methods import register_all
-from rpc.server.channels import Burst, Channel, Subscription
+from rpc.server.channels import Channel, Subscription
 from rpc.server.limits import ServerSettings
 from rpc.server.server import Server, serve
+from rpc.session import Burst
 from tests.support.event_chain import ADDRESSES, NATIVE, POOL, TOKEN, Client, EventChain, seen, topic
 from tests.support.made_chain import MadeChain, links
 from tests.support.served import services_over
@@ -164,9 +165,7 @@ async def test_new_heads_are_the_blocks_below_the_head(chain: EventChain, server
         await chain.grow()
         blocks = await session.results(made, 3)
         # a head that is replaced by a sibling has the same parent: that is not told again
-        assert [block["hash"] for block in blocks] == [
-            data(tipset.key.block_hash) for tipset in chain.canonical()[2:5]
-        ]
+        assert [block["hash"] for block in blocks] == [data(tipset.key.block_hash) for tipset in chain.canonical()[2:5]]
         assert blocks[0] == await session.ask("eth_getBlockByHash", blocks[0]["hash"], True)
         assert [len(block["transactions"]) for block in blocks] == [1, 1, 1]
         assert isinstance(blocks[0]["transactions"][0], dict)
@@ -364,8 +363,8 @@ async def test_logs_that_were_pushed_are_those_that_are_asked_for(chain: EventCh
 
 
 async def test_a_session_that_does_not_read_is_ended(chain: EventChain, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rpc.server.websocket._CLOSING", 0.05)
-    settings = ServerSettings(ws_buffer=1, ws_patience=0.05)
+    monkeypatch.setattr("rpc.server.websocket._CLOSE_TIMEOUT_SECONDS", 0.05)
+    settings = ServerSettings(ws_channel_buffer=1, ws_slow_reader_seconds=0.05)
     server = await serve(await services_over(chain.store), "127.0.0.1", 0, settings=settings)
     try:
         async with session_of(server) as session, session_of(server) as other:

@@ -20,8 +20,9 @@ from chain.tipset import Tipset
 from chain.tipset_messages import load_message_cids
 from follower.commands.comparison import Record, read_records
 from leader_bridge.imports.importer import import_car
-from rpc.context import ALL_PERMISSIONS, DEFAULT_PERMISSIONS, Context
+from rpc.context import Context
 from rpc.methods import register_all
+from rpc.permissions import ALL_PERMISSIONS, DEFAULT_PERMISSIONS
 from rpc.server.dispatch import Dispatcher
 from rpc.services import Services
 from tests.support.recorded import recorded

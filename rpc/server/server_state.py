@@ -8,15 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from time import time
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 from wsgiref.handlers import format_date_time
 
 from rpc.server.client_address import Clients
 from rpc.server.dispatch import Dispatcher
 from rpc.server.limits import ServerSettings
-
-if TYPE_CHECKING:
-    from rpc.server.http_protocol import HttpProtocol
 
 #: bytes of answers that wait for the end of a turn of the loop
 _OUTBOX: Final = 256 << 10
@@ -29,6 +26,19 @@ class Wire(Protocol):
 
     def permissions(self, authorization: str | None, query: bytes) -> frozenset[str] | None:
         """What the caller may do; None for a bad token."""
+
+
+class HttpConnection(Protocol):
+    """One connection on the hot path. `deadline`: loop time at which it expires; 0 for none."""
+
+    deadline: float
+    transport: asyncio.Transport
+
+    def expire(self) -> None:
+        """The deadline has passed: tell the peer where that helps, then close."""
+
+    def drain(self) -> None:
+        """The server stops: close at once when idle, else behind the answer."""
 
 
 class Taker(Protocol):
@@ -74,7 +84,7 @@ class BodyBudget:
 
 
 @dataclass(slots=True)
-class Shared:
+class ServerState:
     """What all connections of a server have in common."""
 
     loop: asyncio.AbstractEventLoop
@@ -86,7 +96,7 @@ class Shared:
     others: Callable[[], int]
     budget: BodyBudget
     clients: Clients
-    connections: set[HttpProtocol] = field(default_factory=set)
+    connections: set[HttpConnection] = field(default_factory=set)
     draining: bool = False
     refused: int = 0
     #: what leaves when this turn of the loop is over; None behind it closes the connection
@@ -96,7 +106,7 @@ class Shared:
     _second: int = 0
     _starts: dict[int, bytes] = field(default_factory=dict)
 
-    def leave(self, connection: HttpProtocol) -> None:
+    def leave(self, connection: HttpConnection) -> None:
         """A connection has ended or is another's now."""
         self.connections.discard(connection)
         if self._empty is not None and not self.connections:

@@ -1,0 +1,69 @@
+"""How long work that does not wait may keep the event loop: one slice a turn of the loop, for all requests together.
+
+A walk over many objects answers from memory and so never waits by itself. It calls `Context.checkpoint`, which ends
+here: when the slice of this turn is used up, the walk queues, and the loop serves everybody else before the next walk
+goes on. However many walks run, other requests wait for one slice at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from time import perf_counter
+from typing import Final
+
+#: seconds of work in one turn of the loop
+SLICE_SECONDS: Final = 0.005
+
+
+class LoopPacer:
+    """Hands out slices of the event loop, first come, first served. One a process."""
+
+    __slots__ = ("_busy", "_loop", "_queue", "slice_end", "slice_seconds", "turns")
+
+    def __init__(self, slice_seconds: float = SLICE_SECONDS) -> None:
+        self.slice_seconds = slice_seconds
+        #: until when (`time.perf_counter`) work may go on without asking
+        self.slice_end = 0.0
+        #: how many slices have been handed out
+        self.turns = 0
+        #: whether the slice of this turn is in use, or promised
+        self._busy = False
+        self._queue: deque[asyncio.Future[None]] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many walks wait for their slice."""
+        return len(self._queue)
+
+    async def turn(self) -> None:
+        """Wait for a slice. Returns at once when nobody has used the one of this turn of the loop."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop, self._busy = loop, False
+            self._queue.clear()
+        if self._busy:
+            place = loop.create_future()
+            self._queue.append(place)
+            try:
+                await place
+            except BaseException:
+                if place.done() and not place.cancelled():
+                    # the slice was promised to who has just been cancelled: the next one gets it
+                    self._end()
+                raise
+        self._busy = True
+        self.turns += 1
+        self.slice_end = perf_counter() + self.slice_seconds
+        loop.call_soon(self._end)
+
+    def _end(self) -> None:
+        """The turn of the loop is over: the slice goes to the next in the queue."""
+        self.slice_end = 0.0
+        while self._queue:
+            place = self._queue.popleft()
+            if not place.done():
+                place.set_result(None)
+                return
+        self._busy = False
