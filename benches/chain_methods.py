@@ -109,12 +109,12 @@ def serving(url: str, cold: bool) -> Callable[[int], None]:
         import uvloop
 
         async def main() -> None:
-            from follower.worker import calm_collector
+            from follower.worker import tune_garbage_collector
             from rpc.methods import register_all
             from rpc.server.server import serve
 
             register_all()
-            calm_collector()
+            tune_garbage_collector()
             await serve(await services_over(await open_store(url, readonly=True), cold), "127.0.0.1", port)
             await asyncio.Event().wait()
 

@@ -56,7 +56,7 @@ async def _head(session: aiohttp.ClientSession, url: str) -> list[str] | None:
 
 async def measure(objects: int, actors: int, changes: int, interval: float) -> str:
     """One line of figures."""
-    node = await start_simulated(SimSettings.sized(actors, objects))
+    node = await start_simulated(SimSettings.for_size(actors, objects))
     with tempfile.TemporaryDirectory() as folder:
         store, port = f"lmdb://{folder}/store", 20_000 + os.getpid() % 10_000
         bridge = _start("bridge", "--node", node.base, "--store", store)

@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="the same seed makes the same file")
     args = parser.parse_args()
     began, cpu = time.monotonic(), time.process_time()
-    settings = SimSettings.sized(args.actors, args.objects, seed=args.seed)
+    settings = SimSettings.for_size(args.actors, args.objects, seed=args.seed)
     chain, count = write_car(args.out, int(args.gigabytes * 1e9), settings)
     took, size = time.monotonic() - began, args.out.stat().st_size
     print(

@@ -17,19 +17,19 @@ from blockstore.store import Store
 
 
 @runtime_checkable
-class ByStatement(Protocol):
+class PerObjectStore(Protocol):
     """A store that pays for each object: closing costs less where more is known."""
 
-    async def put_above(self, objects: Iterable[tuple[bytes, bytes]]) -> None:
+    async def put_closed(self, objects: Iterable[tuple[bytes, bytes]]) -> None:
         """Store objects, closed: there is nothing below them, or it is durable already."""
 
     async def mark_closed(self, multihashes: Iterable[bytes]) -> None:
         """Mark objects that this store object has put, without looking for them."""
 
 
-def pays_each(store: Store) -> bool:
+def has_per_object_cost(store: Store) -> bool:
     """Whether each object costs a round trip, so that it is worth finding out what need not be asked."""
-    return isinstance(store, ByStatement)
+    return isinstance(store, PerObjectStore)
 
 
 async def load_objects(store: Store, levels: Sequence[Pairs], loose: Pairs) -> None:
@@ -40,8 +40,8 @@ async def load_objects(store: Store, levels: Sequence[Pairs], loose: Pairs) -> N
     """
     if not isinstance(store, LmdbStore):
         for level in levels:
-            if isinstance(store, ByStatement):
-                await store.put_above(level)
+            if isinstance(store, PerObjectStore):
+                await store.put_closed(level)
             else:
                 await store.put_many(level, closed=True)
         await store.put_many(loose, closed=False)
@@ -54,7 +54,7 @@ async def close_objects(store: Store, put: Sequence[bytes], others: Sequence[byt
 
     Errors: Missing, StoreUnavailable.
     """
-    if isinstance(store, ByStatement):
+    if isinstance(store, PerObjectStore):
         await store.mark_closed(put)
         await store.close_many(others)
     else:

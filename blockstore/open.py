@@ -13,16 +13,18 @@ from blockstore.store_url import public_url
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
-    """What a store of many machines is told: how long (milliseconds) a written head waits until it is visible,
-    the most that two clocks differ, of how many copies its tables are made, and whether this process may make them.
+class SharedStoreOptions:
+    """Options of a store that several machines share.
+
+    `delta_ms`: milliseconds from a head's writing until it is visible. `epsilon_ms`: the most that two clocks may
+    differ. `replication`: copies of each row, where the tables are created.
     """
 
     delta_ms: int = 500
     epsilon_ms: int = 50
     replication: int = 1
-    #: tables must not be made by several processes at once
-    make: bool = False
+    #: two processes must not create tables at once
+    may_create_tables: bool = False
 
 
 _memory: dict[str, MemoryStore] = {}
@@ -34,7 +36,7 @@ async def open_store(
     readonly: bool = False,
     map_size: int = DEFAULT_MAP_SIZE,
     bulk: bool = False,
-    shared: Shared | None = None,
+    shared: SharedStoreOptions | None = None,
 ) -> Store:
     """The store that `url` names: `lmdb:///absolute`, `lmdb://relative`, `memory://name`,
     `cassandra://[user:password@]host[,host][:port]/keyspace[?tls=1&ca=FILE&cert=FILE&key=FILE]`.
@@ -51,13 +53,13 @@ async def open_store(
         # its drivers take a third of a second to import, which nobody else should pay
         from blockstore.cassandra.store import CassandraStore
 
-        known = shared or Shared()
+        options = shared or SharedStoreOptions()
         return await CassandraStore.open(
             url,
             readonly=readonly,
-            delta_ms=known.delta_ms,
-            epsilon_ms=known.epsilon_ms,
-            replication=known.replication,
-            make=known.make,
+            delta_ms=options.delta_ms,
+            epsilon_ms=options.epsilon_ms,
+            replication=options.replication,
+            may_create_tables=options.may_create_tables,
         )
     raise StoreError(f"{public_url(url)!r} is not a store URL (lmdb:///path, cassandra://host/keyspace)")

@@ -21,24 +21,24 @@ from rpc.registry import Method
 
 @dataclass
 class Faults:
-    """Switches, looked at with every request. `lies` and `lacks` are multihashes.
+    """Switches that every request reads anew. 0: never.
 
-    `delay` seconds pass before each answer; after every `drop_every` head changes all connections are cut,
-    after every `restart_every` the node restarts, `down_seconds` long; of every `lie_every` objects read one is
-    answered with wrong bytes. `status` (500 to 599) is the HTTP status of one answer in `status_every`, with no
-    JSON in it. Without `websocket` only HTTP is spoken. 0: never.
+    `lies`, `lacks`: multihashes answered with wrong bytes, or as absent. `delay_seconds`: before each answer.
+    `drop_every`: head changes until all connections are cut. `restart_every`: head changes until the node restarts and
+    stays away for `down_seconds`. `lie_every`: one object read in so many is answered with wrong bytes.
+    `status` (500 to 599): HTTP status of one answer in `status_every`, without JSON. `has_websocket`: else HTTP alone.
     """
 
     lies: set[bytes] = field(default_factory=set)
     lacks: set[bytes] = field(default_factory=set)
-    delay: float = 0.0
+    delay_seconds: float = 0.0
     drop_every: int = 0
     restart_every: int = 0
     down_seconds: float = 0.0
     lie_every: int = 0
     status: int = 0
     status_every: int = 1
-    websocket: bool = True
+    has_websocket: bool = True
     reads: int = 0
     answers: int = 0
     _speaking: asyncio.Event = field(default_factory=asyncio.Event, init=False, repr=False)
@@ -49,36 +49,36 @@ class Faults:
         self._speaking.set()
 
     @property
-    def mute(self) -> bool:
-        """Whether nothing is answered or pushed, as when the peer has gone without a word."""
+    def is_mute(self) -> bool:
+        """Whether the node answers and pushes nothing, as a peer that is cut off."""
         return not self._speaking.is_set()
 
-    @mute.setter
-    def mute(self, mute: bool) -> None:
+    @is_mute.setter
+    def is_mute(self, mute: bool) -> None:
         if mute:
             self._speaking.clear()
         else:
             self._speaking.set()
 
-    async def speaking(self) -> None:
-        """Wait while the node is mute."""
+    async def wait_until_unmuted(self) -> None:
+        """Return once the node is not mute."""
         await self._speaking.wait()
 
     async def guard(self, ctx: Context, method: Method) -> None:
         """Runs before each call."""
-        await self.speaking()
-        if self.delay:
-            await asyncio.sleep(self.delay)
+        await self.wait_until_unmuted()
+        if self.delay_seconds:
+            await asyncio.sleep(self.delay_seconds)
 
-    def bad_status(self) -> int:
-        """The status of a bad answer to this request, or 0."""
+    def next_status(self) -> int:
+        """The HTTP status of a bad answer to this request, or 0."""
         if not self.status:
             return 0
         self.answers += 1
         return self.status if self.answers % max(1, self.status_every) == 0 else 0
 
-    def seen(self, multihash: bytes, data: bytes | None) -> bytes | None:
-        """What is answered for an object."""
+    def read(self, multihash: bytes, data: bytes | None) -> bytes | None:
+        """What the node answers for an object."""
         self.reads += 1
         if data is None or multihash in self.lacks:
             return None
@@ -111,7 +111,7 @@ class FaultyStore(MemoryStore):
     def _seen(self, multihash: bytes, data: bytes | None) -> bytes | None:
         if self.hides is not None and self.hides(multihash):
             return None
-        return self.faults.seen(multihash, data)
+        return self.faults.read(multihash, data)
 
     async def get(self, multihash: bytes) -> bytes | None:
         """The object, or what the faults make of it."""

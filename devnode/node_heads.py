@@ -88,7 +88,7 @@ class NodeHeads:
             del self._taken[me]
             self._asked.set()
 
-    async def consumed(self) -> None:
+    async def wait_until_consumed(self) -> None:
         """Wait until there is a subscriber, and all have taken every entry and wait for the next."""
         while True:
             asked = self._asked

@@ -132,13 +132,13 @@ class PlayedNode:
 
     def half_open(self) -> None:
         """From now on nothing is read, answered or pushed, and no connection is closed: see `recover`."""
-        self.faults.mute = True
+        self.faults.is_mute = True
         if self._server is not None:
             self._server.stop_reading()
 
     def recover(self) -> None:
         """End `half_open`: the connections of that time are cut, new ones are served."""
-        self.faults.mute = False
+        self.faults.is_mute = False
         self.drop_connections()
 
     def after_move(self) -> None:
@@ -218,8 +218,8 @@ class _NodeDispatcher(Dispatcher):
 
     async def http(self, version: int, body: bytes, ctx: Context | None = None) -> tuple[int, bytes]:
         """As the base class, but for a bad status."""
-        await self._faults.speaking()
-        status = self._faults.bad_status()
+        await self._faults.wait_until_unmuted()
+        status = self._faults.next_status()
         if status:
             return status, b"something is wrong here\n"
         return await super().http(version, body, ctx)
@@ -239,7 +239,7 @@ class _NodeServer(Server):
                 transport.pause_reading()
 
     async def _websocket(self, request: BaseRequest, version: int, permissions: frozenset[str]) -> web.StreamResponse:
-        if not self.faults.websocket:
+        if not self.faults.has_websocket:
             return web.Response(status=400, text="no WebSockets here\n")
         return await super()._websocket(request, version, permissions)
 
@@ -258,7 +258,7 @@ class _Heads:
     async def subscribe(self, after: int | None = None) -> AsyncIterator[HeadEntry]:
         """Every entry after `after`, in order."""
         async for entry in self._heads.subscribe(after):
-            await self._faults.speaking()
+            await self._faults.wait_until_unmuted()
             yield entry
 
 

@@ -59,7 +59,7 @@ class ReplayNode(PlayedNode):
         while not self.ended:
             change = self.chain.changes[self.played]
             if as_consumed:
-                await self.heads.consumed()
+                await self.heads.wait_until_consumed()
             else:
                 wait = interval if interval is not None else max(0.0, change.at - before) / speed
                 await asyncio.sleep(wait)

@@ -76,7 +76,7 @@ class SimSettings:
                 raise BadRequest(f"{name} is {getattr(self, name)}, it must be {least} or more")
 
     @classmethod
-    def sized(cls, actors: int, objects: int, *, seed: int = 1) -> SimSettings:
+    def for_size(cls, actors: int, objects: int, *, seed: int = 1) -> SimSettings:
         """About `actors` actors, of which a third are miners, and `objects` new objects an epoch."""
         miners = max(1, actors // 3)
         messages = max(1, min(100, objects // 14))

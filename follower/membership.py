@@ -10,7 +10,7 @@ from typing import Final
 from blockstore.store import Store
 from follower.settings import CannotRun, Settings, split_listen
 from loadbalancer.agent import AgentCheck, Condition
-from loadbalancer.fleet import BadAddress, Member, Registration, usable_address
+from loadbalancer.fleet import BadAddress, Member, Registration, require_reachable_address
 from rpc.server.server import Server
 
 log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 _FAREWELL: Final = 2.0
 
 
-def membership(settings: Settings, version: str) -> Member | None:
+def fleet_member(settings: Settings, version: str) -> Member | None:
     """The row that this process keeps, or None where it belongs to no fleet. Errors: CannotRun (its address).
 
     `fleet = "auto"` registers where there can be others: over a store that machines share, and where `advertise`
@@ -32,7 +32,7 @@ def membership(settings: Settings, version: str) -> Member | None:
         return None
     name = "advertise" if settings["advertise"] else "listen"
     try:
-        address = usable_address(settings[name])
+        address = require_reachable_address(settings[name])
     except BadAddress as error:
         raise CannotRun(
             f"{name}: {error}; set advertise to the HOST:PORT under which balancers reach this follower, "
@@ -71,7 +71,7 @@ class Membership:
         if self._registration is not None:
             self._registration.start()
 
-    async def part(self, hurry: asyncio.Event) -> float:
+    async def leave(self, hurry: asyncio.Event) -> float:
         """Tell everybody that this server goes, and give them time to hear it, or until `hurry`.
 
         What comes meanwhile is answered. Returns the seconds of `drain_seconds` that are left.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blockstore.open import Shared
+from blockstore.open import SharedStoreOptions
 from follower.settings_table import BY_NAME, ENV_PREFIX, SETTINGS, Setting
 
 
@@ -126,14 +126,14 @@ def _nearest(name: str) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-def shared_options(settings: Settings) -> Shared:
+def shared_options(settings: Settings) -> SharedStoreOptions:
     """What `open_store` takes for a shared store. Errors: CannotRun (values that cannot hold together)."""
     if settings["delta_ms"] <= 2 * settings["epsilon_ms"]:
         raise CannotRun(
             f"delta_ms is {settings['delta_ms']}, epsilon_ms {settings['epsilon_ms']}: delta_ms must be more than "
             "twice epsilon_ms"
         )
-    return Shared(settings["delta_ms"], settings["epsilon_ms"], settings["replication"])
+    return SharedStoreOptions(settings["delta_ms"], settings["epsilon_ms"], settings["replication"])
 
 
 def split_listen(text: str) -> tuple[str, int]:

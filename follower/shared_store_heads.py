@@ -58,7 +58,7 @@ def boottime_ms() -> int:
     return time.clock_gettime_ns(_BOOTTIME) // 1_000_000
 
 
-class WindowHeads:
+class SharedStoreHeads:
     """A HeadSource over a shared store. `start` begins reading, `close` ends it.
 
     `wait_seconds` is how long a request waits for a head that may be served. `now` (only forward, counts
@@ -303,7 +303,7 @@ class WindowHeads:
 class _Released:
     """The head log as pushes may tell it."""
 
-    def __init__(self, heads: WindowHeads) -> None:
+    def __init__(self, heads: SharedStoreHeads) -> None:
         self._heads = heads
 
     async def head(self) -> HeadEntry | None:

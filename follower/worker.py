@@ -22,7 +22,7 @@ from chain.ipld.objects import Objects
 from chain.network import NetworkRecord, load_network
 from follower.head import StoreHeads
 from follower.lazy_objects import lazy_fetch
-from follower.membership import Membership, membership
+from follower.membership import Membership, fleet_member
 from follower.node_route import NodeRoute
 from follower.settings import CannotRun, Settings, shared_options, split_listen
 from rpc.client.client import NodeClient
@@ -37,7 +37,7 @@ from rpc.server.server import serve
 from rpc.services import Check, CheckResult, Checks, Services
 
 if TYPE_CHECKING:
-    from follower.shared_store_heads import WindowHeads
+    from follower.shared_store_heads import SharedStoreHeads
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class FollowedNode:
             await asyncio.sleep(_NODE_POLL)
 
 
-def calm_collector() -> None:
+def tune_garbage_collector() -> None:
     """Have Python's cycle collector look less often, and never at what is there from the start.
 
     Caches hold a million objects and none of them is in a cycle: looking through them costs a third of the time in
@@ -115,21 +115,21 @@ async def wait_for_store(settings: Settings, stopping: asyncio.Event) -> tuple[S
     return None
 
 
-def build_heads(store: Store, index: ChainIndex, settings: Settings) -> StoreHeads | WindowHeads:
+def build_heads(store: Store, index: ChainIndex, settings: Settings) -> StoreHeads | SharedStoreHeads:
     """Where requests get their head: read anew by each, or on a shared store by the bounded-staleness rule."""
     if not store.url.startswith("cassandra://"):
         return StoreHeads(store, index)
     # imported here: the drivers take a third of a second
     from blockstore.cassandra.store import CassandraStore
-    from follower.shared_store_heads import WindowHeads
+    from follower.shared_store_heads import SharedStoreHeads
 
     assert isinstance(store, CassandraStore)
-    heads = WindowHeads(store, index, settings["delta_ms"], settings["epsilon_ms"])
+    heads = SharedStoreHeads(store, index, settings["delta_ms"], settings["epsilon_ms"])
     heads.start()
     return heads
 
 
-def build_checks(heads: StoreHeads | WindowHeads, followed: FollowedNode | None, ready_lag: int) -> Checks:
+def build_checks(heads: StoreHeads | SharedStoreHeads, followed: FollowedNode | None, ready_lag: int) -> Checks:
     """Live: the store answers. Ready: a head is there, close to the one of the node that is followed."""
 
     async def close_to_node() -> CheckResult:
@@ -187,8 +187,8 @@ def filter_limits(settings: Settings) -> FilterLimits:
 async def run_worker(settings: Settings, *, started: Callable[[str], None] | None = None) -> int:
     """Serve until SIGINT or SIGTERM, then drain. `started` is called with the URL once requests are taken."""
     register_all()
-    calm_collector()
-    member = membership(settings, agent())
+    tune_garbage_collector()
+    member = fleet_member(settings, agent())
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     hurry = asyncio.Event()
@@ -243,7 +243,7 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         if started is not None:
             started(f"http://{settings['listen']}/rpc/v1")
         await stopping.wait()
-        await server.stop(await part.part(hurry))
+        await server.stop(await part.leave(hurry))
     finally:
         await heads.close()
         if part is not None:

@@ -105,7 +105,7 @@ class _Hold(Exception):
 class PacedStore(Protocol):
     """A store that shows head changes one after another, not all at once."""
 
-    def pace_ms(self) -> int:
+    def publish_delay_ms(self) -> int:
         """How long to wait before one more is published."""
 
 
@@ -315,7 +315,7 @@ class Bridge:
         """
         if not isinstance(self.store, PacedStore):
             return changes
-        while (wait := self.store.pace_ms()) > 0:
+        while (wait := self.store.publish_delay_ms()) > 0:
             await asyncio.sleep(wait / 1000)
             with contextlib.suppress(NodeTimeout):
                 while True:

@@ -30,7 +30,7 @@ class BadConfiguration(Exception):
     """The balancer does not take this file; the text is what it said."""
 
 
-class NotReloaded(Exception):
+class ReloadFailed(Exception):
     """The running balancer could not be told, or did not follow."""
 
 
@@ -47,7 +47,7 @@ class Balancer(Protocol):
         """Errors: BadConfiguration."""
 
     async def reload(self, file: Path) -> None:
-        """Have the running balancer take the file. Errors: NotReloaded."""
+        """Have the running balancer take the file. Errors: ReloadFailed."""
 
 
 def _words(command: str, file: Path) -> list[str]:
@@ -89,9 +89,9 @@ async def _told(command: str, file: Path) -> None:
     try:
         code, said = await _run(command, file)
     except (OSError, ValueError) as error:
-        raise NotReloaded(f"{command}: {error}") from None
+        raise ReloadFailed(f"{command}: {error}") from None
     if code:
-        raise NotReloaded(f"{command} ended with {code}: {said}")
+        raise ReloadFailed(f"{command} ended with {code}: {said}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class Haproxy:
         await _checked(self.check_command, file)
 
     async def reload(self, file: Path) -> None:
-        """Returns when a new worker has taken over. Errors: NotReloaded."""
+        """Returns when a new worker has taken over. Errors: ReloadFailed."""
         if self.reload_command:
             await _told(self.reload_command, file)
             return
@@ -124,13 +124,13 @@ class Haproxy:
         # versions from 2.7 on answer when it is done; those before only begin
         failed = "Success=0" in answer
         while not failed and loop.time() < until:
-            with contextlib.suppress(NotReloaded):
+            with contextlib.suppress(ReloadFailed):
                 # for a moment the master answers nothing: it starts itself anew
                 now, failed = _processes(await self._ask("show proc"))
                 if now and not now & before:
                     return
             await asyncio.sleep(_LOOK)
-        raise NotReloaded(f"{self.master_socket}: HAProxy goes on with its former configuration (see its log)")
+        raise ReloadFailed(f"{self.master_socket}: HAProxy goes on with its former configuration (see its log)")
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """To the master, which refuses for a moment while it starts, or starts itself anew. Errors: OSError."""
@@ -145,7 +145,7 @@ class Haproxy:
             await asyncio.sleep(_LOOK)
 
     async def _ask(self, command: str) -> str:
-        """What the master answers: up to an empty line, or to its end. Errors: NotReloaded."""
+        """What the master answers: up to an empty line, or to its end. Errors: ReloadFailed."""
         try:
             async with asyncio.timeout(_MASTER):
                 reader, writer = await self._connect()
@@ -159,7 +159,7 @@ class Haproxy:
                 finally:
                     writer.close()
         except (OSError, TimeoutError, ValueError) as error:
-            raise NotReloaded(f"HAProxy's master at {self.master_socket} does not answer: {error!r}") from None
+            raise ReloadFailed(f"HAProxy's master at {self.master_socket} does not answer: {error!r}") from None
 
 
 def _processes(proc: str) -> tuple[set[int], bool]:
@@ -195,5 +195,5 @@ class Nginx:
         await _checked(self.check_command, file)
 
     async def reload(self, file: Path) -> None:
-        """Errors: NotReloaded."""
+        """Errors: ReloadFailed."""
         await _told(self.reload_command, file)

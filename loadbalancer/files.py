@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def replacing(path: Path, text: str) -> Iterator[Path]:
+def replace_file(path: Path, text: str) -> Iterator[Path]:
     """The path of a new file beside `path`, which takes its place when the block ends without an error.
 
     Its mode is that of the file it replaces, else 0644. Errors: OSError.

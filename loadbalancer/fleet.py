@@ -37,7 +37,7 @@ MOST_MEMBERS: Final = 1000
 #: bytes of a row; a longer one is nobody's
 _MOST_BYTES: Final = 4096
 #: renewals that must fail to come until a member counts as gone, and until its row is removed
-PATIENCE: Final = 6
+MISSED_RENEWALS: Final = 6
 _FORGET: Final = 60
 #: for a reader that looks once: seconds, and renewals, that a row may be old, whatever the clocks say
 _RECENT_SECONDS: Final = 120.0
@@ -71,7 +71,7 @@ def split_address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def usable_address(text: str) -> str:
+def require_reachable_address(text: str) -> str:
     """The address itself, when others could connect to it. Errors: BadAddress (a wildcard, port 0, no HOST:PORT)."""
     host, _ = split_address(text)
     try:
@@ -123,7 +123,7 @@ def decode_member(key: bytes, value: bytes) -> Member | None:
             raise ValueError("too long")
         found: dict[str, Any] = json.loads(value)
         member = Member(
-            address=usable_address(found["address"]),
+            address=require_reachable_address(found["address"]),
             state=found["state"],
             agent_port=_within(found["agent_port"], 0, 65535),
             version=_VERSION.sub("?", str(found["version"]))[:80],
@@ -161,13 +161,13 @@ async def read_fleet(store: Store) -> dict[str, tuple[Member, bytes]]:
     return {member.address: (member, value) for member, value in members if member is not None}
 
 
-def recent(member: Member, now_ms: int) -> bool:
+def is_recent(member: Member, now_ms: int) -> bool:
     """Whether a row read once may be of a member that lives: written lately, by clocks that need not agree.
 
     Within two minutes (or 24 renewals) of the reader's clock, in the past or the future. A member killed within
     that time still counts: the balancer's health checks keep requests from it.
     """
-    slack = max(_RECENT_SECONDS, 4 * PATIENCE * member.renew_seconds)
+    slack = max(_RECENT_SECONDS, 4 * MISSED_RENEWALS * member.renew_seconds)
     return abs(now_ms - member.written_ms) <= slack * 1000
 
 
@@ -215,7 +215,7 @@ class FleetWatch:
             else:
                 seen.unchanged += passed
             unchanged = self._seen[address].unchanged
-            if unchanged < PATIENCE * member.renew_seconds:
+            if unchanged < MISSED_RENEWALS * member.renew_seconds:
                 living.append(member)
             elif unchanged >= _FORGET * member.renew_seconds:
                 dead.append((address, value))

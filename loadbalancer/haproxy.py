@@ -13,9 +13,9 @@ from loadbalancer.settings import (
     WRITES,
     BalancerSettings,
     body_limit,
-    described,
-    nobody,
-    too_big,
+    body_too_large_answer,
+    describe,
+    no_follower_answer,
 )
 
 #: what HAProxy asks for its own health, answered by itself
@@ -116,11 +116,11 @@ def haproxy_config(members: Sequence[Member], settings: BalancerSettings | None 
         health=" ".join(HEALTH_PATHS),
         limit=limit,
         monitor=MONITOR,
-        nobody=nobody(),
+        nobody=no_follower_answer(),
         proto="https" if settings.certificate else "http",
         rpc=" ".join(RPC_PATHS),
         servers="\n".join(_server(member) for member in members) or "    # no follower is registered",
-        too_big=too_big(limit),
+        too_big=body_too_large_answer(limit),
         writes=" ".join(WRITES),
     )
 
@@ -128,4 +128,4 @@ def haproxy_config(members: Sequence[Member], settings: BalancerSettings | None 
 def _server(member: Member) -> str:
     name = re.sub(r"[^A-Za-z0-9.-]", "_", member.address)
     agent = f" agent-check agent-port {member.agent_port} agent-inter 1s" if member.agent_port else ""
-    return f"    # {described(member)}\n    server {name} {member.address}{agent}"
+    return f"    # {describe(member)}\n    server {name} {member.address}{agent}"

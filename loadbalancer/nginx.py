@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from loadbalancer.fleet import Member
-from loadbalancer.settings import BalancerSettings, body_limit, described, nobody, too_big
+from loadbalancer.settings import BalancerSettings, body_limit, body_too_large_answer, describe, no_follower_answer
 
 _TEMPLATE: Final = """\
 # Written by `follower loadbalancer nginx` from the fleet in the store: what is changed here is lost.
@@ -133,11 +133,11 @@ def nginx_config(
         bind=settings.bind + (" ssl" if settings.certificate else ""),
         files=f"pid {folder}/nginx.pid;\n" if folder else "pid /run/nginx.pid;\n",
         limit=limit,
-        nobody=nobody(),
+        nobody=no_follower_answer(),
         servers="\n".join(_server(member, member.address in down) for member in members) or _NONE,
         temporary="".join(f"    {kind}_temp_path {folder}/{kind};\n" for kind in _KINDS) if folder else "",
         tls=tls,
-        too_big=too_big(limit),
+        too_big=body_too_large_answer(limit),
     )
 
 
@@ -155,4 +155,4 @@ _NONE: Final = "        # no follower is registered\n        server 127.0.0.1:9 
 
 def _server(member: Member, down: bool) -> str:
     how = "down" if down else "max_fails=1 fail_timeout=2s"
-    return f"        # {described(member)}{' (not ready)' if down else ''}\n        server {member.address} {how};"
+    return f"        # {describe(member)}{' (not ready)' if down else ''}\n        server {member.address} {how};"

@@ -47,20 +47,20 @@ def body_limit(members: Sequence[Member]) -> int:
     return min((member.max_body for member in members), default=_BODY)
 
 
-def too_big(limit: int) -> str:
+def body_too_large_answer(limit: int) -> str:
     """What a follower answers to a larger body, so that a client sees one node."""
     text = f"request bigger than maximum {limit} allowed"
     return f'{{"error":{{"code":-32700,"message":"{text}"}},"id":null,"jsonrpc":"2.0"}}'
 
 
-def nobody() -> str:
+def no_follower_answer() -> str:
     """The answer where no follower takes requests; code as EIP-1474 has it."""
     return '{"error":{"code":-32002,"message":"no follower is ready now: try again"},"id":null,"jsonrpc":"2.0"}'
 
 
-def described(member: Member) -> str:
+def describe(member: Member) -> str:
     """A member in a few words, for a comment."""
     return f"{member.address} {member.version}".strip()
 
 
-__all__ = ["BadAddress", "BalancerSettings", "body_limit", "described", "nobody", "too_big"]
+__all__ = ["BadAddress", "BalancerSettings", "body_limit", "body_too_large_answer", "describe", "no_follower_answer"]

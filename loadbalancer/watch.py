@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from blockstore.errors import StoreError
-from loadbalancer.control import BadConfiguration, Balancer, NotReloaded
-from loadbalancer.files import replacing
+from loadbalancer.control import BadConfiguration, Balancer, ReloadFailed
+from loadbalancer.files import replace_file
 from loadbalancer.fleet import SERVING, FleetWatch, Member
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class Watcher:
             await self._apply(members, down)
         except BadConfiguration as error:
             self._say(logging.ERROR, f"{self._file} stays as it was, the new one is refused: {error}")
-        except NotReloaded as error:
+        except ReloadFailed as error:
             self._say(logging.ERROR, f"{self._file} is written, but: {error}")
         except OSError as error:
             self._say(logging.ERROR, f"{self._file} cannot be written: {error}")
@@ -94,7 +94,7 @@ class Watcher:
         if text == self._refused:
             return
         if not self._file.exists() or self._file.read_text() != text:
-            with replacing(self._file, text) as new:
+            with replace_file(self._file, text) as new:
                 try:
                     await self._balancer.check(new)
                 except BadConfiguration:

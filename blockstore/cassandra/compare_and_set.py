@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from blockstore.cassandra.session import Session, Unsettled
+from blockstore.cassandra.session import OutcomeUnknown, Session
 from blockstore.errors import StoreUnavailable
 
 #: how often one that timed out is tried again before the caller hears of it
@@ -40,7 +40,7 @@ async def swap(
                 return True
             if not uncertain:
                 return False
-        except Unsettled:
+        except OutcomeUnknown:
             uncertain = True
         # a try that timed out may have been applied after all
         rows = await session.execute(f"SELECT v FROM {table} WHERE p = ? AND k = ?", where, serial=True)

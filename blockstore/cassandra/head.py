@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from blockstore.cassandra.session import Session, Unsettled
+from blockstore.cassandra.session import OutcomeUnknown, Session
 from blockstore.errors import Fenced, StoreError, StoreUnavailable
 from blockstore.head_log import decode_entry, encode_entry
 from blockstore.store import HEAD_LOG, HeadEntry
@@ -84,7 +84,7 @@ class CassandraHeadLog:
         """Write the first state of a log; one that is there stays as it is."""
         for tried in range(_TRIES):
             await _pause(tried)
-            with contextlib.suppress(Unsettled):
+            with contextlib.suppress(OutcomeUnknown):
                 await self._cas(self._init, [_PARTITION])
                 return
         raise StoreUnavailable("the head log cannot be made: its writes time out")
@@ -99,7 +99,7 @@ class CassandraHeadLog:
                 try:
                     if not await self._cas(self._take, [term + 1, mark, _PARTITION, term]):
                         continue
-                except Unsettled:
+                except OutcomeUnknown:
                     continue
                 term += 1
             newest = await self._session.execute(self._newest, [_PARTITION, 2], serial=True)
@@ -112,7 +112,7 @@ class CassandraHeadLog:
         """Count the lease up. Errors: Fenced when another term exists."""
         for tried in range(_TRIES):
             await _pause(tried)
-            with contextlib.suppress(Unsettled):
+            with contextlib.suppress(OutcomeUnknown):
                 if await self._cas(self._renew, [renewals, _PARTITION, term]):
                     return
                 raise Fenced(f"term {term} has ended")
@@ -139,7 +139,7 @@ class CassandraHeadLog:
                 if await self._cas(self._prepare, values):
                     newest = await self._session.execute(self._newest, [_PARTITION, 2], serial=True)
                     break
-            except Unsettled:
+            except OutcomeUnknown:
                 was_left = entry.seq
             # not applied, or not known: the SERIAL read settles which
             term, last, _, _ = await self._read_state()
@@ -169,7 +169,7 @@ class CassandraHeadLog:
             await _pause(tried)
             # taken after the prepare was settled: what a follower's horizon rests on
             visible_at = max(self._now() + self._delta, previous + 2 * self.epsilon_ms)
-            with contextlib.suppress(Unsettled):
+            with contextlib.suppress(OutcomeUnknown):
                 if await self._cas(self._stamp, [visible_at, _PARTITION, seq, term]):
                     self._stamped = visible_at
                     return
@@ -182,7 +182,7 @@ class CassandraHeadLog:
                 return
         raise StoreUnavailable(f"entry {seq} cannot be stamped: its writes time out")
 
-    def pace_ms(self) -> int:
+    def publish_delay_ms(self) -> int:
         """How long to wait, for the next stamp not to lie further ahead than delta."""
         return max(0, self._stamped + 2 * self.epsilon_ms - self._now() - self._delta)
 

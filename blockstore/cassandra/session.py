@@ -28,11 +28,11 @@ _VERIFY: Final = acsylla.SSLVerifyFlags.PEER_CERT
 _errors = acsylla.errors
 
 
-class NotMade(StoreUnavailable):
+class SchemaMissing(StoreUnavailable):
     """The keyspace or one of its tables is not there yet."""
 
 
-class Unsettled(StoreUnavailable):
+class OutcomeUnknown(StoreUnavailable):
     """A compare-and-set was not answered: it may or may not have been applied, now or later."""
 
 
@@ -48,7 +48,7 @@ class Session(Protocol):
 
         What may be repeated is, for a second or two, while a node of the store is lost.
 
-        Errors: Unsettled, NotMade, Forbidden, StoreUnavailable.
+        Errors: OutcomeUnknown, SchemaMissing, Forbidden, StoreUnavailable.
         """
 
     async def close(self) -> None:
@@ -107,13 +107,13 @@ class AcsyllaSession:
             except _errors.CassErrorServerInvalidQuery as error:
                 text = str(error)
                 if "does not exist" in text or "unconfigured table" in text.lower() or "undefined" in text.lower():
-                    raise NotMade(f"{self._url} has not been made yet") from None
+                    raise SchemaMissing(f"{self._url} has not been made yet") from None
                 raise StoreError(f"{self._url} refuses a statement: {text}") from None
             except _errors.CassException as error:
                 pause = next(pauses, None)
                 if pause is None:
                     told = f"{self._url} cannot be used: {error}"
-                    raise (Unsettled(told) if conditional else StoreUnavailable(told)) from None
+                    raise (OutcomeUnknown(told) if conditional else StoreUnavailable(told)) from None
             await asyncio.sleep(pause)
 
     async def _once(self, cql: str, values: Sequence[Any], serial: bool, idempotent: bool) -> list[list[Any]]:

@@ -17,7 +17,7 @@ from blockstore.cassandra import schema as cassandra_schema
 from blockstore.cassandra.address import CassandraAddress
 from blockstore.cassandra.compare_and_set import swap
 from blockstore.cassandra.head import CassandraHeadLog, Lease, Tail
-from blockstore.cassandra.session import AcsyllaSession, Forbidden, NotMade, Session, burst
+from blockstore.cassandra.session import AcsyllaSession, Forbidden, SchemaMissing, Session, burst
 from blockstore.cid import verify
 from blockstore.errors import BadCid, HashMismatch, Missing, SchemaMismatch, StoreUnavailable
 from blockstore.store import COVERAGE, META, SCHEMA_VERSION, TIPSETS, Batch, HeadEntry, Held, Table
@@ -78,9 +78,9 @@ class CassandraStore:
         delta_ms: int = 500,
         epsilon_ms: int = 50,
         replication: int = 1,
-        make: bool = True,
+        may_create_tables: bool = True,
     ) -> CassandraStore:
-        """A writer makes the tables if none are there, and it may (`make`).
+        """A writer creates the tables where there are none and `may_create_tables` allows it.
 
         Errors: StoreUnavailable, SchemaMismatch, Forbidden, StoreError.
         """
@@ -93,19 +93,19 @@ class CassandraStore:
         head_log = CassandraHeadLog(session, address.keyspace, delta_ms, epsilon_ms, store_clock=clock)
         store = cls(session, address, head_log, readonly=readonly)
         try:
-            await store._check(address, replication, make and not readonly)
+            await store._check(address, replication, may_create_tables and not readonly)
         except BaseException:
             await session.close()
             raise
         return store
 
-    async def _check(self, address: CassandraAddress, replication: int, make: bool) -> None:
+    async def _check(self, address: CassandraAddress, replication: int, may_create: bool) -> None:
         try:
             made = await self.row(META, b"", _SCHEMA_KEY)
-        except NotMade:
+        except SchemaMissing:
             made = None
         if made is None:
-            if not make:
+            if not may_create:
                 raise StoreUnavailable(f"{self.url} has not been made yet")
             await asyncio.to_thread(cassandra_schema.apply, address, replication)
             await self._log.make()
@@ -171,7 +171,7 @@ class CassandraStore:
         await burst(lambda pair: self._put_one(self._put_loose, pair), pairs)
         await burst(self._mark_closed, dict.fromkeys(pair[0] for pair in pairs))
 
-    async def put_above(self, objects: Iterable[tuple[bytes, bytes]]) -> None:
+    async def put_closed(self, objects: Iterable[tuple[bytes, bytes]]) -> None:
         """Store closed objects below which all is durable already: in any order, one statement each."""
         self._writable()
         await burst(lambda pair: self._put_one(self._put_closed, pair), objects)
@@ -288,9 +288,9 @@ class CassandraStore:
         self._writable()
         await self._log.append(entry)
 
-    def pace_ms(self) -> int:
+    def publish_delay_ms(self) -> int:
         """Milliseconds to wait before one more head change is published: else it would show later than delta."""
-        return self._log.pace_ms()
+        return self._log.publish_delay_ms()
 
     async def head(self) -> HeadEntry | None:
         return await self._log.head()

@@ -51,7 +51,7 @@ async def _follow(settings: Settings, stop: asyncio.Event) -> int:
     from leader_bridge.follow.lease import LeaseStore, lead
     from rpc.client.node_info import parse_node_info
 
-    shared = replace(shared_options(settings), make=True)
+    shared = replace(shared_options(settings), may_create_tables=True)
     store = await open_store(settings["store"], map_size=settings["map_size_gb"] << 30, shared=shared)
     # random: a process that is started again is not the one that held the lease
     owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"

@@ -29,12 +29,12 @@ def faults_of(args: argparse.Namespace) -> Faults:
     from devnode.faults import Faults
 
     return Faults(
-        delay=args.delay,
+        delay_seconds=args.delay,
         drop_every=args.drop_every,
         restart_every=args.restart_every,
         down_seconds=args.down,
         lie_every=args.lie_every,
         status=args.status,
         status_every=args.status_every,
-        websocket=not args.no_websocket,
+        has_websocket=not args.no_websocket,
     )

@@ -23,7 +23,7 @@ async def _import(settings: Settings, file: Path, *, index: bool) -> int:
     from leader_bridge.imports.progress import reporting
 
     network_file = Path(settings["network_file"]) if settings["network_file"] else None
-    shared = replace(shared_options(settings), make=True)
+    shared = replace(shared_options(settings), may_create_tables=True)
     store = await open_store(settings["store"], map_size=settings["map_size_gb"] << 30, bulk=True, shared=shared)
     try:
         with reporting() as progress:

@@ -18,8 +18,8 @@ from follower.commands.command import Command
 from follower.commands.processes import run_loop, run_until_signal
 from follower.settings import CannotRun, Settings, shared_options
 from loadbalancer.control import Balancer, Haproxy, Nginx
-from loadbalancer.files import replacing
-from loadbalancer.fleet import SERVING, FleetWatch, Member, read_fleet, recent
+from loadbalancer.files import replace_file
+from loadbalancer.fleet import SERVING, FleetWatch, Member, is_recent, read_fleet
 from loadbalancer.settings import BalancerSettings
 from loadbalancer.watch import Watcher
 
@@ -71,7 +71,7 @@ async def _once(settings: Settings, args: argparse.Namespace, balancer: Balancer
     for _, (member, _value) in sorted(rows.items()):
         if member.state != SERVING:
             log.warning("%s is left out: it is draining", member.address)
-        elif not recent(member, now):
+        elif not is_recent(member, now):
             log.warning("%s is left out: it has not renewed its registration for long", member.address)
         else:
             members.append(member)
@@ -81,7 +81,7 @@ async def _once(settings: Settings, args: argparse.Namespace, balancer: Balancer
     if args.output is None:
         sys.stdout.write(text)
     else:
-        with replacing(args.output, text):
+        with replace_file(args.output, text):
             pass
     return 0
 

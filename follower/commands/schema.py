@@ -40,7 +40,7 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
 async def _create(settings: Settings) -> None:
     from blockstore.open import open_store
 
-    store = await open_store(settings["store"], shared=replace(shared_options(settings), make=True))
+    store = await open_store(settings["store"], shared=replace(shared_options(settings), may_create_tables=True))
     await store.close()
 
 

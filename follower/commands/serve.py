@@ -12,7 +12,7 @@ from follower.settings import Settings
 
 def run(settings: Settings, args: argparse.Namespace) -> int:
     """One worker in this process, or several under a supervisor."""
-    from follower.membership import membership
+    from follower.membership import fleet_member
     from follower.supervisor import Supervisor
     from follower.worker import run_worker
 
@@ -23,7 +23,7 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
                 print(f"serving {settings.shown('store')} at {url}", flush=True)
 
         return run_loop(run_worker(settings, started=started))
-    membership(settings, "")  # reports bad settings once, here, and not once per worker
+    fleet_member(settings, "")  # reports bad settings once, here, and not once per worker
     print(f"serving {settings.shown('store')} at http://{settings['listen']}/rpc/v1", flush=True)
     workers = worker_children(settings, settings.environment(), args.config)
     return run_loop(Supervisor(workers, stop_seconds=settings["drain_seconds"] + 10).run())

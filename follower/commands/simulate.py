@@ -21,7 +21,7 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
     host, port = split_listen(settings["listen"])
     actors, objects = (1_000_000, 20_000) if args.mainnet else (args.actors, args.objects)
     sim = replace(
-        SimSettings.sized(actors, objects, seed=args.seed),
+        SimSettings.for_size(actors, objects, seed=args.seed),
         max_blocks=args.blocks,
         null_rate=args.null_rate,
         reorg_rate=args.reorg_rate,

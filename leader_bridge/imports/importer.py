@@ -24,7 +24,7 @@ from typing import Final
 
 import orjson
 
-from blockstore.bulk_load import load_objects, pays_each
+from blockstore.bulk_load import has_per_object_cost, load_objects
 from blockstore.car.batches import Chunk, Ended, Fed, FeedProcess, Opened, Resume, feed
 from blockstore.cid import Cid, parse
 from blockstore.errors import BadCar, WrongNetwork
@@ -129,7 +129,7 @@ class _Import:
     async def run(self, index: bool, actor_code: bool, process: bool | None) -> ImportReport:
         record = await load_network(self._store)
         await self._check_file(record)
-        if pays_each(self._store) and index and await self._store.head() is None:
+        if has_per_object_cost(self._store) and index and await self._store.head() is None:
             self._recent = Recent()
         state = await self._objects(process)
         report = self._report
@@ -232,7 +232,7 @@ class _Import:
         if process is None:
             path = Path(self._path)
             process = str(path) == "-" or path.stat().st_size > _WORTH_A_PROCESS  # noqa: ASYNC240
-        levels = pays_each(self._store)
+        levels = has_per_object_cost(self._store)
         child = FeedProcess(self._path, resume, levels=levels) if process else None
         items: Iterator[Fed] = iter(child) if child is not None else feed(self._path, resume, levels=levels)
         coming: asyncio.Task[Fed | None] = asyncio.create_task(asyncio.to_thread(next, items, None))

@@ -47,7 +47,7 @@ def many_actors_store(folder: Path) -> str:
     from devnode.sim_chain import SimSettings
 
     car = folder / "many.car"
-    write_car(car, 1, SimSettings.sized(ACTORS, 100))
+    write_car(car, 1, SimSettings.for_size(ACTORS, 100))
     try:
         return import_into(folder / "store", car, car.with_name("many.car.network.json"))
     finally:

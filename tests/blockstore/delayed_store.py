@@ -19,7 +19,7 @@ from typing import Any
 
 from blockstore.cassandra.address import CassandraAddress
 from blockstore.cassandra.head import CassandraHeadLog
-from blockstore.cassandra.session import Unsettled
+from blockstore.cassandra.session import OutcomeUnknown
 from blockstore.cassandra.store import CassandraStore
 from blockstore.errors import StoreUnavailable
 from blockstore.store import META, SCHEMA_VERSION, Batch
@@ -246,7 +246,7 @@ class DelayedSession:
                 task = asyncio.create_task(self._apply_late(statement, list(values), sent))
                 self._late.add(task)
                 task.add_done_callback(self._late.discard)
-            raise Unsettled("a write times out")
+            raise OutcomeUnknown("a write times out")
         return self.server.apply(statement, values, sent)
 
     async def _apply_late(self, statement: Statement, values: list[Any], sent: int) -> None:

@@ -11,7 +11,7 @@ import pytest
 from blockstore.cassandra import schema as cassandra_schema
 from blockstore.cassandra.address import CassandraAddress
 from blockstore.cassandra.head import CassandraHeadLog
-from blockstore.cassandra.session import AcsyllaSession, Session, Unsettled
+from blockstore.cassandra.session import AcsyllaSession, OutcomeUnknown, Session
 from blockstore.cassandra.store import CassandraStore, pack, unpack
 from blockstore.errors import Fenced, SchemaMismatch, StoreError, StoreUnavailable
 from blockstore.store import META, SCHEMA_VERSION, Batch, Store
@@ -75,7 +75,7 @@ class Flaky:
             self.hit = 1
             if self.applied:
                 await self.session.execute(cql, values, serial=serial)
-            raise Unsettled("timed out")
+            raise OutcomeUnknown("timed out")
         return await self.session.execute(cql, values, serial=serial)
 
     async def close(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 from blockstore.cassandra.store import CassandraStore
 from devnode.replay import start_replay
 from follower.commands.comparison import compare
-from follower.shared_store_heads import WindowHeads
+from follower.shared_store_heads import SharedStoreHeads
 from follower.worker import build_checks
 from leader_bridge.imports.importer import import_car
 from rpc.methods import register_all
@@ -67,7 +67,7 @@ async def judge(stored: tuple[str, str], methods: str, exclude: str) -> int:
     store = await CassandraStore.open(url, delta_ms=DELTA, epsilon_ms=EPSILON)
     register_all()
     services = await services_over(store)
-    heads = WindowHeads(store, services.index, DELTA, EPSILON)
+    heads = SharedStoreHeads(store, services.index, DELTA, EPSILON)
     heads.start()
     services = replace(services, head_source=heads, checks=build_checks(heads, None, 5))
     server = await serve(services, "127.0.0.1", 0)

@@ -1,6 +1,6 @@
 """A store that delays and reorders what is written, by up to half a second: no head is served before it can be read.
 
-The real bridge, the real `CassandraStore` and the real `WindowHeads` of two followers, over
+The real bridge, the real `CassandraStore` and the real `SharedStoreHeads` of two followers, over
 `tests.blockstore.delayed_store`; all on a clock that jumps (`tests.support.virtual_time`), so that the half second is
 half a second and costs none.
 """
@@ -24,7 +24,7 @@ from chain.index.chain_index import HELD_ALL, ChainIndex, decode_row, height_row
 from chain.ipld.objects import Objects
 from chain.tipset import Tipset, TipsetKey
 from chain.tipset_messages import load_message_cids
-from follower.shared_store_heads import WindowHeads
+from follower.shared_store_heads import SharedStoreHeads
 from leader_bridge.bridge import Bridge
 from leader_bridge.follow.subscription import APPLY, CURRENT, REVERT, Change, merged
 from leader_bridge.store.indexer import included, message_key
@@ -129,11 +129,12 @@ class World:
         await self.session.close()
         await self.node.stop()
 
-    def follower(self, number: int, ahead: int) -> WindowHeads:
+    def follower(self, number: int, ahead: int) -> SharedStoreHeads:
         weather = Weather(fail_reads=self.weather.fail_reads)
         session = DelayedSession(self.server, weather, self.seed * 7 + number, ahead)
         store = store_over(session, DELTA, EPSILON)
-        heads = WindowHeads(store, ChainIndex(store, Objects(store)), DELTA, EPSILON, now=virtual_ms, wall=session.wall)
+        index = ChainIndex(store, Objects(store))
+        heads = SharedStoreHeads(store, index, DELTA, EPSILON, now=virtual_ms, wall=session.wall)
         heads.start()
         return heads
 
@@ -332,7 +333,7 @@ def test_a_part_of_a_call_never_promises_the_rest() -> None:
 class Unpaced(CassandraStore):
     """Lets each head change be published as it comes."""
 
-    def pace_ms(self) -> int:
+    def publish_delay_ms(self) -> int:
         return 0
 
 

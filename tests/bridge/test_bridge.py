@@ -176,7 +176,7 @@ async def test_kill_9_at_twenty_moments_leaves_every_published_head_whole(
 
 async def test_polling_an_endpoint_without_websocket(recording: tuple[TestNode, Changes]) -> None:
     node, changes = recording
-    node.faults.websocket = False
+    node.faults.has_websocket = False
     store = MemoryStore()
     async with following(store, [node.url]) as bridge:
         await until(lambda: bridge.head is not None)

@@ -257,7 +257,7 @@ async def test_what_comes_late_is_waited_for(world: World) -> None:
 
 async def test_a_node_that_answers_late_is_followed_all_the_same(world: World) -> None:
     node = await world.node()
-    node.faults.delay = 0.05
+    node.faults.delay_seconds = 0.05
     async with following(world.store, [node.url]) as bridge:
         await until(lambda: bridge.head)
         await node.go_to(world.tips[9].key)
@@ -267,7 +267,7 @@ async def test_a_node_that_answers_late_is_followed_all_the_same(world: World) -
 
 async def test_a_node_that_hangs_is_left_for_the_next(world: World) -> None:
     hanging, second = await world.node(), await world.node()
-    hanging.faults.delay = 3600
+    hanging.faults.delay_seconds = 3600
     async with following(world.store, [hanging.url, second.url], quick(node_timeout=0.1)) as bridge:
         await second.go_to(world.tips[9].key)
         await until(lambda: at_head(bridge, world.tips[9]))
@@ -306,7 +306,7 @@ async def test_a_subscription_that_fell_silent_is_noticed(world: World) -> None:
     node = await world.node()
     async with following(world.store, [node.url], quick(quiet=0.05)) as bridge:
         await until(lambda: bridge.head)
-        node.faults.mute = True
+        node.faults.is_mute = True
         await node.go_to(world.tips[9].key)
         await until(lambda: at_head(bridge, world.tips[9]))
 
@@ -351,9 +351,9 @@ async def test_a_long_gap_is_filled_in_bounded_steps_each_whole(world: World) ->
     node = await world.node(at=0)
     async with following(world.store, [node.url], quick(gap=4)) as bridge:
         await until(lambda: bridge.head)
-        node.faults.mute = True
+        node.faults.is_mute = True
         await node.go_to(world.tips[11].key)
-        node.faults.mute = False
+        node.faults.is_mute = False
         await node.cut()
         await until(lambda: at_head(bridge, world.tips[11]))
     entries = await entries_of(world.store)

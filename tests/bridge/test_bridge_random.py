@@ -74,14 +74,14 @@ async def test_whatever_happens_the_log_leads_to_the_nodes_head(steps: list[str]
                     await first.start()
                 elif step == "lose":
                     for node in made:
-                        node.faults.mute = True
+                        node.faults.is_mute = True
                     for node in made:
                         await node.go_to(
                             chain.line(chain.tipsets[node.head], 2)[-1].key if node is first else first.head
                         )
-                        node.faults.mute = False
+                        node.faults.is_mute = False
                 elif step == "poll":
-                    first.faults.websocket = not first.faults.websocket
+                    first.faults.has_websocket = not first.faults.has_websocket
                 elif step == "path":
                     first.faults.wrong_path, first.faults.no_path = rng.choice(
                         [(False, False), (True, False), (False, True)]

@@ -116,7 +116,7 @@ class ByStatements(MemoryStore):
         super().__init__()
         self.statements = 0
 
-    async def put_above(self, objects: Iterable[tuple[bytes, bytes]]) -> None:
+    async def put_closed(self, objects: Iterable[tuple[bytes, bytes]]) -> None:
         level = list(objects)
         for multihash, data in level:
             try:

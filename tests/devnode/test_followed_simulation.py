@@ -36,7 +36,7 @@ async def reached(store: MemoryStore, node: SimulatedNode) -> None:
         Faults(),
         Faults(drop_every=3),
         Faults(restart_every=9, status=503, status_every=7),
-        Faults(websocket=False),
+        Faults(has_websocket=False),
     ],
     ids=["well", "drops", "restarts and 503", "no WebSockets"],
 )
@@ -139,4 +139,4 @@ def test_the_arguments_make_the_faults() -> None:
         parser = argparse.ArgumentParser()
         add_arguments(parser)
         found = faults_of(parser.parse_args([*rest, "--drop-every", "3", "--no-websocket", "--down", "1.5"]))
-        assert (found.drop_every, found.websocket, found.down_seconds, found.delay) == (3, False, 1.5, 0.0)
+        assert (found.drop_every, found.has_websocket, found.down_seconds, found.delay_seconds) == (3, False, 1.5, 0.0)

@@ -245,7 +245,7 @@ async def test_receipts_events_and_old_states_can_be_lost() -> None:
 
 
 async def test_bad_statuses_and_no_websockets() -> None:
-    async with playing(2, status=503, status_every=2, websocket=False) as (node, client):
+    async with playing(2, status=503, status_every=2, has_websocket=False) as (node, client):
         async with aiohttp.ClientSession() as session:
             body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": "Filecoin.StateNetworkName", "params": []})
             statuses = []
@@ -255,7 +255,7 @@ async def test_bad_statuses_and_no_websockets() -> None:
             assert statuses == [200, 503, 200, 503]
         with pytest.raises(BadAnswer):
             await client.connect()
-        node.faults.status, node.faults.websocket = 0, True
+        node.faults.status, node.faults.has_websocket = 0, True
         socket, _, chain = await subscribed(client)
         assert chain == [node.head.key]
         await socket.close()
@@ -267,10 +267,10 @@ def test_only_a_server_error_is_a_bad_status() -> None:
 
 
 async def test_answers_can_be_late() -> None:
-    async with playing(2, delay=60.0) as (node, client):
+    async with playing(2, delay_seconds=60.0) as (node, client):
         with pytest.raises(NodeTimeout):
             await client.call("Filecoin.ChainHead", timeout=0.05)
-        node.faults.delay = 0.0
+        node.faults.delay_seconds = 0.0
         assert key_of(await client.call("Filecoin.ChainHead")) == node.head.key
 
 

@@ -186,7 +186,7 @@ def move(chain: SimulatedChain, heads: NodeHeads) -> None:
 
 async def test_as_consumed_waits_for_the_slowest_subscriber_and_for_a_first_one() -> None:
     chain, heads = moved(0)
-    waiting = asyncio.ensure_future(heads.consumed())
+    waiting = asyncio.ensure_future(heads.wait_until_consumed())
     await asyncio.sleep(0)
     assert not waiting.done()
     quick: Any = heads.subscribe()
@@ -197,7 +197,7 @@ async def test_as_consumed_waits_for_the_slowest_subscriber_and_for_a_first_one(
     move(chain, heads)
     assert {(await first).seq for first in firsts} == {1}
     again = asyncio.ensure_future(anext(quick))
-    waiting = asyncio.ensure_future(heads.consumed())
+    waiting = asyncio.ensure_future(heads.wait_until_consumed())
     for _ in range(5):
         await asyncio.sleep(0)
     assert not waiting.done()

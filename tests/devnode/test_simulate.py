@@ -228,7 +228,7 @@ def test_the_live_map_has_the_roots_of_the_plain_writer(items: dict[bytes, int],
 
 
 def test_a_size_is_kept_to() -> None:
-    sim = SimSettings.sized(3000, 600)
+    sim = SimSettings.for_size(3000, 600)
     made = Made(sim)
     assert abs(sim.accounts + sim.miners - 3000) <= 1
     counts = []

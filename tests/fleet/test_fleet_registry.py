@@ -23,17 +23,17 @@ from blockstore.store import FLEET, Batch, Store
 from loadbalancer import fleet
 from loadbalancer.fleet import (
     DRAINING,
+    MISSED_RENEWALS,
     MOST_MEMBERS,
-    PATIENCE,
     SERVING,
     BadAddress,
     FleetWatch,
     Member,
     Registration,
     decode_member,
+    is_recent,
     read_fleet,
-    recent,
-    usable_address,
+    require_reachable_address,
 )
 from tests.support.cassandra_stores import keyspace_url
 
@@ -242,8 +242,8 @@ async def test_who_does_not_renew_is_gone_by_the_readers_clock_alone(store: Stor
     # clocks that are wrong by years, in both directions
     await put(store, replace(ONE, written_ms=1))
     await put(store, replace(TWO, written_ms=1 << 52))
-    for renewal in range(PATIENCE + 2):
-        assert names(await watch.look()) == [ONE.address, TWO.address][: 2 if renewal < PATIENCE else 1]
+    for renewal in range(MISSED_RENEWALS + 2):
+        assert names(await watch.look()) == [ONE.address, TWO.address][: 2 if renewal < MISSED_RENEWALS else 1]
         clock.now += 1.0
         await put(store, replace(ONE, written_ms=1, renewals=renewal + 1))
     # it comes back with its next renewal
@@ -258,14 +258,14 @@ async def test_a_store_that_cannot_be_read_makes_nobody_dead() -> None:
     await put(store, ONE)  # type: ignore[arg-type]
     assert names(await watch.look()) == [ONE.address]
     store.refused = {"scan"}
-    for _ in range(3 * PATIENCE):
+    for _ in range(3 * MISSED_RENEWALS):
         clock.now += 1.0
         with pytest.raises(StoreUnavailable):
             await watch.look()
     store.refused = set()
     assert names(await watch.look()) == [ONE.address]
     # and from here on it counts
-    for _ in range(PATIENCE):
+    for _ in range(MISSED_RENEWALS):
         clock.now += 1.0
         last = await watch.look()
     assert last == []
@@ -310,9 +310,9 @@ async def test_a_row_renewed_at_the_last_moment_is_not_removed() -> None:
 def test_a_reader_that_looks_once_is_generous() -> None:
     now = 1_800_000_000_000
     for seconds, kept in ((0, True), (100, True), (-100, True), (121, False), (-121, False)):
-        assert recent(replace(ONE, written_ms=now - seconds * 1000), now) is kept
+        assert is_recent(replace(ONE, written_ms=now - seconds * 1000), now) is kept
     # one that renews seldom may be older
-    assert recent(replace(ONE, renew_seconds=60.0, written_ms=now - 1000_000), now)
+    assert is_recent(replace(ONE, renew_seconds=60.0, written_ms=now - 1000_000), now)
 
 
 # --- what is not believed ----------------------------------------------------------------------------
@@ -328,12 +328,12 @@ def test_a_reader_that_looks_once_is_generous() -> None:
 )  # fmt: skip
 def test_addresses_that_are_none(address: str) -> None:
     with pytest.raises(BadAddress):
-        usable_address(address)
+        require_reachable_address(address)
 
 
 @pytest.mark.parametrize("address", ["10.0.0.1:1234", "[::1]:80", "node-1.example.org:65535", "web_1:1"])
 def test_addresses_that_can_be_used(address: str) -> None:
-    assert usable_address(address) == address
+    assert require_reachable_address(address) == address
     member = Member(address)
     assert decode_member(address.encode(), member.encode()) == member
 

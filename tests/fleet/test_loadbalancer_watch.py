@@ -19,8 +19,8 @@ from blockstore.errors import StoreUnavailable
 from blockstore.memory import MemoryStore
 from blockstore.store import FLEET, Batch
 from loadbalancer.agent import AgentCheck, Condition
-from loadbalancer.control import BadConfiguration, Haproxy, NotReloaded
-from loadbalancer.files import replacing
+from loadbalancer.control import BadConfiguration, Haproxy, ReloadFailed
+from loadbalancer.files import replace_file
 from loadbalancer.fleet import DRAINING, FleetWatch, Member
 from loadbalancer.settings import BalancerSettings
 from loadbalancer.watch import Watcher, ready
@@ -47,7 +47,7 @@ class Told:
 
     async def reload(self, file: Path) -> None:
         if self.deaf:
-            raise NotReloaded("deaf")
+            raise ReloadFailed("deaf")
         self.loaded.append(await asyncio.to_thread(file.read_text))
 
 
@@ -196,12 +196,12 @@ async def test_commands_say_what_went_wrong(tmp_path: Path) -> None:
     balancer = Haproxy(BalancerSettings(), check_command=fails, reload_command=fails)
     with pytest.raises(BadConfiguration, match=f"ended with 3: {file}"):
         await balancer.check(file)
-    with pytest.raises(NotReloaded, match=f"ended with 3: {file}"):
+    with pytest.raises(ReloadFailed, match=f"ended with 3: {file}"):
         await balancer.reload(file)
     for command in ("/no/such/command {file}", "'", ""):
         with pytest.raises(BadConfiguration):
             await Haproxy(BalancerSettings(), check_command=command).check(file)
-    with pytest.raises(NotReloaded, match="no-socket"):
+    with pytest.raises(ReloadFailed, match="no-socket"):
         await Haproxy(BalancerSettings(), tmp_path / "no-socket").reload(file)
 
 
@@ -230,7 +230,7 @@ async def test_haproxy_that_cannot_take_a_file_is_found_out() -> None:
         proxy.file.write_text(proxy.balancer.config([Member("127.0.0.1:9")], ()))
         await asyncio.to_thread(proxy.start)
         proxy.file.write_text("nothing of sense")
-        with pytest.raises(NotReloaded, match="goes on with its former configuration"):
+        with pytest.raises(ReloadFailed, match="goes on with its former configuration"):
             await proxy.balancer.reload(proxy.file)
         proxy.file.write_text(proxy.balancer.config([Member("127.0.0.1:10")], ()))
         await proxy.balancer.reload(proxy.file)
@@ -240,14 +240,14 @@ async def test_haproxy_that_cannot_take_a_file_is_found_out() -> None:
 
 def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:
     file = tmp_path / "conf"
-    with replacing(file, "first") as new:
+    with replace_file(file, "first") as new:
         assert (new.read_text(), file.exists()) == ("first", False)
     assert file.stat().st_mode & 0o777 == 0o644
     file.chmod(0o600)
-    with pytest.raises(RuntimeError), replacing(file, "second"):
+    with pytest.raises(RuntimeError), replace_file(file, "second"):
         raise RuntimeError
     assert file.read_text() == "first"
-    with replacing(file, "third"):
+    with replace_file(file, "third"):
         pass
     assert (file.read_text(), file.stat().st_mode & 0o777) == ("third", 0o600)
     assert os.listdir(tmp_path) == ["conf"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from blockstore.open import Shared
+from blockstore.open import SharedStoreOptions
 from follower.settings import CannotRun, SettingsError, load_settings, shared_options, split_listen
 from follower.settings_table import ENV_PREFIX
 
@@ -77,7 +77,7 @@ def test_workers_get_what_was_set() -> None:
 
 def test_times_of_a_shared_store_must_hold_together() -> None:
     found = load_settings(None, {}, {"delta_ms": "200", "epsilon_ms": "20", "replication": "3"})
-    assert shared_options(found) == Shared(200, 20, 3)
+    assert shared_options(found) == SharedStoreOptions(200, 20, 3)
     with pytest.raises(CannotRun, match="twice epsilon_ms"):
         shared_options(load_settings(None, {}, {"delta_ms": "200", "epsilon_ms": "100"}))
 

@@ -14,7 +14,7 @@ from blockstore.store import HeadEntry, TipsetRef
 from blockstore.store_clock import Offset
 from chain.errors import NotHeld
 from chain.tipset import Tipset
-from follower.shared_store_heads import WindowHeads
+from follower.shared_store_heads import SharedStoreHeads
 from follower.worker import FollowedNode, build_checks
 from rpc.errors import Unavailable
 from rpc.server.health import run_checks
@@ -76,7 +76,7 @@ class Made:
         self.clock = Clock()
         self.log = Log(self.clock)
         index = chain.services().index
-        self.heads = WindowHeads(
+        self.heads = SharedStoreHeads(
             self.log, index, DELTA, EPSILON, wait_seconds=wait, now=self.clock.boot, wall=self.clock.wall
         )
 
@@ -283,7 +283,7 @@ async def test_followers_over_one_log_never_go_back(cassandra: CassandraStore) -
     for height in range(30):
         tipsets.append(await chain.add(tipsets[-1] if tipsets else None, height))
     index = chain.services().index
-    heads = [WindowHeads(cassandra, index, 60, 6, wait_seconds=20) for _ in range(2)]
+    heads = [SharedStoreHeads(cassandra, index, 60, 6, wait_seconds=20) for _ in range(2)]
     for one in heads:
         one.start()
     term = await cassandra.new_term("test")

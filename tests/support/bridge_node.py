@@ -37,12 +37,12 @@ class Faults:
 
     lies: set[bytes] = field(default_factory=set)
     lacks: set[bytes] = field(default_factory=set)
-    websocket: bool = True
+    has_websocket: bool = True
     batches: int = 100_000
     wrong_path: bool = False
     no_path: bool = False
-    delay: float = 0.0
-    mute: bool = False
+    delay_seconds: float = 0.0
+    is_mute: bool = False
     busy_status: int = 0
     item_error: str = ""
 
@@ -143,7 +143,7 @@ class TestNode:
         """Move the head, and tell every subscriber."""
         self.head = applies[-1] if applies else self.tipset(reverts[-1]).parents
         value = [self._change("revert", key) for key in reverts] + [self._change("apply", key) for key in applies]
-        if self.faults.mute:
+        if self.faults.is_mute:
             return
         for channel, (socket, _) in list(self._channels.items()):
             try:
@@ -173,12 +173,12 @@ class TestNode:
         if self.faults.busy_status:
             return web.Response(status=self.faults.busy_status, headers={"Retry-After": "1"})
         if request.headers.get("Upgrade", "").lower() == "websocket":
-            if not self.faults.websocket:
+            if not self.faults.has_websocket:
                 return web.Response(status=404)
             return await self._websocket(request)
         body = orjson.loads(await request.read())
-        if self.faults.delay:
-            await asyncio.sleep(self.faults.delay)
+        if self.faults.delay_seconds:
+            await asyncio.sleep(self.faults.delay_seconds)
         if isinstance(body, list):
             if len(body) > self.faults.batches:
                 answer: Any = {

@@ -21,6 +21,7 @@ from typing import NoReturn
 
 import pytest
 
+from tests.support.certificates import make_certificates
 from tests.support.paths import ROOT
 
 _HERE = ROOT / "tests" / "cassandra"
@@ -47,6 +48,16 @@ def cassandra_with_roles() -> str:
     return found or _none(reason)
 
 
+def cassandra_with_tls() -> tuple[str, Path]:
+    """(`host:port` of a server of its own that demands TLS with a client's certificate, the folder of PEM files).
+
+    The folder holds `ca.pem`, `client.pem` and `client.key`, and of another authority `other-ca.pem`,
+    `other-client.pem` and `other-client.key`.
+    """
+    found, reason, folder = _server_with_tls()
+    return found or _none(reason), folder
+
+
 @functools.cache
 def _server() -> tuple[str, str]:
     """(hosts, "") or ("", why not), found out once a run."""
@@ -60,6 +71,18 @@ def _server() -> tuple[str, str]:
 def _server_with_roles() -> tuple[str, str]:
     lib, reason = jars()
     return ("", reason) if reason else _start(lib, CASS_AUTH="1")
+
+
+@functools.cache
+def _server_with_tls() -> tuple[str, str, Path]:
+    folder = Path(tempfile.mkdtemp(prefix="cassandra-tls-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    lib, reason = jars()
+    lacking = [tool for tool in ("openssl", "keytool") if shutil.which(tool) is None]
+    if reason or lacking:
+        return "", reason or f"no TLS for Cassandra here: {' and '.join(lacking)} not found", folder
+    make_certificates(folder)
+    return (*_start(lib, CASS_TLS=str(folder)), folder)
 
 
 @functools.cache
