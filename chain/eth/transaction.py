@@ -16,7 +16,7 @@ import rlp
 
 from chain.address import Address, from_id
 from chain.errors import BadObject, ChainError
-from chain.eth.types import eth_address
+from chain.eth.types import EthAddressError, eth_address
 from chain.message import DELEGATED, Message, SignedMessage
 from chain.signature import keccak256
 
@@ -155,14 +155,17 @@ def makes_contract(message: Message) -> bool:
 
 
 def eth_tx(signed: SignedMessage, chain_id: int) -> EthTx:
-    """The transaction that a message with a delegated signature was made from. Errors: NotEthTx, ChainError."""
+    """The transaction that a message with a delegated signature was made from.
+
+    Errors: NotEthTx, EthAddressError (the receiver has no Ethereum address).
+    """
     message = signed.message
     kind, signature = signed.signature
     if kind != DELEGATED:
         raise NotEthTx(f"signature is not delegated type, is type: {kind}")
     try:
         sender = eth_address(Address(message.from_))
-    except ChainError:
+    except EthAddressError:
         raise NotEthTx("sender was not an eth account") from None
     data, to = _call(message)
     receiver = to or b""

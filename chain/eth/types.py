@@ -33,7 +33,11 @@ _BLOOM_BITS: Final = 8 * BLOOM_LENGTH
 _TOPICS: Final = {"t1": 0, "t2": 1, "t3": 2, "t4": 3}
 
 
-class NoEthAddress(ChainError):
+class EthAddressError(ChainError):
+    """A Filecoin address that has no Ethereum form."""
+
+
+class NoEthAddress(EthAddressError):
     """An address that has no Ethereum form without a look at the state."""
 
     def __init__(self, text: str = "invalid Filecoin Eth address") -> None:
@@ -62,8 +66,10 @@ def filecoin_address(address: bytes) -> Address:
 
 
 def eth_address(address: Address) -> bytes:
-    """The Ethereum address of an ID or f410 address. Errors: NoEthAddress, ChainError (an f410 address whose
-    payload is none, or a masked ID)."""
+    """The Ethereum address of an ID or f410 address.
+
+    Errors: NoEthAddress; EthAddressError (the payload of an f410 address has another length, or is a masked ID).
+    """
     if address.is_id:
         return masked_id(address.id)
     if address.protocol != DELEGATED:
@@ -71,13 +77,13 @@ def eth_address(address: Address) -> bytes:
     try:
         namespace, payload = address.namespace, address.subaddress
     except BadAddress:
-        raise ChainError(f"invalid delegated address namespace in: {address.hex()}") from None
+        raise EthAddressError(f"invalid delegated address namespace in: {address.hex()}") from None
     if namespace != EAM_ID:
         raise NoEthAddress
     if len(payload) != ADDRESS_LENGTH:
-        raise ChainError("cannot parse bytes into an EthAddress: incorrect input length")
+        raise EthAddressError("cannot parse bytes into an EthAddress: incorrect input length")
     if is_masked(payload):
-        raise ChainError(f"f410f addresses cannot embed masked-ID payloads: 0x{payload.hex()}")
+        raise EthAddressError(f"f410f addresses cannot embed masked-ID payloads: 0x{payload.hex()}")
     return payload
 
 
@@ -87,7 +93,7 @@ def own_eth_address(address: Address) -> bytes | None:
         return None
     try:
         return eth_address(address)
-    except ChainError:
+    except EthAddressError:
         return None
 
 

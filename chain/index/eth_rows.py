@@ -10,8 +10,9 @@ from typing import Final
 
 from blockstore.cid import Cid
 from blockstore.store import ETH_TXS, Batch
-from chain.errors import ChainError
-from chain.eth.transaction import eth_tx, is_eth
+from chain.errors import BadObject
+from chain.eth.transaction import NotEthTx, eth_tx, is_eth
+from chain.eth.types import EthAddressError
 from chain.ipld.objects import ObjectReader
 from chain.message import decode_signed_message
 
@@ -34,7 +35,7 @@ async def index_eth_txs(batch: Batch, reader: ObjectReader, messages: Iterable[C
             if not is_eth(value):
                 continue
             digest = eth_tx(value, chain_id).hash
-        except ChainError:
+        except (BadObject, NotEthTx, EthAddressError):
             continue
         batch.put(ETH_TXS, digest, b"", bytes(cid))
         found += 1

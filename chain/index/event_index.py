@@ -10,9 +10,9 @@ import logging
 
 from blockstore.errors import Missing
 from blockstore.store import Batch
-from chain.errors import ActorNotFound, BadObject, ChainError, NotHeld
-from chain.eth.transaction import eth_tx, is_eth
-from chain.eth.types import hash_of
+from chain.errors import ActorNotFound, BadObject, NotHeld
+from chain.eth.transaction import NotEthTx, eth_tx, is_eth
+from chain.eth.types import EthAddressError, NotEthHash, hash_of
 from chain.index.event_rows import IndexedEvent, put_events
 from chain.ipld.objects import ObjectReader
 from chain.network import NetworkRecord
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def message_hash(one: IncludedMessage, chain_id: int) -> bytes:
-    """The hash by which Ethereum clients know a message. Errors: ChainError (no transaction can be behind it)."""
+    """The hash by which Ethereum clients know a message. Errors: NotEthTx, EthAddressError, NotEthHash."""
     if one.signed is not None and is_eth(one.signed):
         return eth_tx(one.signed, chain_id).hash
     return hash_of(one.cid)
@@ -54,7 +54,7 @@ async def index_events(
             found = [IndexedEvent(event, messages[event.message].cid, hashes[event.message]) for event in events]
     except (Missing, NotHeld, ActorNotFound):
         return False
-    except ChainError as error:
+    except BadObject as error:
         log.warning("the events of epoch %d are not indexed: %s", tipset.height, error)
         return False
     put_events(batch, tipset.height, tipset.key.block_hash, found)
@@ -65,5 +65,5 @@ def hash_or_none(one: IncludedMessage, chain_id: int) -> bytes | None:
     """As `message_hash`, None instead of an error."""
     try:
         return message_hash(one, chain_id)
-    except ChainError:
+    except (NotEthTx, EthAddressError, NotEthHash):
         return None

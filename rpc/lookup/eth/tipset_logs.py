@@ -7,8 +7,8 @@ from typing import Final
 
 from blockstore.cid import RAW
 from blockstore.errors import Missing
-from chain.errors import ChainError, NotHeld
-from chain.eth.types import bloom_of, eth_address, log_of
+from chain.errors import NotHeld
+from chain.eth.types import EthAddressError, bloom_of, eth_address, log_of
 from chain.index.event_index import hash_or_none
 from chain.index.event_rows import IndexedEvent
 from chain.message import EventEntry
@@ -64,7 +64,7 @@ def tipset_bloom(events: Iterable[TipsetEvent]) -> bytes:
             continue
         try:
             items.add(eth_address(event.address))
-        except ChainError:
+        except EthAddressError:
             continue
         items.update(shown[1])
     return bloom_of(items)
@@ -78,7 +78,7 @@ def raw_entries(event: TipsetEvent) -> tuple[EventEntry, ...]:
 def to_log(
     event: TipsetEvent, entries: Sequence[EventEntry], place: Place, tx_hash: bytes, removed: bool
 ) -> Log | None:
-    """The log that an event is shown as, or None. Errors: ChainError (an emitter without an Ethereum address)."""
+    """The log that an event is shown as, or None. Errors: EthAddressError (of the emitter)."""
     shown = log_of(entries)
     if shown is None:
         return None

@@ -46,7 +46,10 @@ async def resolve_eth_address(tree: StateTree, address: Address) -> bytes:
 
 
 async def to_transaction(ctx: Context, tree: StateTree, one: IncludedMessage) -> EthTx:
-    """A message as a transaction; native ones need the state after it. Errors: ChainError, Missing."""
+    """A message as a transaction; native ones need the state after it.
+
+    Errors: NotEthTx, EthAddressError, NotEthHash, ActorNotFound (the sender), Missing.
+    """
     chain_id = ctx.network.eth_chain_id
     if one.signed is not None and is_eth(one.signed):
         return eth_tx(one.signed, chain_id)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from blockstore.errors import Missing
-from chain.errors import BadRequest, ChainError, NotHeld
+from chain.errors import BadObject, BadRequest, NotFound, NotHeld
 from chain.message import EventEntry
 from rpc.context import Context
 from rpc.errors import MethodError
@@ -26,9 +26,7 @@ async def find_actor_events(ctx: Context, wanted: ActorEventFilter, low: int, hi
     """
     try:
         return await _find_actor_events(ctx, wanted, low, high)
-    except NotHeld:
-        raise  # no error of a node's, and it has a code of its own
-    except (MethodError, ChainError) as error:
+    except (MethodError, BadRequest, NotFound, BadObject) as error:
         raise MethodError(f"get events for filter: {error}") from error
 
 

@@ -10,7 +10,7 @@ import orjson
 
 from chain.address import Address
 from chain.consensus.ancestry import Ancestor
-from chain.errors import ChainError
+from chain.eth.transaction import NotEthTx
 from chain.index.event_rows import IndexedEvent
 from chain.message import EventEntry
 from chain.state.tipset_events import INDEXED, TipsetEvent
@@ -107,11 +107,11 @@ class Hit:
     _log: bytes | None = None
 
     def log(self, removed: bool) -> bytes | None:
-        """The event as an Ethereum log, JSON. None: its entries are not those of an EVM log. Errors: ChainError."""
+        """The event as an Ethereum log, JSON. None: the entries are no EVM log. Errors: NotEthTx, EthAddressError."""
         if self._log is None:
             event, at = self.found.event, self.place
             if self.found.tx_hash is None:
-                raise ChainError(f"message {self.found.cid} is no Ethereum transaction")
+                raise NotEthTx(f"message {self.found.cid} is no Ethereum transaction")
             place = eth_json.Place(at.block_hash, at.height, event.message)
             log = to_log(event, self.entries, place, self.found.tx_hash, False)
             self._log = b"" if log is None else orjson.dumps(eth_json.log(log))

@@ -52,7 +52,10 @@ async def find_in(ctx: Context, tipsets: Sequence[Tipset], wanted: EventCriteria
 
 
 def logs_json(hits: Iterable[Hit], removed: bool = False) -> orjson.Fragment:
-    """Events as logs; those that no contract emits in this form are left out. Errors: ChainError."""
+    """Events as logs; those that no contract emits in this form are left out.
+
+    Errors: NotEthTx, EthAddressError.
+    """
     return join_json(log for hit in hits if (log := hit.log(removed)) is not None)
 
 

@@ -9,7 +9,9 @@ from typing import Final
 import orjson
 
 from chain.consensus.ancestry import Ancestor
-from chain.errors import BadRequest, ChainError
+from chain.errors import BadRequest
+from chain.eth.transaction import NotEthTx
+from chain.eth.types import EthAddressError
 from rpc import eth_json
 from rpc.context import Context
 from rpc.lookup.eth.block_parameter import is_canonical
@@ -38,7 +40,7 @@ def encode_logs(hits: Iterable[Hit], removed: bool) -> list[bytes]:
     for hit in hits:
         try:
             log = hit.log(removed)
-        except ChainError:
+        except (NotEthTx, EthAddressError):
             continue
         if log is not None:
             found.append(log)
@@ -46,7 +48,10 @@ def encode_logs(hits: Iterable[Hit], removed: bool) -> list[bytes]:
 
 
 async def load_history(ctx: Context, state: FilterState) -> list[bytes]:
-    """The logs of a filter's range when it was installed. Errors: MethodError (too many results), ChainError."""
+    """The logs of a filter's range when it was installed.
+
+    Errors: MethodError (too many results), BadRequest, NotFound, NotHeld.
+    """
     condition = filter_condition(state.query)
     # the chain as it was then, whatever has happened since
     installed_at = Head(state.cursor.seq, None, await ctx.index.tipset(state.cursor.key))
@@ -115,7 +120,10 @@ async def _add_logs(ctx: Context, condition: EventCondition, steps: list[Step], 
 
 
 async def find_filter_changes(ctx: Context, state: FilterState, filters: Filters) -> tuple[list[bytes], FilterState]:
-    """The changes since a filter's last poll, and the filter afterwards. Errors: ChainError, StoreError."""
+    """The changes since a filter's last poll, and the filter afterwards.
+
+    Errors: MethodError, BadRequest, NotFound, NotHeld, StoreError.
+    """
     head = await ctx.head()
     result = _PollResult(state.cursor, filters.limits.results)
     if state.has_history:

@@ -11,11 +11,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 from blockstore.cid import Cid
-from chain.actors.load import Loaded, States
+from chain.actors.load import SYSTEM, Loaded, States, WrongKind
 from chain.address import Address
 from chain.address import parse as parse_address
-from chain.errors import ActorNotFound, BadAddress, BadRequest, ChainError
-from chain.eth.types import NoEthAddress, eth_address, filecoin_address
+from chain.errors import ActorNotFound, BadAddress, BadRequest
+from chain.eth.types import EthAddressError, NoEthAddress, eth_address, filecoin_address
 from chain.ipld.kamt import Kamt
 from chain.state.state_tree import Actor
 from chain.tipset import Tipset
@@ -82,7 +82,7 @@ async def filecoin_address_to_eth_address(ctx: Context, params: RawParams) -> st
         return eth_json.data(eth_address(address))
     except NoEthAddress:
         pass
-    except ChainError as error:
+    except EthAddressError as error:
         raise MethodError(f"error converting filecoin address to eth address: {error}") from error
     name = in_prefix(ctx, address)
     if address.protocol not in (1, 2, 3):
@@ -114,18 +114,28 @@ class _After:
         return cls(States(ctx.objects, await load_tree_after(ctx, post), version, ctx.network.address_prefix))
 
     async def actor(self, address: Address) -> Actor | None:
+        """The actor at an address; None where there is none. Errors: NotHeld (actors of an unknown version)."""
         try:
             return await self._states.tree.get(address)
         except ActorNotFound:
+            await self._check_version()
             return None
 
+    async def _check_version(self) -> None:
+        """Refuse to say that an actor is absent in a state whose actors version is unknown. Errors: NotHeld."""
+        try:
+            system = await self._states.tree.get(SYSTEM)
+        except ActorNotFound:
+            return
+        await self._states.kind_of(system)
+
     async def contract(self, actor: Actor | None) -> Loaded | None:
-        """The state of a contract; None for any other actor."""
+        """The state of a contract; None for any other actor. Errors: NotHeld (an unknown actors version)."""
         if actor is None:
             return None
         try:
             name, _ = await self._states.kind_of(actor)
-        except ChainError:
+        except WrongKind:
             return None
         return await self._states.state_of(actor, "evm") if name == "evm" else None
 

@@ -6,15 +6,15 @@ is the digest of its CID. Source: Lotus `node/impl/eth/transaction.go`.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from blockstore.cid import Cid
 from blockstore.errors import BadCid, Missing
-from chain.errors import BadObject, BadRequest, ChainError, NotFound, NotHeld
-from chain.eth.transaction import eth_tx, is_eth
-from chain.eth.types import hash_of
+from chain.errors import ActorNotFound, BadObject, BadRequest, NotFound
+from chain.eth.transaction import NotEthTx, eth_tx, is_eth
+from chain.eth.types import EthAddressError, NotEthHash, hash_of
 from chain.message import SignedMessage, decode_any_message
 from chain.tipset import Tipset
 from rpc import eth_json
@@ -30,6 +30,10 @@ from rpc.lookup.tipset_inclusion import included_in
 from rpc.lotus_json import json_cache
 from rpc.params import EthHash, EthUint64
 from rpc.registry import EVERY_VERSION, Cost, method
+
+#: why a message on chain has no Ethereum form
+_NO_TRANSACTION: Final = (NotEthTx, EthAddressError, NotEthHash, ActorNotFound)
+
 
 # --- hashes and CIDs -----------------------------------------------------------------------------------
 
@@ -105,10 +109,8 @@ async def _transaction(ctx: Context, tx_hash: bytes | None, limit: int) -> Any:
         found = await _find(ctx, cid, limit)
         if found is not None:
             return await _transaction_json(ctx, *found)
-    except NotHeld:
-        raise
-    except ChainError:
-        # as at the node: whatever else is wrong with it, it is not on chain
+    except (NotFound, NotAMessage, Replaced, *_NO_TRANSACTION):
+        # as at the node: it is not on chain
         ctx.add_header("X-Filecoin-Not-Found", str(Miss.NOT_ON_CHAIN))
     return await _pending(ctx, tx_hash, limit)
 
@@ -169,7 +171,7 @@ async def _receipt(ctx: Context, tx_hash: bytes, limit: int) -> orjson.Fragment 
         return kept
     try:
         tx = await to_transaction(ctx, await load_tree_after(ctx, found.post), found.messages[index])
-    except ChainError as error:
+    except _NO_TRANSACTION as error:
         raise MethodError(f"failed to convert {eth_json.data(tx_hash)} into an Eth Txn: {error}") from error
     logs = await load_logs_by_message(ctx, found, {index: tx.hash})
     return cache.keep(key, receipt_json(found, index, tx, logs.get(index, [])))
