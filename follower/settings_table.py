@@ -149,6 +149,27 @@ SETTINGS: Final = (
         "Seconds until a full node counts as not answering.",
     ),
     Setting(
+        "forward_timeout_seconds",
+        number(0.1, 86_400),
+        300.0,
+        SERVE,
+        "Seconds that a call which a full node answers may take, its wait for a place included.",
+    ),
+    Setting(
+        "forward_concurrency",
+        whole_number(1, 4096),
+        16,
+        SERVE,
+        "Forwarded calls in flight to a full node, a process; more wait.",
+    ),
+    Setting(
+        "forward_wait_seconds",
+        number(0.1, 600),
+        10.0,
+        SERVE,
+        "Seconds that a forwarded call waits for a place; then it is refused.",
+    ),
+    Setting(
         "poll_interval_seconds",
         number(0.05, 600),
         5.0,

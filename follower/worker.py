@@ -23,10 +23,9 @@ from chain.network import NetworkRecord, load_network
 from follower.head import StoreHeads
 from follower.lazy_objects import lazy_fetch
 from follower.membership import Membership, fleet_member
-from follower.node_route import NodeRoute
+from follower.node_route import NodeLanes
 from follower.settings import CannotRun, Settings, shared_options, split_listen
 from rpc.client.client import NodeClient
-from rpc.client.node_info import parse_node_info
 from rpc.errors import RpcError
 from rpc.lookup.filters.installed_filters import FilterLimits
 from rpc.methods import register_all
@@ -204,23 +203,20 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
     if opened is None:
         return 0
     store, network = opened
-    clients = (
-        [NodeClient(info, timeout=settings["node_timeout_seconds"]) for info in parse_node_info(settings["node"] or "")]
-        if settings["node"]
-        else []
-    )
-    fetch = lazy_fetch(clients, settings["fetch_batch"]) if clients and settings["state"] == "lazy" else None
+    lanes = NodeLanes.open(settings)
+    is_lazy = settings["state"] == "lazy"
+    fetch = lazy_fetch(lanes.object_clients, settings["fetch_batch"]) if lanes is not None and is_lazy else None
     objects = Objects(store, cache_bytes=settings["object_cache_mb"] << 20, fetch=fetch)
     index = ChainIndex(store, objects, network)
     heads = build_heads(store, index, settings)
-    followed = FollowedNode(clients[0]) if clients else None
+    followed = FollowedNode(lanes.watch_client) if lanes is not None else None
     services = Services(
         store=store,
         index=index,
         objects=objects,
         network=network,
         head_source=heads,
-        node=NodeRoute(clients) if clients else None,
+        node=lanes.forward if lanes is not None else None,
         agent=agent(),
         checks=build_checks(heads, followed, settings["ready_lag_epochs"]),
         extra={"eth_filter_limits": filter_limits(settings)},
@@ -252,7 +248,7 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
             await admin.close()
         if watcher is not None:
             watcher.cancel()
-        for client in clients:
-            await client.close()
+        if lanes is not None:
+            await lanes.close()
         await store.close()
     return 0

@@ -4,6 +4,7 @@
     ├── BadNodeInfo        the text does not say where a node is
     ├── NodeUnavailable    no connection, or it broke before the answer came
     │   ├── NodeTimeout    the answer did not come in time
+    │   ├── NodeBusy       not asked: as many calls as we allow are in flight, and no place came free
     │   └── RateLimited    the node asks to be asked later (`retry_after` seconds)
     ├── NodeRefused        the node does not take our token (401, 403)
     ├── BadAnswer          what came is not an answer to what was asked
@@ -31,6 +32,10 @@ class NodeUnavailable(NodeError):
 
 class NodeTimeout(NodeUnavailable):
     """The answer did not come in time."""
+
+
+class NodeBusy(NodeUnavailable):
+    """The node was not asked: as many calls as we allow are in flight, and no place came free in time."""
 
 
 class RateLimited(NodeUnavailable):

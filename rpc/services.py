@@ -56,10 +56,10 @@ class HeadSource(Protocol):
 
 
 class NodeClient(Protocol):
-    """A full node that answers what this process cannot. `rpc/client/client.py` has the real one."""
+    """A full node that answers what this process cannot. `follower/node_route.py` has the real one."""
 
-    async def call(self, method: str, *params: Any) -> Any:
-        """The `result` of a call. Errors: see `rpc/client/client.py`."""
+    async def call(self, method: str, params: list[Any]) -> Any:
+        """The `result` of a call. Errors: rpc.errors.Unavailable, and NodeError (see `rpc/client/client.py`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 import aiohttp
@@ -20,6 +20,7 @@ from rpc.client.websocket import WsConnection, call_failed, connect
 from rpc.node_errors import (
     BadAnswer,
     CallFailed,
+    NodeBusy,
     NodeRefused,
     NodeTimeout,
     NodeUnavailable,
@@ -47,8 +48,9 @@ def object_batch(cids: Sequence[Cid]) -> bytes:
 class NodeClient:
     """One full node. `async with NodeClient(info) as node`, or `await node.close()` when done.
 
-    `timeout` is seconds a call may take, `max_in_flight` how many HTTP requests (a batch is one) run at
-    once; more wait their turn. Every method raises `NodeError`s only.
+    `timeout`: seconds that a request may take once it is sent. `max_in_flight`: HTTP requests (a batch is one) that
+    run at once; at most `max_waiting` more wait, each for `wait_seconds`, and then fail with NodeBusy (None: no limit).
+    Every method raises `NodeError`s only.
     """
 
     def __init__(
@@ -59,6 +61,8 @@ class NodeClient:
         timeout: float = 30.0,
         connect_timeout: float = 10.0,
         max_in_flight: int = 16,
+        max_waiting: int | None = None,
+        wait_seconds: float | None = None,
         heartbeat: float = 15.0,
     ) -> None:
         self.info = info
@@ -68,9 +72,17 @@ class NodeClient:
         self.heartbeat = heartbeat
         self._slots = asyncio.Semaphore(max_in_flight)
         self._max_in_flight = max_in_flight
+        self._max_waiting = max_waiting
+        self._wait_seconds = wait_seconds
+        self._waiting = 0
         self._session: aiohttp.ClientSession | None = None
         self._next_id = 0
         self._closed = False
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a request would have to wait for its turn."""
+        return self._slots.locked()
 
     @property
     def name(self) -> str:
@@ -115,11 +127,11 @@ class NodeClient:
     async def post(self, body: bytes, *, timeout: float | None = None) -> Any:
         """POST a request body; the decoded answer.
 
-        Errors: NodeUnavailable, NodeTimeout, RateLimited, NodeRefused, BadAnswer.
+        Errors: NodeUnavailable, NodeTimeout, NodeBusy, RateLimited, NodeRefused, BadAnswer.
         """
         timeout = self.timeout if timeout is None else timeout
         headers = {"Content-Type": "application/json", **self.info.headers()}
-        async with self._slots:
+        async with self._slot():
             try:
                 async with asyncio.timeout(timeout):
                     session = self._http()
@@ -144,6 +156,26 @@ class NodeClient:
             if status in (502, 503, 504):
                 raise NodeUnavailable(f"{self.name}: HTTP {status}") from None
             raise BadAnswer(f"{self.name}: HTTP {status}, {len(answer)} bytes that are not JSON") from None
+
+    @contextlib.asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        """A place among the requests in flight. Errors: NodeBusy."""
+        if self._slots.locked() and self._max_waiting is not None and self._waiting >= self._max_waiting:
+            raise NodeBusy(f"{self.name}: {self._max_in_flight} requests are in flight and {self._waiting} wait")
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise NodeBusy(
+                f"{self.name}: {self._max_in_flight} requests are in flight, and none ended in {self._wait_seconds:g} s"
+            ) from None
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._slots.release()
 
     async def _body(self, response: aiohttp.ClientResponse) -> bytes:
         if response.content_length is not None and response.content_length <= MAX_ANSWER:

@@ -1,0 +1,74 @@
+"""`follower` subcommands as real processes, in an environment without settings of the machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import IO
+
+from tests.support.paths import ROOT
+from tests.support.proxies import free_port
+
+__all__ = ["FollowerProcess", "clean_environment", "follower_process", "free_port", "run_follower"]
+
+
+def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's environment without any setting of a follower, and `more`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FOLLOWER_", "FULLNODE_"))}
+    return {**kept, **(more or {})}
+
+
+def run_follower(
+    *arguments: str, timeout: float = 120, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a subcommand to its end. `timeout` in seconds."""
+    return subprocess.run(
+        [sys.executable, "-m", "follower.cli", *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=timeout, env=clean_environment(environment),
+    )  # fmt: skip
+
+
+class FollowerProcess:
+    """A subcommand that runs; `output` is all that it and its children have printed and logged so far."""
+
+    def __init__(self, arguments: tuple[str, ...], log: IO[bytes], environment: Mapping[str, str] | None) -> None:
+        self._log = log
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "follower.cli", *arguments],
+            cwd=ROOT, env=clean_environment(environment), stdout=log, stderr=log,
+        )  # fmt: skip
+
+    def output(self) -> str:
+        """Standard output and error, as one text."""
+        self._log.flush()
+        with open(self._log.name, errors="replace") as file:
+            return file.read()
+
+    def stop(self, signum: int = signal.SIGTERM, timeout: float = 90) -> int:
+        """Send a signal and wait; the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signum)
+        return self.process.wait(timeout)
+
+
+@contextlib.contextmanager
+def follower_process(*arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[FollowerProcess]:
+    """Start a subcommand; it is stopped with the block, and its output is printed where the block fails."""
+    with tempfile.NamedTemporaryFile("wb", prefix="follower-", suffix=".log") as log:
+        running = FollowerProcess(arguments, log, environment)
+        try:
+            yield running
+        except BaseException:
+            print(f"--- output of follower {' '.join(arguments)}\n{running.output()}")
+            raise
+        finally:
+            try:
+                running.stop()
+            except subprocess.TimeoutExpired:
+                running.process.kill()
+                running.process.wait()
