@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +19,8 @@ from follower.cli import COMMANDS, build_parser, main
 from follower.commands.command import CANNOT_RUN, Command
 from follower.settings_table import SETTINGS
 from tests.support.paths import ROOT
+from tests.support.processes import clean_environment, free_port, run_follower
 from tests.support.recorded import recorded
-
-
-def run(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("FOLLOWER_", "FULLNODE_"))}
-    return subprocess.run(
-        [sys.executable, "-m", "follower.cli", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env=environment,
-    )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def ask(port: int, method: str, *params: Any) -> Any:
@@ -75,8 +57,8 @@ def test_every_subcommand_has_help_with_an_example(command: Any, capsys: pytest.
 def documented() -> list[tuple[str, list[str]]]:
     """(setting, its subcommands) of each row of the manual's table."""
     text = (ROOT / "docs" / "operating.md").read_text()
-    table = text[text.index("| setting |") :].partition("\n\n")[0]
-    rows = [row.split(" | ") for row in table.splitlines()[2:]]
+    lines = text[text.index("| setting |") :].splitlines()[2:]
+    rows = [row.split(" | ") for row in takewhile(lambda line: line.startswith("|"), lines)]
     return [(row[0].strip("| `"), row[2].split(", ")) for row in rows]
 
 
@@ -108,7 +90,7 @@ def test_a_subcommand_is_a_file_of_its_name(command: Command) -> None:
     ],
 )
 def test_bad_settings_name_themselves(arguments: list[str], said: str) -> None:
-    done = run(*arguments)
+    done = run_follower(*arguments)
     assert done.returncode == CANNOT_RUN
     assert said in done.stderr
     assert "Traceback" not in done.stderr
@@ -116,7 +98,7 @@ def test_bad_settings_name_themselves(arguments: list[str], said: str) -> None:
 
 
 def test_a_store_that_is_not_there(tmp_path: Path) -> None:
-    done = run("status", "--store", f"lmdb://{tmp_path}/none")
+    done = run_follower("status", "--store", f"lmdb://{tmp_path}/none")
     assert done.returncode == 1
     assert "has not been made yet" in done.stderr
     assert "Traceback" not in done.stderr
@@ -125,7 +107,7 @@ def test_a_store_that_is_not_there(tmp_path: Path) -> None:
 def test_config_prints_every_setting_and_its_source(tmp_path: Path) -> None:
     file = tmp_path / "follower.toml"
     file.write_text('workers = 3\nnode = "tok.en.hidden:http://127.0.0.1:1"\n')
-    done = run("config", "--config", str(file), "--listen", "127.0.0.1:7")
+    done = run_follower("config", "--config", str(file), "--listen", "127.0.0.1:7")
     assert done.returncode == 0
     for setting in SETTINGS:
         assert f"{setting.name} = " in done.stdout
@@ -138,7 +120,7 @@ def test_import_of_a_cut_file_names_the_offset(tmp_path: Path) -> None:
     whole = recorded("cars/chain4.car").read_bytes()
     cut = tmp_path / "cut.car"
     cut.write_bytes(whole[: len(whole) // 2])
-    done = run("import", str(cut), "--store", f"lmdb://{tmp_path}/store")
+    done = run_follower("import", str(cut), "--store", f"lmdb://{tmp_path}/store")
     assert done.returncode == 1
     assert "offset" in done.stderr
     assert "Traceback" not in done.stderr
@@ -146,10 +128,10 @@ def test_import_of_a_cut_file_names_the_offset(tmp_path: Path) -> None:
 
 def test_import_then_serve_offline_then_stop(tmp_path: Path) -> None:
     store = f"lmdb://{tmp_path}/store"
-    done = run("import", str(recorded("cars/chain4.forest.car.zst")), "--store", store)
+    done = run_follower("import", str(recorded("cars/chain4.forest.car.zst")), "--store", store)
     assert done.returncode == 0, done.stderr
     assert "network mainnet" in done.stdout
-    status = run("status", "--json", "--store", store)
+    status = run_follower("status", "--json", "--store", store)
     assert orjson.loads(status.stdout)["head"]["height"] == 3
     port = free_port()
     process = subprocess.Popen(
@@ -171,11 +153,10 @@ def test_import_then_serve_offline_then_stop(tmp_path: Path) -> None:
 
 def test_up_runs_everything_and_ctrl_c_stops_it(tmp_path: Path) -> None:
     port = free_port()
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("FOLLOWER_", "FULLNODE_"))}
     process = subprocess.Popen(
         [sys.executable, "-m", "follower.cli", "up", "--listen", f"127.0.0.1:{port}"],
         cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**environment, "TMPDIR": str(tmp_path)},
+        env=clean_environment({"TMPDIR": str(tmp_path)}),
     )  # fmt: skip
     try:
         first = wait_for(port, process)["Height"]
