@@ -1,10 +1,10 @@
 """Which actor kind and actors version a code CID is.
 
-Two sources. The bundles that Lotus embeds (`bundles.json.zst`: network, actors version, manifest, code by
-name) say it for every network that Lotus knows, with no read: they also answer for versions that a chain has
-passed or not reached, which no state can tell. For a network of its own the manifest that a state's system
-actor links to gives the kind, and the network version gives the actors version.
-Source: Lotus `build/builtin_actors_gen.go`, go-state-types `actors/version.go`.
+Two sources. The bundles that Lotus embeds (`bundles/`) say it for every network that Lotus knows, with no read:
+they also answer for versions that a chain has passed or not reached, which no state can tell. For a network of
+its own the manifest that a state's system actor links to gives the kind, and the network version gives the actors
+version. A code of a newer actors version than this release decodes is refused, whoever tells of it.
+Source: Lotus `build/builtin_actors_gen.go`.
 """
 
 from __future__ import annotations
@@ -15,41 +15,14 @@ from importlib import resources
 from typing import Any, Final
 
 import orjson
-import zstandard
 
 from blockstore.cid import Cid, cid_of, parse
-from chain.errors import ChainError
+from chain.actors.versions import LAST_NETWORK_VERSION, LAST_VERSION, UnknownActors, unknown_actors
+from chain.known_networks import known_network
+from chain.network import NetworkRecord
 
 #: The head of an actor without state: an empty CBOR array.
 EMPTY_OBJECT: Final = cid_of(b"\x80")
-
-#: the actors versions, by the network versions that each goes with
-_ACTORS: Final = {
-    network: actors
-    for actors, networks in (
-        (0, range(4)),
-        (2, range(4, 10)),
-        (3, range(10, 12)),
-        (11, range(19, 21)),
-        (16, range(25, 27)),
-        *((actors, (actors + 8,)) for actors in range(4, 11)),
-        *((actors, (actors + 9,)) for actors in range(12, 16)),
-        *((actors, (actors + 10,)) for actors in range(17, 20)),
-    )
-    for network in networks
-}
-
-
-class BadNetworkVersion(ChainError, ValueError):
-    """A network version that no actors version goes with."""
-
-
-def actors_version(network_version: int) -> int:
-    """The actors version of a network version. Errors: BadNetworkVersion."""
-    found = _ACTORS.get(network_version)
-    if found is None:
-        raise BadNetworkVersion(f"unsupported network version {network_version}")
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +37,18 @@ class Bundle:
 
 @cache
 def bundles() -> tuple[Bundle, ...]:
-    """Every bundle that Lotus embeds, in its order."""
-    packed = resources.files("chain.actors").joinpath("bundles.json.zst").read_bytes()
-    listed: list[dict[str, Any]] = orjson.loads(zstandard.ZstdDecompressor().decompress(packed))
-    return tuple(
-        Bundle(
-            network=entry["network"],
-            version=entry["version"],
-            manifest=parse(entry["manifest"]),
-            actors={name: parse(code) for name, code in entry["actors"].items()},
-        )
-        for entry in listed
-    )
+    """Every bundle that Lotus embeds."""
+    found = []
+    for file in resources.files("chain.actors.bundles").iterdir():
+        if file.name.endswith(".json"):
+            networks: dict[str, Any] = orjson.loads(file.read_bytes())
+            found += [_bundle(network, int(file.name[1:-5]), entry) for network, entry in networks.items()]
+    return tuple(sorted(found, key=lambda bundle: (bundle.network, bundle.version)))
+
+
+def _bundle(network: str, version: int, entry: dict[str, Any]) -> Bundle:
+    codes = {name: parse(code) for name, code in entry["actors"].items()}
+    return Bundle(network, version, parse(entry["manifest"]), codes)
 
 
 @cache
@@ -92,6 +65,24 @@ def _known() -> dict[bytes, tuple[str, int]]:
 def known_code(code: bytes) -> tuple[str, int] | None:
     """(manifest name, actors version) of a code CID that Lotus knows."""
     return _known().get(code)
+
+
+def check_code(network: NetworkRecord, epoch: int, code: Cid) -> None:
+    """Refuse the code of an actor in a state at `epoch` if its actors version is newer than this release.
+
+    So are codes that no bundle has under a network version that this release does not know; and on mainnet and
+    calibnet also under the last version of the network's schedule, for Lotus embeds their bundles. Errors:
+    UnknownActors.
+    """
+    known = known_code(code)
+    if known is not None:
+        if known[1] > LAST_VERSION:
+            raise UnknownActors(known[1])
+        return
+    version = network.version_at(epoch)
+    is_last = version == network.upgrades[-1][1] and not code.is_identity
+    if version > LAST_NETWORK_VERSION or (is_last and known_network(network.genesis) is not None):
+        raise unknown_actors(version)
 
 
 @lru_cache(maxsize=1024)

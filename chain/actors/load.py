@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from blockstore.cid import Cid
-from chain.actors.codes import actors_version, known_code
+from chain.actors.codes import known_code
 from chain.actors.methods import KINDS, Kind
+from chain.actors.versions import LAST_NETWORK_VERSION, LAST_VERSION, UnknownActors, actors_version, unknown_actors
 from chain.address import Address, from_id
 from chain.errors import ActorNotFound, ChainError
 from chain.ipld.dag_cbor import decode
@@ -35,11 +36,17 @@ class WrongKind(ChainError):
 async def kind_of_code(tree: StateTree, code: Cid, network_version: int) -> tuple[str, int] | None:
     """(manifest name, actors version) of a code CID that occurs in `tree`, or None for an unknown one.
 
-    `network_version` counts only for networks of which Lotus embeds no bundle.
+    `network_version` counts only for networks of which Lotus embeds no bundle. Errors: UnknownActors (a version
+    newer than this release), Missing, BadObject.
     """
     found = known_code(code)
     if found is not None:
+        if found[1] > LAST_VERSION:
+            raise UnknownActors(found[1])
         return found
+    if network_version > LAST_NETWORK_VERSION:
+        raise unknown_actors(network_version)
+    tree.check_code(code)
     name = await tree.code_name(code)
     return None if name is None else (name, actors_version(network_version))
 
@@ -66,6 +73,13 @@ class States:
         self.network_version = network_version
         self.prefix = prefix
 
+    @property
+    def actors_version(self) -> int:
+        """The actors version that goes with the network version. Errors: UnknownActors."""
+        if self.network_version > LAST_NETWORK_VERSION:
+            raise unknown_actors(self.network_version)
+        return actors_version(self.network_version)
+
     async def actor(self, address: Address) -> Actor:
         """The actor at an address of any form. Errors: ActorNotFound, Missing, BadObject."""
         try:
@@ -87,12 +101,12 @@ class States:
     async def load(self, address: Address, kind: str) -> Loaded:
         """The actor at `address`, which must be of `kind` (a module's name), with its state.
 
-        Errors: ActorNotFound, WrongKind, OldActors, Missing, BadObject.
+        Errors: ActorNotFound, WrongKind, OldActors, UnknownActors, Missing, BadObject.
         """
         return await self.state_of(await self.actor(address), kind)
 
     async def kind_of(self, actor: Actor) -> tuple[str, int]:
-        """(manifest name, actors version). Errors: WrongKind, for a code that is no built-in actor's."""
+        """(manifest name, actors version). Errors: UnknownActors; WrongKind, for a code that is no built-in actor's."""
         found = await kind_of_code(self.tree, actor.code, self.network_version)
         if found is None:
             raise WrongKind(f"unknown actor code {actor.code}")

@@ -15,7 +15,8 @@ from typing import Any, Final
 from chain.actors import codes
 from chain.actors.leaves import LEAVES, BadJson, Type, Undefined
 from chain.actors.reader import read_cbor
-from chain.actors.schema import FIRST_VERSION, LAST_VERSION, TABLES, add_table, to_cbor, type_of, versions_of
+from chain.actors.schema import TABLES, add_table, to_cbor, type_of, versions_of
+from chain.actors.versions import FIRST_VERSION, LAST_VERSION, UnknownActors
 from chain.errors import BadObject, ChainError
 from chain.ipld.dag_cbor import decode
 
@@ -77,10 +78,16 @@ class Kind:
         """The method with this number in an actors version."""
         return _methods(self.name, version).get(number)
 
-    def type(self, name: str, version: int) -> Type:
-        """One of the kind's types. Errors: OldActors."""
+    def check(self, version: int) -> None:
+        """Refuse an actors version in which the kind is not decoded. Errors: OldActors, UnknownActors."""
+        if version > LAST_VERSION:
+            raise UnknownActors(version)
         if version not in self.versions:
             raise OldActors(self.manifest, version)
+
+    def type(self, name: str, version: int) -> Type:
+        """One of the kind's types. Errors: OldActors, UnknownActors."""
+        self.check(version)
         return type_of(self.name, name, version)
 
     def decode(self, name: str, version: int, data: bytes) -> Any:
@@ -112,8 +119,7 @@ def state_json(manifest: str, version: int, head: bytes, data: bytes) -> Any:
     kind = BY_MANIFEST.get(manifest)
     if kind is None:
         raise BadObject(f"no actor kind is called {manifest!r}")
-    if version not in kind.versions:
-        raise OldActors(manifest, version)
+    kind.check(version)
     if not kind.has_state:
         if head != EMPTY_OBJECT:
             raise BadObject(f"actor of kind {manifest} should only have an empty object as its head")
@@ -124,8 +130,8 @@ def state_json(manifest: str, version: int, head: bytes, data: bytes) -> Any:
 
 def _params_type(manifest: str, version: int, number: int, code: str) -> Type:
     kind = BY_MANIFEST.get(manifest)
-    if kind is not None and version not in kind.versions:
-        raise OldActors(manifest, version)
+    if kind is not None:
+        kind.check(version)
     method = None if kind is None else kind.method(number, version)
     if kind is None or method is None:
         raise NoSuchMethod(f"unknown method {number} for actor {code}: actor metadata not found")

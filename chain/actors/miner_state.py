@@ -13,7 +13,8 @@ from blockstore.cid import Cid
 from chain.actors.adt import array_count, array_get, array_items, map_get, read_ahead, uint_key
 from chain.actors.leaves import LEAVES, Type
 from chain.actors.load import Loaded
-from chain.actors.schema import LAST_VERSION, type_of
+from chain.actors.schema import type_of
+from chain.actors.versions import LAST_VERSION
 from chain.errors import BadObject, ChainError
 from chain.ipld import bitfield
 from chain.ipld.amt import Amt

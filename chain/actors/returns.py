@@ -13,7 +13,8 @@ from typing import Any, Final
 from chain.actors.leaves import LEAVES, Type
 from chain.actors.methods import BY_MANIFEST, NoSuchMethod, OldActors
 from chain.actors.reader import read_cbor
-from chain.actors.schema import FIRST_VERSION, add_table, type_of, versions_of
+from chain.actors.schema import add_table, type_of, versions_of
+from chain.actors.versions import FIRST_VERSION
 
 _TABLE: Final = add_table(
     "returns",

@@ -35,11 +35,10 @@ from typing import Any, Final
 
 from blockstore.cid import Cid
 from chain.actors.leaves import BYTE, LEAVES, Type, Undefined, load_fields, unjson, wrong
+from chain.actors.versions import FIRST_VERSION, LAST_VERSION
 from chain.errors import BadObject
 from chain.ipld.dag_cbor import encode as encode_cbor
 
-FIRST_VERSION: Final = 9
-LAST_VERSION: Final = 19
 VERSIONS: Final = range(FIRST_VERSION, LAST_VERSION + 1)
 
 #: cbor-gen's limit

@@ -8,7 +8,7 @@ Source: Lotus `chain/state/statetree.go`, `chain/types/actor.go`, `chain/vm/vm.g
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,6 +22,9 @@ from chain.ipld.hamt import DELETED, Hamt
 from chain.ipld.hamt import diff as diff_maps
 from chain.ipld.objects import ObjectReader
 from chain.ipld.tree_nodes import NodeCache
+
+#: Refuses a code by raising.
+CodeCheck = Callable[[Cid], None]
 
 SYSTEM: Final = from_id(0)
 INIT: Final = from_id(1)
@@ -79,32 +82,50 @@ def _address(value: Any) -> Address:
 class StateTree:
     """The actors of one state root."""
 
-    __slots__ = ("_cache", "_init", "actors", "reader", "root", "version")
+    __slots__ = ("_cache", "_check", "_init", "actors", "reader", "root", "version")
 
     def __init__(
-        self, reader: ObjectReader, root: Cid, version: int, actors: Cid, cache: NodeCache | None = None
+        self,
+        reader: ObjectReader,
+        root: Cid,
+        version: int,
+        actors: Cid,
+        cache: NodeCache | None = None,
+        check: CodeCheck | None = None,
     ) -> None:
         self.reader = reader
         self.root = root
         self.version = version
         self._cache = cache
+        self._check = check
         self.actors = Hamt(reader, actors, _BIT_WIDTH, cache)
         self._init: InitState | None = None
 
     @classmethod
-    async def load(cls, objects: ObjectReader, root: bytes, cache: NodeCache | None = None) -> StateTree:
-        """The tree under `root`. Takes one read. `cache`: for decoded nodes. Errors: BadObject, Missing."""
+    async def load(
+        cls, objects: ObjectReader, root: bytes, cache: NodeCache | None = None, check: CodeCheck | None = None
+    ) -> StateTree:
+        """The tree under `root`. Takes one read. `cache`: for decoded nodes.
+
+        `check` refuses the codes of actors whose states this release cannot decode, before one is decoded here.
+        Errors: BadObject, Missing.
+        """
         value = decode(await objects.get(root))
         if type(value) is not list:
             raise BadObject("a state root is a list")
         if len(value) != 3:
-            return cls(objects, Cid(root), 0, Cid(root), cache)
+            return cls(objects, Cid(root), 0, Cid(root), cache, check)
         version, actors, _ = value
         if type(version) is not int or type(actors) is not bytes:
             raise BadObject("a state root is [version, actors, info]")
         if not 0 <= version <= _MAX_VERSION:
             raise BadObject(f"unsupported state tree version: {version}")
-        return cls(objects, Cid(root), version, Cid(actors), cache)
+        return cls(objects, Cid(root), version, Cid(actors), cache, check)
+
+    def check_code(self, code: Cid) -> None:
+        """Refuse the code of an actor whose state this release cannot decode. Errors: those of `check`."""
+        if self._check is not None:
+            self._check(code)
 
     async def get(self, address: Address) -> Actor:
         """The actor at an address of any form. One read a level of the tree; a robust address is first resolved in the
@@ -134,8 +155,9 @@ class StateTree:
     async def init_state(self) -> InitState:
         """The init actor's state. Read once for each tree. Errors: ActorNotFound, BadObject, Missing."""
         if self._init is None:
-            head = (await self.get(INIT)).head
-            value = decode(await self.reader.get(check_cid(head)))
+            actor = await self.get(INIT)
+            self.check_code(actor.code)
+            value = decode(await self.reader.get(check_cid(actor.head)))
             if type(value) is not list or len(value) != 3:
                 raise BadObject("the init actor's state is a list of 3")
             addresses, next_id, name = value
@@ -181,6 +203,7 @@ class StateTree:
             raise ActorNotFound(f"failed to find actor: {address}") from None
         if actor.delegated is not None:
             return actor.delegated
+        self.check_code(actor.code)
         name = await self.code_name(actor.code)
         if name != "account":
             reason = f"actor code is not account: {name}" if name else f"unknown actor code {actor.code}"
@@ -195,7 +218,9 @@ class StateTree:
 
         Errors: ActorNotFound, BadObject, Missing.
         """
-        value = decode(await self.reader.get(check_cid((await self.get(SYSTEM)).head)))
+        actor = await self.get(SYSTEM)
+        self.check_code(actor.code)
+        value = decode(await self.reader.get(check_cid(actor.head)))
         if type(value) is not list or len(value) != 1 or type(value[0]) is not bytes:
             raise BadObject("the system actor's state is not [manifest]")
         return check_cid(value[0])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+from blockstore.cid import Cid
+from chain.actors.codes import check_code
 from chain.actors.load import States
 from chain.address import Address
 from chain.errors import ActorNotFound
@@ -26,7 +29,7 @@ async def states_at(ctx: Context, key: TipsetKey) -> tuple[Tipset, States]:
 
 async def states_of(ctx: Context, tipset: Tipset) -> States:
     """The actors before a tipset's messages."""
-    tree = await StateTree.load(ctx.objects, tipset.parent_state_root, node_cache(ctx))
+    tree = await load_tree(ctx, tipset.parent_state_root, tipset.height)
     return States(ctx.objects, tree, ctx.network.version_at(tipset.height), ctx.network.address_prefix)
 
 
@@ -55,7 +58,17 @@ async def id_address(states: States, address: Address) -> Address:
 async def tree_at(ctx: Context, key: TipsetKey) -> StateTree:
     """The actors before a tipset's messages, over the cache of nodes. Errors: Missing, NotHeld, BadObject."""
     tipset = await ctx.tipset(key)
-    return await StateTree.load(ctx.objects, tipset.parent_state_root, node_cache(ctx))
+    return await load_tree(ctx, tipset.parent_state_root, tipset.height)
+
+
+async def load_tree(ctx: Context, root: Cid, epoch: int, *, cached: bool = True) -> StateTree:
+    """The actors under a state root, which the network version at `epoch` holds for.
+
+    A walk over everything (not `cached`) leaves the process's cache of nodes alone. What needs the state of an
+    actor of a newer version than this release decodes raises UnknownActors. Errors: Missing, BadObject.
+    """
+    check = partial(check_code, ctx.network, epoch)
+    return await StateTree.load(ctx.objects, root, node_cache(ctx) if cached else None, check)
 
 
 def actor_json(actor: Actor) -> dict[str, Any]:

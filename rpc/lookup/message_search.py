@@ -14,9 +14,9 @@ from chain.errors import ActorNotFound, BadObject, ChainError, NotFound, NotHeld
 from chain.ipld.amt import Amt
 from chain.ipld.dag_cbor import decode
 from chain.message import Message, Receipt, SignedMessage, decode_any_message, receipt_from_fields
-from chain.state.state_tree import StateTree
 from chain.tipset import Tipset
 from rpc.context import Context
+from rpc.lookup.actor_states import load_tree
 from rpc.lookup.ancestors import ancestry_of
 from rpc.lookup.tipset_inclusion import included_in
 from rpc.params import Integer
@@ -158,7 +158,8 @@ async def _indexed(ctx: Context, head: Tipset, cid: Cid, message: Message) -> Fo
 async def _nonce(ctx: Context, tipset: Tipset, sender: Address) -> int | None:
     """The sender's nonce before a tipset; None where there is no such actor. Errors: Missing."""
     try:
-        return (await (await StateTree.load(ctx.objects, tipset.parent_state_root)).get(sender)).nonce
+        tree = await load_tree(ctx, tipset.parent_state_root, tipset.height, cached=False)
+        return (await tree.get(sender)).nonce
     except ActorNotFound:
         return None
 
@@ -168,7 +169,7 @@ async def _by_nonce(
 ) -> Found | Miss:
     """The execution in the one tipset of `start`'s chain that took the nonce. Errors: NotHeld, Replaced."""
     try:
-        tree = await StateTree.load(ctx.objects, start.parent_state_root)
+        tree = await load_tree(ctx, start.parent_state_root, start.height, cached=False)
         sender = await tree.lookup_id(Address(message.from_))
         if (await tree.get(sender)).nonce <= message.nonce:
             return Miss.NOT_ON_CHAIN

@@ -4,47 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
+from chain.actors.versions import UPGRADES
 from chain.known_networks import MAINNET
 from chain.network import NetworkRecord
 
-#: In Lotus' order: the network version that an upgrade begins; for those that change none, mainnet's height.
-_FORKS: Final[tuple[tuple[str, int | None, int], ...]] = (
-    ("UpgradeSmokeHeight", 2, 0),
-    ("UpgradeBreezeHeight", 1, 0),
-    ("UpgradeIgnitionHeight", 3, 0),
-    ("UpgradeLiftoffHeight", None, 148888),
-    ("UpgradeAssemblyHeight", 4, 0),
-    ("UpgradeRefuelHeight", None, 130800),
-    ("UpgradeTapeHeight", 5, 0),
-    ("UpgradeKumquatHeight", 6, 0),
-    ("BreezeGasTampingDuration", None, 120),
-    ("UpgradeCalicoHeight", 7, 0),
-    ("UpgradePersianHeight", 8, 0),
-    ("UpgradeOrangeHeight", 9, 0),
-    ("UpgradeClausHeight", None, 343200),
-    ("UpgradeTrustHeight", 10, 0),
-    ("UpgradeNorwegianHeight", 11, 0),
-    ("UpgradeTurboHeight", 12, 0),
-    ("UpgradeHyperdriveHeight", 13, 0),
-    ("UpgradeChocolateHeight", 14, 0),
-    ("UpgradeOhSnapHeight", 15, 0),
-    ("UpgradeSkyrHeight", 16, 0),
-    ("UpgradeSharkHeight", 17, 0),
-    ("UpgradeHyggeHeight", 18, 0),
-    ("UpgradeLightningHeight", 19, 0),
-    ("UpgradeThunderHeight", 20, 0),
-    ("UpgradeWatermelonHeight", 21, 0),
-    ("UpgradeDragonHeight", 22, 0),
-    ("UpgradePhoenixHeight", None, 3855480),
-    ("UpgradeWaffleHeight", 23, 0),
-    ("UpgradeTuktukHeight", 24, 0),
-    ("UpgradeTeepHeight", 25, 0),
-    ("UpgradeTockHeight", 26, 0),
-    ("UpgradeGoldenWeekHeight", 27, 0),
-    ("UpgradeFireHorseHeight", 28, 0),
-    ("UpgradeXxHeight", 29, 0),
-)
-
+#: Upgrades that begin no network version, behind the one that they follow in Lotus' list: mainnet's heights.
+_WITHOUT_VERSION: Final = {
+    "Ignition": ("UpgradeLiftoffHeight", 148888),
+    "Assembly": ("UpgradeRefuelHeight", 130800),
+    "Kumquat": ("BreezeGasTampingDuration", 120),
+    "Orange": ("UpgradeClausHeight", 343200),
+    "Dragon": ("UpgradePhoenixHeight", 3855480),
+}
 #: the network of Lotus' integration tests
 _TEST_KIT: Final = "testing"
 #: what Lotus sets for an upgrade that is not planned yet
@@ -63,12 +34,12 @@ def fork_heights(network: NetworkRecord) -> dict[str, int]:
     kit = network.name == _TEST_KIT
     schedule = MAINNET if kit else network
     heights: dict[str, int] = {}
-    for name, wanted, on_mainnet in _FORKS:
-        if wanted is None:
+    for upgrade in UPGRADES:
+        reached = [height for height, begins in schedule.upgrades if begins >= upgrade.network_version]
+        heights[f"Upgrade{upgrade.name}Height"] = min(reached) if reached else _NEVER
+        if upgrade.name in _WITHOUT_VERSION:
+            name, on_mainnet = _WITHOUT_VERSION[upgrade.name]
             heights[name] = on_mainnet if schedule.name == MAINNET.name else -1
-            continue
-        reached = [height for height, begins in schedule.upgrades if begins >= wanted]
-        heights[name] = min(reached) if reached else _NEVER
     heights["BreezeGasTampingDuration"] = 120
     if kit:
         heights["UpgradeAssemblyHeight"] = -1

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import chain.actors
 from blockstore.cid import Cid, cid_of
-from chain.actors.codes import BadNetworkVersion, actors_version, bundle_of, bundles, known_code, networks_of
+from chain.actors.codes import bundle_of, bundles, known_code, networks_of
 from chain.actors.economy import (
     FIL,
     Economy,
@@ -29,6 +29,7 @@ from chain.actors.economy import (
 )
 from chain.actors.load import Loaded
 from chain.actors.methods import BY_MANIFEST, KINDS
+from chain.actors.versions import BadNetworkVersion, actors_version
 from chain.state.state_tree import Actor
 from tests.support.paths import VECTORS
 

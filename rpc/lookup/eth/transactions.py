@@ -17,17 +17,18 @@ from chain.eth.types import REVERTED_ADDRESS, cid_of_hash, eth_address, hash_of,
 from chain.ipld.dag_cbor import decode
 from chain.message import Receipt
 from chain.state.state_tree import StateTree
+from chain.tipset import Tipset
 from chain.tipset_messages import IncludedMessage
 from rpc import eth_json
 from rpc.context import Context
 from rpc.eth_json import Log
-from rpc.lookup.actor_states import node_cache
+from rpc.lookup.actor_states import load_tree
 from rpc.lookup.eth.executed_tipset import Executed, PostRoots
 
 
-async def load_tree_after(ctx: Context, post: PostRoots) -> StateTree:
+async def load_tree_after(ctx: Context, tipset: Tipset, post: PostRoots) -> StateTree:
     """The actors after a tipset. Errors: Missing, BadObject."""
-    return await StateTree.load(ctx.objects, post.state, node_cache(ctx))
+    return await load_tree(ctx, post.state, tipset.height + 1)
 
 
 async def resolve_eth_address(tree: StateTree, address: Address) -> bytes:
@@ -73,7 +74,7 @@ async def to_transactions(ctx: Context, found: Executed) -> list[EthTx]:
     """All transactions of a tipset. Errors: as above."""
     if all(is_eth(one.signed) for one in found.messages):
         return [eth_tx(one.signed, ctx.network.eth_chain_id) for one in found.messages if one.signed]
-    tree = await load_tree_after(ctx, found.post)
+    tree = await load_tree_after(ctx, found.tipset, found.post)
     return [await to_transaction(ctx, tree, one) for one in found.messages]
 
 

@@ -22,7 +22,7 @@ from chain.tipset import Tipset
 from rpc import eth_json
 from rpc.context import Context
 from rpc.errors import MethodError
-from rpc.lookup.actor_states import in_prefix, node_cache
+from rpc.lookup.actor_states import in_prefix, load_tree, node_cache
 from rpc.lookup.eth.block_parameter import (
     PENDING,
     BlockParam,
@@ -88,7 +88,7 @@ async def filecoin_address_to_eth_address(ctx: Context, params: RawParams) -> st
     if address.protocol not in (1, 2, 3):
         raise MethodError(f"invalid filecoin address protocol: {name}")
     tipset = await select_text(ctx, block, strict=False)
-    tree = await load_tree_after(ctx, PostRoots(tipset.parent_state_root, tipset.parent_message_receipts))
+    tree = await load_tree(ctx, tipset.parent_state_root, tipset.height)
     try:
         return eth_json.data(eth_address(await tree.lookup_id(address)))
     except ActorNotFound:
@@ -111,7 +111,7 @@ class _After:
     @classmethod
     async def load(cls, ctx: Context, tipset: Tipset, post: PostRoots) -> _After:
         version = ctx.network.version_at(tipset.height + 1)
-        return cls(States(ctx.objects, await load_tree_after(ctx, post), version, ctx.network.address_prefix))
+        return cls(States(ctx.objects, await load_tree_after(ctx, tipset, post), version, ctx.network.address_prefix))
 
     async def actor(self, address: Address) -> Actor | None:
         """The actor at an address; None where there is none. Errors: NotHeld (actors of an unknown version)."""

@@ -96,7 +96,7 @@ async def _transaction_json(ctx: Context, found: Executed, index: int) -> orjson
     kept = cache.get(key)
     if kept is not None:
         return kept
-    tx = await to_transaction(ctx, await load_tree_after(ctx, found.post), found.messages[index])
+    tx = await to_transaction(ctx, await load_tree_after(ctx, found.tipset, found.post), found.messages[index])
     return cache.keep(key, eth_json.transaction(tx, found.place(index)))
 
 
@@ -170,7 +170,7 @@ async def _receipt(ctx: Context, tx_hash: bytes, limit: int) -> orjson.Fragment 
     if kept is not None:
         return kept
     try:
-        tx = await to_transaction(ctx, await load_tree_after(ctx, found.post), found.messages[index])
+        tx = await to_transaction(ctx, await load_tree_after(ctx, found.tipset, found.post), found.messages[index])
     except _NO_TRANSACTION as error:
         raise MethodError(f"failed to convert {eth_json.data(tx_hash)} into an Eth Txn: {error}") from error
     logs = await load_logs_by_message(ctx, found, {index: tx.hash})

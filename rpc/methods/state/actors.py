@@ -9,15 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 from blockstore.cid import Cid
-from chain.actors.codes import BadNetworkVersion, actors_version, bundle_of, networks_of
+from chain.actors.codes import bundle_of, networks_of
+from chain.actors.versions import LAST_NETWORK_VERSION, BadNetworkVersion, actors_version, unknown_actors
 from chain.address import Address
 from chain.address import parse as parse_address
-from chain.errors import ActorNotFound, BadAddress, ChainError, NotFound, NotHeld
-from chain.state.state_tree import StateTree
+from chain.errors import ActorNotFound, BadAddress, NotFound, NotHeld
+from chain.state.state_tree import StateTree, UnresolvedAddress
 from chain.tipset import TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError, error_prefix
-from rpc.lookup.actor_states import actor_json, find_actor, in_prefix, lookup_id, node_cache, tree_at
+from rpc.lookup.actor_states import actor_json, find_actor, in_prefix, load_tree, lookup_id, tree_at
 from rpc.registry import Cost, method
 
 
@@ -60,7 +61,7 @@ async def state_lookup_robust_address(ctx: Context, address: Address, tipset_key
         _ = address.id
     except BadAddress as error:
         raise MethodError(f"failed to decode provided address as id addr: {error}") from error
-    tree = await StateTree.load(ctx.objects, tipset.parent_state_root)
+    tree = await load_tree(ctx, tipset.parent_state_root, tipset.height, cached=False)
     async for found in tree.robust_addresses(address):
         return found
     raise NotFound(f"Address {in_prefix(ctx, address)} not found")
@@ -79,17 +80,17 @@ async def state_account_key(ctx: Context, address: Address, tipset_key: TipsetKe
         raise MethodError("cannot resolve actor address to key address")
     if not address:
         raise MethodError("failed to find actor: <empty>")
-    cache = node_cache(ctx)
+    before = await load_tree(ctx, tipset.parent_state_root, tipset.height)
     try:
-        return await (await StateTree.load(ctx.objects, tipset.parent_state_root, cache)).account_key(address)
-    except ChainError as error:
+        return await before.account_key(address)
+    except (ActorNotFound, UnresolvedAddress) as error:
         after = await ctx.index.post(tipset.key)
         if after is None or after[0] == tipset.parent_state_root:
             if isinstance(error, ActorNotFound):
                 raise ActorNotFound(f"failed to find actor: {in_prefix(ctx, address)}") from error
             raise
     try:
-        return await (await StateTree.load(ctx.objects, after[0], cache)).account_key(address)
+        return await (await load_tree(ctx, after[0], tipset.height + 1)).account_key(address)
     except ActorNotFound as error:
         raise ActorNotFound(f"failed to find actor: {in_prefix(ctx, address)}") from error
 
@@ -98,7 +99,7 @@ async def state_account_key(ctx: Context, address: Address, tipset_key: TipsetKe
 async def state_list_actors(ctx: Context, tipset_key: TipsetKey) -> list[Address]:
     """The ID addresses of all actors, in the order of the state tree."""
     tipset = await ctx.tipset(tipset_key)
-    tree = await StateTree.load(ctx.objects, tipset.parent_state_root)
+    tree = await load_tree(ctx, tipset.parent_state_root, tipset.height, cached=False)
     return [Address.checked(key) async for key, _ in tree.actors.items()]
 
 
@@ -116,18 +117,26 @@ async def state_changed_actors(ctx: Context, old: Cid, new: Cid) -> dict[str, An
     return changed
 
 
+def _actors_version(ctx: Context, network_version: int) -> int:
+    """Errors: BadNetworkVersion; UnknownActors, for a version that the network has and this release does not."""
+    if LAST_NETWORK_VERSION < network_version <= ctx.network.upgrades[-1][1]:
+        raise unknown_actors(network_version)
+    return actors_version(network_version)
+
+
 async def _codes_at(ctx: Context, version: int) -> tuple[Cid, dict[str, Cid]] | None:
     """(manifest, code by name) of an actors version: of the bundles that Lotus embeds for the network whose
     codes the head's state has, or of that state itself. None, where neither tells."""
     head = (await ctx.head()).tipset
-    tree = await StateTree.load(ctx.objects, head.parent_state_root)
+    tree = await load_tree(ctx, head.parent_state_root, head.height, cached=False)
     codes = await tree.actor_codes()
     found = [networks_of(code) for code in codes.values()]
     for network in sorted(frozenset.intersection(*found)) if found else ():
         bundle = bundle_of(network, version)
         if bundle is not None:
             return bundle.manifest, bundle.actors
-    if actors_version(ctx.network.version_at(head.height - 1)) == version:
+    at_head = ctx.network.version_at(head.height - 1)
+    if at_head <= LAST_NETWORK_VERSION and actors_version(at_head) == version:
         return await tree.manifest_cid(), codes
     return None
 
@@ -136,7 +145,7 @@ async def _codes_at(ctx: Context, version: int) -> tuple[Cid, dict[str, Cid]] | 
 async def state_actor_code_cids(ctx: Context, network_version: int) -> dict[str, Cid]:
     """The code of each built-in actor under a network version, by its name in the manifest."""
     try:
-        version = actors_version(network_version)
+        version = _actors_version(ctx, network_version)
     except BadNetworkVersion as error:
         raise MethodError(f"invalid network version {network_version}: {error}") from error
     found = await _codes_at(ctx, version)
@@ -149,7 +158,7 @@ async def state_actor_code_cids(ctx: Context, network_version: int) -> dict[str,
 async def state_actor_manifest_cid(ctx: Context, network_version: int) -> Cid:
     """The manifest of the built-in actors under a network version."""
     try:
-        version = actors_version(network_version)
+        version = _actors_version(ctx, network_version)
     except BadNetworkVersion as error:
         raise MethodError("invalid network version") from error
     found = await _codes_at(ctx, version)

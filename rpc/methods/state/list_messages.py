@@ -9,10 +9,10 @@ from blockstore.cid import Cid
 from chain.address import Address, parse
 from chain.errors import ActorNotFound, BadRequest
 from chain.message import Message
-from chain.state.state_tree import StateTree
 from chain.tipset import TipsetKey
 from chain.tipset_messages import load_tipset_messages
 from rpc.context import Context
+from rpc.lookup.actor_states import load_tree
 from rpc.lookup.senders import id_of
 from rpc.lookup.tipsets import load_tipset, read_tipset
 from rpc.params import mismatch
@@ -64,7 +64,7 @@ async def state_list_messages(
     tipset = await read_tipset(ctx, key)
     if not match.to and not match.from_:
         raise BadRequest("must specify at least To or From in message filter")
-    tree = await StateTree.load(ctx.objects, tipset.parent_state_root)
+    tree = await load_tree(ctx, tipset.parent_state_root, tipset.height, cached=False)
     try:
         await tree.lookup_id(match.to or match.from_)
     except ActorNotFound:

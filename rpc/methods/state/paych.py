@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from chain.actors.load import WrongKind
 from chain.address import Address
-from chain.errors import ChainError
+from chain.errors import ActorNotFound
 from chain.tipset import TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError
@@ -29,6 +30,6 @@ async def paych_status(ctx: Context, address: Address) -> dict[str, Any]:
     _, states = await states_at(ctx, TipsetKey())
     try:
         channel = await states.load(address, "paych")
-    except ChainError as error:
+    except (ActorNotFound, WrongKind) as error:
         raise MethodError("channel not tracked") from error
     return {"ControlAddr": await states.tree.account_key(channel.state["From"]), "Direction": _OUTBOUND}

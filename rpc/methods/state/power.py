@@ -19,8 +19,9 @@ from chain.actors.economy import (
 )
 from chain.actors.leaves import BadJson
 from chain.actors.load import MARKET, POWER, REWARD, Loaded, States
-from chain.actors.schema import FIRST_VERSION, type_of
+from chain.actors.schema import type_of
 from chain.actors.supply import all_circulating
+from chain.actors.versions import FIRST_VERSION
 from chain.address import Address
 from chain.errors import ChainError
 from chain.ipld.hamt import Hamt

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 from blockstore.cid import Cid
 from chain.actors.adt import id_key, map_get, map_items, read_uint_key, uint_key
-from chain.actors.codes import actors_version
 from chain.actors.leaves import LEAVES
 from chain.actors.load import DATACAP, VERIFREG, Loaded
 from chain.actors.methods import OldActors
-from chain.actors.schema import FIRST_VERSION, type_of
+from chain.actors.schema import type_of
+from chain.actors.versions import FIRST_VERSION
 from chain.address import Address
 from chain.tipset import TipsetKey
 from rpc.context import Context
@@ -149,7 +149,7 @@ async def state_verified_client_status(ctx: Context, address: Address, tipset_ke
     """A client's datacap in bytes, or null for no verified client. Errors: actor not found (11)."""
     _, states = await states_at(ctx, tipset_key)
     key = id_key(await id_address(states, address))
-    version = actors_version(states.network_version)
+    version = states.actors_version
     if version < FIRST_VERSION:  # datacap was the registry's own then
         raise OldActors("verifiedregistry", version)
     actor = await states.actor(DATACAP)
