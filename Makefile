@@ -50,4 +50,4 @@ fuzz: $(READY)
 	$(BIN)/python -m tests.attack.fuzz
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,9 +2,9 @@
 
     python -m benches.chain_methods [--store lmdb:///path] [--seconds N] [--methods REGEX]
 
-Without `--store` the recorded chain, or a simulated one, is imported into a store of its own. Each method is
-asked for up to 200 tipsets, blocks or messages spread over the chain, so that warm answers come from caches;
-`cold` rows turn those caches off, so that every answer is made of stored bytes.
+Without `--store` the recorded chain is imported into a store of its own. Each method is asked for up to 200
+tipsets, blocks or messages spread over the chain, so that warm answers come from caches; `cold` rows turn those
+caches off, so that every answer is made of stored bytes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from follower.head import StoreHeads
 from rpc.services import Services
 
 _SAMPLES = 200
-_SIMULATED_BYTES = 50_000_000
 
 
 async def services_over(store: Store, cold: bool = False) -> Services:
@@ -124,22 +123,13 @@ def serving(url: str, cold: bool) -> Callable[[int], None]:
 
 
 async def import_chain(folder: Path) -> str:
-    """The URL of a store with the recorded chain in it, or with a simulated one where no recording is there."""
-    from benches.simulated_car import write_car
-    from devnode.sim_chain import SimSettings
+    """The URL of a store with the recorded chain in it."""
     from leader_bridge.imports.importer import import_car
-    from tests.support.recorded import recorded_root
+    from tests.support.recorded import recorded
 
-    car = recorded_root() / "devnet" / "chain.car.zst"
-    network = car.with_name("network.json")
-    if not car.exists():
-        car = folder / "simulated.car"
-        write_car(car, _SIMULATED_BYTES, SimSettings())
-        network = car.with_name(car.name + ".network.json")
-    print(f"chain: {car.name}", flush=True)
     url = f"lmdb://{folder}/store"
     store = await open_store(url, map_size=1 << 30)
-    await import_car(store, car, network_file=network)
+    await import_car(store, recorded("devnet/chain.car.zst"), network_file=recorded("devnet/network.json"))
     await store.close()
     return url
 

@@ -26,7 +26,7 @@ from benches.made_events import CONTRACTS, EPOCHS, TRANSFER, account, contract, 
 from benches.rpc_load import free_port, load, recorded_bodies, server_process
 from blockstore.open import open_store
 from blockstore.store import Store
-from tests.support.recorded import recorded_root
+from tests.support.recorded import recorded
 
 #: as their row is named: method, the parameters of which calls are taken
 RECORDED: Final = {
@@ -111,10 +111,7 @@ def measure(url: str, asked: dict[str, Sequence[bytes]], seconds: float, count: 
 
 def recorded_questions(wanted: re.Pattern[str]) -> dict[str, Sequence[bytes]]:
     """The recorded calls by row, without those of `pending`."""
-    folder = recorded_root() / "devnet"
-    if not (folder / "rpc.jsonl.zst").exists():
-        print("no recorded calls are there: only the million events are measured")
-        return {}
+    folder = recorded("devnet")
     contracts = [text.encode() for text in orjson.loads((folder / "meta.json").read_bytes())["Contracts"]]
     found: dict[str, Sequence[bytes]] = {}
     for name, (method, needs) in RECORDED.items():
