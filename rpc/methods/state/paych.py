@@ -25,7 +25,7 @@ async def paych_status(ctx: Context, address: Address) -> dict[str, Any]:
     follower has no wallet: it takes every channel in the head's state for tracked, and for seen from the paying
     side, as the node sees it that made the channel. Errors: channel not tracked.
     """
-    if address.is_id:
+    if not address or address.is_id:
         raise MethodError("channel not tracked")
     _, states = await states_at(ctx, TipsetKey())
     try:
