@@ -12,7 +12,6 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
-import uvloop
 
 from rpc.server.auth import make_token
 from rpc.server.limits import ServerSettings
@@ -25,13 +24,8 @@ from tests.support.wire_node import Heads, services
 ECHO = b'{"jsonrpc":"2.0","id":%d,"method":"Test.Echo","params":[%d]}'
 
 
-@pytest.fixture(
-    scope="module", params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"]
-)
-def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
-    """Transports differ in when they write and what they tell: all of this holds on both."""
-    policy: asyncio.AbstractEventLoopPolicy = request.param()
-    return policy
+#: transports differ in when they write and what they report: all of this holds on both
+pytestmark = pytest.mark.both_loops
 
 
 def call(method: str, *params: Any, id: Any = 1) -> bytes:
