@@ -29,7 +29,7 @@ from chain.block import BlockHeader, encode_header
 from chain.ipld.dag_cbor import encode
 from chain.network import NetworkRecord
 from chain.tipset import Tipset
-from leader_bridge.follow.sources import Sources
+from leader_bridge.nodes.sources import Sources
 from leader_bridge.store.mirror import Mirror
 from rpc.client.client import NodeClient
 from rpc.client.node_info import parse_node_info

@@ -22,7 +22,7 @@ from chain.errors import ChainError
 from chain.index.chain_index import HELD_EVENTS, HELD_MESSAGES, HELD_RECEIPTS, HELD_STATE, TipsetRow, row_of
 from chain.tipset import Tipset, TipsetKey
 from leader_bridge import metrics
-from leader_bridge.follow.sources import NoSource
+from leader_bridge.nodes.sources import NoSource
 from leader_bridge.store.coverage import MESSAGES_INDEX, TIPSETS_INDEX
 from leader_bridge.store.indexer import can_index_events
 from leader_bridge.store.tipset_writer import GROUP, Keeper, NotYet, Wanted

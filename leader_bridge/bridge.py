@@ -28,8 +28,8 @@ from chain.tipset import Tipset, TipsetKey
 from leader_bridge import metrics
 from leader_bridge.backfill import Backfill, save_floor
 from leader_bridge.follow.network import check_network
-from leader_bridge.follow.sources import NoSource, Source, Sources
-from leader_bridge.follow.subscription import (
+from leader_bridge.nodes.sources import NoSource, Source, Sources
+from leader_bridge.nodes.subscription import (
     APPLY,
     CURRENT,
     REVERT,

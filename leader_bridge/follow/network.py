@@ -19,7 +19,7 @@ from blockstore.errors import WrongNetwork
 from blockstore.store import Batch, Store
 from chain.known_networks import known_network
 from chain.network import NetworkRecord, load_network, network_of, read_network_file, save_network
-from leader_bridge.follow.subscription import chain_head, key_json, key_of, tipset_hint
+from leader_bridge.nodes.subscription import chain_head, key_json, key_of, tipset_hint
 from leader_bridge.store.recorder import keep_network_params
 from rpc.client.client import NodeClient
 from rpc.node_errors import BadAnswer, CallFailed

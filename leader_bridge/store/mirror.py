@@ -22,7 +22,7 @@ from blockstore.cid import DAG_CBOR, RAW, Cid
 from blockstore.store import Held, Store
 from chain.ipld.dag_cbor import decode, links
 from leader_bridge import metrics
-from leader_bridge.follow.sources import Fetched, NoSource
+from leader_bridge.nodes.sources import Fetched, NoSource
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ _MISSING_LIMIT: Final = 1000
 
 
 class Fetcher(Protocol):
-    """Where missing objects come from: `leader_bridge.follow.sources.Sources`."""
+    """Where missing objects come from: `leader_bridge.nodes.sources.Sources`."""
 
     async def fetch(self, cids: Sequence[Cid]) -> Fetched:
         """Verified objects, and what no node holds. Errors: NoSource."""

@@ -26,7 +26,7 @@ from chain.index.chain_index import HEIGHT_BUCKET
 from chain.index.coverage import covered
 from chain.index.recorded_answers import TRACES, TRACES_INDEX, drop_answers, keep_answer
 from chain.tipset import Tipset, TipsetKey
-from leader_bridge.follow.sources import NoSource
+from leader_bridge.nodes.sources import NoSource
 from leader_bridge.store.coverage import merged, save_coverage
 from leader_bridge.store.tipset_writer import Keeper, NotYet
 from rpc.client.client import NodeClient

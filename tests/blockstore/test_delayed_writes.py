@@ -26,7 +26,7 @@ from chain.tipset import Tipset, TipsetKey
 from chain.tipset_messages import load_message_cids
 from follower.shared_store_heads import SharedStoreHeads
 from leader_bridge.bridge import Bridge
-from leader_bridge.follow.subscription import APPLY, CURRENT, REVERT, Change, merged
+from leader_bridge.nodes.subscription import APPLY, CURRENT, REVERT, Change, merged
 from leader_bridge.store.indexer import included, message_key
 from rpc.client.node_info import parse_node_info
 from rpc.errors import Unavailable

@@ -32,7 +32,7 @@ from chain.tipset import Tipset, TipsetKey
 from leader_bridge.backfill import Backfill, save_floor
 from leader_bridge.bridge import Bridge
 from leader_bridge.follow.network import find_schedule, schedule_of
-from leader_bridge.follow.sources import Sources
+from leader_bridge.nodes.sources import Sources
 from leader_bridge.store.coverage import MESSAGES_INDEX, TIPSETS_INDEX
 from leader_bridge.store.mirror import Mirror
 from leader_bridge.store.tipset_writer import Keeper

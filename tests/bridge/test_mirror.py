@@ -14,7 +14,7 @@ from blockstore.errors import StoreUnavailable
 from blockstore.memory import MemoryStore
 from blockstore.store import Held
 from chain.ipld.dag_cbor import encode, links
-from leader_bridge.follow.sources import Fetched, NoSource, Sources
+from leader_bridge.nodes.sources import Fetched, NoSource, Sources
 from leader_bridge.store.mirror import Mirror, code_links, walked_links
 from rpc.client.client import NodeClient
 from rpc.client.node_info import NodeInfo

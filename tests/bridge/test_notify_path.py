@@ -11,7 +11,7 @@ from blockstore.open import open_store
 from chain.tipset import TipsetKey
 from devnode.replay import start_replay
 from leader_bridge.bridge import Bridge, BridgeSettings
-from leader_bridge.follow.subscription import parse_changes
+from leader_bridge.nodes.subscription import parse_changes
 from rpc.client.client import NodeClient
 from rpc.client.node_info import parse_node_info
 from tests.support.recorded import recorded
