@@ -1,4 +1,4 @@
-"""For all tests: hypothesis judges no test by its time, for these machines are noisy; the event loops."""
+"""For all tests: hypothesis judges no test by its time, for machines are noisy; event loops; every method declared."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ import pytest
 import uvloop
 from hypothesis import settings
 
+from rpc.methods import register_all
+
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
+# what a test finds served must not depend on which others ran before it
+register_all()
 
 
 def pytest_asyncio_loop_factories(
