@@ -203,10 +203,19 @@ async def _by_nonce(
 
 
 async def _passed(ctx: Context, start: Tipset, epoch: int, sender: Address, nonce: int) -> bool | None:
-    """Whether the sender's nonce is above `nonce` at an epoch; None where that is not held."""
+    """As `is_nonce_passed`, at an epoch on the chain of `start`."""
     try:
-        found = await _nonce(ctx, await ctx.index.at_height(start, epoch), sender)
+        tipset = await ctx.index.at_height(start, epoch)
     except (Missing, NotHeld):
+        return None
+    return await is_nonce_passed(ctx, tipset, sender, nonce)
+
+
+async def is_nonce_passed(ctx: Context, tipset: Tipset, sender: Address, nonce: int) -> bool | None:
+    """Whether the sender's nonce is above `nonce` before a tipset; None where that state is not held."""
+    try:
+        found = await _nonce(ctx, tipset, sender)
+    except Missing:
         return None
     return found is not None and found > nonce
 

@@ -14,14 +14,24 @@ from blockstore.store import HeadEntry
 from chain.actors.methods import NoSuchMethod
 from chain.actors.returns import return_json
 from chain.address import Address
-from chain.errors import ActorNotFound, ChainError, NotFound
+from chain.errors import ActorNotFound, NotFound, NotHeld
 from chain.message import Message
-from chain.tipset import TipsetKey
+from chain.tipset import Tipset, TipsetKey
 from rpc import lotus_json
 from rpc.context import Context
 from rpc.errors import MethodError, Unavailable
 from rpc.lookup.actor_states import states_of
-from rpc.lookup.message_search import NO_LIMIT, Epochs, Found, Miss, Replaced, executed_in, load_message, search
+from rpc.lookup.message_search import (
+    NO_LIMIT,
+    Epochs,
+    Found,
+    Miss,
+    Replaced,
+    executed_in,
+    is_nonce_passed,
+    load_message,
+    search,
+)
 from rpc.lookup.tipsets import read_tipset
 from rpc.params import Uint64
 from rpc.registry import V0, V1, Cost, method
@@ -101,19 +111,15 @@ async def state_get_receipt(ctx: Context, message: Cid, key: TipsetKey) -> dict[
 async def wait(ctx: Context, cid: Cid, confidence: int, limit: int, allow_replaced: bool) -> tuple[Message, Found]:
     """The message and its execution, once that is `confidence` epochs deep; waits for both.
 
-    Errors: as `search`; Unavailable, when the head changes come faster than they are read.
+    A message that was executed, but where this store does not hold it, will not come again: that is an error, as it
+    is for a search. Errors: as `search`; NotHeld; Unavailable, when the head changes come faster than they are read.
     """
     message = await load_message(ctx, cid)
     head = await ctx.head()
     height = head.tipset.height
     candidate = await executed_in(ctx, head.tipset, cid, message, allow_replaced)
     if candidate is None:
-        try:
-            _, looked_up = await search(ctx, head.tipset, cid, limit, allow_replaced)
-            candidate = looked_up if isinstance(looked_up, Found) else None
-        except ChainError:
-            # it may still come: what cannot be looked up below is no reason not to wait
-            candidate = None
+        candidate = await _executed_before(ctx, head.tipset, cid, limit, allow_replaced)
     if candidate is not None and height - candidate.tipset.height >= confidence:
         return message, candidate
     async with head_entries(ctx.services.head_source, head.seq) as entries:
@@ -130,6 +136,21 @@ async def wait(ctx: Context, cid: Cid, confidence: int, limit: int, allow_replac
                     if confidence == 0:
                         return message, found
     raise Unavailable("the subscription to the head ended: ask again")
+
+
+async def _executed_before(
+    ctx: Context, head: Tipset, cid: Cid, limit: int, allow_replaced: bool
+) -> Found | None:
+    """The execution below the head; None where a wait has to go on. Errors: as `search`; NotHeld."""
+    try:
+        message, found = await search(ctx, head, cid, limit, allow_replaced)
+    except (NotFound, Replaced):
+        return None  # as a node goes about it: a reorg may still bring the message
+    if isinstance(found, Found):
+        return found
+    if found is Miss.BEYOND_HELD and await is_nonce_passed(ctx, head, Address(message.from_), message.nonce):
+        raise NotHeld(f"where message {cid} was executed: {found}")
+    return None
 
 
 def _reverts(entry: HeadEntry, found: Found) -> bool:

@@ -247,12 +247,28 @@ async def test_a_miss_is_null_and_says_why_in_a_header() -> None:
     await server.stop(0)
 
 
-async def test_a_wait_is_not_ended_by_a_look_up_that_misses() -> None:
-    made, where = await sending(random.Random(3), 60, False)
+@pytest.mark.parametrize("below", ["receipts", "states"])
+async def test_a_wait_for_what_was_executed_where_nothing_is_held_says_so(below: str) -> None:
+    made, where = await sending(random.Random(3), 60, below == "receipts")
     made.chain.log.live = True
     for tipset in made.tipsets[: len(made.tipsets) // 2]:
-        made.chain.store._objects.pop(tipset.parent_state_root.multihash, None)
-    wanted = message(next(iter(where)))
+        root = tipset.parent_message_receipts if below == "receipts" else tipset.parent_state_root
+        made.chain.store._objects.pop(root.multihash, None)
+    wanted = link(message(next(iter(where))).cid)
+    dispatcher = Dispatcher(made.chain.services())
+    answer = await asyncio.wait_for(call(dispatcher, "StateWaitMsg", wanted, 1, -1, True), 20)
+    assert answer["error"]["message"].startswith("not held: ")
+    if below == "receipts":
+        assert answer["error"] == (await call(dispatcher, "StateSearchMsg", [], wanted, -1, True))["error"]
+
+
+async def test_a_wait_is_not_ended_by_a_look_up_that_misses() -> None:
+    made, _ = await sending(random.Random(3), 60, False)
+    made.chain.log.live = True
+    # whether its nonce has passed nobody can tell: it may still come
+    made.chain.store._objects.pop(made.tipsets[-1].parent_state_root.multihash, None)
+    wanted = message(500)
+    await made.chain.put_message(wanted)
     waiting = asyncio.create_task(search_methods.wait(Context(made.chain.services()), wanted.cid, 0, NO_LIMIT, True))
     for _ in range(50):
         await asyncio.sleep(0)
