@@ -14,40 +14,27 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import orjson
-
 from blockstore.errors import StoreError
-from blockstore.store import META, TIPSETS, Batch, HeadEntry, Store
+from blockstore.store import TIPSETS, Batch, HeadEntry, Store
 from chain.errors import ChainError
 from chain.index.chain_index import HELD_EVENTS, HELD_MESSAGES, HELD_RECEIPTS, HELD_STATE, TipsetRow, row_of
 from chain.tipset import Tipset, TipsetKey
 from leader_bridge import metrics
 from leader_bridge.nodes.sources import NoSource
+from leader_bridge.store.backfill_floor import load_floor
 from leader_bridge.store.coverage import MESSAGES_INDEX, TIPSETS_INDEX
 from leader_bridge.store.indexer import can_index_events
-from leader_bridge.store.tipset_writer import GROUP, Keeper, NotYet, Wanted
+from leader_bridge.store.tipset_writer import GROUP, MirrorScope, NotAvailableYet, TipsetWriter
 
 log = logging.getLogger(__name__)
 
-_FLOOR: Final = b"backfill_floor"
 #: the most tipsets one pass has in hand
 _SCAN: Final = 100_000
 #: so many tipsets in a row of which no node gave anything: the older ones are not asked for in this pass
-_GIVE_UP: Final = 64
-_SAY_EVERY: Final = 10.0
-_AGAIN: Final = 600.0
-_SOON: Final = 5.0
-
-
-def save_floor(batch: Batch, epoch: int) -> None:
-    """Remember down to which epoch a store that began empty is to be filled."""
-    batch.put(META, b"", _FLOOR, orjson.dumps(epoch))
-
-
-async def load_floor(store: Store) -> int | None:
-    """The epoch of `save_floor`; None in a store that was imported."""
-    value = await store.row(META, b"", _FLOOR)
-    return None if value is None else int(orjson.loads(value))
+_EMPTY_LIMIT: Final = 64
+_LOG_INTERVAL_SECONDS: Final = 10.0
+_PASS_INTERVAL_SECONDS: Final = 600.0
+_RETRY_SECONDS: Final = 5.0
 
 
 class _Progress:
@@ -57,15 +44,15 @@ class _Progress:
         self._what = what
         self._total = total
         self._done = 0
-        self._began = self._said = time.monotonic()
+        self._began = self._reported = time.monotonic()
         metrics.BACKFILL_LEFT.set(total)
 
     def step(self, count: int, epoch: int) -> None:
         self._done += count
         metrics.BACKFILL_LEFT.set(max(0, self._total - self._done))
         now = time.monotonic()
-        if now - self._said >= _SAY_EVERY:
-            self._said = now
+        if now - self._reported >= _LOG_INTERVAL_SECONDS:
+            self._reported = now
             rate = self._done / (now - self._began)
             log.info(
                 "backfill of %s: %d of %d, down to epoch %d, %.0f/s, %.0f s left",
@@ -90,7 +77,7 @@ class _Progress:
 
 
 class Backfill:
-    """Runs beside the bridge, giving way to it: `busy` is held while a head change is in hand.
+    """Runs beside the bridge, giving way to it: `head_change_lock` is held while a head change is in hand.
 
     `epochs` below the first head are fetched; `state` whether their state is too; `head` tells the head.
     """
@@ -98,22 +85,22 @@ class Backfill:
     def __init__(
         self,
         store: Store,
-        keeper: Keeper,
+        writer: TipsetWriter,
         *,
         state: bool,
         head: Callable[[], HeadEntry | None],
-        busy: asyncio.Lock,
+        head_change_lock: asyncio.Lock,
     ) -> None:
         self._store = store
-        self._keeper = keeper
+        self._writer = writer
         self._state = state
         self._head = head
-        self._busy = busy
+        self._head_change_lock = head_change_lock
         self._moved = asyncio.Event()
         #: set when a pass has ended with nothing left that a node may have
         self.idle = asyncio.Event()
 
-    def head_moved(self) -> None:
+    def notice_head(self) -> None:
         """There is a (new) head."""
         self._moved.set()
 
@@ -124,31 +111,31 @@ class Backfill:
                 self._moved.clear()
                 await self._moved.wait()
                 continue
-            self._keeper.loose_end.clear()
+            self._writer.unlinked_row.clear()
             try:
                 await self.one_pass()
-                wait = _AGAIN
-                if not self._keeper.loose_end.is_set():
+                wait = _PASS_INTERVAL_SECONDS
+                if not self._writer.unlinked_row.is_set():
                     self.idle.set()
-            except (NoSource, NotYet, StoreError, ChainError) as error:
+            except (NoSource, NotAvailableYet, StoreError, ChainError) as error:
                 log.info("backfill: %s; it goes on in a while", error)
-                wait = _SOON
+                wait = _RETRY_SECONDS
             # a fork whose parent lay below the store's bottom when it came: what it lacks is there by now
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._keeper.loose_end.wait(), wait)
+                await asyncio.wait_for(self._writer.unlinked_row.wait(), wait)
                 self.idle.clear()
 
     async def one_pass(self) -> None:
-        """Fetch all that can be had now. Errors: NoSource, NotYet, StoreError, ChainError."""
+        """Fetch all that can be had now. Errors: NoSource, NotAvailableYet, StoreError, ChainError."""
         head = self._head()
         if head is None:
             return
-        lacking, bottom, loose_ends = await self._scan(TipsetKey(head.head.key))
-        for key in reversed(loose_ends):
+        lacking, bottom, unlinked = await self._scan(TipsetKey(head.head.key))
+        for key in reversed(unlinked):
             await self._relink([key])
         await self._complete(
             [row for row in lacking if not _whole(row)],
-            Wanted(messages=False, state=False),
+            MirrorScope(messages=False, state=False),
             HELD_RECEIPTS | HELD_EVENTS,
             "receipts and events",
         )
@@ -158,17 +145,17 @@ class Backfill:
             new = await self._extend(bottom, floor)
             if self._state:
                 rows = [row for row in (*lacking, *new) if not row.held & HELD_STATE and row.height >= floor]
-                await self._complete(rows, Wanted(messages=False, receipts=False), HELD_STATE, "state")
+                await self._complete(rows, MirrorScope(messages=False, receipts=False), HELD_STATE, "state")
         await self._index_events([row.key for row in (*lacking, *new)])
 
     async def _index_events(self, keys: Sequence[TipsetKey]) -> None:
         """Write the rows of events that could not be written when their tipsets were stored."""
         for at in range(0, len(keys), GROUP):
             await self._give_way()
-            await self._keeper.index_events(keys[at : at + GROUP])
+            await self._writer.index_events(keys[at : at + GROUP])
 
     async def _give_way(self) -> None:
-        async with self._busy:
+        async with self._head_change_lock:
             return
 
     async def _scan(self, key: TipsetKey) -> tuple[list[TipsetRow], TipsetRow | None, list[TipsetKey]]:
@@ -179,40 +166,40 @@ class Backfill:
         """
         found: list[TipsetRow] = []
         bottom: TipsetRow | None = None
-        loose_ends: list[TipsetKey] = []
+        unlinked: list[TipsetKey] = []
         while len(found) < _SCAN:
-            row = await self._keeper.row(key)
+            row = await self._writer.row(key)
             if row is None or not row.held & HELD_MESSAGES:
                 break
             if bottom is not None and bottom.parent_height < 0:
-                loose_ends.append(bottom.key)
+                unlinked.append(bottom.key)
             bottom = row
             if not _whole(row) or (self._state and not row.held & HELD_STATE) or can_index_events(row.held):
                 found.append(row)
             if row.height == 0:
                 break
             key = row.parent
-        return found, bottom, loose_ends
+        return found, bottom, unlinked
 
-    async def _complete(self, rows: Sequence[TipsetRow], wanted: Wanted, flags: int, what: str) -> None:
-        """Fetch for existing rows, newest first, what `wanted` says; `flags` are what is to be gained."""
+    async def _complete(self, rows: Sequence[TipsetRow], scope: MirrorScope, flags: int, what: str) -> None:
+        """Fetch for existing rows, newest first, what `scope` says; `flags` are what is to be gained."""
         progress = _Progress(what, len(rows))
         got = lacking = in_a_row = 0
         epoch = rows[0].height if rows else 0
         for at in range(0, len(rows), GROUP):
             await self._give_way()
             part = rows[at : at + GROUP]
-            tipsets = await self._keeper.tipsets([row.key for row in part])
-            held = await self._keeper.held(tipsets, wanted, patient=False)
+            tipsets = await self._writer.tipsets([row.key for row in part])
+            held = await self._writer.mirror(tipsets, scope, retries_missing=False)
             for row, now in zip(part, held, strict=True):
-                await self._keeper.add_held(row.key, now)
+                await self._writer.add_flags(row.key, now)
                 complete = (row.held | now) & flags == flags
                 got += complete
                 lacking += not complete
                 in_a_row = 0 if now & flags & ~row.held else in_a_row + 1
                 epoch = row.height
             progress.step(len(part), epoch)
-            if in_a_row >= _GIVE_UP:
+            if in_a_row >= _EMPTY_LIMIT:
                 log.info("backfill of %s: the nodes hold none below epoch %d", what, epoch)
                 break
         progress.end(got, lacking, epoch)
@@ -229,7 +216,7 @@ class Backfill:
                 await self._give_way()
                 group: list[Tipset] = []
                 while len(group) < GROUP and height > floor:
-                    (tipset,) = await self._keeper.tipsets([key])
+                    (tipset,) = await self._writer.tipsets([key])
                     if tipset.height < floor:
                         height = floor
                         break
@@ -238,9 +225,11 @@ class Backfill:
                     key, height = tipset.parents, tipset.height
                 group.reverse()
                 if group:
-                    rows = await self._keeper.keep(group, Wanted(state=False), patient=False, quiet=True)
+                    rows = await self._writer.write(
+                        group, MirrorScope(state=False), retries_missing=False, reports_missing=False
+                    )
                     new.extend(reversed(rows))
-        except NotYet as error:
+        except NotAvailableYet as error:
             log.info("backfill ends above epoch %d: %s", height, error)
         finally:
             if new:
@@ -252,19 +241,19 @@ class Backfill:
         """Write rows again, oldest first, now that their parents' rows are there: with skip pointers."""
         parent: TipsetRow | None = None
         for at in range(0, len(keys), 256):
-            tipsets = await self._keeper.tipsets(keys[at : at + 256])
-            async with self._keeper.rows_lock:
+            tipsets = await self._writer.tipsets(keys[at : at + 256])
+            async with self._writer.rows_lock:
                 batch = Batch()
                 epochs: list[tuple[int, int]] = []
                 for tipset in tipsets:
-                    old = await self._keeper.row(tipset.key)
+                    old = await self._writer.row(tipset.key)
                     if parent is None:
-                        parent = await self._keeper.row(tipset.parents)
+                        parent = await self._writer.row(tipset.parents)
                     if parent is not None:  # the null rounds between two groups
                         epochs.append((parent.height + 1, tipset.height))
                     parent = row_of(tipset, parent, 0 if old is None else old.held)
                     batch.put(TIPSETS, tipset.key.cid, b"", parent.encode())
-                await self._keeper.cover(batch, (TIPSETS_INDEX, MESSAGES_INDEX), epochs)
+                await self._writer.cover(batch, (TIPSETS_INDEX, MESSAGES_INDEX), epochs)
                 await self._store.write(batch)
 
 

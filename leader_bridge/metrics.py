@@ -8,7 +8,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 HEAD_HEIGHT: Final = Gauge("follower_bridge_head_height", "Epoch of the head that was published last.")
 LEADS: Final = Gauge("follower_bridge_leads", "1 while this bridge leads, 0 while it stands by.")
-CLOCK: Final = Gauge("follower_bridge_clock_offset_ms", "The store's clock minus ours, as last measured.")
+CLOCK_OFFSET: Final = Gauge("follower_bridge_clock_offset_ms", "The store's clock minus ours, as last measured.")
 CLOCK_OFF: Final = Gauge("follower_bridge_clock_off", "1 while that is beyond epsilon_ms: the bridge does not lead.")
 LAG: Final = Gauge("follower_bridge_lag_epochs", "Epochs between the node's head and the published one.")
 PUBLISHED: Final = Counter("follower_bridge_heads_published", "Head-log entries appended.")
@@ -17,9 +17,9 @@ OBJECTS: Final = Counter("follower_bridge_objects", "Objects fetched from nodes 
 OBJECT_BYTES: Final = Counter("follower_bridge_object_bytes", "Bytes of the objects fetched.")
 RETRIES: Final = Counter("follower_bridge_retries", "Requests to nodes that were made again.")
 RECONNECTS: Final = Counter("follower_bridge_reconnects", "Subscriptions begun after the first.")
-LIES: Final = Counter("follower_bridge_wrong_objects", "Objects that did not hash to their CID.", ["node"])
+WRONG_OBJECTS: Final = Counter("follower_bridge_wrong_objects", "Objects that did not hash to their CID.", ["node"])
 NOT_HELD: Final = Counter("follower_bridge_not_held", "Tipsets published without something no node holds.", ["what"])
-SECONDS: Final = Histogram(
+TIPSET_SECONDS: Final = Histogram(
     "follower_bridge_tipset_seconds",
     "Seconds from a head change's arrival to its publication, a tipset.",
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120),

@@ -16,7 +16,8 @@ from follower.commands.processes import metrics_server, run_until_signal
 from follower.settings import CannotRun, Settings, shared_options
 
 if TYPE_CHECKING:
-    from leader_bridge.bridge import Bridge, BridgeSettings
+    from leader_bridge.bridge import Bridge
+    from leader_bridge.settings import BridgeSettings
 
 
 def run(settings: Settings, args: argparse.Namespace) -> int:
@@ -28,19 +29,19 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
 
 def bridge_settings(settings: Settings, owner: str) -> BridgeSettings:
     """What the bridge takes of the settings. `owner`: the name of this process in the lease."""
-    from leader_bridge.bridge import BridgeSettings
+    from leader_bridge.settings import BridgeSettings
 
     return BridgeSettings(
         state=settings["state"],
-        backfill=settings["backfill_epochs"],
+        backfill_epochs=settings["backfill_epochs"],
         actor_code=settings["mirror_actor_code"],
         network_file=Path(settings["network_file"]) if settings["network_file"] else None,
         fetch_concurrency=settings["fetch_concurrency"],
         fetch_batch=settings["fetch_batch"],
-        node_timeout=settings["node_timeout_seconds"],
-        poll_interval=settings["poll_interval_seconds"],
+        node_timeout_seconds=settings["node_timeout_seconds"],
+        poll_interval_seconds=settings["poll_interval_seconds"],
         traces=settings["traces"] == "on",
-        trace_lookback=settings["trace_lookback_epochs"],
+        trace_lookback_epochs=settings["trace_lookback_epochs"],
         owner=owner,
     )
 

@@ -75,7 +75,7 @@ async def wait_for_turn(store: LeaseStore, owner: str, lease_seconds: float) -> 
     """
     seen: tuple[int, int] | None = None
     since = 0.0
-    patience = lease_seconds * random.uniform(*_PATIENCE)
+    publish_wait_seconds = lease_seconds * random.uniform(*_PATIENCE)
     while True:
         try:
             lease = await store.lease()
@@ -90,7 +90,7 @@ async def wait_for_turn(store: LeaseStore, owner: str, lease_seconds: float) -> 
                 if seen is None:
                     log.info("standing by: %s leads, term %d", lease.owner, lease.term)
                 seen, since = (lease.term, lease.renewals), now
-            elif now - since >= patience:
+            elif now - since >= publish_wait_seconds:
                 log.warning("%s has not renewed term %d for %.1f s", lease.owner, lease.term, now - since)
                 return
         await asyncio.sleep(lease_seconds * _LOOK)
@@ -124,7 +124,7 @@ class _Clock:
         was_off = self._clock.is_off
         offset = await self._clock.measure()
         off = self._clock.is_off
-        metrics.CLOCK.set((offset.low + offset.high) / 2)
+        metrics.CLOCK_OFFSET.set((offset.low + offset.high) / 2)
         metrics.CLOCK_OFF.set(off)
         if off and not was_off:
             log.error("this bridge does not lead: %s", self._clock.text)

@@ -19,7 +19,7 @@ from blockstore.errors import WrongNetwork
 from blockstore.store import Batch, Store
 from chain.known_networks import known_network
 from chain.network import NetworkRecord, load_network, network_of, read_network_file, save_network
-from leader_bridge.nodes.subscription import chain_head, key_json, key_of, tipset_hint
+from leader_bridge.nodes.subscription import fetch_chain_head, key_json, parse_key, parse_tipset
 from leader_bridge.store.recorder import keep_network_params
 from rpc.client.client import NodeClient
 from rpc.node_errors import BadAnswer, CallFailed
@@ -83,7 +83,7 @@ async def network_identity(client: NodeClient) -> tuple[str, Cid, str]:
     genesis = await client.call("Filecoin.ChainGetGenesis")
     if not isinstance(name, str) or not isinstance(genesis, dict):
         raise BadAnswer(f"{client.name} does not say which network it is of")
-    key = key_of(genesis.get("Cids"))
+    key = parse_key(genesis.get("Cids"))
     try:
         prefix = str(genesis["Blocks"][0]["Miner"])[:1]
     except (KeyError, IndexError, TypeError):
@@ -135,7 +135,7 @@ async def _ask_network(client: NodeClient, name: str, genesis: Cid, prefix: str)
         log.warning("%s does not tell the network's parameters (%s)", client.name, error)
     forks = params.get("ForkUpgradeParams")
     upgrades = schedule_of(forks if isinstance(forks, dict) else {})
-    head = await chain_head(client)
+    head = await fetch_chain_head(client)
     record = network_of(
         {
             "network_name": name,
@@ -175,12 +175,12 @@ async def find_schedule(client: NodeClient) -> list[tuple[int, int]]:
 
     An upgrade inside null rounds is put at the last of them: no tipset tells the difference.
     """
-    head = await chain_head(client)
+    head = await fetch_chain_head(client)
 
     async def version(height: int) -> int:
         """The version at the last tipset up to `height`."""
         tipset = await client.call("Filecoin.ChainGetTipSetByHeight", height, key_json(head.key))
-        _, key = tipset_hint(tipset)
+        _, key = parse_tipset(tipset)
         number = await client.call("Filecoin.StateNetworkVersion", key_json(key))
         if not isinstance(number, int):
             raise BadAnswer(f"{client.name}: a network version that is not a number")

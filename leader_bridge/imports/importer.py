@@ -37,7 +37,7 @@ from chain.tipset import TipsetKey
 from leader_bridge.imports.index import Indexer, load_tipset, publish_head
 from leader_bridge.imports.progress import Reporter, Silent
 from leader_bridge.imports.recent_objects import Recent
-from leader_bridge.imports.spill_file import KeySpool
+from leader_bridge.imports.spill_file import KeySpillFile
 
 #: the mark of a store that is not to be served yet, and how far its import is
 MARK: Final = b"import"
@@ -136,7 +136,7 @@ class _Import:
         if not index:
             await self._clear()
             return report
-        with KeySpool() as spool:
+        with KeySpillFile() as spool:
             head = TipsetKey.of(parse(text) for text in state.head)
             genesis = await self._down(head, state, spool)
             network = await self._network(record, genesis)
@@ -247,7 +247,7 @@ class _Import:
 
     # --- chain -------------------------------------------------------------------------------------
 
-    async def _down(self, head: TipsetKey, state: _State, spool: KeySpool) -> Cid | None:
+    async def _down(self, head: TipsetKey, state: _State, spool: KeySpillFile) -> Cid | None:
         """Spool the keys from the head down to what was indexed before or to the bottom; the genesis block."""
         report, store = self._report, self._store
         indexed = bytes.fromhex(state.indexed)
@@ -278,7 +278,7 @@ class _Import:
             if spool.count % 1000 == 0:
                 await asyncio.sleep(0)
 
-    async def _up(self, spool: KeySpool, state: _State, network: NetworkRecord, actor_code: bool) -> None:
+    async def _up(self, spool: KeySpillFile, state: _State, network: NetworkRecord, actor_code: bool) -> None:
         """Close and index from the oldest tipset to the head."""
         indexer = Indexer(self._store, network, actor_code=actor_code, recent=self._recent)
         self._progress.phase("tipsets", spool.count, "tipsets")

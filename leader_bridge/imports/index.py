@@ -29,7 +29,7 @@ from chain.tipset import Tipset, TipsetKey
 from chain.tipset_messages import load_message_cids
 from leader_bridge.imports.closing import Closer
 from leader_bridge.imports.recent_objects import Recent
-from leader_bridge.store.coverage import MESSAGES_INDEX, TIPSETS_INDEX, merged, save_coverage
+from leader_bridge.store.coverage import MESSAGES_INDEX, TIPSETS_INDEX, merge_ranges, save_coverage
 from leader_bridge.store.indexer import (
     BlockMessages,
     can_index_events,
@@ -126,7 +126,7 @@ class Indexer:
         if ranges and ranges[-1][1] + 1 == low:
             ranges[-1] = (ranges[-1][0], high)
         else:
-            self._ranges[index] = merged([*ranges, (low, high)])
+            self._ranges[index] = merge_ranges([*ranges, (low, high)])
 
     async def _messages(self, tipset: Tipset) -> list[BlockMessages]:
         return [await load_message_cids(self._reader, block.messages) for block in tipset.blocks]

@@ -13,7 +13,7 @@ _CHUNK: Final = 1 << 20
 _SIZE: Final = 4
 
 
-class KeySpool:
+class KeySpillFile:
     """Append keys, then take them in reverse order. Small ones never touch the disk. A context manager."""
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class KeySpool:
                 end -= size + _SIZE
             tail = tail[:end]
 
-    def __enter__(self) -> KeySpool:
+    def __enter__(self) -> KeySpillFile:
         return self
 
     def __exit__(

@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 _FIRST_COOLDOWN: Final = 0.2
 _LONGEST_COOLDOWN: Final = 30.0
 #: a node that failed so often in a row counts as gone: nothing waits for what it may hold
-_GONE: Final = 3
+_UNREACHABLE_AFTER: Final = 3
 #: in the text of an error that says nothing of whether the object is there
-_BUSY: Final = ("limit", "too many", "busy", "timeout", "timed out", "deadline", "cancel", "overload")
-_LONGEST_LIE: Final = 600.0
+_BUSY_WORDS: Final = ("limit", "too many", "busy", "timeout", "timed out", "deadline", "cancel", "overload")
+_LONGEST_BAD_OBJECT_COOLDOWN: Final = 600.0
 
 
 class NoSource(Exception):
@@ -56,40 +56,40 @@ class Source:
     def __init__(self, client: NodeClient, batch: int) -> None:
         self.client = client
         self.batch = batch
-        self.wrong = ""
+        self.refusal = ""
         self.failures = 0
-        self.lies = 0
-        self.rests_until = 0.0
+        self.wrong_objects = 0
+        self.cooling_until = 0.0
 
     @property
     def name(self) -> str:
         """Host and port."""
         return self.client.name
 
-    def rest(self, seconds: float) -> None:
+    def cool_down(self, seconds: float) -> None:
         """Leave the node alone for a while."""
-        self.rests_until = max(self.rests_until, time.monotonic() + seconds)
+        self.cooling_until = max(self.cooling_until, time.monotonic() + seconds)
 
-    def failed(self, error: Exception) -> None:
+    def record_failure(self, error: Exception) -> None:
         """Note a failure; the rest grows with each one in a row."""
         self.failures += 1
         if isinstance(error, RateLimited):
-            self.rest(error.retry_after)
+            self.cool_down(error.retry_after)
         else:
             longest = min(_LONGEST_COOLDOWN, _FIRST_COOLDOWN * 2 ** min(self.failures - 1, 10))
-            self.rest(longest * random.uniform(0.5, 1.0))
+            self.cool_down(longest * random.uniform(0.5, 1.0))
         if self.failures == 1 or isinstance(error, NodeRefused):
             log.warning("%s: %s", self.name, error)
         metrics.RETRIES.inc()
 
-    def lied(self, cid: Cid, first_rest: float) -> None:
+    def record_wrong_object(self, cid: Cid, first_cooldown_seconds: float) -> None:
         """Note wrong bytes: named in the log, left alone for long."""
-        self.lies += 1
-        self.rest(min(_LONGEST_LIE, first_rest * 2 ** min(self.lies - 1, 10)))
-        metrics.LIES.labels(self.name).inc()
+        self.wrong_objects += 1
+        self.cool_down(min(_LONGEST_BAD_OBJECT_COOLDOWN, first_cooldown_seconds * 2 ** min(self.wrong_objects - 1, 10)))
+        metrics.WRONG_OBJECTS.labels(self.name).inc()
         log.error("%s answered bytes that are not %s: it is left alone for a while", self.name, cid)
 
-    def well(self) -> None:
+    def mark_healthy(self) -> None:
         """Note a good answer."""
         if self.failures:
             log.info("%s answers again", self.name)
@@ -97,17 +97,19 @@ class Source:
 
 
 class Sources:
-    """Every node of the list. `batch` is how many objects one request asks for, `lie_rest` seconds.
+    """Every node of the list. `batch` is how many objects one request asks for, `bad_object_cooldown_seconds` seconds.
 
     The first node is preferred; `prefer` puts the one that is followed first.
     """
 
-    def __init__(self, clients: Sequence[NodeClient], *, batch: int = 256, lie_rest: float = 30.0) -> None:
+    def __init__(
+        self, clients: Sequence[NodeClient], *, batch: int = 256, bad_object_cooldown_seconds: float = 30.0
+    ) -> None:
         if not clients:
             raise ValueError("at least one node is needed")
         self.all = [Source(client, batch) for client in clients]
         self.batch = batch
-        self._lie_rest = lie_rest
+        self._bad_object_cooldown_seconds = bad_object_cooldown_seconds
         self._preferred = self.all[0]
 
     def prefer(self, source: Source) -> None:
@@ -117,14 +119,14 @@ class Sources:
     def usable(self) -> list[Source]:
         """The nodes that may be asked now, best first."""
         now = time.monotonic()
-        fit = [source for source in self.all if not source.wrong and source.rests_until <= now]
-        fit.sort(key=lambda source: (source.lies > 0, source.failures, source is not self._preferred))
+        fit = [source for source in self.all if not source.refusal and source.cooling_until <= now]
+        fit.sort(key=lambda source: (source.wrong_objects > 0, source.failures, source is not self._preferred))
         return fit
 
     def next_usable_in(self) -> float:
         """Seconds until a resting node may be asked again (0.05 at least)."""
         now = time.monotonic()
-        waits = [source.rests_until - now for source in self.all if not source.wrong]
+        waits = [source.cooling_until - now for source in self.all if not source.refusal]
         return max(0.05, min(waits, default=1.0))
 
     async def close(self) -> None:
@@ -147,14 +149,16 @@ class Sources:
             try:
                 left = await self._ask(source, left, fetched)
             except NodeError as error:
-                source.failed(error)
+                source.record_failure(error)
                 unsure = str(error)
                 left = [cid for cid in left if cid not in fetched.found]
         if not left:
             return fetched
         now = time.monotonic()
         awaited = [
-            s.name for s in self.all if not s.wrong and s.rests_until > now and s.failures < _GONE and not s.lies
+            s.name
+            for s in self.all
+            if not s.refusal and s.cooling_until > now and s.failures < _UNREACHABLE_AFTER and not s.wrong_objects
         ]
         if not asked or awaited:
             # one that rests may hold it: "nobody has it" is only said when everybody was asked who can be
@@ -178,18 +182,18 @@ class Sources:
                 source.batch = max(1, len(part) // 2)
                 log.info("%s: batches of %d from now on (%s)", source.name, source.batch, error)
                 continue
-            source.well()
+            source.mark_healthy()
             at += len(part)
             for cid, answer in zip(part, answers, strict=True):
                 if isinstance(answer, CallFailed):
-                    if any(word in answer.message.lower() for word in _BUSY):
+                    if any(word in answer.message.lower() for word in _BUSY_WORDS):
                         raise answer
                     left.append(cid)
                     continue
                 try:
                     verify(cid.multihash, answer)
                 except HashMismatch:
-                    source.lied(cid, self._lie_rest)
+                    source.record_wrong_object(cid, self._bad_object_cooldown_seconds)
                     left.append(cid)
                     left.extend(other for other in cids if other not in fetched.found and other not in left)
                     return left

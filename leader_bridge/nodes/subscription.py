@@ -31,7 +31,7 @@ class Change:
     key: TipsetKey
 
 
-def key_of(cids: Any) -> TipsetKey:
+def parse_key(cids: Any) -> TipsetKey:
     """A tipset key from its JSON form. Errors: BadAnswer."""
     try:
         return TipsetKey.of([parse(cid["/"]) for cid in cids])
@@ -44,11 +44,11 @@ def key_json(key: TipsetKey) -> list[dict[str, str]]:
     return [{"/": str(cid)} for cid in key.cids]
 
 
-def tipset_hint(value: Any) -> tuple[int, TipsetKey]:
+def parse_tipset(value: Any) -> tuple[int, TipsetKey]:
     """(height, key) of a tipset in its JSON form. Errors: BadAnswer."""
     if not isinstance(value, dict) or not isinstance(value.get("Height"), int):
         raise BadAnswer("not a tipset")
-    key = key_of(value.get("Cids"))
+    key = parse_key(value.get("Cids"))
     if not key:
         raise BadAnswer("a tipset without blocks")
     return value["Height"], key
@@ -65,12 +65,12 @@ def parse_changes(value: Any) -> list[Change]:
         kind = item.get("Type") if isinstance(item, dict) else None
         if kind not in (REVERT, APPLY, CURRENT):
             raise BadAnswer(f"a head change of unknown type {str(kind)[:40]!r}")
-        height, key = tipset_hint(item.get("Val"))
+        height, key = parse_tipset(item.get("Val"))
         changes.append(Change(kind, height, key))
     return changes
 
 
-def merged(changes: list[Change]) -> list[Change]:
+def merge_changes(changes: list[Change]) -> list[Change]:
     """Several head changes as one: reverts, then applies; what was applied and reverted again is left out.
 
     As they are, where they do not go on from each other: whoever takes them looks for the way then.
@@ -89,9 +89,9 @@ def merged(changes: list[Change]) -> list[Change]:
     return [*reverts, *applies]
 
 
-async def chain_head(client: NodeClient) -> Change:
+async def fetch_chain_head(client: NodeClient) -> Change:
     """The node's head. Errors: NodeError."""
-    height, key = tipset_hint(await client.call("Filecoin.ChainHead"))
+    height, key = parse_tipset(await client.call("Filecoin.ChainHead"))
     return Change(CURRENT, height, key)
 
 
@@ -99,7 +99,7 @@ class Subscription(Protocol):
     """A stream of whole head changes; the first is `current`."""
 
     #: how it comes: "websocket" or "polling"
-    way: str
+    transport: str
 
     async def next(self, timeout: float) -> list[Change]:
         """The next head change. Errors: NodeTimeout after `timeout` quiet seconds; NodeError: it ended."""
@@ -108,10 +108,10 @@ class Subscription(Protocol):
         """Stop it."""
 
 
-class Notified:
+class PushedChanges:
     """`ChainNotify` on a connection of its own."""
 
-    way = "websocket"
+    transport = "websocket"
 
     def __init__(self, connection: WsConnection, channel: Channel) -> None:
         self._connection = connection
@@ -128,10 +128,10 @@ class Notified:
         await self._connection.close()
 
 
-class Polled:
+class PolledChanges:
     """The head, asked for every `interval` seconds, for endpoints without WebSocket."""
 
-    way = "polling"
+    transport = "polling"
 
     def __init__(self, client: NodeClient, interval: float) -> None:
         self._client = client
@@ -146,7 +146,7 @@ class Polled:
                 if time.monotonic() >= end:
                     raise NodeTimeout(f"{self._client.name}: the same head for {timeout} s")
                 await asyncio.sleep(self._interval)
-            head = await chain_head(self._client)
+            head = await fetch_chain_head(self._client)
             if head.key != self._last:
                 self._last = head.key
                 return [head]
@@ -160,15 +160,15 @@ async def subscribe(client: NodeClient, *, poll_interval: float) -> Subscription
     try:
         connection = await client.connect()
     except BadAnswer:
-        return Polled(client, poll_interval)
+        return PolledChanges(client, poll_interval)
     try:
         channel = await connection.open_channel("Filecoin.ChainNotify", [], client.timeout)
     except CallFailed as error:
         await connection.close()
         if error.code == -32601:
-            return Polled(client, poll_interval)
+            return PolledChanges(client, poll_interval)
         raise
     except BaseException:
         await connection.close()
         raise
-    return Notified(connection, channel)
+    return PushedChanges(connection, channel)

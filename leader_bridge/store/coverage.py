@@ -15,7 +15,7 @@ TIPSETS_INDEX = b"tipsets"
 MESSAGES_INDEX = b"messages"
 
 
-def merged(ranges: Iterable[tuple[int, int]]) -> Ranges:
+def merge_ranges(ranges: Iterable[tuple[int, int]]) -> Ranges:
     """The same epochs in as few ranges as can be, rising."""
     out: Ranges = []
     for low, high in sorted(ranges):

@@ -29,7 +29,7 @@ def message_key(height: int, tipset_cid: bytes) -> bytes:
     return height.to_bytes(8, "big") + tipset_cid
 
 
-def included(messages: Sequence[BlockMessages]) -> Iterable[Cid]:
+def included_messages(messages: Sequence[BlockMessages]) -> Iterable[Cid]:
     """Every message CID of a tipset once, in block order, BLS before the signed ones."""
     seen: set[Cid] = set()
     for bls, signed in messages:
@@ -56,7 +56,7 @@ def index_tipset(
     row = index_rows(batch, tipset, parent, held)
     if messages is not None:
         key = message_key(tipset.height, tipset.key.cid)
-        for cid in included(messages):
+        for cid in included_messages(messages):
             batch.put(MESSAGES, bytes(cid), key, b"")
     return row
 

@@ -132,7 +132,7 @@ class Mirror:
         flush_objects: int = 8192,
         flush_bytes: int = 16 << 20,
         spill_bytes: int = 64 << 20,
-        patience: float = 60.0,
+        missing_object_timeout_seconds: float = 60.0,
     ) -> None:
         self._store = store
         self._sources = sources
@@ -144,11 +144,11 @@ class Mirror:
         self._flush_objects = flush_objects
         self._flush_bytes = flush_bytes
         self._spill_bytes = spill_bytes
-        self._patience = patience
+        self._missing_object_timeout_seconds = missing_object_timeout_seconds
 
     async def close(self, roots: Iterable[Cid]) -> Walked:
         """Close everything under each root. What could not be had is told, not raised, but for NoSource:
-        no node could be asked for `patience` seconds. Errors: NoSource, StoreError, BadObject.
+        no node could be asked for `missing_object_timeout_seconds`. Errors: NoSource, StoreError, BadObject.
         """
         return await _Walk(self, self._store).run(list(dict.fromkeys(roots)))
 
@@ -165,13 +165,13 @@ class Mirror:
         return found
 
     async def fetch(self, cids: Sequence[Cid]) -> Fetched:
-        """Ask the nodes, waiting out their rests for `patience` seconds in all. Errors: NoSource."""
+        """Ask the nodes, waiting out their cool-downs for `missing_object_timeout_seconds` in all. Errors: NoSource."""
         waited = 0.0
         while True:
             try:
                 return await self._sources.fetch(cids)
             except NoSource as error:
-                if waited >= self._patience:
+                if waited >= self._missing_object_timeout_seconds:
                     raise
                 wait = min(error.wait, 5.0)
                 waited += wait

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 #: row key -> method without parameters, asked at every head
 QUESTIONS: Final = {F3_CERTIFICATE: "Filecoin.F3GetLatestCertificate"}
 #: seconds that publishing a head may wait for answers
-_PATIENCE: Final = 0.5
+_PUBLISH_WAIT_SECONDS: Final = 0.5
 
 
 async def keep_network_params(store: Store, client: NodeClient) -> None:
@@ -42,9 +42,9 @@ async def keep_network_params(store: Store, client: NodeClient) -> None:
 class Recorder:
     """Asks one node at a time. `begin` when it is connected to, `ask` before a head's work, `keep` after it."""
 
-    def __init__(self, store: Store, *, patience: float = _PATIENCE) -> None:
+    def __init__(self, store: Store, *, publish_wait_seconds: float = _PUBLISH_WAIT_SECONDS) -> None:
         self._store = store
-        self._patience = patience
+        self._publish_wait_seconds = publish_wait_seconds
         self._client: NodeClient | None = None
         #: questions that this node answers with an error: not asked again on this connection
         self._refused: set[bytes] = set()
@@ -67,7 +67,7 @@ class Recorder:
         if asking is None:
             return
         try:
-            answers = await asyncio.wait_for(asking, self._patience)
+            answers = await asyncio.wait_for(asking, self._publish_wait_seconds)
         except TimeoutError:
             return
         batch = Batch()

@@ -39,7 +39,7 @@ from chain.network import NetworkRecord, load_network
 from chain.tipset import Tipset, TipsetKey
 from chain.tipset_messages import load_message_cids
 from leader_bridge import metrics
-from leader_bridge.store.coverage import MESSAGES_INDEX, TIPSETS_INDEX, merged, save_coverage
+from leader_bridge.store.coverage import MESSAGES_INDEX, TIPSETS_INDEX, merge_ranges, save_coverage
 from leader_bridge.store.indexer import (
     BlockMessages,
     can_index_events,
@@ -56,12 +56,12 @@ GROUP: Final = 32
 _WORDS: Final = {HELD_STATE: "state", HELD_RECEIPTS: "receipts", HELD_EVENTS: "events"}
 
 
-class NotYet(Exception):
+class NotAvailableYet(Exception):
     """Something that a tipset cannot do without (headers, messages) is held by no node just now."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class MirrorScope:
     """What to store beside headers. Lazy state leaves `state` out."""
 
     messages: bool = True
@@ -69,20 +69,22 @@ class Wanted:
     receipts: bool = True
 
 
-class Keeper:
-    """Stores tipsets. `late` are the seconds to wait before asking again for what was missing."""
+class TipsetWriter:
+    """Stores tipsets. `late_block_retry_delays` are the seconds to wait before asking again for what was missing."""
 
-    def __init__(self, store: Store, mirror: Mirror, *, late: Sequence[float] = (0.1, 0.3, 1.0)) -> None:
+    def __init__(
+        self, store: Store, mirror: Mirror, *, late_block_retry_delays: Sequence[float] = (0.1, 0.3, 1.0)
+    ) -> None:
         self._store = store
         self._mirror = mirror
-        self._late = tuple(late)
+        self._retry_delays = tuple(late_block_retry_delays)
         self._objects = Objects(store, cache_bytes=16 << 20)
         #: headers that were read and are not stored yet
         self._headers: LRUCache[Cid, bytes] = LRUCache(4096)
-        self._said: dict[int, bool] = {}
+        self._reported: dict[int, bool] = {}
         self._network: NetworkRecord | None = None
         #: set when a row was written whose parent's is not there, and that no backfill writes again by itself
-        self.loose_end = asyncio.Event()
+        self.unlinked_row = asyncio.Event()
         #: rows are read, changed and written by the bridge and the backfill
         self.rows_lock = asyncio.Lock()
 
@@ -96,7 +98,7 @@ class Keeper:
     async def tipsets(self, keys: Sequence[TipsetKey]) -> list[Tipset]:
         """Tipsets by key, from the store or the nodes; their headers are verified, not stored.
 
-        Errors: NotYet (a block is held nowhere), NoSource, BadObject (not a tipset, or not in its order).
+        Errors: NotAvailableYet (a block is held nowhere), NoSource, BadObject (not a tipset, or not in its order).
         """
         cids = [cid for key in keys for cid in key.cids]
         raws = await self._header_bytes(cids)
@@ -105,7 +107,7 @@ class Keeper:
             try:
                 tipset = Tipset.of([decode_header(cid, raws[cid]) for cid in key.cids])
             except KeyError as error:
-                raise NotYet(f"no node holds block {error.args[0]}") from None
+                raise NotAvailableYet(f"no node holds block {error.args[0]}") from None
             if tipset.key != key:
                 raise BadObject(f"{key} names its blocks in another order than their tickets'")
             found.append(tipset)
@@ -141,7 +143,7 @@ class Keeper:
     async def index_events(self, keys: Sequence[TipsetKey]) -> int:
         """Write the event rows of the parents of stored tipsets, where they can be and are not yet; how many.
 
-        Errors: NotYet, NoSource, StoreError, BadObject.
+        Errors: NotAvailableYet, NoSource, StoreError, BadObject.
         """
         network = await self._load_network()
         async with self.rows_lock:
@@ -167,34 +169,40 @@ class Keeper:
 
     # --- storing -----------------------------------------------------------------------------------
 
-    async def keep(
-        self, tipsets: Sequence[Tipset], wanted: Wanted, *, patient: bool = True, quiet: bool = False
+    async def write(
+        self,
+        tipsets: Sequence[Tipset],
+        scope: MirrorScope,
+        *,
+        retries_missing: bool = True,
+        reports_missing: bool = True,
     ) -> list[TipsetRow]:
         """Store tipsets (parents before children) and their rows, which are returned.
 
-        `patient`: ask several times for what is missing, for a node may be late. `quiet`: say nothing of it.
-        Errors: NotYet (messages are held nowhere), NoSource, StoreError.
+        `retries_missing`: ask several times for what is missing, for a node may be late. `reports_missing`: log and
+        count it.
+        Errors: NotAvailableYet (messages are held nowhere), NoSource, StoreError.
         """
         rows: list[TipsetRow] = []
         for at in range(0, len(tipsets), GROUP):
-            rows.extend(await self._keep_group(tipsets[at : at + GROUP], wanted, patient, quiet))
+            rows.extend(await self._write_group(tipsets[at : at + GROUP], scope, retries_missing, reports_missing))
         return rows
 
-    async def held(self, tipsets: Sequence[Tipset], wanted: Wanted, *, patient: bool = True) -> list[int]:
+    async def mirror(self, tipsets: Sequence[Tipset], scope: MirrorScope, *, retries_missing: bool = True) -> list[int]:
         """Store what is wanted of each tipset, and say what is held now, as flags.
 
         Errors: NoSource, StoreError.
         """
         roots: list[Cid] = []
         for tipset in tipsets:
-            if wanted.messages:
+            if scope.messages:
                 roots.extend(block.messages for block in tipset.blocks)
-            if wanted.receipts:
+            if scope.receipts:
                 roots.append(tipset.parent_message_receipts)
-            if wanted.state:
+            if scope.state:
                 roots.append(tipset.parent_state_root)
         failed = set(roots)
-        for pause in (0.0, *(self._late if patient else ())):
+        for pause in (0.0, *(self._retry_delays if retries_missing else ())):
             if pause:
                 metrics.RETRIES.inc()
                 await asyncio.sleep(pause)
@@ -204,11 +212,11 @@ class Keeper:
         flags: list[int] = []
         for tipset in tipsets:
             held = 0
-            if wanted.messages and not any(block.messages in failed for block in tipset.blocks):
+            if scope.messages and not any(block.messages in failed for block in tipset.blocks):
                 held |= HELD_MESSAGES
-            if wanted.state and tipset.parent_state_root not in failed:
+            if scope.state and tipset.parent_state_root not in failed:
                 held |= HELD_STATE
-            if wanted.receipts:
+            if scope.receipts:
                 receipts = tipset.parent_message_receipts
                 if receipts not in failed:
                     held |= HELD_RECEIPTS | HELD_EVENTS
@@ -226,15 +234,15 @@ class Keeper:
             return False
         return True
 
-    async def _keep_group(
-        self, tipsets: Sequence[Tipset], wanted: Wanted, patient: bool, quiet: bool
+    async def _write_group(
+        self, tipsets: Sequence[Tipset], scope: MirrorScope, retries_missing: bool, reports_missing: bool
     ) -> list[TipsetRow]:
-        flags = await self.held(tipsets, wanted, patient=patient)
+        flags = await self.mirror(tipsets, scope, retries_missing=retries_missing)
         for tipset, held in zip(tipsets, flags, strict=True):
             if not held & HELD_MESSAGES:
-                raise NotYet(f"no node holds the messages of epoch {tipset.height}")
-            if not quiet:
-                self._say(tipset, held, wanted)
+                raise NotAvailableYet(f"no node holds the messages of epoch {tipset.height}")
+            if reports_missing:
+                self._report_missing(tipset, held, scope)
         await self.put_headers(tipsets)
         async with self.rows_lock:
             batch = Batch()
@@ -251,8 +259,8 @@ class Keeper:
                 row = index_tipset(batch, tipset, parent, listed[-1], held)
                 known[tipset.key] = row
                 rows.append(row)
-                if parent is None and tipset.height and not quiet:
-                    self.loose_end.set()
+                if parent is None and tipset.height and reports_missing:
+                    self.unlinked_row.set()
                 below = tipset.height if parent is None else parent.height + 1
                 epochs.append((min(below, tipset.height), tipset.height))
             await self.cover(batch, (TIPSETS_INDEX, MESSAGES_INDEX), epochs)
@@ -263,12 +271,12 @@ class Keeper:
         metrics.TIPSETS.inc(len(tipsets))
         return rows
 
-    async def keep_bare(self, tipset: Tipset) -> None:
+    async def write_partial(self, tipset: Tipset) -> None:
         """Store a tipset alone, with whatever but state the nodes hold of it: the genesis, far below all else.
 
-        Errors: NotYet (a header), NoSource, StoreError.
+        Errors: NotAvailableYet (a header), NoSource, StoreError.
         """
-        (held,) = await self.held([tipset], Wanted(state=False), patient=False)
+        (held,) = await self.mirror([tipset], MirrorScope(state=False), retries_missing=False)
         await self.put_headers([tipset])
         messages = await self.block_messages(tipset) if held & HELD_MESSAGES else None
         async with self.rows_lock:
@@ -287,7 +295,7 @@ class Keeper:
         """Note with the rows that these indices now cover these epochs; with `rows_lock` held."""
         for index in indices:
             before = await covered(self._store, index)
-            after = merged([*before, *epochs])
+            after = merge_ranges([*before, *epochs])
             if after != before:
                 save_coverage(batch, index, after)
 
@@ -297,10 +305,10 @@ class Keeper:
         raws = await self._header_bytes(cids)
         absent = [cid for cid in cids if cid not in raws]
         if absent:
-            raise NotYet(f"no node holds block {absent[0]}")
+            raise NotAvailableYet(f"no node holds block {absent[0]}")
         await self._store.put_many([(cid.multihash, raws[cid]) for cid in cids], closed=True)
 
-    async def add_held(self, key: TipsetKey, held: int) -> None:
+    async def add_flags(self, key: TipsetKey, held: int) -> None:
         """Add flags to a tipset's row."""
         async with self.rows_lock:
             row = await self.row(key)
@@ -309,20 +317,20 @@ class Keeper:
                 batch.put(TIPSETS, key.cid, b"", with_held(row, held).encode())
                 await self._store.write(batch)
 
-    def _say(self, tipset: Tipset, held: int, wanted: Wanted) -> None:
+    def _report_missing(self, tipset: Tipset, held: int, scope: MirrorScope) -> None:
         """Say once that something is held by no node, and once that it is again."""
         for flag, word in _WORDS.items():
-            if flag == HELD_STATE and not wanted.state:
+            if flag == HELD_STATE and not scope.state:
                 continue
             lacking = not held & flag
             if lacking:
                 metrics.NOT_HELD.labels(word).inc()
-            if lacking and not self._said.get(flag):
+            if lacking and not self._reported.get(flag):
                 log.warning(
                     "no node holds the %s named by epoch %d: what needs them is answered 'not held' until one does",
                     word,
                     tipset.height,
                 )
-            elif not lacking and self._said.get(flag):
+            elif not lacking and self._reported.get(flag):
                 log.info("the %s are held again, from epoch %d on", word, tipset.height)
-            self._said[flag] = lacking
+            self._reported[flag] = lacking

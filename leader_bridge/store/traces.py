@@ -27,8 +27,8 @@ from chain.index.coverage import covered
 from chain.index.recorded_answers import TRACES, TRACES_INDEX, drop_answers, keep_answer
 from chain.tipset import Tipset, TipsetKey
 from leader_bridge.nodes.sources import NoSource
-from leader_bridge.store.coverage import merged, save_coverage
-from leader_bridge.store.tipset_writer import Keeper, NotYet
+from leader_bridge.store.coverage import merge_ranges, save_coverage
+from leader_bridge.store.tipset_writer import NotAvailableYet, TipsetWriter
 from rpc.client.client import NodeClient
 from rpc.node_errors import BadAnswer, CallFailed, NodeError
 
@@ -37,17 +37,17 @@ log = logging.getLogger(__name__)
 #: META row: traces of all epochs below this one are removed
 FLOOR: Final = b"traces_floor"
 #: seconds that publishing a head may wait for its parent's traces
-_PATIENCE: Final = 0.5
+_PUBLISH_WAIT_SECONDS: Final = 0.5
 #: tipsets that wait to be asked for: new ones, and those that failed
 _FRESH: Final = 64
 _LATER: Final = 256
 _TRIES: Final = 5
-_RETRY: Final = 5.0
+_RETRY_SECONDS: Final = 5.0
 #: so many errors of the node in a row: it is left alone for a while
 _REFUSALS: Final = 8
-_REST: Final = 600.0
+_COOL_DOWN_SECONDS: Final = 600.0
 #: between two questions about the past, at least; and no less than the last one took
-_PAUSE: Final = 0.02
+_PAUSE_SECONDS: Final = 0.02
 #: tipsets removed in one go
 _REMOVE: Final = 256
 
@@ -65,19 +65,19 @@ class Traces:
     def __init__(
         self,
         store: Store,
-        keeper: Keeper,
+        writer: TipsetWriter,
         lookback: int,
         head: Callable[[], HeadEntry | None],
         *,
-        patience: float = _PATIENCE,
-        retry: float = _RETRY,
+        publish_wait_seconds: float = _PUBLISH_WAIT_SECONDS,
+        retry_seconds: float = _RETRY_SECONDS,
     ) -> None:
         self._store = store
-        self._keeper = keeper
+        self._writer = writer
         self._lookback = lookback
         self._head = head
-        self._patience = patience
-        self._retry = retry
+        self._publish_wait_seconds = publish_wait_seconds
+        self._retry_seconds = retry_seconds
         self._client: NodeClient | None = None
         self._fresh: deque[TipsetKey] = deque(maxlen=_FRESH)
         #: (not before, how often it was tried, tipset)
@@ -87,7 +87,7 @@ class Traces:
         self._walk: TipsetKey | None = None
         self._walk_from = 0.0
         self._refusals = 0
-        self._rests_until = 0.0
+        self._cooling_until = 0.0
         #: epochs above this one were reverted: they are covered no more
         self._reverted: int | None = None
         self._floor: int | None = None
@@ -100,7 +100,7 @@ class Traces:
         """Another node, or another connection: the past is walked again."""
         self._client = client
         self._refusals = 0
-        self._rests_until = 0.0
+        self._cooling_until = 0.0
         self._walk_due = True
         self._stir()
 
@@ -108,7 +108,7 @@ class Traces:
         """A head change: tipsets applied (rising), and the epoch down to which there are reverts, or None."""
         if common is not None:
             self._reverted = common if self._reverted is None else min(common, self._reverted)
-        if self._rests_until > time.monotonic():
+        if self._cooling_until > time.monotonic():
             return
         wanted = [tipset.parents for tipset in applies if tipset.height]
         if len(wanted) > _FRESH:
@@ -122,16 +122,16 @@ class Traces:
     async def settle(self) -> None:
         """Wait until what was asked for has come or failed, but no longer than a moment."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._settled.wait(), self._patience)
+            await asyncio.wait_for(self._settled.wait(), self._publish_wait_seconds)
 
     async def run(self) -> None:
         """Ask, until cancelled."""
         while True:
             try:
                 pause = await self._step()
-            except (StoreError, NotYet, NoSource, BadObject) as error:
+            except (StoreError, NotAvailableYet, NoSource, BadObject) as error:
                 log.warning("traces: tried again: %s", error)
-                pause = self._retry
+                pause = self._retry_seconds
             if not pause:
                 await asyncio.sleep(0)
             else:
@@ -150,19 +150,19 @@ class Traces:
     async def _step(self) -> float:
         """Do one thing; the seconds to wait afterwards unless something new comes."""
         now = time.monotonic()
-        if self._client is None or self._rests_until > now:
+        if self._client is None or self._cooling_until > now:
             self._fresh.clear()
-            return max(_PAUSE, self._rests_until - now) if self._client else _REST
+            return max(_PAUSE_SECONDS, self._cooling_until - now) if self._client else _COOL_DOWN_SECONDS
         if self._fresh:
             await self._try(self._fresh.pop(), 1)
             return 0.0
         self._settled.set()
         if await self._remove_old():
-            return _PAUSE
+            return _PAUSE_SECONDS
         if self._later and self._later[0][0] <= now:
             _, tries, key = self._later.popleft()
             await self._try(key, tries + 1)
-            return max(_PAUSE, time.monotonic() - now)
+            return max(_PAUSE_SECONDS, time.monotonic() - now)
         head = self._head()
         if self._walk_due and head is not None:
             self._walk_due, self._walk, self._walk_from = False, TipsetKey(head.head.key), 0.0
@@ -170,11 +170,11 @@ class Traces:
             return await self._walk_on(self._walk)
         if self._walk is None and not self._later:
             self.idle.set()
-            return _REST
+            return _COOL_DOWN_SECONDS
         waits = [self._later[0][0]] if self._later else []
         if self._walk is not None:
             waits.append(self._walk_from)
-        return max(_PAUSE, min(waits) - now)
+        return max(_PAUSE_SECONDS, min(waits) - now)
 
     def _lowest(self) -> int:
         head = self._head()
@@ -182,14 +182,14 @@ class Traces:
 
     async def _walk_on(self, key: TipsetKey) -> float:
         """Look at one tipset of the past. A head's own turn comes with its child."""
-        row = await self._keeper.row(key)
+        row = await self._writer.row(key)
         if row is None:
             # the backfill has not come so far yet, or never will
-            self._walk_from = time.monotonic() + self._retry
+            self._walk_from = time.monotonic() + self._retry_seconds
             if self._later or self._fresh:
-                return _PAUSE
+                return _PAUSE_SECONDS
             self.idle.set()
-            return self._retry
+            return self._retry_seconds
         if row.height < self._lowest():
             self._walk = None
             return 0.0
@@ -197,7 +197,7 @@ class Traces:
         began = time.monotonic()
         asked = (head is None or key != head.head.key) and row.height > 0 and await self._try(key, 1)
         self._walk = row.parent if row.height else None
-        return max(_PAUSE, time.monotonic() - began) if asked else 0.0
+        return max(_PAUSE_SECONDS, time.monotonic() - began) if asked else 0.0
 
     # --- one tipset --------------------------------------------------------------------------------
 
@@ -206,7 +206,7 @@ class Traces:
         client = self._client
         assert client is not None
         try:
-            (tipset,) = await self._keeper.tipsets([key])
+            (tipset,) = await self._writer.tipsets([key])
             if await self._store.row(RECORDED, key.cid, TRACES) is not None:
                 await self._cover(await self._epochs(tipset))
                 return False
@@ -217,9 +217,9 @@ class Traces:
             if self._refusals >= _REFUSALS:
                 log.warning("%s does not trace (%s): it is not asked for a while", client.name, error)
                 self._refusals = 0
-                self._rests_until = time.monotonic() + _REST
+                self._cooling_until = time.monotonic() + _COOL_DOWN_SECONDS
             self._again(key, tries)
-        except (NodeError, Moved, NotYet, NoSource) as error:
+        except (NodeError, Moved, NotAvailableYet, NoSource) as error:
             log.debug("%s: no traces yet: %s", client.name, error)
             self._again(key, tries)
         else:
@@ -229,7 +229,7 @@ class Traces:
 
     def _again(self, key: TipsetKey, tries: int) -> None:
         if tries < _TRIES:
-            self._later.append((time.monotonic() + self._retry * tries, tries, key))
+            self._later.append((time.monotonic() + self._retry_seconds * tries, tries, key))
 
     async def _keep(self, tipset: Tipset, answer: list[Any]) -> None:
         try:
@@ -241,13 +241,13 @@ class Traces:
 
     async def _epochs(self, tipset: Tipset) -> tuple[int, int]:
         """A tipset's epoch and the null rounds before it; the genesis too, which has nothing to trace."""
-        row = await self._keeper.row(tipset.key)
+        row = await self._writer.row(tipset.key)
         below = row.parent_height if row is not None and row.parent_height >= 0 else tipset.height - 1
         return (below + 1 if below else 0), tipset.height
 
     async def _cover(self, epochs: tuple[int, int] | None, floor: int = 0) -> None:
         """Note that epochs are covered now, and that those below `floor` and those reverted are no more."""
-        async with self._keeper.rows_lock:
+        async with self._writer.rows_lock:
             before = await covered(self._store, TRACES_INDEX)
             top, self._reverted = self._reverted, None
             kept = [
@@ -255,7 +255,7 @@ class Traces:
                 for low, high in before
                 if high >= floor and (top is None or low <= top)
             ]
-            after = merged([*kept, *([epochs] if epochs else ())])
+            after = merge_ranges([*kept, *([epochs] if epochs else ())])
             if after != before:
                 batch = Batch()
                 save_coverage(batch, TRACES_INDEX, after)

@@ -26,8 +26,8 @@ from chain.tipset import Tipset, TipsetKey
 from chain.tipset_messages import load_message_cids
 from follower.shared_store_heads import SharedStoreHeads
 from leader_bridge.bridge import Bridge
-from leader_bridge.nodes.subscription import APPLY, CURRENT, REVERT, Change, merged
-from leader_bridge.store.indexer import included, message_key
+from leader_bridge.nodes.subscription import APPLY, CURRENT, REVERT, Change, merge_changes
+from leader_bridge.store.indexer import included_messages, message_key
 from rpc.client.node_info import parse_node_info
 from rpc.errors import Unavailable
 from tests.blockstore.delayed_store import DelayedSession, Server, Weather, made, store_over
@@ -85,7 +85,7 @@ class Judge:
         await self.walker.tree(self.store, tipset.parent_state_root)
         listed = [await load_message_cids(self.objects, block.messages) for block in tipset.blocks]
         key = message_key(tipset.height, cid)
-        rows = await self.store.rows(MESSAGES, [(bytes(one), key) for one in included(listed)])
+        rows = await self.store.rows(MESSAGES, [(bytes(one), key) for one in included_messages(listed)])
         assert None not in rows, f"a message of {tipset.key} is not indexed"
 
 
@@ -112,7 +112,11 @@ class World:
         tips = self.chain.line(self.chain.genesis, 3)
         self.node = await Node(self.chain.objects, self.chain.genesis.key, tips[-1].key).start()
         store = store_over(self.session, DELTA, EPSILON, self.kind)
-        self.bridge = Bridge(store, parse_node_info(self.node.url), quick(node_timeout=3600.0, patience=3600.0))
+        self.bridge = Bridge(
+            store,
+            parse_node_info(self.node.url),
+            quick(node_timeout_seconds=3600.0, missing_object_timeout_seconds=3600.0),
+        )
         self.running = asyncio.create_task(self.bridge.run())
         self.heads = [self.follower(number, ahead) for number, ahead in enumerate(self.aheads)]
         self.client = asyncio.create_task(self.ask_on())
@@ -372,4 +376,4 @@ def test_head_changes_as_one() -> None:
         ("+a -b", "+a -b"),
         ("=a +b", "=a +b"),
     ):
-        assert merged(changes(told)) == changes(one)
+        assert merge_changes(changes(told)) == changes(one)

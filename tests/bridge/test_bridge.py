@@ -205,7 +205,7 @@ async def test_lazy_state_leaves_state_to_be_fetched_on_demand(recording: tuple[
         for block in tipset.blocks:
             await Walker().tree(store, block.messages)
         await Walker().tree(store, tipset.parent_message_receipts)
-        row = await bridge.keeper.row(TipsetKey(ref.key))
+        row = await bridge.writer.row(TipsetKey(ref.key))
         assert row is not None and row.held == HELD_MESSAGES | HELD_RECEIPTS | HELD_EVENTS
 
 

@@ -16,8 +16,9 @@ from chain.tipset import TipsetKey
 from devnode.replay import start_replay
 from devnode.sim_chain import SimSettings
 from devnode.simulate import SimulatedNode, start_simulated
-from leader_bridge.bridge import Bridge, BridgeSettings
+from leader_bridge.bridge import Bridge
 from leader_bridge.imports.importer import import_car
+from leader_bridge.settings import BridgeSettings
 from rpc.client.node_info import parse_node_info
 from rpc.methods import register_all
 from rpc.server.dispatch import Dispatcher
@@ -41,7 +42,7 @@ STEPS = st.lists(
 
 async def follow(store: Store, node: SimulatedNode, steps: list[tuple[str, int]]) -> None:
     """Run a bridge behind the node, which takes the steps one by one, each seen, until all is stored."""
-    bridge = Bridge(store, parse_node_info(node.node_info), BridgeSettings(backfill=1000, actor_code=True))
+    bridge = Bridge(store, parse_node_info(node.node_info), BridgeSettings(backfill_epochs=1000, actor_code=True))
     running = asyncio.create_task(bridge.run())
 
     async def reached() -> None:
@@ -76,7 +77,7 @@ async def ask(store: Store, method: str, *params: object) -> object:
 
 
 async def events(store: Store) -> list[object]:
-    """All events of the chain, newest epochs included, as a client is told them."""
+    """All events of the chain, newest epochs included_messages, as a client is told them."""
     found = await ask(store, "Filecoin.GetActorEventsRaw", {"fromHeight": 0})
     assert isinstance(found, list)
     return found

@@ -226,7 +226,7 @@ async def test_nobody_to_ask_is_raised_after_patience_and_keeps_the_store_valid(
 
     store = CheckedStore()
     with pytest.raises(NoSource, match="nobody"):
-        await Mirror(store, Nobody(), patience=0.03).close([cid_of(b"x")])
+        await Mirror(store, Nobody(), missing_object_timeout_seconds=0.03).close([cid_of(b"x")])
     assert not store._objects
 
 
@@ -238,7 +238,7 @@ async def two_nodes() -> tuple[SmallChain, list[TestNode], Sources]:
     tip = chain.line(chain.genesis, 6)[-1]
     nodes = [await TestNode(chain.objects, chain.genesis.key, tip.key).start() for _ in range(2)]
     clients = [NodeClient(NodeInfo(node.url.removeprefix("http://")), timeout=5) for node in nodes]
-    return chain, nodes, Sources(clients, batch=4, lie_rest=60)
+    return chain, nodes, Sources(clients, batch=4, bad_object_cooldown_seconds=60)
 
 
 async def shut(nodes: list[TestNode], sources: Sources) -> None:
@@ -257,7 +257,7 @@ async def test_a_lying_node_is_found_out_named_and_left_alone(caplog: pytest.Log
     assert not walked.failed
     for multihash, data in store._objects.items():
         assert chain.objects[multihash] == data
-    assert sources.all[0].lies == 1 and sources.all[1].lies == 0
+    assert sources.all[0].wrong_objects == 1 and sources.all[1].wrong_objects == 0
     assert sources.all[0].name in caplog.text
     assert sources.usable() == [sources.all[1]], "the liar rests"
     await shut(nodes, sources)
@@ -282,7 +282,7 @@ async def test_missing_is_said_only_when_every_node_was_asked() -> None:
     for _ in range(2):
         with pytest.raises(NoSource):
             await sources.fetch([absent])
-        sources.all[1].rests_until = 0
+        sources.all[1].cooling_until = 0
     # at the third failure in a row the node counts as gone, and holds nothing up
     assert (await sources.fetch([absent])).missing == [absent]
     assert (await sources.fetch([absent])).missing == [absent]

@@ -10,8 +10,9 @@ from typing import Any
 from blockstore.open import open_store
 from chain.tipset import TipsetKey
 from devnode.replay import start_replay
-from leader_bridge.bridge import Bridge, BridgeSettings
+from leader_bridge.bridge import Bridge
 from leader_bridge.nodes.subscription import parse_changes
+from leader_bridge.settings import BridgeSettings
 from rpc.client.client import NodeClient
 from rpc.client.node_info import parse_node_info
 from tests.support.recorded import recorded
@@ -46,7 +47,7 @@ async def test_a_client_of_the_follower_sees_every_change_once(tmp_path: Path) -
     node = await start_replay(folder)
     store = await open_store(f"lmdb://{tmp_path}/store")
     settings = BridgeSettings(
-        network_file=folder / "network.json", first_backoff=0.01, longest_backoff=0.05, actor_code=True
+        network_file=folder / "network.json", first_backoff_seconds=0.01, longest_backoff_seconds=0.05, actor_code=True
     )
     bridge = Bridge(store, parse_node_info(node.base), settings)
     running = asyncio.create_task(bridge.run())

@@ -17,7 +17,8 @@ from chain.index.recorded_answers import F3_CERTIFICATE, NETWORK_PARAMS
 from chain.tipset import TipsetKey
 from devnode.replay import start_replay
 from follower.commands.comparison import read_records
-from leader_bridge.bridge import Bridge, BridgeSettings
+from leader_bridge.bridge import Bridge
+from leader_bridge.settings import BridgeSettings
 from leader_bridge.store.recorder import Recorder, keep_network_params
 from rpc.client.node_info import parse_node_info
 from rpc.methods import register_all
@@ -47,9 +48,9 @@ class Node:
         return self.answer
 
 
-async def _kept(node: Node, times: int = 1, patience: float = 5.0) -> tuple[MemoryStore, bytes | None]:
+async def _kept(node: Node, times: int = 1, publish_wait_seconds: float = 5.0) -> tuple[MemoryStore, bytes | None]:
     store = MemoryStore()
-    recorder = Recorder(store, patience=patience)
+    recorder = Recorder(store, publish_wait_seconds=publish_wait_seconds)
     recorder.begin(node)  # type: ignore[arg-type]
     for _ in range(times):
         recorder.ask()
@@ -66,7 +67,7 @@ async def test_an_answer_is_kept_beside_its_tipset() -> None:
 async def test_a_slow_node_holds_nothing_up() -> None:
     node = Node({"GPBFTInstance": 7}, wait=3600)
     async with asyncio.timeout(10):
-        _, row = await _kept(node, patience=0.01)
+        _, row = await _kept(node, publish_wait_seconds=0.01)
     assert row is None
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -17,21 +15,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blockstore.memory import MemoryStore
-from blockstore.store import RECORDED, Batch, HeadEntry, Store, TipsetRef
-from chain.index.chain_index import TipsetRow
+from blockstore.store import RECORDED, Batch, Store
 from chain.index.coverage import covered
 from chain.index.recorded_answers import PIECE, TRACES, TRACES_INDEX, drop_answers, keep_answer, kept_answers, pieces_of
-from chain.tipset import Tipset, TipsetKey
+from chain.tipset import TipsetKey
 from devnode.replay import start_replay
 from follower.commands.comparison import read_records
-from leader_bridge.store.traces import Moved, Traces, traces_of
 from rpc.lookup.eth.recorded_traces import traces_by_transaction
 from rpc.methods import register_all
-from rpc.node_errors import CallFailed, NodeTimeout
 from rpc.server.dispatch import Dispatcher
-from tests.support.made_chain import MadeChain, ask
+from tests.support.made_chain import ask
 from tests.support.recorded import recorded
 from tests.support.served import services_over
+from tests.support.trace_bench import Bench, made_trace
 from tests.support.whole_path import filled
 
 TRACE = re.compile(r"trace_")
@@ -155,245 +151,6 @@ async def test_an_answer_that_is_not_whole_is_not_there(lost: int) -> None:
     assert await kept_answers(store, [b"t"], TRACES) == [None]
 
 
-# --- asking --------------------------------------------------------------------------------------------
-
-
-def _hash(tipset: Tipset) -> str:
-    return "0x" + tipset.key.block_hash.hex()
-
-
-def _trace(tipset: Tipset, at: int = 0, **more: Any) -> dict[str, Any]:
-    return {
-        "type": "call",
-        "subtraces": 0,
-        "traceAddress": [],
-        "action": {"callType": "call", "from": "0x" + "11" * 20, "to": "0x" + "22" * 20},
-        "result": {"gasUsed": "0x1", "output": "0x"},
-        "blockHash": _hash(tipset),
-        "blockNumber": tipset.height,
-        "transactionHash": "0x" + f"{at:02x}" * 32,
-        "transactionPosition": at,
-        **more,
-    }
-
-
-class Node:
-    """Traces the tipsets it is given, by epoch; says `error` instead where there is one."""
-
-    name = "made up"
-
-    def __init__(self, tipsets: list[Tipset]) -> None:
-        self.tipsets = {tipset.height: tipset for tipset in tipsets}
-        self.empty: set[int] = set()
-        self.error: Exception | None = None
-        self.wait = 0.0
-        self.asked: list[int] = []
-        self.changed = asyncio.Event()
-
-    async def call(self, method: str, *params: Any) -> Any:
-        # a follower's node takes the parameters as one list
-        height = int(params[0][0] if isinstance(params[0], list) else params[0], 16)
-        tipset = self.tipsets[height]
-        if method == "eth_getBlockByNumber":
-            return {"hash": _hash(tipset)}
-        assert method in ("trace_block", "Filecoin.EthTraceBlock")
-        self.asked.append(height)
-        self.changed.set()
-        await asyncio.sleep(self.wait)
-        if self.error is not None:
-            raise self.error
-        return [] if height in self.empty else [_trace(tipset)]
-
-    async def until_asked(self, times: int) -> None:
-        async with asyncio.timeout(20):
-            while len(self.asked) < times:
-                self.changed.clear()
-                await self.changed.wait()
-
-
-class Keeper:
-    """What `Traces` needs of the bridge's keeper."""
-
-    def __init__(self, chain: MadeChain) -> None:
-        self.index = chain.services().index
-        self.rows_lock = asyncio.Lock()
-
-    async def tipsets(self, keys: list[TipsetKey]) -> list[Tipset]:
-        return [await self.index.tipset(key) for key in keys]
-
-    async def row(self, key: TipsetKey) -> TipsetRow | None:
-        return await self.index.row(key, fresh=True)
-
-
-class Bench:
-    """A chain of `count` tipsets, a node that has it, and the recorder of its traces at work."""
-
-    def __init__(self, lookback: int = 1000, patience: float = 5.0) -> None:
-        self.chain = MadeChain()
-        self.tipsets: list[Tipset] = []
-        self.head: HeadEntry | None = None
-        self.node = Node([])
-        self.lookback = lookback
-        self.patience = patience
-
-    async def grow(self, count: int) -> list[Tipset]:
-        new: list[Tipset] = []
-        for _ in range(count):
-            parent = self.tipsets[-1] if self.tipsets else None
-            height = parent.height + (2 if parent.height % 5 == 4 else 1) if parent else 0
-            new.append(await self.chain.add(parent, height))
-            self.tipsets.append(new[-1])
-            self.node.tipsets[height] = new[-1]
-        top = self.tipsets[-1]
-        self.head = HeadEntry(1, 1, (), (), TipsetRef(top.height, top.key))
-        return new
-
-    @contextlib.asynccontextmanager
-    async def work(self) -> AsyncIterator[Traces]:
-        traces = Traces(
-            self.chain.store,
-            Keeper(self.chain),  # type: ignore[arg-type]
-            self.lookback,
-            lambda: self.head,
-            patience=self.patience,
-            retry=0.01,
-        )
-        traces.begin(self.node)  # type: ignore[arg-type]
-        running = asyncio.create_task(traces.run())
-        try:
-            yield traces
-        finally:
-            running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await running
-
-    async def recorded(self) -> list[int]:
-        cids = [tipset.key.cid for tipset in self.tipsets]
-        found = await kept_answers(self.chain.store, cids, TRACES)
-        return [tipset.height for tipset, one in zip(self.tipsets, found, strict=True) if one is not None]
-
-
-async def _idle(traces: Traces) -> None:
-    async with asyncio.timeout(20):
-        await traces.idle.wait()
-
-
-async def test_a_heads_parent_is_recorded_before_the_head_is_published() -> None:
-    bench = Bench()
-    await bench.grow(3)
-    async with bench.work() as traces:
-        await _idle(traces)
-        assert await bench.recorded() == [1]
-        new = await bench.grow(1)
-        traces.ask(new, None)
-        await traces.settle()
-        assert await bench.recorded() == [1, 2]
-    assert await covered(bench.chain.store, TRACES_INDEX) == [(0, 2)]
-
-
-async def test_a_slow_node_holds_no_head_up_and_is_not_forgotten() -> None:
-    bench = Bench(patience=0.01)
-    await bench.grow(3)
-    async with bench.work() as traces:
-        await _idle(traces)
-        bench.node.wait = 3600
-        traces.ask(await bench.grow(1), None)
-        async with asyncio.timeout(10):
-            await traces.settle()
-        assert await bench.recorded() == [1]
-    # the next connection finds what is missing
-    bench.node.wait = 0
-    async with bench.work() as traces:
-        await _idle(traces)
-        assert await bench.recorded() == [1, 2]
-
-
-async def test_what_failed_is_asked_for_again() -> None:
-    bench = Bench()
-    await bench.grow(3)
-    async with bench.work() as traces:
-        await _idle(traces)
-        bench.node.error = NodeTimeout("no answer")
-        before = len(bench.node.asked)
-        traces.ask(await bench.grow(1), None)
-        await traces.settle()
-        await bench.node.until_asked(before + 2)
-        bench.node.error = None
-        await _idle(traces)
-        assert await bench.recorded() == [1, 2]
-
-
-async def test_a_node_that_refuses_is_left_alone() -> None:
-    bench = Bench()
-    await bench.grow(40)
-    bench.node.error = CallFailed(1, "module disabled, enable with Fevm.EnableEthRPC")
-    async with bench.work() as traces:
-        await bench.node.until_asked(8)
-        traces.ask(await bench.grow(1), None)
-        await traces.settle()
-        await traces.settle()
-    assert len(bench.node.asked) == 8
-    assert await bench.recorded() == []
-
-
-async def test_the_past_is_walked_and_what_is_older_removed() -> None:
-    bench = Bench(lookback=10)
-    await bench.grow(40)
-    async with bench.work() as traces:
-        await _idle(traces)
-        top = bench.tipsets[-1].height
-        assert await bench.recorded() == [t.height for t in bench.tipsets if top - 10 <= t.height < top]
-        assert sorted(bench.node.asked) == await bench.recorded()
-        new = await bench.grow(30)
-        traces.ask(new, None)
-        await _idle(traces)
-        top = new[-1].height
-        assert await bench.recorded() == [t.height for t in bench.tipsets if top - 10 <= t.height < top]
-        ((low, high),) = await covered(bench.chain.store, TRACES_INDEX)
-        assert (top - 10, bench.tipsets[-2].height) == (low, high)
-    # a longer look-back fills what was removed, a shorter one removes it again
-    for lookback in (25, 5):
-        bench.lookback = lookback
-        async with bench.work() as traces:
-            await _idle(traces)
-            assert await bench.recorded() == [t.height for t in bench.tipsets if top - lookback <= t.height < top]
-
-
-async def test_reverted_epochs_are_covered_no_more() -> None:
-    bench = Bench()
-    await bench.grow(9)
-    async with bench.work() as traces:
-        await _idle(traces)
-        high = bench.tipsets[-2].height
-        assert await covered(bench.chain.store, TRACES_INDEX) == [(0, high)]
-        common = bench.tipsets[-5]
-        bench.tipsets = bench.tipsets[:-4]
-        fork = [await bench.chain.add(common, common.height + 1, salt=7)]
-        bench.tipsets.append(fork[0])
-        bench.node.tipsets[fork[0].height] = fork[0]
-        bench.head = HeadEntry(2, 1, (), (), TipsetRef(fork[0].height, fork[0].key))
-        traces.ask([*fork], common.height)
-        await traces.settle()
-        await _idle(traces)
-        assert await covered(bench.chain.store, TRACES_INDEX) == [(0, common.height)]
-
-
-async def test_traces_of_another_tipset_are_not_ours() -> None:
-    bench = Bench()
-    await bench.grow(3)
-    ours, node = bench.tipsets[1], bench.node
-    client: Any = node
-    assert await traces_of(client, ours) == [_trace(ours)]
-    node.empty.add(1)
-    assert await traces_of(client, ours) == []
-    node.tipsets[1] = await bench.chain.add(bench.tipsets[0], 1, salt=9)
-    with pytest.raises(Moved, match="the node has 0x"):
-        await traces_of(client, ours)
-    node.empty.clear()
-    with pytest.raises(Moved, match="traced another tipset"):
-        await traces_of(client, ours)
-
-
 # --- answering -----------------------------------------------------------------------------------------
 
 
@@ -403,7 +160,7 @@ async def _answering(count: int = 8) -> tuple[Bench, Dispatcher]:
     await bench.grow(count)
     for tipset in bench.tipsets[1:-1]:
         traces = [
-            _trace(tipset, at, action={"from": f"0x{at:040x}", "to": f"0x{tipset.height:040x}"}) for at in range(3)
+            made_trace(tipset, at, action={"from": f"0x{at:040x}", "to": f"0x{tipset.height:040x}"}) for at in range(3)
         ]
         await keep_answer(bench.chain.store, tipset.key.cid, TRACES, orjson.dumps(traces))
     bench.chain.log.publish([], bench.tipsets)
@@ -492,7 +249,7 @@ async def test_a_creation_that_failed_matches_no_receiver() -> None:
     bench, dispatcher = await _answering()
     tipset = bench.tipsets[3]
     action = {"from": "0x" + "11" * 20}
-    traces = [_trace(tipset, type="create", action=action, result={"gasUsed": "0x1", "code": "0x"})]
+    traces = [made_trace(tipset, type="create", action=action, result={"gasUsed": "0x1", "code": "0x"})]
     await keep_answer(bench.chain.store, tipset.key.cid, TRACES, orjson.dumps(traces))
     block = {"fromBlock": "0x3", "toBlock": "0x3"}
     answer = await ask(dispatcher, "EthTraceFilter", block)
@@ -508,7 +265,7 @@ async def test_what_is_not_recorded_is_asked_of_the_node_behind_pinned_to_our_ti
     await bench.chain.store.write(batch)
     dispatcher = Dispatcher(replace(bench.chain.services(), node=bench.node))
     answer = await ask(dispatcher, "EthTraceBlock", "latest")
-    assert answer["result"] == [_trace(bench.tipsets[-2])]
+    assert answer["result"] == [made_trace(bench.tipsets[-2])]
     assert bench.node.asked == [7]
     bench.node.tipsets[7] = bench.tipsets[2]
     answer = await ask(dispatcher, "EthTraceBlock", "latest")

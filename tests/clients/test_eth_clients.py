@@ -24,7 +24,8 @@ from blockstore.memory import MemoryStore
 from blockstore.store import Store
 from devnode.replay import ReplayNode, start_replay
 from follower.commands.comparison import read_records
-from leader_bridge.bridge import Bridge, BridgeSettings
+from leader_bridge.bridge import Bridge
+from leader_bridge.settings import BridgeSettings
 from rpc.client.node_info import parse_node_info
 from rpc.server.server import Server
 from tests.clients.test_eth_streams import recorded_stream
@@ -235,7 +236,7 @@ def questions() -> dict[str, Any]:
 async def _bridged(node: ReplayNode, store: Store, backfill: int) -> AsyncIterator[Bridge]:
     """A bridge at work between a node and a store, which has the node's head."""
     network = recorded("devnet/network.json")
-    bridge = Bridge(store, parse_node_info(node.base), BridgeSettings(network_file=network, backfill=backfill))
+    bridge = Bridge(store, parse_node_info(node.base), BridgeSettings(network_file=network, backfill_epochs=backfill))
     running = asyncio.create_task(bridge.run())
     try:
         await reach(store, node, running)

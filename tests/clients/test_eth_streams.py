@@ -14,7 +14,8 @@ import zstandard
 
 from blockstore.memory import MemoryStore
 from devnode.replay import start_replay
-from leader_bridge.bridge import Bridge, BridgeSettings
+from leader_bridge.bridge import Bridge
+from leader_bridge.settings import BridgeSettings
 from rpc.client.node_info import parse_node_info
 from rpc.server.dispatch import Dispatcher
 from tests.support.event_chain import Client

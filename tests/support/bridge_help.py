@@ -12,21 +12,22 @@ from blockstore.store import HeadEntry, Store, TipsetRef
 from chain.block import decode_header
 from chain.index.chain_index import HELD_ALL, decode_row
 from chain.tipset import Tipset, TipsetKey
-from leader_bridge.bridge import Bridge, BridgeSettings
+from leader_bridge.bridge import Bridge
+from leader_bridge.settings import BridgeSettings
 from leader_bridge.store.mirror import walked_links
 from rpc.client.node_info import parse_node_info
 
 #: everything as fast as it goes: nothing here waits for its own sake
 QUICK = {
-    "backfill": 0,
-    "first_backoff": 0.002,
-    "longest_backoff": 0.02,
-    "lie_rest": 0.05,
-    "hold": 0.0,
-    "late": (0.005, 0.01),
-    "poll_interval": 0.005,
-    "patience": 5.0,
-    "node_timeout": 10.0,
+    "backfill_epochs": 0,
+    "first_backoff_seconds": 0.002,
+    "longest_backoff_seconds": 0.02,
+    "bad_object_cooldown_seconds": 0.05,
+    "lagging_node_grace_seconds": 0.0,
+    "late_block_retry_delays": (0.005, 0.01),
+    "poll_interval_seconds": 0.005,
+    "missing_object_timeout_seconds": 5.0,
+    "node_timeout_seconds": 10.0,
 }
 
 

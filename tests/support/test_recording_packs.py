@@ -104,4 +104,3 @@ def test_the_packs_of_the_project_are_small_and_described() -> None:
     assert len(names) >= 40
     for name in names:
         assert name.name in text or f"`{name.parent.name}/`" in text, name
-

@@ -12,7 +12,8 @@ from chain.eth.types import hash_of
 from chain.tipset import TipsetKey
 from devnode.replay import ReplayNode
 from follower.commands.comparison import read_records
-from leader_bridge.bridge import Bridge, BridgeSettings
+from leader_bridge.bridge import Bridge
+from leader_bridge.settings import BridgeSettings
 from rpc.client.node_info import parse_node_info
 from tests.support.recorded import recorded
 
@@ -55,11 +56,11 @@ async def filled(
     """
     settings = BridgeSettings(
         network_file=recorded(f"{folder}/network.json"),
-        backfill=100_000,
+        backfill_epochs=100_000,
         actor_code=True,
         state=state,
         traces=trace_lookback is not None,
-        trace_lookback=trace_lookback or 0,
+        trace_lookback_epochs=trace_lookback or 0,
     )
     bridge = Bridge(store, parse_node_info(node.base), settings)
     running = asyncio.create_task(bridge.run())

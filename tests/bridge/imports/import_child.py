@@ -1,6 +1,6 @@
 """An import in a process of its own, to be killed: a line on standard output at each step.
 
-python -m tests.bridge.import_child STORE CAR NETWORK_FILE
+python -m tests.bridge.imports.import_child STORE CAR NETWORK_FILE
 """
 
 from __future__ import annotations

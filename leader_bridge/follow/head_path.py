@@ -1,0 +1,136 @@
+"""The way from our head to a node's: reverts down to the common ancestor, then applies up.
+
+What a node pushes is taken as it is when it fits our head. Otherwise `ChainGetPath` is believed as far as block
+headers confirm it; else both sides are walked down by their headers until they meet.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from blockstore.store import TipsetRef
+from chain.errors import BadObject, ChainError
+from chain.tipset import Tipset, TipsetKey
+from leader_bridge.nodes.sources import Source
+from leader_bridge.nodes.subscription import APPLY, CURRENT, REVERT, Change, key_json, parse_changes, parse_tipset
+from leader_bridge.store.tipset_writer import NotAvailableYet, TipsetWriter
+from rpc.node_errors import BadAnswer, NodeError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadPath:
+    """From one head to another: reverts newest first, applies oldest first, and where they part."""
+
+    reverts: tuple[TipsetRef, ...]
+    applies: tuple[Tipset, ...]
+    common: TipsetRef | None
+
+
+class PathFinder:
+    """Finds paths by the headers that `writer` reads from the store or the nodes."""
+
+    def __init__(self, writer: TipsetWriter) -> None:
+        self._writer = writer
+
+    async def target_of(self, changes: Sequence[Change]) -> Change:
+        """The head that a head change leads to. Not the node's head *now*: frames that wait would lead back.
+
+        Errors: NotAvailableYet, NoSource, BadObject.
+        """
+        last = changes[-1]
+        if last.kind != REVERT:
+            return last
+        (tipset,) = await self._writer.tipsets([last.key])
+        (parent,) = await self._writer.tipsets([tipset.parents])
+        return Change(CURRENT, parent.height, parent.key)
+
+    async def fit(self, head: TipsetRef, changes: Sequence[Change]) -> HeadPath | None:
+        """A pushed head change as a path, if it goes on from `head`; else None. Errors: as `target_of`."""
+        kinds = [change.kind for change in changes]
+        count = kinds.count(REVERT)
+        if kinds != [REVERT] * count + [APPLY] * (len(kinds) - count):
+            return None
+        at = head
+        reverts: list[TipsetRef] = []
+        for change in changes[:count]:
+            if change.key != at.key:
+                return None
+            reverts.append(at)
+            at = await self.parent(at)
+        applies = await self._writer.tipsets([change.key for change in changes[count:]])
+        key = at.key
+        for tipset in applies:
+            if tipset.parents != key:
+                return None
+            key = tipset.key
+        return HeadPath(tuple(reverts), tuple(applies), at)
+
+    async def parent(self, ref: TipsetRef) -> TipsetRef:
+        """The parent of a tipset of ours. Errors: as `target_of`; BadObject for the genesis."""
+        row = await self._writer.row(TipsetKey(ref.key))
+        if row is not None and row.parent_height >= 0:
+            return TipsetRef(row.parent_height, row.parent)
+        (tipset,) = await self._writer.tipsets([TipsetKey(ref.key)])
+        if tipset.height == 0:
+            raise BadObject("the genesis would be reverted: the node is of another chain")
+        (parent,) = await self._writer.tipsets([tipset.parents])
+        return TipsetRef(parent.height, parent.key)
+
+    async def is_ancestor(self, tipset: Tipset, head: TipsetRef, limit: int) -> bool:
+        """Whether a tipset is among the `limit` newest ancestors of our head, or is the head itself."""
+        at = head
+        for _ in range(limit):
+            if at.height <= tipset.height:
+                break
+            at = await self.parent(at)
+        return at.key == tipset.key
+
+    async def waypoint(self, source: Source, head: TipsetRef, target: Tipset, epochs: int) -> Tipset | None:
+        """A tipset `epochs` above our head on the way to `target`; None where the node cannot say."""
+        height = head.height + epochs
+        try:
+            answer = await source.client.call("Filecoin.ChainGetTipSetByHeight", height, key_json(target.key))
+            at, key = parse_tipset(answer)
+        except (BadAnswer, NodeError):
+            return None
+        if at <= head.height:
+            return None
+        return (await self._writer.tipsets([key]))[0]
+
+    async def find(self, source: Source, head: TipsetRef, target: Tipset) -> HeadPath:
+        """The path from our head to `target`. Errors: as `target_of`; BadObject where the chains never meet."""
+        try:
+            answer = await source.client.call(
+                "Filecoin.ChainGetPath", key_json(TipsetKey(head.key)), key_json(target.key)
+            )
+            changes = parse_changes(answer)
+            end = changes[-1].key if changes and changes[-1].kind == APPLY else None
+            if end == target.key:
+                path = await self.fit(head, changes)
+                if path is not None:
+                    return path
+        except (NodeError, ChainError, NotAvailableYet) as error:
+            log.info("%s: no path from ChainGetPath (%s): headers are walked", source.name, error)
+        return await self._walk(head, target)
+
+    async def _walk(self, head: TipsetRef, target: Tipset) -> HeadPath:
+        reverts: list[TipsetRef] = []
+        applies: list[Tipset] = []
+        at, theirs = head, target
+        while at.key != theirs.key:
+            if theirs.height >= at.height:
+                applies.append(theirs)
+                if theirs.height == 0:
+                    raise BadObject("the node's chain has no tipset in common with ours")
+                down = theirs
+                (theirs,) = await self._writer.tipsets([down.parents])
+                if down.height > at.height:
+                    continue
+            reverts.append(at)
+            at = await self.parent(at)
+        applies.reverse()
+        return HeadPath(tuple(reverts), tuple(applies), at)

@@ -1,0 +1,41 @@
+"""How the bridge follows: one frozen record, made by the command line from the settings table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeSettings:
+    """How to follow.
+
+    `state`: full or lazy. `backfill_epochs`: epochs below the first head of an empty store to fetch too.
+    `fetch_concurrency` requests of `fetch_batch` objects are in flight at once. `max_gap_epochs`: the most epochs
+    in one head change when a gap is filled. `lagging_node_grace_seconds`: how long a lighter head of another node
+    is not followed. `idle_probe_seconds`: a node that pushes nothing for so long is asked for its head.
+    `missing_object_timeout_seconds`: how long a walk waits for any node to answer. `late_block_retry_delays`:
+    seconds before each new try for what every node lacks. `traces`: record each tipset's traces, down to
+    `trace_lookback_epochs` below the head. `owner`: this process's name in the lease ("": host and process id).
+    """
+
+    state: str = "full"
+    backfill_epochs: int = 2000
+    network_file: Path | None = None
+    fetch_concurrency: int = 8
+    fetch_batch: int = 256
+    node_timeout_seconds: float = 30.0
+    poll_interval_seconds: float = 2.0
+    actor_code: bool = True
+    traces: bool = False
+    trace_lookback_epochs: int = 2880
+    max_gap_epochs: int = 900
+    keep_log_entries: int = 100_000
+    lagging_node_grace_seconds: float = 60.0
+    idle_probe_seconds: float = 60.0
+    first_backoff_seconds: float = 0.1
+    longest_backoff_seconds: float = 30.0
+    bad_object_cooldown_seconds: float = 30.0
+    missing_object_timeout_seconds: float = 60.0
+    late_block_retry_delays: tuple[float, ...] = (0.1, 0.3, 1.0)
+    owner: str = ""

@@ -1,0 +1,92 @@
+"""Judging what an import has left in a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from blockstore.cid import Cid
+from blockstore.store import META, Held, Store
+from chain.index.chain_index import (
+    HELD_EVENTS,
+    HELD_MESSAGES,
+    HELD_STATE,
+    ChainIndex,
+    TipsetRow,
+)
+from chain.index.coverage import covered
+from chain.ipld.objects import Objects
+from chain.network import load_network
+from chain.tipset import TipsetKey
+from leader_bridge.imports.closing import verify_closed
+from leader_bridge.imports.importer import MARK, PROGRESS
+from leader_bridge.store.coverage import MESSAGES_INDEX, TIPSETS_INDEX
+
+NETWORK: dict[str, Any] = {
+    "network_name": "made",
+    "address_prefix": "t",
+    "eth_chain_id": 1,
+    "block_delay_secs": 30,
+    "upgrades": [{"height": -1, "network_version": 22}],
+}
+
+
+def network_file(folder: Path, **changes: Any) -> Path:
+    path = folder / "network.json"
+    path.write_bytes(orjson.dumps({**NETWORK, **changes}))
+    return path
+
+
+async def rows_of_chain(store: Store, key: TipsetKey) -> list[TipsetRow]:
+    index = ChainIndex(store, Objects(store))
+    rows: list[TipsetRow] = []
+    while True:
+        row = await index.row(key)
+        assert row is not None
+        rows.append(row)
+        if row.parent_height < 0:
+            return rows
+        key = row.parent
+
+
+async def check_whole(store: Store) -> list[TipsetRow]:
+    """Every published head's chain, and what its rows say is held, walk without a missing object."""
+    assert await store.row(META, b"", MARK) is None
+    assert await store.row(META, b"", PROGRESS) is None
+    entry = await store.head()
+    assert entry is not None
+    network = await load_network(store)
+    assert network is not None
+    rows = await rows_of_chain(store, TipsetKey(entry.head.key))
+    assert rows[-1].height == 0
+    assert rows[-1].key.cids == (network.genesis,)
+    index = ChainIndex(store, Objects(store))
+    roots: dict[Cid, None] = {}
+    for row in rows:
+        tipset = await index.tipset(row.key)
+        assert tipset.height == row.height
+        if row.held & HELD_MESSAGES:
+            roots.update(dict.fromkeys(block.messages for block in tipset.blocks))
+        if row.held & HELD_STATE:
+            roots[tipset.parent_state_root] = None
+        if row.held & HELD_EVENTS:
+            roots[tipset.parent_message_receipts] = None
+    assert set(await store.held_many([root.multihash for root in roots])) == {Held.CLOSED}
+    some = list(roots)
+    for root in some[:: max(1, len(some) // 60)]:
+        assert await verify_closed(store, root) > 0
+    for low, high in [(0, entry.head.height)]:
+        assert await covered(store, TIPSETS_INDEX) == [(low, high)]
+    return rows
+
+
+async def contents(store: Store, folder: Path) -> dict[str, Any]:
+    """All rows but the head log's and the leases', for comparing stores."""
+    out: dict[str, Any] = {"stats": (await store.stats())["objects"]}
+    for row in await rows_of_chain(store, TipsetKey((await store.head()).head.key)):  # type: ignore[union-attr]
+        out[str(row.key)] = row
+    for index in (TIPSETS_INDEX, MESSAGES_INDEX):
+        out[index.decode()] = await covered(store, index)
+    return out
