@@ -97,7 +97,8 @@ class Publisher:
             applies=refs,
             head=head,
         )
-        await self._recorder.keep(TipsetKey(head.key).cid)
+        before = None if self.head is None else TipsetKey(self.head.head.key).cid
+        await self._recorder.keep(TipsetKey(head.key).cid, before)
         if self.traces is not None:
             await self.traces.settle()
         await self._store.append_head(entry)

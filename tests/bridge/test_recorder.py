@@ -17,8 +17,7 @@ from chain.index.recorded_answers import F3_CERTIFICATE, NETWORK_PARAMS
 from chain.tipset import TipsetKey
 from devnode.replay import start_replay
 from follower.commands.comparison import read_records
-from leader_bridge.bridge import Bridge
-from leader_bridge.settings import BridgeSettings
+from leader_bridge.bridge import Bridge, BridgeSettings
 from leader_bridge.store.recorder import Recorder, keep_network_params
 from rpc.client.node_info import parse_node_info
 from rpc.methods import register_all
