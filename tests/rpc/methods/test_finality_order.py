@@ -86,12 +86,12 @@ async def test_finality_never_goes_back(seed: int) -> None:
         for _ in range(rng.randint(1, 3)):
             line.append(await chain.add(line[-1], line[-1].height + rng.randint(1, 2), salt=step))
             applied.append(line[-1])
-        if rng.random() < 0.5:
+        later = [one for one in line[-6:-1] if one.height > newest]
+        if later and rng.random() < 0.5:
             # F3 makes progress on the chain of the head
-            if later := [one for one in line[-6:-1] if one.height > newest]:
-                certified = rng.choice(later)
-                newest = certified.height
-                node.answers.append(certificate(len(node.answers), certified))
+            certified = rng.choice(later)
+            newest = certified.height
+            node.answers.append(certificate(len(node.answers), certified))
         if rng.random() < 0.15:
             # another leader, or another connection
             recorder.stop()
