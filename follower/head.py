@@ -45,17 +45,21 @@ class _Subscriber:
 
 
 class NewestHead:
-    """Heads of entries, the newest kept: its tipset is read once."""
+    """Makes heads of log entries and keeps the newest, so that its tipset is read once."""
 
     def __init__(self, index: ChainIndex) -> None:
         self._index = index
-        #: the newest head there has been
+        #: the newest head so far
         self.known: Head | None = None
+
+    def forget(self) -> None:
+        """The log is another one now: the head that is known is not in it."""
+        self.known = None
 
     async def of(self, entry: HeadEntry) -> Head:
         """The head after an entry. Errors: NotHeld."""
         head = self.known
-        if head is None or head.seq != entry.seq:
+        if head is None or head.seq != entry.seq or head.tipset.key != entry.head.key:
             try:
                 tipset = await self._index.tipset(TipsetKey(entry.head.key))
             except Missing as error:
@@ -154,14 +158,19 @@ class StoreHeads:
             return
         subscriber.queue.put_nowait(entry)
 
-    async def close(self) -> None:
-        """End every subscription."""
+    def end_subscriptions(self) -> None:
+        """End every subscription; a new one reads the log anew."""
         for subscriber in self._subscribers:
             subscriber.behind = True
             if not subscriber.queue.full():
                 subscriber.queue.put_nowait(None)
         if self._poller is not None:
             self._poller.cancel()
+            self._poller = None
+
+    async def close(self) -> None:
+        """End every subscription."""
+        self.end_subscriptions()
 
     async def last_head(self) -> Head | None:
         """The newest head. Errors: NotHeld, StoreError."""

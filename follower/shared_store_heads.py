@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final, Protocol
 
@@ -18,7 +17,7 @@ from blockstore.cassandra.bounded_staleness import HeadWindow
 from blockstore.cassandra.head import Tail
 from blockstore.errors import StoreError
 from blockstore.store import HeadEntry
-from blockstore.store_clock import StoreClock, wall_ms
+from blockstore.store_clock import StoreClock, boottime_ms, wall_ms
 from chain.errors import ChainError, NotHeld
 from chain.index.chain_index import ChainIndex
 from follower.head import NewestHead, StoreHeads
@@ -35,9 +34,9 @@ _FIRST: Final = 64
 _PAGE: Final = 256
 #: entries that are known and not yet visible, at most; a log further ahead is read when their time has come
 _AHEAD: Final = 4096
+#: between two measurements of the clock, where it is known and where it is not
 _CLOCK_SECONDS: Final = 1.0
-#: a clock that goes on while the machine is suspended
-_BOOTTIME: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_CLOCK_UNKNOWN_SECONDS: Final = 0.1
 
 
 class SharedStore(Protocol):
@@ -51,11 +50,6 @@ class SharedStore(Protocol):
 
     async def clock_ms(self) -> int:
         """The store's own clock, milliseconds since 1970."""
-
-
-def boottime_ms() -> int:
-    """Milliseconds of a clock that only goes forward and counts suspended time."""
-    return time.clock_gettime_ns(_BOOTTIME) // 1_000_000
 
 
 class SharedStoreHeads:
@@ -78,7 +72,7 @@ class SharedStoreHeads:
     ) -> None:
         self.window = HeadWindow(delta_ms, epsilon_ms)
         #: how far this machine's clock is from the store's
-        self.clock = StoreClock(store.clock_ms, epsilon_ms, wall)
+        self.clock = StoreClock(store.clock_ms, epsilon_ms, wall, now)
         self._store = store
         self._index = index
         self._wait_seconds = wait_seconds
@@ -89,6 +83,8 @@ class SharedStoreHeads:
         self._reads: dict[asyncio.Task[None], None] = {}
         self._running: list[asyncio.Task[None]] = []
         self._failed = ""
+        #: whether the clock was last found to be right; None before the first time
+        self._was_accurate: bool | None = None
         #: when (the loop's clock) there was last a head to serve
         self._servable_at = float("-inf")
         self._was_read = asyncio.Event()
@@ -124,7 +120,7 @@ class SharedStoreHeads:
         return await self._newest.of(entry)
 
     def _servable(self) -> HeadEntry | None:
-        if self.clock.is_off:
+        if not self.clock.is_accurate:
             return None
         # both clocks are cut to whole milliseconds: the later moment is the careful one for the horizon
         entry = self.window.head(self._now() + 1, self._wall())
@@ -135,7 +131,7 @@ class SharedStoreHeads:
     async def _wait(self) -> HeadEntry | None:
         loop = asyncio.get_running_loop()
         until = loop.time() + self._wait_seconds
-        pause = max(0.001, self.window.epsilon / 4000)
+        pause = max(0.001, self.window.epsilon_ms / 4000)
         # what is waited for is a clock as well as a read
         while True:
             entry = self._servable()
@@ -144,9 +140,9 @@ class SharedStoreHeads:
             await asyncio.sleep(pause)
 
     def _why_none(self) -> RpcError | NotHeld:
-        if self.clock.is_off:
+        if not self.clock.is_accurate:
             return Unavailable(f"this follower is out of service: {self.clock.text}")
-        if self.window.horizon is not None and not self.window.entries:
+        if self.window.horizon_ms is not None and not self.window.entries:
             return NotHeld("any head: nothing has been published to this store yet")
         return Unavailable(
             "which head is the newest is not known now: the store's head log cannot be read"
@@ -160,14 +156,14 @@ class SharedStoreHeads:
         """Every entry after `after` in order, each not before every follower may serve it. See HeadSource."""
         return self._pushes.subscribe(after)
 
-    def released(self, entry: HeadEntry) -> bool:
+    def is_released(self, entry: HeadEntry) -> bool:
         """Whether the entry is visible by every clock within epsilon of ours."""
-        return self._wall() > entry.visible_at + self.window.epsilon
+        return self._wall() > entry.visible_at + self.window.epsilon_ms
 
     async def released_head(self) -> HeadEntry | None:
         """The newest released entry of those that are known."""
         await self._first_read()
-        due = [entry for entry in self.window.entries.values() if self.released(entry)]
+        due = [entry for entry in self.window.entries.values() if self.is_released(entry)]
         return max(due, key=lambda entry: entry.seq, default=None)
 
     async def released_entries(self, after: int, limit: int) -> list[HeadEntry]:
@@ -182,7 +178,7 @@ class SharedStoreHeads:
             found = await self._store.head_entries(after, limit)
         out: list[HeadEntry] = []
         for entry in found:
-            if not self.released(entry) or (out and entry.seq != out[-1].seq + 1):
+            if not self.is_released(entry) or (out and entry.seq != out[-1].seq + 1):
                 break
             out.append(entry)
         return out
@@ -197,7 +193,7 @@ class SharedStoreHeads:
     async def _read_on(self) -> None:
         """Start a read every delta / 4, whatever became of those before."""
         loop = asyncio.get_running_loop()
-        pause = self.window.delta / 4000
+        pause = self.window.delta_ms / 4000
         due = loop.time()
         while True:
             if len(self._reads) >= _HANGING:
@@ -225,8 +221,18 @@ class SharedStoreHeads:
             self._failed = str(error)
             return
         self._failed = ""
-        self.window.observe(began, self._now(), tail)
+        if self.window.observe(began, self._now(), tail):
+            self._start_over()
         self._was_read.set()
+
+    def _start_over(self) -> None:
+        """Forget the heads of a log that is no more; subscribers must begin anew."""
+        log.error(
+            "the store's head log went back, as one that is restored from a backup does: heads that clients have seen "
+            "are not in it. This follower starts over from the log as it is now and ends all subscriptions"
+        )
+        self._newest.forget()
+        self._pushes.end_subscriptions()
 
     async def _whole(self, tail: Tail) -> Tail:
         """With what lies between the newest known entry and the tail: one of those may be the head."""
@@ -238,9 +244,11 @@ class SharedStoreHeads:
             if len(self.window.entries) + len(missing) >= _AHEAD:
                 # what is behind them is not known: the read proves nothing
                 return Tail(tuple(missing), True)
-            entries = await self._store.head_entries(newest, _PAGE)
-            if not entries:
-                return Tail(tuple(missing), True)
+            # the newest known entry is read again: in a log that was restored and has gone on it is another
+            after = newest if missing else newest - 1
+            entries = await self._store.head_entries(after, _PAGE)
+            if not entries or entries[-1].seq <= newest:
+                return Tail((*missing, *entries), True)
             missing += entries
             newest = entries[-1].seq
         return Tail((*missing, *tail.entries), tail.prepared)
@@ -253,16 +261,21 @@ class SharedStoreHeads:
                 await self.measure()
             except StoreError as error:
                 log.debug("the store's clock cannot be read: %s", error)
-            await asyncio.sleep(_CLOCK_SECONDS)
+            await asyncio.sleep(_CLOCK_SECONDS if self.clock.is_accurate else _CLOCK_UNKNOWN_SECONDS)
 
     async def measure(self) -> None:
         """Read the store's clock between two of ours. Errors: StoreError."""
-        was_off = self.clock.is_off
-        await self.clock.measure()
-        if self.clock.is_off and not was_off:
-            log.error("out of service: %s", self.clock.text)
-        elif was_off and not self.clock.is_off:
-            log.warning("in service again: %s", self.clock.text)
+        try:
+            await self.clock.measure()
+        finally:
+            is_accurate = self.clock.is_accurate
+            if not is_accurate and self._was_accurate:
+                log.error("out of service: %s", self.clock.text)
+            elif is_accurate and self._was_accurate is False:
+                log.warning("in service: %s", self.clock.text)
+            # before the first good measurement there is nothing to say
+            if is_accurate or self._was_accurate is not None:
+                self._was_accurate = is_accurate
 
     # --- health ------------------------------------------------------------------------------------
 
@@ -280,7 +293,7 @@ class SharedStoreHeads:
         fail that now wait. Where one follower alone has none, the balancer asks another when its wait is over.
         """
         lacking = asyncio.get_running_loop().time() - self._servable_at
-        if not self.clock.is_off and self._servable() is None and lacking < self._wait_seconds:
+        if self.clock.is_accurate and self._servable() is None and lacking < self._wait_seconds:
             return CheckResult(True, f"no head may be served for {lacking:.1f} s: {self._why_none()}")
         try:
             async with asyncio.timeout(1):
@@ -296,8 +309,8 @@ class SharedStoreHeads:
         return CheckResult(not self._failed, self._failed or "the store's head log is read")
 
     async def clock_check(self) -> CheckResult:
-        """Whether this clock is within epsilon of the store's, as far as measured."""
-        return CheckResult(self.clock.offset is not None and not self.clock.is_off, self.clock.text)
+        """Health: whether this clock is within epsilon of the store's for certain."""
+        return CheckResult(self.clock.is_accurate, self.clock.text)
 
 
 class _Released:

@@ -6,43 +6,94 @@ Times are milliseconds. `began` and `now` come from a clock that only goes forwa
 
 from __future__ import annotations
 
+from typing import Final
+
 from blockstore.cassandra.head import Tail
 from blockstore.store import HeadEntry
+
+#: reads in a row, each begun after the one before had ended, until a log that went back is believed
+_CONFIRMATIONS: Final = 3
 
 
 class HeadWindow:
     """What one follower knows of the log. Feed it each read; ask it which head may be served.
 
-    It keeps the newest entry that may be served and those still to come, as many as it is fed.
+    It keeps the newest entry that may be served and those still to come, as many as it is fed. A log that goes back (it
+    was restored from a backup) contradicts what was read before: such a read extends no horizon, and when more reads
+    say the same, everything known is forgotten.
     """
 
     def __init__(self, delta_ms: int, epsilon_ms: int) -> None:
         if not delta_ms > 2 * epsilon_ms > 0:
             raise ValueError("delta must be more than twice epsilon, and epsilon more than 0")
-        self.delta = delta_ms
-        self.epsilon = epsilon_ms
-        self.horizon: int | None = None
+        self.delta_ms = delta_ms
+        self.epsilon_ms = epsilon_ms
+        #: until when (the clock of `observe`) the newest visible entry is certainly the head
+        self.horizon_ms: int | None = None
         self.entries: dict[int, HeadEntry] = {}
+        #: how often the log went back
+        self.resets = 0
+        #: the newest entry that a read showed, and when the first read that showed it had ended
+        self._newest = (0, 0)
+        #: reads in a row that contradict what is known, and when the last of them had ended
+        self._contradictions = 0
+        self._contradicted_at = 0
+        #: reads that began before this moment tell of a log that is no more
+        self._valid_from = 0
 
-    def observe(self, began: int, ended: int, tail: Tail) -> None:
-        """A read that began and ended then showed `tail`.
+    def observe(self, began: int, ended: int, tail: Tail) -> bool:
+        """Learn from a read that began and ended then and showed `tail`. Whether the log went back, for certain now.
 
-        An entry that it lacks was prepared after `began`, and stamped after that: invisible before
+        An entry that the read lacks was prepared after `began`, and stamped after that: invisible before
         began + delta by any clock. One that it shows prepared may have been stamped long ago: it proves nothing.
         """
+        if began < self._valid_from:
+            return False
+        if self._contradicts(began, tail):
+            return self._distrust(began, ended)
+        seq = tail.entries[-1].seq if tail.entries else 0
+        known, known_at = self._newest
+        if seq < known:
+            # older than one that ended first: whether the log went back or the read was slow, it says nothing new
+            return False
+        self._contradictions = 0
+        self._newest = (seq, ended if seq > known else min(ended, known_at))
         for entry in tail.entries:
             self.entries[entry.seq] = entry
         if not tail.prepared:
-            until = began + self.delta - self.epsilon
-            self.horizon = until if self.horizon is None else max(self.horizon, until)
+            until = began + self.delta_ms - self.epsilon_ms
+            self.horizon_ms = until if self.horizon_ms is None else max(self.horizon_ms, until)
+        return False
+
+    def _contradicts(self, began: int, tail: Tail) -> bool:
+        """Whether the log once held what it does not hold now. Reads that overlapped prove nothing."""
+        if any(self.entries.get(entry.seq, entry) != entry for entry in tail.entries):
+            return True
+        newest = tail.entries[-1].seq if tail.entries else 0
+        return newest < self._newest[0] and began > self._newest[1]
+
+    def _distrust(self, began: int, ended: int) -> bool:
+        if self._contradictions and began <= self._contradicted_at:
+            return False
+        self._contradictions += 1
+        self._contradicted_at = ended
+        if self._contradictions < _CONFIRMATIONS:
+            return False
+        self.resets += 1
+        self.entries.clear()
+        self.horizon_ms = None
+        self._newest = (0, 0)
+        self._contradictions = 0
+        self._valid_from = ended
+        return True
 
     def head(self, now: int, wall: int) -> HeadEntry | None:
         """The head to serve at this moment, or None: wait for a read, or for an entry's moment to pass."""
-        if self.horizon is None or now >= self.horizon:
+        if self.horizon_ms is None or now >= self.horizon_ms:
             return None
         best: HeadEntry | None = None
         for entry in self.entries.values():
-            if abs(wall - entry.visible_at) <= self.epsilon:
+            if abs(wall - entry.visible_at) <= self.epsilon_ms:
                 return None
             if entry.visible_at < wall and (best is None or entry.seq > best.seq):
                 best = entry

@@ -46,7 +46,7 @@ class Lease:
 class CassandraHeadLog:
     """Publishing and reading the log of one keyspace. `delta_ms` and `epsilon_ms` are the design's δ and ε.
 
-    With `store_clock`, nothing is stamped by a clock (`now`) that is certainly more than ε from it: ClockOff then.
+    With `store_clock`, nothing is stamped by a clock (`now`) that may be more than ε from it: ClockOff then.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class CassandraHeadLog:
     async def _publish(self, seq: int, term: int, newest: list[list[Any]]) -> None:
         """Stamp entry `seq`, known to be prepared. `newest`: its row and the one before it, newest first."""
         if self._clock is not None:
-            await self._clock.demand()
+            await self._clock.require_accurate()
         previous = newest[1][2] if len(newest) > 1 else 0
         for tried in range(_TRIES):
             await _pause(tried)

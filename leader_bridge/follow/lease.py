@@ -118,13 +118,16 @@ class _Clock:
 
     def __init__(self, store: LeaseStore, wall: Callable[[], int]) -> None:
         self._clock = StoreClock(store.clock_ms, store.epsilon_ms(), wall)
+        self._was_off = False
 
     async def is_right(self) -> bool:
-        """Whether it was measured, and is not certainly off. Errors: StoreError."""
-        was_off = self._clock.is_off
-        offset = await self._clock.measure()
-        off = self._clock.is_off
-        metrics.CLOCK_OFFSET.set((offset.low + offset.high) / 2)
+        """Measure: whether the clock is within epsilon of the store's for certain. Errors: StoreError."""
+        was_off = self._was_off
+        await self._clock.measure()
+        off = self._was_off = not self._clock.is_accurate
+        offset = self._clock.offset
+        if offset is not None:
+            metrics.CLOCK_OFFSET.set((offset.low + offset.high) / 2)
         metrics.CLOCK_OFF.set(off)
         if off and not was_off:
             log.error("this bridge does not lead: %s", self._clock.text)

@@ -27,11 +27,11 @@ def _url() -> str:
 
 async def _empty(tables: Sequence[str] = USED) -> CassandraStore:
     """The test keyspace, made if it is not there, with these tables empty."""
-    store = await CassandraStore.open(_url(), delta_ms=50, epsilon_ms=5)
+    store = await CassandraStore.open(_url(), delta_ms=200, epsilon_ms=50)
     place = CassandraAddress.parse(_url())
     cassandra_schema.run(place, [f"TRUNCATE {place.keyspace}.{name}" for name in tables])
     await store.close()
-    return await CassandraStore.open(_url(), delta_ms=50, epsilon_ms=5)
+    return await CassandraStore.open(_url(), delta_ms=200, epsilon_ms=50)
 
 
 @contextlib.asynccontextmanager

@@ -24,7 +24,7 @@ LEASE = 1.2
 
 @pytest.fixture
 async def store() -> AsyncIterator[CassandraStore]:
-    store = await emptied(keyspace_url("follower_lease"), delta_ms=50, epsilon_ms=5)
+    store = await emptied(keyspace_url("follower_lease"), delta_ms=200, epsilon_ms=50)
     yield store
     await store.close()
 
@@ -198,7 +198,7 @@ async def test_nothing_is_stamped_by_a_clock_that_is_off(store: CassandraStore) 
     ahead = [0]
     session = await AcsyllaSession.open(CassandraAddress.parse(keyspace_url("follower_lease")))
     head_log = CassandraHeadLog(
-        session, "follower_lease", 50, 5, lambda: wall_ms() + ahead[0], store_clock=store.clock_ms
+        session, "follower_lease", 200, 50, lambda: wall_ms() + ahead[0], store_clock=store.clock_ms
     )
     term = await head_log.new_term("one")
     await head_log.append(entry(1, term))
