@@ -22,8 +22,6 @@ go-address, Lotus `chain/types`.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 import re
 import types
@@ -40,6 +38,7 @@ from blockstore.cid import parse as parse_cid
 from blockstore.errors import BadCid
 from chain.address import Address
 from chain.address import parse as parse_address
+from chain.go_base64 import decode_base64
 from chain.tipset import EMPTY_KEY, TipsetKey
 from rpc.errors import MethodError
 
@@ -211,15 +210,7 @@ class _Base64:
             return b""
         if not isinstance(value, str):
             raise mismatch(value, self.go)
-        try:
-            return base64.b64decode(value, validate=True)
-        except (binascii.Error, ValueError):
-            raise ValueError(f"illegal base64 data at input byte {_first_bad(value)}") from None
-
-
-def _first_bad(text: str) -> int:
-    found = re.match(r"[A-Za-z0-9+/\r\n]*", text)
-    return found.end() if found else 0
+        return decode_base64(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,6 @@ cbor-gen (limits), Go's encoding/json.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from blockstore.errors import BadCid
 from chain.address import Address
 from chain.address import parse as parse_address
 from chain.errors import BadAddress, BadObject, ChainError
+from chain.go_base64 import decode_base64
 from chain.ipld import bitfield
 from chain.ipld.bigint import decode_bigint, encode_bigint
 from chain.ipld.dag_cbor import encode as encode_cbor
@@ -160,9 +159,9 @@ def _bytes_load(item: Any) -> bytes:
     if type(item) is not str:
         raise unjson(item, "[]uint8")
     try:
-        return base64.b64decode(item.replace("\n", "").replace("\r", ""), validate=True)
-    except (binascii.Error, ValueError):
-        raise BadJson("illegal base64 data") from None
+        return decode_base64(item)
+    except ValueError as error:
+        raise BadJson(str(error)) from None
 
 
 def _bytes_cbor(value: bytes) -> bytes:
