@@ -202,6 +202,13 @@ SETTINGS: Final = (
         "Installed Ethereum filters that one client (by its address) may have in the store.",
     ),
     Setting(
+        "filters_per_network",
+        whole_number(1, 1_000_000),
+        256,
+        SERVE,
+        "Installed Ethereum filters that the clients of one network (IPv4 /24, IPv6 /48) may have in the store.",
+    ),
+    Setting(
         "filters_per_connection",
         whole_number(0, 10_000),
         16,

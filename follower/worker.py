@@ -27,7 +27,7 @@ from follower.node_route import NodeLanes
 from follower.settings import CannotRun, Settings, shared_options, split_listen
 from rpc.client.client import NodeClient
 from rpc.errors import RpcError
-from rpc.lookup.filters.installed_filters import FilterLimits
+from rpc.lookup.filters.filter_shares import FilterLimits
 from rpc.methods import register_all
 from rpc.node_errors import NodeError
 from rpc.server.admin import Admin
@@ -180,6 +180,7 @@ def filter_limits(settings: Settings) -> FilterLimits:
         settings["filter_ttl_seconds"],
         settings["filters_per_client"],
         settings["filters_per_connection"],
+        settings["filters_per_network"],
     )
 
 

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blockstore.store import Store
-from rpc.lookup.filters.installed_filters import FilterLimits, Filters
+from rpc.lookup.filters.filter_shares import FilterLimits
+from rpc.lookup.filters.installed_filters import Filters
 from rpc.server.client_address import PRIVATE, Clients, networks
 from rpc.server.limits import ServerSettings
 from rpc.server.server import Server, serve

@@ -8,7 +8,6 @@ zeros); their first byte is the partition.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
 import secrets
 import time
@@ -23,6 +22,7 @@ from chain.ipld.dag_cbor import decode, encode
 from chain.tipset import TipsetKey
 from rpc.context import Context
 from rpc.errors import LimitExceeded, MethodError, Unavailable
+from rpc.lookup.filters.filter_shares import NOBODY, FilterLimits, HeldFilter, Owner, make_room, owner_of
 from rpc.lookup.head_changes import Cursor
 from rpc.params import EthHash, param_of
 
@@ -48,19 +48,6 @@ BLOCKS: Final = "blocks"
 
 
 @dataclass(frozen=True, slots=True)
-class FilterLimits:
-    """`total` filters in the store; each lives `ttl` seconds after its last poll. `per_client`: filters of one client
-    in the store, told by its address; `per_connection`: filters and subscriptions that one WebSocket session may
-    have. `results`: what one poll tells at most, but that a single tipset's are never parted."""
-
-    total: int = 4096
-    ttl: float = 3600.0
-    per_client: int = 100
-    per_connection: int = 16
-    results: int = 10_000
-
-
-@dataclass(frozen=True, slots=True)
 class LogQuery:
     """The query of a log filter. `high` is -1 for no end; `block_hash` stands instead of epochs."""
 
@@ -75,7 +62,7 @@ class LogQuery:
 class FilterState:
     """One filter. `has_history`: the logs below the cursor's tipset are still to be returned.
 
-    `polled_ms` is the time of the last poll, milliseconds since 1970; `client` is a digest of the installer's address.
+    `polled_ms` is the time of the last poll, milliseconds since 1970; `owner` is who installed it.
     """
 
     kind: str
@@ -83,7 +70,7 @@ class FilterState:
     polled_ms: int
     has_history: bool = False
     query: LogQuery = LogQuery()
-    client: bytes = b""
+    owner: Owner = NOBODY
 
 
 class _Id:
@@ -124,7 +111,7 @@ def encode_state(state: FilterState) -> bytes:
             state.polled_ms,
             state.has_history,
             [query.low, query.high, query.block_hash, query.addresses, query.topics],
-            state.client,
+            list(state.owner),
             secrets.token_bytes(8),
         ]
     )
@@ -133,7 +120,7 @@ def encode_state(state: FilterState) -> bytes:
 def decode_state(raw: bytes) -> FilterState:
     """What `encode_state` made. Errors: BadObject."""
     try:
-        kind, (seq, step, height, key), polled, history, query, client, _ = decode(raw)
+        kind, (seq, step, height, key), polled, history, query, owner, _ = decode(raw)
         low, high, block_hash, addresses, topics = query
         return FilterState(
             kind,
@@ -141,7 +128,7 @@ def decode_state(raw: bytes) -> FilterState:
             polled,
             history,
             LogQuery(low, high, block_hash, tuple(addresses), tuple(tuple(some) for some in topics)),
-            client,
+            Owner(*owner),
         )
     except (ValueError, TypeError) as error:
         raise BadObject(f"not a filter: {error}") from None
@@ -163,45 +150,53 @@ class Filters:
         self._most = max(1, self.limits.total // self._partitions)
 
     async def install(self, state: FilterState, client: str = "") -> bytes:
-        """Keep a new filter of `client` (its address), polled now; its id. Expired ones beside it are removed.
+        """Store a new filter of `client` (its address), polled now; its id.
 
-        Installs at the same moment may pass the bounds, by their number. Errors: LimitExceeded (of this size, or the
-        client has too many), MethodError (there are too many), StoreError.
+        Removes expired ones beside it, and the one that `make_room` names. Installs at the same moment may pass the
+        bounds, by their number. Errors: LimitExceeded (the filter is too large, or the client or its network has too
+        many), MethodError (there are too many), StoreError.
         """
-        tag = hashlib.blake2b(client.encode(), digest_size=8).digest() if client else b""
-        raw = encode_state(replace(state, polled_ms=self._now(), client=tag))
+        owner = owner_of(client)
+        raw = encode_state(replace(state, polled_ms=self._now(), owner=owner))
         if len(raw) > _LARGEST:
             raise LimitExceeded(f"the filter is too large: {len(raw)} bytes, at most {_LARGEST}")
-        # a client's filters stand in the same few partitions, and are counted there
-        places = random.Random(tag or None).sample(range(self._partitions), min(_TRIES, self._partitions))
-        counts = await asyncio.gather(*(self._count(bytes((place,)), tag) for place in places))
-        if tag and sum(own for _, own in counts) >= self.limits.per_client:
-            raise LimitExceeded(f"too many filters of one client: at most {self.limits.per_client}; uninstall some")
-        for (held, _), place in sorted(zip(counts, places, strict=True)):
-            if held < self._most:
-                filter_id = bytes((place + secrets.randbelow(256 // _PARTITIONS) * _PARTITIONS,)) + new_id()[1:]
-                if await self._store.swap(FILTERS, _partition(filter_id), filter_id, None, raw):
+        # the filters of a network stand in the same few partitions, and are counted there
+        numbers = random.Random(owner.network or None).sample(range(self._partitions), min(_TRIES, self._partitions))
+        partitions = [bytes((number,)) for number in numbers]
+        parts = await asyncio.gather(*(self._held_in(partition) for partition in partitions))
+        rooms = sorted((count, partition) for (count, _), partition in zip(parts, partitions, strict=True))
+        held = [one for _, some in parts for one in some]
+        leaving = make_room(held, owner, self.limits, self._now(), rooms[0][0] >= self._most)
+        if leaving is not None and await self._store.swap(
+            FILTERS, leaving.partition, leaving.filter_id, leaving.raw, None
+        ):
+            rooms = sorted((count - (partition == leaving.partition), partition) for count, partition in rooms)
+        for count, partition in rooms:
+            if count < self._most:
+                filter_id = bytes((partition[0] + secrets.randbelow(256 // _PARTITIONS) * _PARTITIONS,)) + new_id()[1:]
+                if await self._store.swap(FILTERS, partition, filter_id, None, raw):
                     return filter_id
         raise MethodError("maximum number of filters registered")
 
-    async def _count(self, partition: bytes, tag: bytes) -> tuple[int, int]:
-        """The filters of a partition, and those of one client among them; what has expired is removed."""
-        held = own = 0
+    async def _held_in(self, partition: bytes) -> tuple[int, list[HeldFilter]]:
+        """(the number of filters in a partition, those that can be read); what has expired is removed."""
+        count = 0
+        found: list[HeldFilter] = []
         for key, raw in await self._store.scan(FILTERS, partition, limit=2 * self._most):
-            held += 1
             try:
                 state = decode_state(raw)
             except BadObject:
-                continue  # of another version, which knows when it ends
-            if self._expired(state):
-                held -= 1
+                count += 1  # of another version, which knows when it ends
+                continue
+            if self._is_expired(state):
                 await self._store.swap(FILTERS, partition, key, raw, None)
             else:
-                own += state.client == tag
-        return held, own
+                count += 1
+                found.append(HeldFilter(partition, key, raw, state.owner, state.polled_ms))
+        return count, found
 
-    def _expired(self, state: FilterState) -> bool:
-        return state.polled_ms + self.limits.ttl * 1000 < self._now()
+    def _is_expired(self, state: FilterState) -> bool:
+        return state.polled_ms + self.limits.ttl_seconds * 1000 < self._now()
 
     async def read(self, filter_id: bytes) -> tuple[bytes, FilterState]:
         """A filter's row, raw and read. Errors: FilterNotFound, StoreError."""
@@ -213,14 +208,14 @@ class Filters:
         except BadObject as error:
             # of another version: clients install a filter anew that is not found
             raise FilterNotFound from error
-        if self._expired(state):
+        if self._is_expired(state):
             raise FilterNotFound
         return raw, state
 
     async def advance(self, filter_id: bytes, raw: bytes, before: FilterState, after: FilterState) -> bool:
         """Store the filter as it is after a poll. False: another poll was first. Errors: StoreError."""
         now = self._now()
-        if after == before and now - before.polled_ms < self.limits.ttl * 1000 / _TOUCH:
+        if after == before and now - before.polled_ms < self.limits.ttl_seconds * 1000 / _TOUCH:
             return True
         value = encode_state(replace(after, polled_ms=now))
         return await self._store.swap(FILTERS, _partition(filter_id), filter_id, raw, value)

@@ -15,7 +15,8 @@ from blockstore.memory import MemoryStore
 from blockstore.store import FILTERS, Store
 from chain.eth.types import masked_id
 from chain.ipld.dag_cbor import encode
-from rpc.lookup.filters.installed_filters import FilterLimits, Filters
+from rpc.lookup.filters.filter_shares import FilterLimits
+from rpc.lookup.filters.installed_filters import Filters
 from tests.support.event_chain import (
     ADDRESSES,
     NATIVE,
@@ -241,7 +242,7 @@ class Clock:
 async def test_a_filter_that_nobody_polls_expires(store: Store) -> None:
     await begun(store)
     clock = Clock()
-    limits = FilterLimits(total=1, ttl=100.0)
+    limits = FilterLimits(total=1, ttl_seconds=100.0)
     client = Client(*[await follower_over(store, Filters(store, limits, clock)) for _ in range(2)])
     made = await client.ask("eth_newBlockFilter")
     for _ in range(4):
@@ -271,7 +272,7 @@ async def test_a_filter_of_another_version_is_not_found(quick: Store) -> None:
 async def test_polls_that_find_nothing_do_not_write(quick: Store) -> None:
     await begun(quick)
     clock = Clock()
-    filters = Filters(quick, FilterLimits(ttl=800.0), clock)
+    filters = Filters(quick, FilterLimits(ttl_seconds=800.0), clock)
     client = Client(await follower_over(quick, filters))
     made = await client.ask("eth_newBlockFilter")
     place = (FILTERS, bytes((int(made[2:4], 16) % 64,)), bytes.fromhex(made[2:]))

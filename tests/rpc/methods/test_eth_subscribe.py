@@ -16,7 +16,7 @@ from chain.address import Address, from_id
 from chain.message import EventEntry
 from chain.state.tipset_events import TipsetEvent
 from rpc.lookup.events.criteria import make_criteria
-from rpc.lookup.filters.installed_filters import FilterLimits
+from rpc.lookup.filters.filter_shares import FilterLimits
 from rpc.methods import register_all
 from rpc.server.channels import Channel, Subscription
 from rpc.server.limits import ServerSettings
