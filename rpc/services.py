@@ -5,6 +5,7 @@ A follower, the replaying node and the simulated node differ in nothing but this
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -99,6 +100,8 @@ class Services:
     agent: str = "lotus-follower"
     checks: Checks = field(default_factory=Checks)
     pacer: LoopPacer = field(default_factory=LoopPacer)
+    #: when this process began to serve, Unix seconds
+    started_at: float = field(default_factory=time.time)
     extra: dict[str, Any] = field(default_factory=dict)
 
 

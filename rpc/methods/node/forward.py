@@ -1,8 +1,9 @@
 """What only a full node can answer: execution, the mempool, what it knows beside the chain.
 
-One table: a name, where its tipset key stands among the parameters (an empty key is replaced by the pinned
-head's, so that the node answers for the head that this request sees), and the permission. Without a node
-behind, each is a clear error with a code of its own.
+One table: a name, the position of its tipset key, and the permission. The position is given where Lotus' method
+takes an empty key for the head (`GetTipSetFromKey`): the pinned head's key replaces it, so that the node answers for
+the head that this request sees. Where it does not, the node gets the key as it came. Without a node behind, each is
+a clear error with a code of its own. Source: Lotus `node/impl/full`, `chain/stmgr/actors.go`.
 """
 
 from __future__ import annotations
@@ -11,9 +12,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from blockstore.cid import Cid
+from chain.errors import ChainError, NotHeld
+from chain.tipset import TipsetKey
 from rpc.context import Context
+from rpc.errors import MethodError
 from rpc.known import known_methods
 from rpc.lookup.forward import forward
+from rpc.lookup.message_search import NO_LIMIT, Found, Miss, search
 from rpc.params import RawParams
 from rpc.registry import V0, V1, Cost, Versions, method
 
@@ -30,12 +36,12 @@ class Forwarded:
 FORWARDED: Final = (
     # execution
     Forwarded("Filecoin.StateCall", key=1),
-    Forwarded("Filecoin.StateReplay", key=0),
     Forwarded("Filecoin.StateCompute", key=2),
     Forwarded("Filecoin.GasEstimateFeeCap", key=2),
     Forwarded("Filecoin.GasEstimateGasLimit", key=1),
     Forwarded("Filecoin.GasEstimateMessageGas", key=2),
-    Forwarded("Filecoin.MinerGetBaseInfo", key=2),
+    # an empty key is no tipset there: the node refuses it
+    Forwarded("Filecoin.MinerGetBaseInfo"),
     # the mempool
     Forwarded("Filecoin.MpoolGetNonce"),
     Forwarded("Filecoin.MpoolPending", key=0),
@@ -48,10 +54,9 @@ FORWARDED: Final = (
     Forwarded("Filecoin.MpoolBatchPush", perm="write"),
     Forwarded("Filecoin.MpoolBatchPushUntrusted", perm="write"),
     # what the node knows beside the chain
-    Forwarded("Filecoin.SyncState"),
     Forwarded("Filecoin.F3GetCertificate"),
     Forwarded("Filecoin.F3GetLatestCertificate"),
-    Forwarded("Filecoin.F3GetECPowerTable", key=0),
+    Forwarded("Filecoin.F3GetECPowerTable"),
     Forwarded("Filecoin.F3GetF3PowerTable", key=0),
     Forwarded("Filecoin.F3GetPowerTableByInstance"),
     Forwarded("Filecoin.F3GetManifest"),
@@ -82,3 +87,34 @@ def _declare() -> None:
 
 
 _declare()
+
+
+@method("Filecoin.StateReplay", cost=Cost.EXECUTE, answered="forwarded")
+async def state_replay(ctx: Context, key: TipsetKey, message: Cid) -> Any:
+    """A message executed once more, in a tipset or (the empty key) where it was executed. Answered by a full node.
+
+    Errors: NeedsNode, no such message on chain, and the node's own.
+    """
+    if not key and ctx.node is not None:
+        key, message = await _execution(ctx, message)
+    params = [[_link(cid) for cid in key.cids], _link(message) if message else None]
+    return await forward(ctx, "Filecoin.StateReplay", params)
+
+
+def _link(cid: Cid) -> dict[str, str]:
+    return {"/": str(cid)}
+
+
+async def _execution(ctx: Context, message: Cid) -> tuple[TipsetKey, Cid]:
+    """The tipset that includes a message, and the message executed; as given where that is not held here."""
+    try:
+        found = (await search(ctx, (await ctx.head()).tipset, message, NO_LIMIT, True))[1]
+    except NotHeld:
+        return TipsetKey(), message
+    except ChainError as error:
+        raise MethodError(f"searching for msg {message}: {error}") from error
+    if isinstance(found, Found):
+        return found.tipset.parents, found.cid
+    if found is Miss.BEYOND_HELD:
+        return TipsetKey(), message
+    raise MethodError(f"didn't find msg {message}")

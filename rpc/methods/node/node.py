@@ -114,7 +114,8 @@ async def net_listening(ctx: Context) -> bool:
 )
 async def web3_client_version(ctx: Context) -> str:
     """The software and its version."""
-    return f"{ctx.services.agent}/{software_version()}"
+    agent = ctx.services.agent
+    return agent if "/" in agent else f"{agent}/{software_version()}"
 
 
 @method(

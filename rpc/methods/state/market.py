@@ -16,7 +16,7 @@ from rpc.context import Context
 from rpc.errors import MethodError, error_prefix
 from rpc.lookup.actor_states import states_at
 from rpc.params import Integer
-from rpc.registry import V1, Cost, method
+from rpc.registry import Cost, method
 
 DealID = Annotated[int, Integer("abi.DealID", 0, (1 << 64) - 1)]
 
@@ -104,7 +104,7 @@ async def state_market_storage_deal(ctx: Context, deal: DealID, tipset_key: Tips
     return _deal(market, *await storage_deal(ctx, market, deal))
 
 
-@method("Filecoin.StateMarketProposalPending", versions=V1, cost=Cost.STATE)
+@method("Filecoin.StateMarketProposalPending", cost=Cost.STATE)
 async def state_market_proposal_pending(ctx: Context, proposal: Cid, tipset_key: TipsetKey) -> bool:
     """Whether a proposal waits for its sector to be proven."""
     _, market = await market_at(ctx, tipset_key)
@@ -125,7 +125,7 @@ async def pending_allocation(ctx: Context, market: Loaded, deal: int) -> int:
     return found or 0
 
 
-@method("Filecoin.StateGetAllocationIdForPendingDeal", versions=V1, cost=Cost.STATE)
+@method("Filecoin.StateGetAllocationIdForPendingDeal", cost=Cost.STATE)
 async def state_get_allocation_id_for_pending_deal(ctx: Context, deal: DealID, tipset_key: TipsetKey) -> int:
     """The allocation that a published deal waits for, or 0."""
     _, market = await market_at(ctx, tipset_key)

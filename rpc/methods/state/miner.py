@@ -202,7 +202,7 @@ async def state_all_miner_faults(ctx: Context, lookback: int, tipset_key: Tipset
     raise MethodError("fixme")
 
 
-@method("Filecoin.StateMinerAllocated", versions=V1, cost=Cost.STATE)
+@method("Filecoin.StateMinerAllocated", cost=Cost.STATE)
 async def state_miner_allocated(ctx: Context, address: Address, tipset_key: TipsetKey) -> list[int]:
     """The sector numbers that a miner has ever used."""
     _, miner = await _miner(ctx, tipset_key, address, "-")

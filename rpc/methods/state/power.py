@@ -30,7 +30,7 @@ from rpc.context import Context
 from rpc.errors import MethodError, error_prefix
 from rpc.lookup.actor_states import states_at, states_of
 from rpc.params import Integer, Uint64
-from rpc.registry import V1, Cost, method
+from rpc.registry import Cost, method
 
 #: bytes of a sector by proof type, in the order in which proof types are numbered
 _SECTOR_SIZES = (2 << 10, 8 << 20, 512 << 20, 32 << 30, 64 << 30)
@@ -239,7 +239,7 @@ async def state_miner_initial_pledge_collateral(
     return str(await _pledge(ctx, tipset, states, weight) * 110 // 100)
 
 
-@method("Filecoin.StateMinerInitialPledgeForSector", versions=V1, cost=Cost.STATE)
+@method("Filecoin.StateMinerInitialPledgeForSector", cost=Cost.STATE)
 async def state_miner_initial_pledge_for_sector(
     ctx: Context, duration: int, size: SectorSize, verified_size: Uint64, tipset_key: TipsetKey
 ) -> str:
@@ -255,7 +255,7 @@ async def state_miner_initial_pledge_for_sector(
     return str(await _pledge(ctx, tipset, states, weight) * 110 // 100)
 
 
-@method("Filecoin.StateMinerCreationDeposit", versions=V1, cost=Cost.STATE)
+@method("Filecoin.StateMinerCreationDeposit", cost=Cost.STATE)
 async def state_miner_creation_deposit(ctx: Context, tipset_key: TipsetKey) -> str:
     """attoFIL to deposit for making a miner: nothing before network version 27."""
     tipset, states = await states_at(ctx, tipset_key)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from chain.consensus.beacon import beacon_entry, blake2b_256, draw_randomness, ticket_digest_at
-from chain.errors import NotHeld
+from chain.errors import BadObject, NotFound, NotHeld
 from chain.tipset import TipsetKey
 from rpc.context import Context
-from rpc.lookup.tipsets import read_tipset
+from rpc.errors import MethodError
+from rpc.lookup.tipsets import load_tipset, read_tipset
 from rpc.params import Int64
-from rpc.registry import V0, V1, Cost, method
+from rpc.registry import V0, Cost, method
 
 
 @method("Filecoin.StateGetRandomnessFromTickets", cost=Cost.CHAIN)
@@ -18,7 +19,11 @@ async def state_get_randomness_from_tickets(
     ctx: Context, personalization: Int64, epoch: int, entropy: bytes, key: TipsetKey
 ) -> bytes:
     """32 bytes drawn from the chain's tickets at an epoch, as seen from a tipset. Errors: NotHeld."""
-    tipset = await read_tipset(ctx, key)
+    try:
+        # no empty key here: it stands for no tipset
+        tipset = await load_tipset(ctx, key)
+    except (NotFound, BadObject) as error:
+        raise MethodError(f"loading tipset key: {error}") from error
     base = await ticket_digest_at(ctx.index, ctx.network, tipset, epoch)
     return draw_randomness(base, personalization, epoch, entropy)
 
@@ -32,20 +37,20 @@ async def state_get_randomness_from_beacon(
     return draw_randomness(blake2b_256(data), personalization, epoch, entropy)
 
 
-@method("Filecoin.StateGetRandomnessDigestFromTickets", versions=V1, cost=Cost.CHAIN)
+@method("Filecoin.StateGetRandomnessDigestFromTickets", cost=Cost.CHAIN)
 async def state_get_randomness_digest_from_tickets(ctx: Context, epoch: int, key: TipsetKey) -> bytes:
     """The digest that randomness of the tickets at an epoch is drawn from. Errors: NotHeld."""
     return await ticket_digest_at(ctx.index, ctx.network, await read_tipset(ctx, key), epoch)
 
 
-@method("Filecoin.StateGetRandomnessDigestFromBeacon", versions=V1, cost=Cost.CHAIN)
+@method("Filecoin.StateGetRandomnessDigestFromBeacon", cost=Cost.CHAIN)
 async def state_get_randomness_digest_from_beacon(ctx: Context, epoch: int, key: TipsetKey) -> bytes:
     """The digest that randomness of the beacon at an epoch is drawn from. Errors: NotHeld."""
     _, data = await beacon_entry(ctx.index, ctx.network, await read_tipset(ctx, key), epoch)
     return blake2b_256(data)
 
 
-@method("Filecoin.StateGetBeaconEntry", versions=V1, cost=Cost.CHAIN)
+@method("Filecoin.StateGetBeaconEntry", cost=Cost.CHAIN)
 async def state_get_beacon_entry(ctx: Context, epoch: int) -> dict[str, Any]:
     """The beacon entry of an epoch. One that is not on chain yet only a node can wait for. Errors: NotHeld."""
     head = (await ctx.head()).tipset

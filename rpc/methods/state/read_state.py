@@ -18,7 +18,7 @@ from rpc.context import Context
 from rpc.errors import MethodError, error_prefix
 from rpc.lookup.actor_states import states_at
 from rpc.params import Integer
-from rpc.registry import V1, Cost, method
+from rpc.registry import Cost, method
 
 MethodNum = Annotated[int, Integer("abi.MethodNum", 0, (1 << 64) - 1)]
 
@@ -60,7 +60,7 @@ async def state_decode_params(
         raise panicked("Filecoin.StateDecodeParams", error) from error
 
 
-@method("Filecoin.StateEncodeParams", versions=V1, cost=Cost.CHAIN)
+@method("Filecoin.StateEncodeParams", cost=Cost.CHAIN)
 async def state_encode_params(ctx: Context, code: Cid, number: MethodNum, params: Any) -> bytes:
     """The CBOR of parameters given as JSON. Errors: unknown code or method; JSON of another type."""
     name, version = await _kind_anywhere(ctx, code) or ("", 0)

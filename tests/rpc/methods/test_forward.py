@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -9,6 +10,7 @@ import pytest
 
 import rpc.methods.node.forward as forwarding
 from blockstore.memory import MemoryStore
+from chain.tipset import Tipset
 from devnode.node_heads import NodeHeads
 from devnode.replay import start_replay
 from follower.node_route import NodeRoute
@@ -63,12 +65,10 @@ async def test_an_empty_key_becomes_the_pinned_heads() -> None:
     key = [{"/": str(cid)} for cid in (await services.head_source.current()).tipset.key.cids]
     assert (await _ask(dispatcher, "Filecoin.StateCall", [{"To": "f01"}, []]))["result"] == "done"
     assert (await _ask(dispatcher, "Filecoin.StateCall", [{"To": "f01"}, None]))["result"] == "done"
-    assert (await _ask(dispatcher, "Filecoin.StateReplay", [key, {"/": "x"}]))["result"] == "done"
     assert (await _ask(dispatcher, "Filecoin.MpoolGetNonce", ["f01"]))["result"] == "done"
     assert node.calls == [
         ("Filecoin.StateCall", [{"To": "f01"}, key]),
         ("Filecoin.StateCall", [{"To": "f01"}, key]),
-        ("Filecoin.StateReplay", [key, {"/": "x"}]),
         ("Filecoin.MpoolGetNonce", ["f01"]),
     ]
 
@@ -96,3 +96,42 @@ async def test_a_real_nodes_errors_are_the_clients() -> None:
     gone = await _ask(dispatcher, "Filecoin.MpoolGetNonce", ["f01"])
     assert gone["error"]["code"] == UNAVAILABLE
     await client.close()
+
+
+async def test_a_key_goes_as_it_came_where_lotus_does_not_take_an_empty_one_for_the_head() -> None:
+    node = Asked()
+    dispatcher, _ = await _dispatcher(node)
+    for name, params in (
+        ("Filecoin.MinerGetBaseInfo", ["f01000", 5, []]),
+        ("Filecoin.F3GetECPowerTable", [[]]),
+    ):
+        assert (await _ask(dispatcher, name, params))["result"] == "done"
+        assert node.calls[-1] == (name, params)
+
+
+async def test_a_replay_with_an_empty_key_is_of_the_tipset_that_includes_the_message() -> None:
+    node = await start_replay(recorded("devnet/chain.car.zst").parent, at_end=True)
+    asked = Asked()
+    dispatcher = Dispatcher(replace(node._services, node=asked))
+    height = node.head.height
+    while True:
+        tipset = await node.index.at_height(node.head, height)
+        found = await _ask(dispatcher, "Filecoin.ChainGetMessagesInTipset", [_links(tipset)])
+        if found["result"]:
+            break
+        height = tipset.height - 1
+    message = found["result"][0]["Cid"]
+    assert (await _ask(dispatcher, "Filecoin.StateReplay", [[], message]))["result"] == "done"
+    assert asked.calls[-1] == ("Filecoin.StateReplay", [_links(tipset), message])
+    given = [_links(node.head), message]
+    assert (await _ask(dispatcher, "Filecoin.StateReplay", given))["result"] == "done"
+    assert asked.calls[-1] == ("Filecoin.StateReplay", given)
+    # a block is no message: Lotus says so before anything is executed
+    block = _links(tipset)[0]
+    refused = await _ask(dispatcher, "Filecoin.StateReplay", [None, block])
+    assert refused["error"]["message"].startswith(f"searching for msg {block['/']}: ")
+    assert len(asked.calls) == 2
+
+
+def _links(tipset: Tipset) -> list[dict[str, str]]:
+    return [{"/": str(cid)} for cid in tipset.key.cids]
