@@ -38,8 +38,8 @@ from chain.index.event_rows import (
     posting_partition,
     value_term,
 )
-from chain.state.state_tree import StateTree
 from rpc.context import Context
+from rpc.lookup.actor_states import load_tree
 from rpc.lookup.ancestors import ancestry_of
 from rpc.lookup.eth.executed_tipset import find_post_roots
 from rpc.lookup.eth.tipset_logs import load_indexed_events
@@ -182,7 +182,8 @@ class EventSearch:
     async def _terms_of_ids(self, ctx: Context, ids: Iterable[int]) -> list[Term]:
         """An actor's events are listed under its delegated address, where it has one."""
         terms: list[Term] = []
-        tree = await StateTree.load(ctx.objects, (await ctx.head()).tipset.parent_state_root)
+        head = (await ctx.head()).tipset
+        tree = await load_tree(ctx, head.parent_state_root, head.height)
         for actor_id in ids:
             address = from_id(actor_id)
             terms.append(emitter_term(address))
