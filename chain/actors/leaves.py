@@ -23,8 +23,8 @@ from chain.ipld.bigint import decode_bigint, encode_bigint
 from chain.ipld.dag_cbor import encode as encode_cbor
 
 #: cbor-gen's limits: bytes of a byte string, bytes of a text
-_MAX_BYTES: Final = 2 << 20
-_MAX_TEXT: Final = 8192
+MAX_BYTES: Final = 2 << 20
+MAX_TEXT: Final = 8192
 _MAX_BIG: Final = 128
 #: more digits than any big integer of 128 bytes has
 _MAX_DIGITS: Final = 400
@@ -37,12 +37,6 @@ _MAX_UINT: Final = 1 << 64
 
 #: Go's zero value of an address: no bytes at all
 UNDEFINED: Final = Address(b"")
-
-
-class Octets(bytes):
-    """A byte string of CBOR where the reader keeps links apart: never taken for a link."""
-
-    __slots__ = ()
 
 
 class BadJson(ChainError, ValueError):
@@ -144,9 +138,9 @@ def _bool_load(item: Any) -> bool:
 
 
 def _bytes_decode(item: Any) -> bytes:
-    if not isinstance(item, bytes) or isinstance(item, Cid):
+    if not isinstance(item, bytes):
         raise wrong(item, "a byte string")
-    if len(item) > _MAX_BYTES:
+    if len(item) > MAX_BYTES:
         raise BadObject(f"byte array too large ({len(item)})")
     return item
 
@@ -165,13 +159,13 @@ def _bytes_load(item: Any) -> bytes:
 
 
 def _bytes_cbor(value: bytes) -> bytes:
-    if len(value) > _MAX_BYTES:
+    if len(value) > MAX_BYTES:
         raise Undefined("byte array was too long")
     return value
 
 
 def _text_cbor(value: str) -> str:
-    if len(value.encode()) > _MAX_TEXT:
+    if len(value.encode()) > MAX_TEXT:
         raise Undefined("value was too long")
     return value
 
@@ -186,7 +180,7 @@ def _big_cbor(value: int) -> bytes:
 def _text_decode(item: Any) -> str:
     if type(item) is not str:
         raise wrong(item, "a text")
-    if len(item.encode()) > _MAX_TEXT:
+    if len(item.encode()) > MAX_TEXT:
         raise BadObject(f"string too long ({len(item)})")
     return item
 
@@ -210,7 +204,7 @@ def _big_dump(value: int) -> str:
 
 
 def _addr_decode(item: Any) -> Address:
-    if not isinstance(item, bytes) or isinstance(item, Cid):
+    if not isinstance(item, bytes):
         raise wrong(item, "an address")
     try:
         return Address.checked(item)
@@ -233,10 +227,8 @@ def _addr_load(item: Any) -> Address:
 
 
 def _cid_decode(item: Any) -> Cid:
-    if not isinstance(item, bytes) or type(item) is Octets:
+    if not isinstance(item, bytes):
         raise wrong(item, "a link")
-    if type(item) is Cid:
-        return item
     if len(item) == 38 and item.startswith(_COMMON_CIDS):
         return Cid(item)
     try:
@@ -283,7 +275,7 @@ def _label_load(item: Any) -> str:
 
 
 def _signature_decode(item: Any) -> dict[str, Any]:
-    if not isinstance(item, bytes) or isinstance(item, Cid):
+    if not isinstance(item, bytes):
         raise wrong(item, "a signature")
     if not item:
         raise BadObject("string empty")
@@ -342,7 +334,7 @@ class _Bits:
     name = "bits"
 
     def decode(self, item: Any) -> Any:
-        if not isinstance(item, bytes) or isinstance(item, Cid):
+        if not isinstance(item, bytes):
             raise wrong(item, "a bitfield")
         bitfield.check(item)
         return item

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from chain.actors import codes
 from chain.actors.leaves import LEAVES, BadJson, Type, Undefined
-from chain.actors.reader import read_cbor
+from chain.actors.reader import read_value
 from chain.actors.schema import TABLES, add_table, to_cbor, type_of, versions_of
 from chain.actors.versions import FIRST_VERSION, LAST_VERSION, UnknownActors
 from chain.errors import BadObject, ChainError
@@ -150,7 +150,7 @@ def params_json(manifest: str, version: int, number: int, data: bytes, code: str
         return {}
     if kind is LEAVES["rest"]:
         return data  # whatever it is, CBOR or not
-    return kind.dump(kind.decode(read_cbor(data)))
+    return kind.dump(read_value(kind, data))
 
 
 def params_cbor(manifest: str, version: int, number: int, item: Any, code: str) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from chain.actors.leaves import LEAVES, Type
 from chain.actors.methods import BY_MANIFEST, NoSuchMethod, OldActors
-from chain.actors.reader import read_cbor
+from chain.actors.reader import read_value
 from chain.actors.schema import add_table, type_of, versions_of
 from chain.actors.versions import FIRST_VERSION
 
@@ -352,5 +352,5 @@ def return_json(manifest: str, version: int, number: int, data: bytes) -> Any:
     if name is None:
         return {}
     returned: Type = LEAVES[name] if name in LEAVES else type_of("returns", name, version)
-    value = returned.dump(returned.decode(read_cbor(data)))
+    value = returned.dump(read_value(returned, data))
     return {"Cid": value} if (kind.name, number) == _GET_BYTECODE else value

@@ -33,7 +33,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
-from blockstore.cid import Cid
 from chain.actors.leaves import BYTE, LEAVES, Type, Undefined, load_fields, unjson, wrong
 from chain.actors.versions import FIRST_VERSION, LAST_VERSION
 from chain.errors import BadObject
@@ -42,7 +41,7 @@ from chain.ipld.dag_cbor import encode as encode_cbor
 VERSIONS: Final = range(FIRST_VERSION, LAST_VERSION + 1)
 
 #: cbor-gen's limit
-_MAX_ITEMS: Final = 8192
+MAX_ITEMS: Final = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ class Fixed:
     size: int
 
     def decode(self, item: Any) -> Any:
-        if not isinstance(item, bytes) or isinstance(item, Cid) or len(item) != self.size:
+        if not isinstance(item, bytes) or len(item) != self.size:
             raise wrong(item, f"a byte string of {self.size} bytes")
         return item
 
@@ -143,13 +142,13 @@ class Slice:
     def decode(self, item: Any) -> Any:
         if type(item) is not list:
             raise wrong(item, "an array")
-        if len(item) > _MAX_ITEMS:
+        if len(item) > MAX_ITEMS:
             raise BadObject(f"array too large ({len(item)})")
         decode = self.of.decode
         return [decode(part) for part in item]
 
     def encode(self, value: Any, out: list[bytes]) -> None:
-        if len(value) > _MAX_ITEMS:
+        if len(value) > MAX_ITEMS:
             raise Undefined("Slice value in field was too long")
         out.append(_array_head(len(value)))
         for part in value:

@@ -15,7 +15,6 @@ from chain.actors.codes import bundle_of
 from chain.actors.load import POWER, States, WrongKind
 from chain.actors.methods import KINDS, OldActors
 from chain.actors.miner_state import PROVING_PERIOD, Miner, MinerError, deadline_info, shown
-from chain.actors.reader import read_cbor
 from chain.actors.schema import to_cbor, type_of
 from chain.address import Address, from_id
 from chain.errors import ActorNotFound, BadObject
@@ -24,6 +23,7 @@ from chain.ipld.amt import amt_build
 from chain.ipld.bigint import encode_bigint
 from chain.ipld.dag_cbor import encode
 from chain.ipld.hamt import hamt_build
+from chain.ipld.tree_nodes import Raw
 from chain.state.state_tree import StateTree
 from tests.chain.test_actors_economy import code_on
 from tests.chain.tree_tools import Heap
@@ -52,7 +52,7 @@ class World(Heap):
 
     async def array(self, version: int, name: str, values: dict[int, Any], bits: int) -> Cid:
         kind = type_of("miner", name, version)
-        items = {at: read_cbor(to_cbor(kind, value)) for at, value in values.items()}
+        items = {at: Raw(to_cbor(kind, value)) for at, value in values.items()}
         return await amt_build(self.put, items, version=3, bit_width=bits)
 
     def sector(self, version: int, number: int, **fields: Any) -> dict[str, Any]:
