@@ -123,7 +123,6 @@ class _After:
 
     async def _check_version(self) -> None:
         """Refuse to say that an actor is absent in a state whose actors version is unknown. Errors: NotHeld."""
-        _ = self._states.actors_version
         try:
             system = await self._states.tree.get(SYSTEM)
         except ActorNotFound:
