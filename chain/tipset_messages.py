@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from blockstore.cid import Cid
 from blockstore.errors import Missing
 from chain.block import BlockHeader
+from chain.checkpoint import Checkpoint, no_checkpoint
 from chain.errors import BadObject, NotHeld
 from chain.ipld.amt import Amt
 from chain.ipld.dag_cbor import decode
@@ -25,6 +26,8 @@ ResolveId = Callable[[Cid, bytes], Awaitable[bytes]]
 
 #: from this network version on, senders are compared by actor ID as soon as one sender is an ID address
 _HYPERDRIVE = 13
+#: messages that are decoded between two checkpoints
+_RUN = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ async def load_message_cids(reader: ObjectReader, meta: Cid) -> tuple[list[Cid],
 
 
 async def load_block_messages(
-    reader: ObjectReader, block: BlockHeader
+    reader: ObjectReader, block: BlockHeader, checkpoint: Checkpoint = no_checkpoint
 ) -> tuple[list[IncludedMessage], list[IncludedMessage]]:
     """(BLS, other) messages of a block, in its order. Takes two or three round trips to the store.
 
@@ -64,18 +67,26 @@ async def load_block_messages(
         raws = await reader.get_many([*bls, *signed])
     except Missing as error:
         raise NotHeld(f"the messages of block {block.cid} (epoch {block.height}): {error}") from None
-    unsigned = [
-        IncludedMessage(cid, decode_message(raw), None, raw) for cid, raw in zip(bls, raws[: len(bls)], strict=True)
-    ]
+    unsigned = []
+    for at, (cid, raw) in enumerate(zip(bls, raws[: len(bls)], strict=True)):
+        if not at % _RUN:
+            await checkpoint()
+        unsigned.append(IncludedMessage(cid, decode_message(raw), None, raw))
     others = []
-    for cid, raw in zip(signed, raws[len(bls) :], strict=True):
+    for at, (cid, raw) in enumerate(zip(signed, raws[len(bls) :], strict=True)):
+        if not at % _RUN:
+            await checkpoint()
         value = decode_signed_message(raw)
         others.append(IncludedMessage(cid, value.message, value, raw))
     return unsigned, others
 
 
 async def load_tipset_block_messages(
-    reader: ObjectReader, tipset: Tipset, network: NetworkRecord, resolve_id: ResolveId
+    reader: ObjectReader,
+    tipset: Tipset,
+    network: NetworkRecord,
+    resolve_id: ResolveId,
+    checkpoint: Checkpoint = no_checkpoint,
 ) -> list[tuple[list[IncludedMessage], list[IncludedMessage]]]:
     """The (BLS, other) messages that each block adds to its tipset, in block order.
 
@@ -86,15 +97,19 @@ async def load_tipset_block_messages(
     selected = _NonceFilter(tipset, resolves, resolve_id)
     return [
         (await selected.select(bls), await selected.select(signed))
-        for bls, signed in [await load_block_messages(reader, block) for block in tipset.blocks]
+        for bls, signed in [await load_block_messages(reader, block, checkpoint) for block in tipset.blocks]
     ]
 
 
 async def load_tipset_messages(
-    reader: ObjectReader, tipset: Tipset, network: NetworkRecord, resolve_id: ResolveId
+    reader: ObjectReader,
+    tipset: Tipset,
+    network: NetworkRecord,
+    resolve_id: ResolveId,
+    checkpoint: Checkpoint = no_checkpoint,
 ) -> list[IncludedMessage]:
     """The messages of a tipset, in the order of execution and of its receipts. Errors: NotHeld, BadObject."""
-    blocks = await load_tipset_block_messages(reader, tipset, network, resolve_id)
+    blocks = await load_tipset_block_messages(reader, tipset, network, resolve_id, checkpoint)
     return [one for bls, signed in blocks for one in (*bls, *signed)]
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from blockstore.cid import Cid
 from chain.address import Address, from_id
+from chain.checkpoint import Checkpoint, no_checkpoint
 from chain.ipld.amt import Amt
 from chain.ipld.objects import ObjectReader
 from chain.ipld.tree_nodes import NodeCache
@@ -21,6 +22,8 @@ from chain.state.state_tree import StateTree, decode_actor
 EVENTS_BIT_WIDTH: Final = 5
 #: the bits of an entry's flags: its key is indexed, its value is indexed
 INDEXED: Final = 1 | 2
+#: receipts or events that are decoded between two checkpoints
+_RUN: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +38,19 @@ class TipsetEvent:
     entries: tuple[EventEntry, ...]
 
 
-async def read_receipts(reader: ObjectReader, root: bytes) -> list[Receipt]:
+async def read_receipts(reader: ObjectReader, root: bytes, checkpoint: Checkpoint = no_checkpoint) -> list[Receipt]:
     """The receipts of a tipset. `root`: from its child's header. Errors: Missing, BadObject."""
-    return [receipt_from_fields(value) async for _, value in Amt(reader, root, 0).items()]
+    found: list[Receipt] = []
+    async for at, value in Amt(reader, root, 0).items():
+        if not at % _RUN:
+            await checkpoint()
+        found.append(receipt_from_fields(value))
+    return found
 
 
-async def load_tipset_events(reader: ObjectReader, receipts: Sequence[Receipt], tree: StateTree) -> list[TipsetEvent]:
+async def load_tipset_events(
+    reader: ObjectReader, receipts: Sequence[Receipt], tree: StateTree, checkpoint: Checkpoint = no_checkpoint
+) -> list[TipsetEvent]:
     """All events of a tipset with these receipts. `tree`: the state after the tipset.
 
     Takes one round trip for the event roots of all messages, one for each level below them, and one a level for the
@@ -52,10 +62,14 @@ async def load_tipset_events(reader: ObjectReader, receipts: Sequence[Receipt], 
     await reader.get_many([root for _, root in roots])
     emitted: list[tuple[int, int, tuple[EventEntry, ...]]] = []
     for at, root in roots:
+        await checkpoint()
         async for pair in Amt(reader, root, 3, EVENTS_BIT_WIDTH).items():
+            if not len(emitted) % _RUN:
+                await checkpoint()
             event = event_from_fields(pair[1])
             emitted.append((at, event.emitter, event.entries))
     addresses = await _addresses(tree, list(dict.fromkeys(emitter for _, emitter, _ in emitted)))
+    await checkpoint()
     return [
         TipsetEvent(index, at, emitter, addresses[emitter], entries)
         for index, (at, emitter, entries) in enumerate(emitted)
@@ -74,9 +88,13 @@ async def _addresses(tree: StateTree, emitters: Sequence[int]) -> dict[int, Addr
 
 
 async def load_events_after(
-    reader: ObjectReader, receipts: Sequence[Receipt], state: Cid, cache: NodeCache | None = None
+    reader: ObjectReader,
+    receipts: Sequence[Receipt],
+    state: Cid,
+    cache: NodeCache | None = None,
+    checkpoint: Checkpoint = no_checkpoint,
 ) -> list[TipsetEvent]:
     """As `load_tipset_events`. `state`: the state root after the tipset. Errors: Missing, BadObject."""
     if not any(one.events_root for one in receipts):
         return []
-    return await load_tipset_events(reader, receipts, await StateTree.load(reader, state, cache))
+    return await load_tipset_events(reader, receipts, await StateTree.load(reader, state, cache), checkpoint)

@@ -22,6 +22,6 @@ async def included_in(ctx: Context, tipset: Tipset) -> Sequence[IncludedMessage]
     if kept is not None:
         found: Sequence[IncludedMessage] = kept[0]
         return found
-    found = await load_tipset_messages(ctx.objects, tipset, ctx.network, id_of(ctx))
+    found = await load_tipset_messages(ctx.objects, tipset, ctx.network, id_of(ctx), ctx.checkpoint)
     keep(cache, tipset.key, found, _OVERHEAD * (len(found) + 1) + sum(2 * len(one.raw) for one in found))
     return found

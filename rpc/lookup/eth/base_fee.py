@@ -59,7 +59,7 @@ async def next_base_fee(ctx: Context, tipset: Tipset) -> int:
     by_premium = tipset.height >= forks["UpgradeFireHorseHeight"]
     offers: dict[bytes | tuple[bytes, int], Message] = {}
     for block in tipset.blocks:
-        for some in await load_block_messages(ctx.objects, block):
+        for some in await load_block_messages(ctx.objects, block, ctx.checkpoint):
             for one in some:
                 message = one.message
                 offers.setdefault((message.from_, message.nonce) if by_premium else one.cid, message)

@@ -69,7 +69,7 @@ async def find_post_roots(ctx: Context, tipset: Tipset) -> PostRoots | None:
 async def load_receipts(ctx: Context, tipset: Tipset, post: PostRoots) -> list[Receipt]:
     """The receipts of a tipset's messages. Errors: NotHeld (a snapshot carries none)."""
     try:
-        return await read_receipts(ctx.objects, post.receipts)
+        return await read_receipts(ctx.objects, post.receipts, ctx.checkpoint)
     except Missing as error:
         raise NotHeld(f"the receipts of the tipset at epoch {tipset.height}: {error}") from None
 

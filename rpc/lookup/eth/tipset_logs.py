@@ -36,7 +36,7 @@ async def load_events(ctx: Context, tipset: Tipset, post: PostRoots) -> Sequence
         return kept[0]  # type: ignore[no-any-return]
     receipts = await load_receipts(ctx, tipset, post)
     try:
-        found = await load_events_after(ctx.objects, receipts, post.state, node_cache(ctx))
+        found = await load_events_after(ctx.objects, receipts, post.state, node_cache(ctx), ctx.checkpoint)
     except Missing as error:
         raise NotHeld(f"the events of the tipset at epoch {tipset.height}: {error}") from None
     size = sum(_OVERHEAD + sum(150 + len(entry.value) for entry in event.entries) for event in found)
