@@ -216,13 +216,15 @@ class _NodeDispatcher(Dispatcher):
         super().__init__(services, registry, settings=settings, guard=faults.guard)
         self._faults = faults
 
-    async def http(self, version: int, body: bytes, ctx: Context | None = None) -> tuple[int, bytes]:
+    async def http(
+        self, version: int, body: bytes, ctx: Context | None = None, min_head: str | None = None
+    ) -> tuple[int, bytes]:
         """As the base class, but for a bad status."""
         await self._faults.wait_until_unmuted()
         status = self._faults.next_status()
         if status:
             return status, b"something is wrong here\n"
-        return await super().http(version, body, ctx)
+        return await super().http(version, body, ctx, min_head)
 
 
 class _NodeServer(Server):

@@ -9,6 +9,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -32,6 +33,7 @@ from rpc.methods import register_all
 from rpc.node_errors import NodeError
 from rpc.server.admin import Admin
 from rpc.server.limits import ServerSettings
+from rpc.server.open_files import connections_within, raise_open_file_limit
 from rpc.server.server import serve
 from rpc.services import Check, CheckResult, Checks, Services
 
@@ -165,9 +167,28 @@ def server_settings(settings: Settings) -> ServerSettings:
             raise CannotRun(f"jwt_secret_file {settings['jwt_secret_file']}: fewer than 16 bytes are no secret")
     return ServerSettings(
         max_body_bytes=settings["max_body_mb"] << 20,
-        body_budget=max(256, 2 * settings["max_body_mb"]) << 20,
+        max_ws_message_bytes=settings["max_ws_message_mb"] << 20,
+        max_answer_bytes=settings["max_answer_mb"] << 20,
+        max_batch_answer_bytes=settings["max_batch_answer_mb"] << 20,
+        memory_budget_bytes=settings["memory_budget_mb"] << 20,
+        memory_budget_bytes_per_client=settings["memory_budget_mb_per_client"] << 20,
+        min_transfer_rate=settings["min_transfer_kb_per_second"] << 10,
         max_batch=settings["max_batch"],
         max_in_flight=settings["max_in_flight"],
+        max_in_flight_per_client=settings["max_in_flight_per_client"],
+        max_waiting=settings["max_waiting"],
+        max_waiting_per_client=settings["max_waiting_per_client"],
+        max_channels=settings["max_channels"],
+        max_channels_per_client=settings["max_channels_per_client"],
+        max_connections=settings["max_connections"],
+        max_connections_per_client=settings["max_connections_per_client"],
+        scan_parallel=settings["scan_parallel"],
+        heavy_parallel=settings["heavy_parallel"],
+        execute_parallel=settings["execute_parallel"],
+        lane_calls=settings["lane_calls"],
+        lane_calls_per_client=settings["lane_calls_per_client"],
+        request_seconds=settings["request_seconds"],
+        batch_seconds=settings["batch_seconds"],
         jwt_secret=secret,
         trusted_proxies=tuple(settings["trusted_proxies"].split(",")),
     )
@@ -231,7 +252,10 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         stopping.set()
 
     try:
-        server = await serve(services, host, port, settings=server_settings(settings))
+        limits = server_settings(settings)
+        files = raise_open_file_limit()
+        limits = replace(limits, max_connections=connections_within(files, limits.max_connections))
+        server = await serve(services, host, port, settings=limits)
         if settings["admin_listen"]:
             admin = Admin(server, stop=stop)
             await admin.listen(*split_listen(settings["admin_listen"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
 from time import monotonic, perf_counter
 from typing import Any, Final
@@ -12,6 +13,7 @@ from chain.index.chain_index import ChainIndex
 from chain.ipld.objects import Objects
 from chain.network import NetworkRecord
 from chain.tipset import Tipset, TipsetKey
+from rpc.admission import Admission
 from rpc.errors import TimeBudgetExceeded, Unavailable
 from rpc.permissions import DEFAULT_PERMISSIONS
 from rpc.services import Head, NodeClient, Services
@@ -43,8 +45,8 @@ class Context:
     """
 
     __slots__ = (
-        "deadline", "find_client", "headers", "permissions", "pinned", "services", "session", "time_budget_seconds",
-        "verbose", "version",
+        "account", "admission", "deadline", "find_client", "headers", "lane_places", "permissions", "pinned",
+        "reserved_bytes", "services", "session", "time_budget_seconds", "verbose", "version", "waits",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +70,16 @@ class Context:
         #: seconds that the work for this request may take, and when they are over; None: no limit, not started yet
         self.time_budget_seconds: float | None = None
         self.deadline: float | None = None
+        #: the budgets of the process, where there are some
+        self.admission: Admission | None = None
+        #: whose shares of them this request uses; "" for nobody's
+        self.account = ""
+        #: bytes of `admission.memory` that this request holds
+        self.reserved_bytes = 0
+        #: how many calls of this request wait now
+        self.waits = 0
+        #: of a batch, by lane: who of its calls may go in
+        self.lane_places: dict[str, asyncio.Semaphore] | None = None
 
     def checkpoint(self) -> Awaitable[None]:
         """Let other requests go on. Call it inside every walk: `await ctx.checkpoint()`.
@@ -91,6 +103,44 @@ class Context:
             elif now > self.deadline:
                 raise TimeBudgetExceeded(self.time_budget_seconds)
         await self.services.pacer.turn()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Within the block this request waits for something to come, and keeps no worker: `with ctx.waiting():`.
+
+        For what may take long and does nothing meanwhile: a head, a message on chain. Declare such a method with
+        `Cost.WAIT`, which has no lane. The time counts for nothing. Errors: Refused (too many wait).
+        """
+        admission = self.admission
+        if admission is None:
+            yield
+            return
+        started = monotonic()
+        admission.waiting.take(self.account)
+        if not self.waits:
+            admission.working.give(self.account)
+        self.waits += 1
+        try:
+            yield
+        finally:
+            self.waits -= 1
+            if not self.waits:
+                admission.working.retake(self.account)
+            admission.waiting.give(self.account)
+            if self.deadline is not None:
+                self.deadline += monotonic() - started
+
+    def reserve(self, size: int) -> None:
+        """Count `size` more bytes of memory that this request holds until its answer has left. Errors: Refused."""
+        if self.admission is not None:
+            self.admission.memory.take(self.account, size)
+            self.reserved_bytes += size
+
+    def release(self) -> None:
+        """Give back the memory that was reserved."""
+        size, self.reserved_bytes = self.reserved_bytes, 0
+        if size and self.admission is not None:
+            self.admission.memory.give(self.account, size)
 
     def add_header(self, name: str, value: str) -> None:
         """Add an HTTP header of printable ASCII to the answer. Calls of a WebSocket have no headers.
@@ -156,23 +206,24 @@ class Context:
         return pinned
 
     async def wait_for_head(self, seq: int, seconds: float) -> Head:
-        """Pin the first head with this sequence number or a later one. Errors: Unavailable, when none comes."""
+        """Pin the first head with this sequence number or a later one. Errors: Unavailable (none comes), Refused."""
         source = self.services.head_source
         try:
-            async with asyncio.timeout(seconds):
-                while True:
-                    head = await source.current()
-                    if head.seq >= seq:
-                        self.pinned = head
-                        return head
-                    entries = source.subscribe(after=head.seq)
-                    try:
-                        async for entry in entries:
-                            if entry.seq >= seq:
-                                break
-                    finally:
-                        if isinstance(entries, AsyncGenerator):
-                            await entries.aclose()
+            with self.waiting():
+                async with asyncio.timeout(seconds):
+                    while True:
+                        head = await source.current()
+                        if head.seq >= seq:
+                            self.pinned = head
+                            return head
+                        entries = source.subscribe(after=head.seq)
+                        try:
+                            async for entry in entries:
+                                if entry.seq >= seq:
+                                    break
+                        finally:
+                            if isinstance(entries, AsyncGenerator):
+                                await entries.aclose()
         except TimeoutError:
             raise Unavailable(f"head {seq} has not come within {seconds:g} s") from None
 

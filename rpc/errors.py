@@ -10,6 +10,9 @@
     ├── LimitExceeded           -32005  a range or a rate beyond what is allowed (EIP-1474)
     │   └── TimeBudgetExceeded          the request took longer than it may
     ├── Unavailable             -32002  the store or the node behind it does not answer now (EIP-1474)
+    ├── Refused                         not taken on now
+    │   ├── ServerBusy          -32002  this process has too much to do (HTTP 503)
+    │   └── ClientLimit         -32005  this client has used up its share (HTTP 429)
     ├── NeedsNode               -32010  only a full node can answer, and none is behind this server
     ├── OutOfGas                     2
     ├── ExecutionReverted            3  `data`: the revert bytes, hex
@@ -137,6 +140,25 @@ class Unavailable(RpcError):
     """What is behind this server does not answer now: ask again later."""
 
     code = UNAVAILABLE
+
+
+class Refused(RpcError):
+    """Not taken on now. `http_status` is for a request that is refused as a whole; see `rpc/admission.py`."""
+
+    http_status: ClassVar[int] = 503
+
+
+class ServerBusy(Refused):
+    """This process has too much to do, whoever asks: HTTP 503, which a balancer sends to another follower."""
+
+    code = UNAVAILABLE
+
+
+class ClientLimit(Refused):
+    """This client has used up its share: HTTP 429, which no balancer sends to another follower."""
+
+    code = LIMIT_EXCEEDED
+    http_status = 429
 
 
 class NeedsNode(RpcError):

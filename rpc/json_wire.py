@@ -3,13 +3,17 @@
 Reading: what orjson refuses and Go's `encoding/json` takes (bytes that are no UTF-8, lone surrogates,
 anything behind the first value) goes through a slower reader. Writing: `<`, `>`, `&` and the two Unicode line
 separators are escaped, as Go's encoder does; ids come back as a float64 would.
+
+Nothing here keeps the event loop for long: the slower reader takes short bodies only, the number of values in a body is
+bounded before it is parsed, and large results are written piece by piece (`encode_pieces`).
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any, Final
 
@@ -21,7 +25,11 @@ from chain.tipset import TipsetKey
 from rpc.errors import ParseError, RpcError
 
 #: bodies up to this size are parsed without counting their values first
-SMALL_BODY: Final = 1 << 20
+SMALL_BODY: Final = 64 << 10
+#: the longest body that the slower reader takes: it needs 10 ms for this
+MAX_TOLERANT_BODY: Final = 256 << 10
+#: lists and objects of more entries are written in pieces of so many
+_PIECE: Final = 128
 
 _OPTIONS: Final = orjson.OPT_PASSTHROUGH_SUBCLASS
 _SAFE_INTEGER: Final = 1 << 53
@@ -31,8 +39,23 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-_TOLERANT: Final = json.JSONDecoder(parse_constant=_no_constant)
+class NumberOverflow(float):
+    """A number beyond a float64. To Go it is no number at all; `text` is what stood in the body."""
+
+    text = ""
+
+
+def _go_number(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        value = NumberOverflow(value)
+        value.text = text
+    return value
+
+
+_TOLERANT: Final = json.JSONDecoder(parse_constant=_no_constant, parse_float=_go_number)
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
+_LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 def count_values(body: bytes) -> int:
@@ -54,6 +77,8 @@ def parse(body: bytes, max_values: int, *, whole: bool = False) -> Any:
 
 
 def _parse_as_go(body: bytes, whole: bool) -> Any:
+    if len(body) > MAX_TOLERANT_BODY:
+        raise ParseError
     text = body.decode("utf-8", "replace").strip(" \t\r\n\v\f")
     try:
         value, end = _TOLERANT.raw_decode(text)
@@ -69,7 +94,7 @@ def _parse_as_go(body: bytes, whole: bool) -> Any:
 def _mend(value: Any) -> Any:
     """The same value with lone surrogates replaced, as Go does."""
     if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", value)
     if isinstance(value, list):
         return [_mend(item) for item in value]
     if isinstance(value, dict):
@@ -111,6 +136,8 @@ def encoder(address_prefix: str) -> Callable[[Any], bytes]:
             return str(value)
         if isinstance(value, int):
             return int(value)
+        if isinstance(value, float):
+            return float(value)
         if isinstance(value, dict):
             return dict(value)
         if isinstance(value, list | tuple):
@@ -128,6 +155,57 @@ def encoder(address_prefix: str) -> Callable[[Any], bytes]:
             return escape(text.encode("utf-8", "replace"))
 
     return encode
+
+
+def is_large(value: Any) -> bool:
+    """Whether a result may take long to write: then `encode_pieces` is for it."""
+    kind = type(value)
+    if kind is dict:
+        if len(value) > _PIECE:
+            return True
+        for inner in value.values():
+            kind = type(inner)
+            if (kind is list or kind is dict) and len(inner) > _PIECE:
+                return True
+        return False
+    return kind is list and len(value) > _PIECE
+
+
+def encode_pieces(value: Any, encode: Callable[[Any], bytes]) -> Iterator[bytes]:
+    """The text of a large result in pieces, each of which takes a few milliseconds at most.
+
+    Together they are what `encode(value)` gives. Errors: as `encode`.
+    """
+    if type(value) is list:
+        yield b"["
+        for at in range(0, len(value), _PIECE):
+            part = value[at : at + _PIECE]
+            if at:
+                yield b","
+            if any(is_large(item) for item in part):
+                for number, item in enumerate(part):
+                    if number:
+                        yield b","
+                    yield from encode_pieces(item, encode)
+            else:
+                yield encode(part)[1:-1]
+        yield b"]"
+    elif type(value) is dict:
+        yield b"{"
+        entries = list(value.items())
+        for at in range(0, len(entries), _PIECE):
+            part = entries[at : at + _PIECE]
+            if at:
+                yield b","
+            if any(is_large(item) for _, item in part):
+                for number, (key, item) in enumerate(part):
+                    yield (b"," if number else b"") + encode({key: None})[1:-5]
+                    yield from encode_pieces(item, encode)
+            else:
+                yield encode(dict(part))[1:-1]
+        yield b"}"
+    else:
+        yield encode(value)
 
 
 def go_float(value: float) -> str:
@@ -149,9 +227,10 @@ def encode_id(value: Any) -> bytes:
         return b"null"
     if type(value) is int or type(value) is float:
         try:
-            return go_float(float(value)).encode()
+            number = float(value)
         except OverflowError:
             return b"null"
+        return go_float(number).encode() if math.isfinite(number) else b"null"
     return escape(orjson.dumps(value, option=orjson.OPT_SORT_KEYS))
 
 

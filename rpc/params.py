@@ -116,7 +116,8 @@ class Integer:
         if value is None:
             return 0
         if json_kind(value) == "number":
-            raise ValueError(f"json: cannot unmarshal number {value} into Go value of type {self.go}")
+            shown = getattr(value, "text", value)
+            raise ValueError(f"json: cannot unmarshal number {shown} into Go value of type {self.go}")
         raise mismatch(value, self.go)
 
 

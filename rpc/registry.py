@@ -36,13 +36,17 @@ EVERY_VERSION: Final = V0 | V1 | V2
 
 
 class Cost(enum.Enum):
-    """What an answer costs: limits and the docs table are made of it."""
+    """What an answer costs: the lanes of the dispatcher and the docs table are made of it.
+
+    Calls of SCAN, HEAVY and EXECUTE run in a lane each: a few at once, the others wait their turn in a bounded queue.
+    """
 
     FREE = "free"  #: memory only
     CHAIN = "chain"  #: a few objects of the chain
     STATE = "state"  #: a path down a state tree
     SCAN = "scan"  #: many objects or rows
-    HEAVY = "heavy"  #: whole trees: runs in a lane of its own
+    WAIT = "wait"  #: something that is still to come: no lane, see `Context.waiting`
+    HEAVY = "heavy"  #: whole trees
     EXECUTE = "execute"  #: a virtual machine elsewhere
 
 

@@ -13,11 +13,13 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from blockstore.errors import StoreError
 from chain.errors import ChainError
-from rpc.errors import RpcError
+from rpc.admission import Budget
+from rpc.errors import Refused, RpcError
 from rpc.session import Burst
 
 log = logging.getLogger("follower.rpc")
@@ -27,30 +29,33 @@ _END: Final = None
 Send = Callable[[bytes], Awaitable[None]]
 
 
-class Channel:
-    """A running channel. `number` is what the client knows it by; `on_slow` is told when it was too slow.
+@dataclass(frozen=True, slots=True)
+class Pipe:
+    """The way of a channel's values to its client.
 
-    `slow_reader_timeout_seconds`: seconds that one value of a burst waits for room.
+    At most `buffer` frames wait; they count as `memory` of `account`. `slow_reader_timeout_seconds` is how long one
+    value of a burst waits for room; `on_slow` is called when the client was too slow.
     """
 
-    def __init__(
-        self,
-        number: int,
-        values: AsyncIterator[Any],
-        encode: Callable[[Any], bytes],
-        send: Send,
-        buffer: int,
-        on_slow: Callable[[], None],
-        slow_reader_timeout_seconds: float = 30.0,
-    ) -> None:
+    encode: Callable[[Any], bytes]
+    send: Send
+    buffer: int
+    slow_reader_timeout_seconds: float
+    on_slow: Callable[[], None]
+    memory: Budget
+    account: str = ""
+
+
+class Channel:
+    """A running channel. `number` is what the client knows it by."""
+
+    def __init__(self, number: int, values: AsyncIterator[Any], pipe: Pipe) -> None:
         self.number = number
-        self._slow_reader_timeout_seconds = slow_reader_timeout_seconds
         self.values = values
-        self._encode = encode
-        self._send = send
-        self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(buffer)
+        self._pipe = pipe
+        self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(pipe.buffer)
+        self._queued_bytes = 0
         self._stop = asyncio.Event()
-        self._on_slow = on_slow
 
     def cancel(self) -> None:
         """End it: the client is told by `xrpc.ch.close`."""
@@ -72,6 +77,7 @@ class Channel:
         finally:
             for task in (writer, reader, stop):
                 await _end(task)
+            self._uncount(self._queued_bytes)
             close = getattr(self.values, "aclose", None)
             if close is not None:
                 with contextlib.suppress(Exception):
@@ -82,9 +88,8 @@ class Channel:
             await self._take(await first)
             async for value in self.values:
                 await self._take(value)
-        except (asyncio.QueueFull, TimeoutError):
-            self._on_slow()
-            log.warning("%s is read too slowly: closed", self)
+        except (asyncio.QueueFull, TimeoutError, Refused):
+            self._pipe.on_slow()
         except StopAsyncIteration:
             pass  # it ended before its first value
         except Exception as error:
@@ -92,22 +97,34 @@ class Channel:
                 log.exception("%s failed: closed", self)
 
     async def _take(self, value: Any) -> None:
-        """Errors: QueueFull, TimeoutError (the client reads too slowly)."""
+        """Errors: QueueFull, TimeoutError (the client reads too slowly), Refused (it holds too much memory)."""
         if not isinstance(value, Burst):
-            self._queue.put_nowait(self._frame(value))
+            frame = self._frame(value)
+            self._count(len(frame))
+            self._queue.put_nowait(frame)
             return
         for one in value:
             frame = self._frame(one)
+            self._count(len(frame))
             if not self._queue.full():
                 self._queue.put_nowait(frame)
                 continue
-            async with asyncio.timeout(self._slow_reader_timeout_seconds):
+            async with asyncio.timeout(self._pipe.slow_reader_timeout_seconds):
                 await self._queue.put(frame)
+
+    def _count(self, size: int) -> None:
+        self._pipe.memory.take(self._pipe.account, size)
+        self._queued_bytes += size
+
+    def _uncount(self, size: int) -> None:
+        self._queued_bytes -= size
+        self._pipe.memory.give(self._pipe.account, size)
 
     async def _write(self) -> None:
         while (frame := await self._queue.get()) is not _END:
-            await self._send(frame)
-        await self._send(b'{"jsonrpc":"2.0","method":"xrpc.ch.close","params":[%d]}\n' % self.number)
+            await self._pipe.send(frame)
+            self._uncount(len(frame))
+        await self._pipe.send(b'{"jsonrpc":"2.0","method":"xrpc.ch.close","params":[%d]}\n' % self.number)
 
     async def _finish(self, writer: asyncio.Task[None]) -> None:
         """What was made goes out, and then the end."""
@@ -117,7 +134,7 @@ class Channel:
     def _frame(self, value: Any) -> bytes:
         return b'{"jsonrpc":"2.0","method":"xrpc.ch.val","params":[%d,%s]}\n' % (
             self.number,
-            self._encode(value),
+            self._pipe.encode(value),
         )
 
     def __str__(self) -> str:
@@ -127,17 +144,8 @@ class Channel:
 class Subscription(Channel):
     """What `eth_subscribe` opens. No frame ends it: `cancelled` says whether the client wanted its end."""
 
-    def __init__(
-        self,
-        subscription: bytes,
-        values: AsyncIterator[Any],
-        encode: Callable[[Any], bytes],
-        send: Send,
-        buffer: int,
-        on_slow: Callable[[], None],
-        slow_reader_timeout_seconds: float,
-    ) -> None:
-        super().__init__(0, values, encode, send, buffer, on_slow, slow_reader_timeout_seconds)
+    def __init__(self, subscription: bytes, values: AsyncIterator[Any], pipe: Pipe) -> None:
+        super().__init__(0, values, pipe)
         self.subscription = subscription
 
     @property
@@ -147,7 +155,7 @@ class Subscription(Channel):
 
     def _frame(self, value: Any) -> bytes:
         text = b'{"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":"0x%s","result":%s}}\n'
-        return text % (self.subscription.hex().encode(), self._encode(value))
+        return text % (self.subscription.hex().encode(), self._pipe.encode(value))
 
     async def _finish(self, writer: asyncio.Task[None]) -> None:
         """Nothing more goes out: who unsubscribed wants none, who is too slow would not take it."""

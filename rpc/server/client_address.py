@@ -10,6 +10,9 @@ from typing import Final
 #: networks whose addresses no stranger on the Internet can have
 PRIVATE: Final = ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7")
 
+#: accounts that are remembered
+_REMEMBERED: Final = 4096
+
 _Network = IPv4Network | IPv6Network
 _Address = IPv4Address | IPv6Address
 
@@ -33,6 +36,7 @@ class Clients:
 
     def __init__(self, trusted: Iterable[str] = PRIVATE) -> None:
         self._trusted = networks(",".join(trusted))
+        self._accounts: dict[tuple[str, str], str] = {}
 
     def of(self, peer: str, forwarded: str = "") -> str:
         """The client's IPv4 address, or the /64 of an IPv6 one (a client has all of it); "" where there is none.
@@ -46,11 +50,30 @@ class Clients:
         for text in reversed(forwarded.split(",") if forwarded else ()):
             if not any(found in network for network in self._trusted):
                 break
-            told = _address(text)
-            if told is None:
+            named = _address(text)
+            if named is None:
                 break
-            found = told
+            found = named
         return str(ip_network((found, 64), strict=False) if isinstance(found, IPv6Address) else found)
+
+    def account(self, peer: str, forwarded: str = "") -> str:
+        """Whose shares a request uses: as `of`, but "" for a balancer that names no client. Remembered."""
+        found = self._accounts.get((peer, forwarded))
+        if found is None:
+            found = self.of(peer, forwarded)
+            if found and found == self.of(peer):
+                address = _address(peer)
+                if any(address in network for network in self._trusted):
+                    found = ""
+            if len(self._accounts) >= _REMEMBERED:
+                self._accounts.clear()
+            self._accounts[peer, forwarded] = found
+        return found
+
+    def account_of_transport(self, transport: asyncio.BaseTransport | None, forwarded: str = "") -> str:
+        """As `account`, of a connection."""
+        peer = None if transport is None else transport.get_extra_info("peername")
+        return self.account(peer[0], forwarded) if isinstance(peer, tuple) else ""
 
     def of_transport(self, transport: asyncio.BaseTransport | None, forwarded: str) -> str:
         """As `of`, of a connection."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from blockstore.errors import BadCid
+from rpc.admission import Admission, Lane
 from rpc.context import Context
 from rpc.errors import (
     InternalError,
@@ -23,16 +24,28 @@ from rpc.errors import (
     MethodNotFound,
     NotServed,
     ParseError,
+    Refused,
     RpcError,
+    TimeBudgetExceeded,
     Unavailable,
     wire_error,
 )
-from rpc.json_wire import encode_error, encode_id, encoder, parse
+from rpc.json_wire import (
+    SMALL_BODY,
+    count_values,
+    encode_error,
+    encode_id,
+    encode_pieces,
+    encoder,
+    is_large,
+    parse,
+)
 from rpc.known import known_methods
 from rpc.params import UNDEFINED_CID
 from rpc.registry import REGISTRY, V0, V1, V2, Cost, Method, Registry, Versions
-from rpc.server.limits import ServerSettings
+from rpc.server.limits import ServerSettings, make_admission
 from rpc.server.metrics import MethodStats, Metrics, now
+from rpc.server.refusal_log import RefusalLog
 from rpc.server.request import BrokenRequest, Request, decode_arguments, read_request
 from rpc.server.run_until_blocked import together
 from rpc.services import Services
@@ -42,6 +55,13 @@ _VERSIONS: Final = (V0, V1, V2)
 _RESULT: Final = b',"jsonrpc":"2.0","result":'
 #: names of the methods' counters for what reached no method
 _UNKNOWN: Final = "unknown"
+
+#: answers up to this size are not counted as memory
+UNCOUNTED_BYTES: Final = 64 << 10
+#: memory that a parsed JSON value takes, about
+_BYTES_PER_VALUE: Final = 64
+#: decimal digits of a sequence number, at most
+_MAX_DIGITS: Final = 19
 
 Guard = Callable[[Context, Method], Awaitable[None]]
 
@@ -69,6 +89,7 @@ class Dispatcher:
         settings: ServerSettings | None = None,
         metrics: Metrics | None = None,
         guard: Guard | None = None,
+        admission: Admission | None = None,
     ) -> None:
         self.services = services
         self.registry = registry
@@ -81,9 +102,9 @@ class Dispatcher:
         self._known = [known[version] for version in _VERSIONS]
         self._routes: list[dict[str, tuple[Method, MethodStats]]] = [{} for _ in _VERSIONS]
         self._unknown = self.metrics.method(_UNKNOWN)
-        self._heavy = asyncio.Semaphore(self.settings.heavy_parallel)
-        self._heavy_waiting = 0
-        self.in_flight = 0
+        self.refusals = RefusalLog()
+        self.admission = admission or make_admission(self.settings, self.refusals.count)
+        self._lanes = {cost: self.admission.lanes.get(cost.value) for cost in Cost}
         #: channels closed because their client read too slowly
         self.slow_channels = 0
         self._drained: asyncio.Event | None = None
@@ -92,26 +113,51 @@ class Dispatcher:
         self, version: int, permissions: frozenset[str] | None = None, session: Session | None = None
     ) -> Context:
         """A context for one request under /rpc/v`version`."""
-        return Context(
+        ctx = Context(
             self.services,
             version=version,
             session=session,
             permissions=self.settings.default_permissions if permissions is None else permissions,
         )
+        ctx.admission = self.admission
+        ctx.time_budget_seconds = self.settings.request_seconds
+        return ctx
+
+    @property
+    def in_flight(self) -> int:
+        """Requests under way, working or waiting."""
+        return self.admission.working.used + self.admission.waiting.used
 
     # --- HTTP ----------------------------------------------------------------------------------------
 
-    async def http(self, version: int, body: bytes, ctx: Context | None = None) -> tuple[int, bytes]:
-        """(HTTP status, body) of the answer. Raises nothing but what cancels it."""
+    async def http(
+        self, version: int, body: bytes, ctx: Context | None = None, min_head: str | None = None
+    ) -> tuple[int, bytes]:
+        """(HTTP status, body) of the answer. Raises nothing but what cancels it.
+
+        `min_head` is a sequence number: the answer waits, bounded, for this head or a later one. Who gives `ctx`
+        calls its `release` once the answer has left.
+        """
+        mine = ctx is None
         if ctx is None:
             ctx = self.context(version)
-        self.in_flight += 1
         try:
+            self.admission.working.take(ctx.account)
+        except Refused as refused:
+            return refused.http_status, encode_error(refused, b"null")
+        try:
+            if min_head is not None:
+                fault = await self._wait_for_head(ctx, min_head)
+                if fault is not None:
+                    return fault
             body = body.strip()
             if not body:
                 return _refused(InvalidRequest(), None)
             is_batch = body[:1] == b"[" and body[-1:] == b"]"
             try:
+                if len(body) > SMALL_BODY:
+                    await ctx.checkpoint()
+                    ctx.reserve(count_values(body) * _BYTES_PER_VALUE)
                 value = parse(body, self.settings.max_values)
                 if is_batch:
                     return await self._batch(ctx, value)
@@ -122,11 +168,13 @@ class Dispatcher:
                 return _refused(error, whose)
             return await self._one(ctx, request)
         finally:
-            self.leave()
+            self.leave(ctx)
+            if mine:
+                ctx.release()
 
-    def leave(self) -> None:
+    def leave(self, ctx: Context) -> None:
         """One request less is under way."""
-        self.in_flight -= 1
+        self.admission.working.give(ctx.account)
         if self._drained is not None and not self.in_flight:
             self._drained.set()
 
@@ -136,20 +184,19 @@ class Dispatcher:
             self._drained = asyncio.Event()
             await self._drained.wait()
 
-    async def http_behind(self, min_head: str, body: bytes, ctx: Context) -> tuple[int, bytes]:
-        """As `http`, with the head pinned at sequence number `min_head` or later: waits for it, bounded."""
-        self.in_flight += 1
+    async def _wait_for_head(self, ctx: Context, min_head: str) -> tuple[int, bytes] | None:
+        """Pin the head with this sequence number or a later one; the answer to give where that fails."""
+        text = min_head.strip()
         try:
-            if not min_head.strip().isdecimal():
+            # a head log's sequence numbers have 63 bits; longer texts are none
+            if not (text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS):
                 raise InvalidRequest("X-Filecoin-Min-Head: not a sequence number")
-            await ctx.wait_for_head(int(min_head), self.settings.min_head_wait_seconds)
+            await ctx.wait_for_head(int(text), self.settings.min_head_wait_seconds)
         except Exception as raised:
             error = wire_error(raised)
             status, answer = _refused(error, None)
             return (503 if isinstance(error, Unavailable) else status), answer
-        finally:
-            self.leave()
-        return await self.http(ctx.version, body, ctx)
+        return None
 
     async def _one(self, ctx: Context, request: Request) -> tuple[int, bytes]:
         started = now()
@@ -162,14 +209,18 @@ class Dispatcher:
             stats = call.stats
             if call.method.channel:
                 raise MethodNotFound(f"method '{request.method}' not supported in this mode (no out channel support)")
-            if self.guard is None and call.method.cost is not Cost.HEAVY:
-                answer = await call.method.handler(ctx, *call.arguments)
+            if self.guard is not None:
+                await self.guard(ctx, call.method)
+            lane = self._lanes[call.method.cost]
+            if lane is None:
+                result = await call.method.handler(ctx, *call.arguments)
             else:
-                answer = await self._guarded(ctx, call)
+                result = await self._in_lane(lane, ctx, call)
             if request_id is None:
                 stats.add(started, 0)
                 return 200, b""
-            answer = b'{"id":' + encode_id(request_id) + _RESULT + self.encode(answer) + b"}\n"
+            text = await self._encode_large(ctx, result) if is_large(result) else self._encode_small(ctx, result)
+            answer = b'{"id":' + encode_id(request_id) + _RESULT + text + b"}\n"
             stats.add(started, 0)
             return 200, answer
         except asyncio.CancelledError:
@@ -185,6 +236,50 @@ class Dispatcher:
             return 200, b""
         return _refused(error, request_id)
 
+    async def _in_lane(self, lane: Lane, ctx: Context, call: Call) -> Any:
+        """The result of a call that runs in the lane of its cost class. Errors: Refused, TimeBudgetExceeded."""
+        places = ctx.lane_places
+        if places is None:
+            return await self._run_in_lane(lane, ctx, call)
+        # one batch does not fill a lane: its other calls wait outside
+        own = places.get(lane.calls.name)
+        if own is None:
+            own = places[lane.calls.name] = asyncio.Semaphore(lane.per_request)
+        async with own:
+            return await self._run_in_lane(lane, ctx, call)
+
+    @staticmethod
+    async def _run_in_lane(lane: Lane, ctx: Context, call: Call) -> Any:
+        await lane.enter(ctx.account)
+        try:
+            await ctx.checkpoint()
+            return await call.method.handler(ctx, *call.arguments)
+        finally:
+            lane.leave(ctx.account)
+
+    def _encode_small(self, ctx: Context, result: Any) -> bytes:
+        text = self.encode(result)
+        if len(text) > UNCOUNTED_BYTES:
+            self._reserve_answer(ctx, len(text), len(text))
+        return text
+
+    def _reserve_answer(self, ctx: Context, size: int, more: int) -> None:
+        limit = self.settings.max_answer_bytes
+        if size > limit:
+            raise LimitExceeded(f"the answer is longer than the {limit} bytes allowed: ask for less at once")
+        ctx.reserve(more)
+
+    async def _encode_large(self, ctx: Context, result: Any) -> bytes:
+        """The text of a large result, written piece by piece. Errors: LimitExceeded, Refused, TimeBudgetExceeded."""
+        pieces: list[bytes] = []
+        size = 0
+        for piece in encode_pieces(result, self.encode):
+            pieces.append(piece)
+            size += len(piece)
+            self._reserve_answer(ctx, size, len(piece))
+            await ctx.checkpoint()
+        return b"".join(pieces)
+
     async def _batch(self, ctx: Context, values: Any) -> tuple[int, bytes]:
         if type(values) is not list:
             raise ParseError
@@ -193,20 +288,34 @@ class Dispatcher:
         if len(values) > self.settings.max_batch:
             raise InvalidRequest(f"batch of {len(values)} requests, at most {self.settings.max_batch} are answered")
         requests = [read_request(value) for value in values]
+        ctx.time_budget_seconds, ctx.deadline = self.settings.batch_seconds, None
+        ctx.lane_places = {}
         answers: list[bytes] = []
-        size = 0
+        size = uncounted = 0
+        refused: RpcError | None = None
         width = self.settings.batch_parallel
         for at in range(0, len(requests), width):
             part = requests[at : at + width]
-            await ctx.checkpoint()
+            try:
+                await ctx.checkpoint()
+            except TimeBudgetExceeded as error:
+                refused = error
             if size > self.settings.max_batch_answer_bytes:
-                too_big = LimitExceeded("the answers to this batch are too big together: ask for less at once")
-                answers += [_refused(too_big, request.id)[1] for request in part]
+                refused = LimitExceeded("the answers to this batch are too big together: ask for less at once")
+            if refused is not None:
+                answers += [_refused(refused, request.id)[1] for request in part if request.id is not None]
                 continue
             for _, answer in await together(self._one(ctx, request) for request in part):
                 if answer:
                     answers.append(answer)
                     size += len(answer)
+                    uncounted += min(len(answer), UNCOUNTED_BYTES)
+            if uncounted > UNCOUNTED_BYTES:
+                try:
+                    ctx.reserve(uncounted)
+                except Refused as error:
+                    refused = error
+                uncounted = 0
         if not answers:
             return 200, b""
         return 200, b"[" + b",".join(answers) + b"]"
@@ -237,23 +346,6 @@ class Dispatcher:
         route = self._routes[version][name] = method, self.metrics.method(method.name)
         return route
 
-    async def _guarded(self, ctx: Context, call: Call) -> Any:
-        if self.guard is not None:
-            await self.guard(ctx, call.method)
-        if call.method.cost is not Cost.HEAVY:
-            return await call.method.handler(ctx, *call.arguments)
-        if self._heavy_waiting >= self.settings.heavy_waiting:
-            raise LimitExceeded("too many requests that walk whole trees are waiting: try again later")
-        self._heavy_waiting += 1
-        try:
-            await self._heavy.acquire()
-        finally:
-            self._heavy_waiting -= 1
-        try:
-            return await call.method.handler(ctx, *call.arguments)
-        finally:
-            self._heavy.release()
-
     @staticmethod
     def _fault(raised: Exception, call: Call | None, name: str) -> RpcError:
         if isinstance(raised, BadCid) and call is not None and UNDEFINED_CID in call.arguments:
@@ -275,7 +367,9 @@ class Dispatcher:
 
 def _refused(error: RpcError, request_id: Any) -> tuple[int, bytes]:
     status = 200
-    if error.protocol:
+    if isinstance(error, Refused):
+        status = error.http_status
+    elif error.protocol:
         status = 400 if isinstance(error, InvalidRequest) else 500
     try:
         shown = encode_id(request_id)

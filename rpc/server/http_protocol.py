@@ -6,8 +6,9 @@ answer; the next request of the connection is looked at only then, so answers ke
 connection holds one request. Anything else (WebSocket upgrades, GET, chunked bodies, health, metrics) is
 handed over, with its bytes and the transport, to what `ServerState.other` makes: aiohttp's handler.
 
-Everything here is bounded: the head, the body, all bodies together (`BodyBudget`), the time that each stage
-may take, and what is read ahead while an answer is under way or the peer does not take it.
+Everything here is bounded: the head, the body, the memory of all bodies and unsent answers together
+(`Admission.memory`), the time that each stage may take, and what is read ahead while an answer is under way or the peer
+does not take it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Final
 import httptools
 
 from rpc.context import Context
-from rpc.errors import InvalidRequest, ParseError, RpcError, Unavailable
+from rpc.errors import InvalidRequest, ParseError, Refused, RpcError
 from rpc.json_wire import encode_error
 from rpc.server.run_until_blocked import Running, run_until_blocked
 from rpc.server.server_state import ServerState, wants_verbose
@@ -31,27 +32,26 @@ _BEGINNINGS: Final = tuple(
     b"%s %s%s" % (verb, path, end) for end in (b" ", b"?") for path in _PATHS for verb in (b"POST", b"PUT")
 )
 _HEAD_END: Final = b"\r\n\r\n"
-#: bodies up to this size are not counted against the budget
-_SMALL: Final = 64 << 10
+#: parts of bodies up to this size are not counted as memory
+_SMALL: Final = 16 << 10
 #: how much of a refused body is read and dropped, so that the peer gets to read the refusal
 _LINGER_BYTES: Final = 256 << 20
 
 # what a connection is doing
 _HEAD: Final = 0  # between requests, or in the middle of a head
 _BODY: Final = 1
-_WAIT: Final = 2  # for room in the budget
-_RUN: Final = 3
-_LINGER: Final = 4  # refused; what still comes is dropped
-_GONE: Final = 5
+_RUN: Final = 2
+_LINGER: Final = 3  # refused; what still comes is dropped
+_GONE: Final = 4
 
 
 class HttpProtocol(asyncio.Protocol):
     """One connection. `deadline` (loop time; 0: none) is looked at by the server's sweeper."""
 
     __slots__ = (
-        "_authorization", "_body", "_dropped", "_eof", "_forwarded", "_held", "_keep", "_length", "_mark",
-        "_min_head", "_named", "_reading", "_rest", "_running", "_shared", "_state", "_strange", "_url",
-        "_writable", "deadline", "parser", "transport",
+        "_account", "_authorization", "_body", "_body_started", "_dropped", "_eof", "_forwarded", "_keep", "_length",
+        "_min_head", "_named", "_peer_account", "_reading", "_reserved", "_rest", "_running", "_shared", "_state",
+        "_strange", "_unsent", "_unsent_mark", "_url", "_writable", "deadline", "parser", "transport",
     )  # fmt: skip
 
     def __init__(self, shared: ServerState) -> None:
@@ -61,7 +61,13 @@ class HttpProtocol(asyncio.Protocol):
         self._rest = b""
         self._body: bytearray | bytes = b""
         self._length = 0
-        self._held = 0
+        #: whose shares the connection and the request use
+        self._peer_account = ""
+        self._account = ""
+        #: bytes of memory that are counted for the body, and the requests whose answers have not left
+        self._reserved = 0
+        self._unsent: list[Context] = []
+        self._unsent_mark = 0
         self._eof = False
         self._named = False
         self._keep = False
@@ -76,10 +82,12 @@ class HttpProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         shared = self._shared
         self.transport = transport  # type: ignore[assignment]
-        if len(shared.connections) + shared.others() >= shared.settings.max_connections:
-            shared.refused += 1
+        self._peer_account = shared.clients.account_of_transport(transport)
+        try:
+            shared.dispatcher.admission.connections.take(self._peer_account)
+        except Refused as refused:
             self._state = _GONE
-            self._write(503, _unavailable("too many connections"), close=True)
+            self._write(refused.http_status, encode_error(refused, b"null"), close=True)
             shared.send(self.transport, None)
             return
         shared.connections.add(self)
@@ -87,31 +95,38 @@ class HttpProtocol(asyncio.Protocol):
         self.deadline = shared.loop.time() + shared.settings.idle_timeout_seconds
 
     def connection_lost(self, exc: Exception | None) -> None:
-        waiting, self._state = self._state, _GONE
-        self._shared.leave(self)
+        self._state = _GONE
+        if self in self._shared.connections:
+            self._shared.leave(self)
+            self._shared.dispatcher.admission.connections.give(self._peer_account)
         self._rest = self._body = b""
         if self._running is not None and self._running.task is not None:
             self._running.task.cancel()
-        if waiting == _WAIT:
-            self._shared.budget.forget(self)
         self._release()
+        for ctx in self._unsent:
+            ctx.release()
+        self._unsent.clear()
 
     def eof_received(self) -> bool:
         """A peer that has said all may still read: for a while its answer is waited for."""
         self._eof = True
         if self._state == _RUN:
             self.deadline = self._shared.loop.time() + self._shared.settings.eof_timeout_seconds
-        if self._state not in (_RUN, _WAIT):
+        if self._state != _RUN:
             self._shared.send(self.transport, None)
         return True
 
     def pause_writing(self) -> None:
         self._writable = False
+        self._unsent_mark = self.transport.get_write_buffer_size()
         self.deadline = self._shared.loop.time() + self._shared.settings.write_timeout_seconds
         self._pause()
 
     def resume_writing(self) -> None:
         self._writable = True
+        self.settle()
+        if self._state == _RUN:
+            self.deadline = 0.0
         if self._state == _HEAD:
             self._idle()
             self._shared.loop.call_soon(self._work)
@@ -124,12 +139,31 @@ class HttpProtocol(asyncio.Protocol):
     def expire(self) -> None:
         """The deadline has passed: tell the peer where that helps, then close."""
         state = self._state
+        if not self._writable and self._reads_on():
+            return
         if not self._writable or state in (_RUN, _LINGER, _GONE):
             self.transport.abort()
         elif state == _HEAD and not self._rest:
             self._shared.send(self.transport, None)
         else:
             self._refuse(408, ParseError("reading request: timed out"))
+
+    def _reads_on(self) -> bool:
+        """Whether the peer has taken enough since the last look; it has that much time again then."""
+        settings = self._shared.settings
+        size = self.transport.get_write_buffer_size()
+        if self._unsent_mark - size < settings.write_timeout_seconds * settings.min_transfer_rate:
+            return False
+        self._unsent_mark = size
+        self.deadline = self._shared.loop.time() + settings.write_timeout_seconds
+        return True
+
+    def settle(self) -> None:
+        """Give back the memory of answers that have left."""
+        if self._unsent and not self.transport.get_write_buffer_size():
+            for ctx in self._unsent:
+                ctx.release()
+            self._unsent.clear()
 
     def drain(self) -> None:
         """The server stops: close at once when idle, else behind the answer."""
@@ -186,7 +220,8 @@ class HttpProtocol(asyncio.Protocol):
     def _unfinished(self, data: bytes) -> None:
         if len(data) > self._shared.settings.max_head_bytes:
             self._refuse(431, InvalidRequest("the request's head is too long"))
-        elif len(data) >= 16 and not _ours(data):
+        elif b"\n\n" in data:
+            # lines may end without a carriage return: the other handler knows
             self._hand_over()
         else:
             self.deadline = min(self.deadline, self._shared.loop.time() + self._shared.settings.head_timeout_seconds)
@@ -228,31 +263,26 @@ class HttpProtocol(asyncio.Protocol):
             self._whole(data[head_end:end])
             return
         self._body = data[head_end:]
-        if self._length > _SMALL and not self._shared.budget.take(self._length, self):
-            self._state = _WAIT
-            self.deadline = 0.0
-            self._pause()
-            return
-        self._held = self._length if self._length > _SMALL else 0
-        self._start_body()
-
-    def go_on(self) -> None:
-        """The budget has room for the body that is waiting."""
-        if self._state != _WAIT:
-            self._shared.budget.give(self._length)
-            return
-        self._held = self._length
-        waiting, self._rest = self._rest, b""
-        self._start_body()
-        if waiting and self._state == _BODY:
-            self._more_body(waiting)
-
-    def _start_body(self) -> None:
+        self._find_account()
         self._state = _BODY
         self._body = bytearray(self._body)
-        self._mark = len(self._body) + _SMALL
-        self.deadline = self._shared.loop.time() + self._shared.settings.body_timeout_seconds
+        self._body_started = self._shared.loop.time()
         self._resume()
+        self._reserve_body()
+
+    def _reserve_body(self) -> None:
+        """Count what has come of the body, and give the peer the time that the next piece may take."""
+        settings = self._shared.settings
+        size = len(self._body)
+        if size - self._reserved > _SMALL:
+            try:
+                self._shared.dispatcher.admission.memory.take(self._account, size - self._reserved)
+            except Refused as refused:
+                self._refuse(refused.http_status, refused)
+                return
+            self._reserved = size
+        # the whole body, at the least rate: a trickle earns no more
+        self.deadline = self._body_started + settings.body_timeout_seconds + size / settings.min_transfer_rate
 
     def _more_body(self, data: bytes) -> None:
         missing = self._length - len(self._body)
@@ -263,10 +293,8 @@ class HttpProtocol(asyncio.Protocol):
             self._body = b""
             self._whole(body)
             self._work()
-        elif len(self._body) >= self._mark:
-            # each further piece earns its own time: a trickle does not
-            self._mark = len(self._body) + _SMALL
-            self.deadline = self._shared.loop.time() + self._shared.settings.body_timeout_seconds
+        else:
+            self._reserve_body()
 
     # --- httptools' callbacks ------------------------------------------------------------------------
 
@@ -314,19 +342,15 @@ class HttpProtocol(asyncio.Protocol):
                 self._answered(401, b"", None)
                 return
         dispatcher = shared.dispatcher
-        if dispatcher.in_flight >= shared.settings.max_in_flight:
-            self._answered(503, _unavailable("too many requests at once: try again"), None)
-            return
+        self._find_account()
         ctx = dispatcher.context(_PATHS[path], permissions)
+        ctx.account = self._account
         if query:
             ctx.verbose = wants_verbose(query)
         ctx.find_client = self._client
         self._state = _RUN
         self.deadline = 0.0
-        if self._min_head is None:
-            answer = dispatcher.http(ctx.version, body, ctx)
-        else:
-            answer = dispatcher.http_behind(self._min_head, body, ctx)
+        answer = dispatcher.http(ctx.version, body, ctx, self._min_head)
         try:
             running = run_until_blocked(shared.loop, answer)
         except Exception:
@@ -340,16 +364,26 @@ class HttpProtocol(asyncio.Protocol):
         self._running = running
         running.task.add_done_callback(lambda task: self._later(task, ctx))
 
+    def _find_account(self) -> None:
+        """Say whose shares the request uses: a balancer's connection carries many clients."""
+        if self._forwarded:
+            forwarded = self._forwarded.decode("latin-1")
+            self._account = self._shared.clients.account_of_transport(self.transport, forwarded)
+        else:
+            self._account = self._peer_account
+
     def _client(self) -> str:
         return self._shared.clients.of_transport(self.transport, self._forwarded.decode("latin-1"))
 
     def _later(self, task: asyncio.Task[tuple[int, bytes]], ctx: Context) -> None:
         self._running = None
         if self._state == _GONE:
+            ctx.release()
             if not task.cancelled():
                 task.exception()
             return
         if task.cancelled() or task.exception() is not None:
+            ctx.release()
             self.transport.abort()
             return
         self._answered(*task.result(), ctx)
@@ -360,6 +394,10 @@ class HttpProtocol(asyncio.Protocol):
         self._state = _HEAD
         keep = self._keep and not self._shared.draining
         self._write(status, body, close=not keep, ctx=ctx)
+        if ctx is not None and ctx.reserved_bytes:
+            # counted until the peer has taken the answer
+            self._unsent.append(ctx)
+            self._shared.loop.call_soon(self.settle)
         if not keep:
             self._state = _GONE
             self._shared.send(self.transport, None)
@@ -402,9 +440,9 @@ class HttpProtocol(asyncio.Protocol):
             self.transport.write_eof()
 
     def _release(self) -> None:
-        held, self._held = self._held, 0
-        if held:
-            self._shared.budget.give(held)
+        reserved, self._reserved = self._reserved, 0
+        if reserved:
+            self._shared.dispatcher.admission.memory.give(self._account, reserved)
 
     def _hand_over(self) -> None:
         """The rest of this connection belongs to the other handler."""
@@ -413,7 +451,8 @@ class HttpProtocol(asyncio.Protocol):
         self._shared.leave(self)
         self._shared.flush()
         self.deadline = 0.0
-        other = self._shared.other()
+        # the connection stays counted: the other handler gives it back
+        other = self._shared.other(self._peer_account)
         transport = self.transport
         transport.set_protocol(other)
         other.connection_made(transport)
@@ -440,7 +479,3 @@ class HttpProtocol(asyncio.Protocol):
 def _ours(data: bytes) -> bool:
     """Whether a request that begins like this can be one of the hot path."""
     return data.startswith(_BEGINNINGS)
-
-
-def _unavailable(text: str) -> bytes:
-    return encode_error(Unavailable(text), b"null")

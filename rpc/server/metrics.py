@@ -16,6 +16,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from rpc.admission import Admission
+from rpc.server.refusal_log import RefusalLog
+
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 #: seconds
 BOUNDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -54,6 +57,8 @@ class Metrics(Collector):
         self._methods: dict[str, MethodStats] = {}
         self._gauges: dict[str, tuple[str, Callable[[], float]]] = {}
         self._counters: dict[str, tuple[str, Callable[[], float]]] = {}
+        self._admission: Admission | None = None
+        self._refusals: RefusalLog | None = None
         self.registry = CollectorRegistry()
         self.registry.register(self)
 
@@ -72,9 +77,27 @@ class Metrics(Collector):
         """Register a number that only grows; its name without `_total`."""
         self._counters[name] = (doc, read)
 
+    def add_budgets(self, admission: Admission, refusals: RefusalLog) -> None:
+        """Register what the budgets are used for, and what was refused."""
+        self._admission = admission
+        self._refusals = refusals
+
     def collect(self) -> Iterable[Metric]:
         """For prometheus-client."""
         yield from self._requests()
+        if self._admission is not None and self._refusals is not None:
+            used = GaugeMetricFamily(
+                "follower_rpc_budget_used", "What of a budget is in use (memory: bytes).", labels=["budget"]
+            )
+            caps = GaugeMetricFamily("follower_rpc_budget_cap", "The most of a budget.", labels=["budget"])
+            refused = CounterMetricFamily(
+                "follower_rpc_refused", "What was refused, by the budget that was used up.", labels=["budget"]
+            )
+            for budget in self._admission.budgets():
+                used.add_metric([budget.name], budget.used)
+                caps.add_metric([budget.name], budget.cap)
+                refused.add_metric([budget.name], self._refusals.counts.get(budget.name, 0))
+            yield from (used, caps, refused)
         for name, (doc, read) in self._gauges.items():
             yield GaugeMetricFamily(name, doc, value=read())
         for name, (doc, read) in self._counters.items():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from rpc.errors import InvalidParams, ParseError, RpcError
+from rpc.json_wire import NumberOverflow
 from rpc.params import ABSENT, json_kind
 from rpc.registry import Method
 
@@ -57,6 +58,9 @@ def read_request(value: Any) -> Request:
                 folded[name] = item
         value = folded
     request_id = value.get("id")
+    if type(request_id) is NumberOverflow:
+        # Go's decoder: cannot unmarshal number 1e999 into a float64
+        raise BrokenRequest(None)
     name = value.get("method", "")
     version = value.get("jsonrpc")
     if type(name) is not str or type(version) is not str or "meta" in value:

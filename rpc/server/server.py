@@ -19,9 +19,11 @@ from aiohttp import WSCloseCode, web
 from aiohttp.web_request import BaseRequest
 from prometheus_client import GCCollector, ProcessCollector
 
-from rpc.errors import ParseError, Unavailable
+from rpc.context import Context
+from rpc.errors import ParseError, Refused
 from rpc.json_wire import encode_error
 from rpc.registry import REGISTRY, Registry
+from rpc.server.aiohttp_server import AiohttpHandler, AiohttpServer
 from rpc.server.auth import Tokens
 from rpc.server.client_address import Clients
 from rpc.server.dispatch import Dispatcher
@@ -30,7 +32,7 @@ from rpc.server.http_log import http_log
 from rpc.server.http_protocol import HttpProtocol
 from rpc.server.limits import ServerSettings
 from rpc.server.metrics import CONTENT_TYPE, Metrics
-from rpc.server.server_state import EXPOSED, BodyBudget, ServerState, wants_verbose
+from rpc.server.server_state import EXPOSED, RETRY_AFTER_SECONDS, ServerState, wants_verbose
 from rpc.server.websocket import WebSocketSession
 from rpc.services import Head, Services
 
@@ -40,20 +42,6 @@ _VERSIONS: Final = {"/rpc/v0": 0, "/rpc/v1": 1, "/rpc/v2": 2}
 _JSON: Final = "application/json"
 #: seconds between two looks at the connections' deadlines
 _SWEEP: Final = 1.0
-
-
-class _Web(web.Server):
-    """aiohttp's server, counting its connections."""
-
-    count = 0
-
-    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
-        super().connection_made(handler, transport)
-        self.count += 1
-
-    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
-        super().connection_lost(handler, exc)
-        self.count -= 1
 
 
 class Server:
@@ -73,8 +61,9 @@ class Server:
         self.tokens = Tokens(settings.jwt_secret, settings.default_permissions)
         self._services = services
         self._loop = asyncio.get_running_loop()
-        self._web = _Web(
+        self._web = AiohttpServer(
             self._other,
+            self.dispatcher.admission,
             access_log=None,
             logger=http_log,
             keepalive_timeout=settings.idle_timeout_seconds,
@@ -89,8 +78,6 @@ class Server:
             settings=settings,
             wire=self.tokens,
             other=self._hand_over,
-            others=lambda: self._web.count,
-            budget=BodyBudget(self._loop, settings.body_budget),
             clients=Clients(settings.trusted_proxies),
         )
         self._sockets: dict[web.WebSocketResponse, WebSocketSession] = {}
@@ -170,8 +157,8 @@ class Server:
             if transport is not None:
                 transport.abort()
 
-    def _hand_over(self) -> asyncio.Protocol:
-        return self._web()
+    def _hand_over(self, account: str) -> asyncio.Protocol:
+        return self._web.handler(account)
 
     async def _sweep(self) -> None:
         """Close the connections whose deadlines have passed."""
@@ -179,12 +166,15 @@ class Server:
             await asyncio.sleep(_SWEEP)
             now = self._loop.time()
             for connection in list(self._shared.connections):
+                connection.settle()
                 if connection.deadline and connection.deadline < now:
                     try:
                         connection.expire()
                     except Exception:
                         log.exception("a connection could not be closed in order")
                         connection.transport.abort()
+            for session in list(self._sockets.values()):
+                session.check_progress(now)
 
     # --- everything that is not on the hot path --------------------------------------------------------
 
@@ -226,68 +216,82 @@ class Server:
             return web.Response(status=401, headers=headers)
         if "upgrade" in request.headers.get("Connection", "").lower():
             return await self._websocket(request, version, permissions)
-        waiter = _Waiter(self._loop, self._shared.budget)
-        size = min(request.content_length or 0, self.settings.max_body_bytes)
-        if request.content_length is None and request.can_read_body:
-            size = self.settings.max_body_bytes
-        waiter.size = size
+        ctx = self.dispatcher.context(version, permissions)
+        ctx.account = self._account(request)
+        ctx.verbose = wants_verbose(request.query_string.encode())
+        ctx.find_client = lambda: self._client(request)
         try:
-            if size and not self._shared.budget.take(size, waiter):
-                await waiter.room
-        except asyncio.CancelledError:
-            if waiter.room.done() and not waiter.room.cancelled():
-                self._shared.budget.give(size)
-            else:
-                self._shared.budget.forget(waiter)
-            raise
-        try:
-            body = await self._body(request)
+            body = await self._body(request, ctx)
             if body is None:
                 text = f"request bigger than maximum {self.settings.max_body_bytes} allowed"
                 answer = web.Response(status=500, body=encode_error(ParseError(text), b"null"), content_type=_JSON)
                 answer.force_close()
                 return answer
-            if self.dispatcher.in_flight >= self.settings.max_in_flight:
-                busy = encode_error(Unavailable("too many requests at once: try again"), b"null")
-                return web.Response(status=503, body=busy, content_type=_JSON, headers=headers)
-            ctx = self.dispatcher.context(version, permissions)
-            ctx.verbose = wants_verbose(request.query_string.encode())
-            ctx.find_client = lambda: self._client(request)
-            min_head = request.headers.get("X-Filecoin-Min-Head")
-            if min_head is None:
-                status, out = await self.dispatcher.http(version, body, ctx)
-            else:
-                status, out = await self.dispatcher.http_behind(min_head, body, ctx)
+            status, out = await self.dispatcher.http(version, body, ctx, request.headers.get("X-Filecoin-Min-Head"))
+            if status in (429, 503):
+                headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+            return await self._answer(request, status, out, headers, ctx)
+        except Refused as refused:
+            headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+            answer = web.Response(
+                status=refused.http_status, body=encode_error(refused, b"null"), content_type=_JSON, headers=headers
+            )
+            answer.force_close()
+            return answer
         finally:
-            self._shared.budget.give(size)
+            ctx.release()
+
+    async def _answer(
+        self, request: BaseRequest, status: int, body: bytes, headers: dict[str, str], ctx: Context
+    ) -> web.StreamResponse:
+        """Send an answer. The memory that it takes is counted until the peer has read it."""
         if ctx.pinned is not None:
             headers["X-Filecoin-Head"] = ctx.pinned.text.decode()
         headers.update(ctx.added_headers())
-        return web.Response(status=status, body=out, content_type=_JSON, headers=headers)
+        response = web.Response(status=status, body=body, content_type=_JSON, headers=headers)
+        if ctx.reserved_bytes:
+            # who does not read loses the connection
+            seconds = self.settings.write_timeout_seconds + len(body) / self.settings.min_transfer_rate
+            try:
+                async with asyncio.timeout(seconds):
+                    await response.prepare(request)
+                    await response.write_eof()
+            except TimeoutError:
+                if request.transport is not None:
+                    request.transport.abort()
+                raise ConnectionResetError("the answer was not read") from None
+        return response
+
+    def _account(self, request: BaseRequest) -> str:
+        forwarded = ",".join(request.headers.getall("X-Forwarded-For", ()))
+        return self._shared.clients.account_of_transport(request.transport, forwarded)
 
     def _client(self, request: BaseRequest) -> str:
         forwarded = ",".join(request.headers.getall("X-Forwarded-For", ()))
         return self._shared.clients.of_transport(request.transport, forwarded)
 
-    async def _body(self, request: BaseRequest) -> bytes | None:
-        """The body, or None when it is too big. Errors: HTTPRequestTimeout, when it does not come."""
-        limit = self.settings.max_body_bytes
+    async def _body(self, request: BaseRequest, ctx: Context) -> bytes | None:
+        """The body, or None when it is too big. Errors: HTTPRequestTimeout (it comes too slowly), Refused."""
+        settings = self.settings
+        limit = settings.max_body_bytes
         if (request.content_length or 0) > limit:
             return None
         if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        parts: list[bytes] = []
-        size = 0
+        body = bytearray()
+        started = self._loop.time()
         try:
             while True:
-                async with asyncio.timeout(self.settings.body_timeout_seconds):
+                # the whole body, at the least rate: a trickle earns no more time
+                deadline = started + settings.body_timeout_seconds + len(body) / settings.min_transfer_rate
+                async with asyncio.timeout_at(deadline):
                     part = await request.content.readany()
                 if not part:
-                    return b"".join(parts)
-                size += len(part)
-                if size > limit:
+                    return bytes(body)
+                if len(body) + len(part) > limit:
                     return None
-                parts.append(part)
+                ctx.reserve(len(part))
+                body += part
         except TimeoutError:
             raise web.HTTPRequestTimeout(text="the body did not come\n") from None
 
@@ -296,21 +300,36 @@ class Server:
         ws = web.WebSocketResponse(
             heartbeat=self.settings.ws_ping_seconds,
             compress=False,
-            max_msg_size=self.settings.max_body_bytes,
+            max_msg_size=self.settings.max_ws_message_bytes,
             protocols=offered,
             decode_text=False,
         )
         ws.headers["Access-Control-Allow-Origin"] = "*"
-        if self.health.draining or len(self._sockets) >= self.settings.max_connections:
+        if self.health.draining:
             return web.Response(status=503)
-        await ws.prepare(request)
-        connection = self._sockets[ws] = WebSocketSession(
-            self.dispatcher, ws, version, permissions, self._client(request)
-        )
+        account = self._account(request)
+        sessions = self.dispatcher.admission.websockets
         try:
-            await connection.run()
+            sessions.take(account)
+        except Refused as refused:
+            again = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+            body = encode_error(refused, b"null")
+            return web.Response(status=refused.http_status, body=body, content_type=_JSON, headers=again)
+        try:
+            await ws.prepare(request)
+            connection = self._sockets[ws] = WebSocketSession(
+                self.dispatcher, ws, version, permissions, self._client(request), account
+            )
+            handler = request.protocol
+            assert isinstance(handler, AiohttpHandler)
+            handler.on_data = connection.count_received
+            try:
+                await connection.run()
+            finally:
+                handler.on_data = None
+                del self._sockets[ws]
         finally:
-            del self._sockets[ws]
+            sessions.give(account)
         return ws
 
     # --- metrics ---------------------------------------------------------------------------------------
@@ -327,12 +346,7 @@ class Server:
         metrics.gauge("follower_rpc_in_flight", "Requests under way.", lambda: self.dispatcher.in_flight)
         metrics.gauge("follower_rpc_connections", "Connections on the hot path.", lambda: len(shared.connections))
         metrics.gauge("follower_rpc_websockets", "WebSocket sessions.", lambda: len(self._sockets))
-        metrics.gauge(
-            "follower_rpc_body_bytes_free",
-            "What is left of the memory for request bodies.",
-            lambda: shared.budget.free,
-        )
-        metrics.counter("follower_rpc_refused_connections", "Connections beyond the limit.", lambda: shared.refused)
+        metrics.add_budgets(self.dispatcher.admission, self.dispatcher.refusals)
         metrics.counter(
             "follower_rpc_slow_channels",
             "Channels closed because their client read too slowly.",
@@ -345,22 +359,6 @@ class Server:
         with contextlib.suppress(ValueError):
             ProcessCollector(registry=metrics.registry)
             GCCollector(registry=metrics.registry)
-
-
-class _Waiter:
-    """Waits for room in the body budget."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, budget: BodyBudget) -> None:
-        self.room: asyncio.Future[None] = loop.create_future()
-        self.size = 0
-        self._budget = budget
-
-    def go_on(self) -> None:
-        """There is room now, and it has been taken."""
-        if self.room.done():
-            self._budget.give(self.size)
-        else:
-            self.room.set_result(None)
 
 
 async def serve(

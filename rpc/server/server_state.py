@@ -1,9 +1,8 @@
-"""What the connections of one server have in common: settings, the memory for bodies, the way out."""
+"""What the connections of one server have in common: settings, the way out."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -17,6 +16,8 @@ from rpc.server.limits import ServerSettings
 
 #: bytes of answers that wait for the end of a turn of the loop
 _OUTBOX: Final = 256 << 10
+#: when a client that was refused may ask again
+RETRY_AFTER_SECONDS: Final = 1
 #: the header names of ours that a browser lets its page read
 EXPOSED: Final = "X-Filecoin-Head, X-Filecoin-Not-Found"
 
@@ -40,47 +41,8 @@ class HttpConnection(Protocol):
     def drain(self) -> None:
         """The server stops: close at once when idle, else behind the answer."""
 
-
-class Taker(Protocol):
-    """Who asks for room in the budget."""
-
-    def go_on(self) -> None:
-        """There is room now, and it has been taken."""
-
-
-class BodyBudget:
-    """Bytes that the bodies of all connections may take together; who finds no room waits its turn."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, size: int) -> None:
-        self._loop = loop
-        self.free = size
-        self._size = size
-        self._waiting: deque[tuple[int, Taker]] = deque()
-
-    def take(self, size: int, taker: Taker) -> bool:
-        """Whether there is room now; if not, `taker.go_on()` is called when there is.
-
-        Who no longer wants it by then gives it back.
-        """
-        size = min(size, self._size)
-        if not self._waiting and size <= self.free:
-            self.free -= size
-            return True
-        self._waiting.append((size, taker))
-        return False
-
-    def give(self, size: int) -> None:
-        """Give room back, and let go on who now fits."""
-        self.free += min(size, self._size)
-        while self._waiting and self._waiting[0][0] <= self.free:
-            wanted, taker = self._waiting.popleft()
-            self.free -= wanted
-            self._loop.call_soon(taker.go_on)
-
-    def forget(self, taker: Taker) -> None:
-        """Whoever waits no longer."""
-        self._waiting = deque(item for item in self._waiting if item[1] is not taker)
-        self.give(0)
+    def settle(self) -> None:
+        """Give back the memory of answers that have left."""
 
 
 @dataclass(slots=True)
@@ -91,14 +53,11 @@ class ServerState:
     dispatcher: Dispatcher
     settings: ServerSettings
     wire: Wire
-    other: Callable[[], asyncio.Protocol]
-    #: how many connections have been handed over and are there still
-    others: Callable[[], int]
-    budget: BodyBudget
+    #: makes what takes a connection over, given the account that the connection is counted for
+    other: Callable[[str], asyncio.Protocol]
     clients: Clients
     connections: set[HttpConnection] = field(default_factory=set)
     draining: bool = False
-    refused: int = 0
     #: what leaves when this turn of the loop is over; None behind it closes the connection
     _outbox: list[tuple[asyncio.Transport, bytes | None]] = field(default_factory=list)
     _outbox_bytes: int = 0
@@ -157,6 +116,8 @@ class ServerState:
             f"Date: {format_date_time(second)}",
             "Content-Type: application/json",
         ]
+        if status in (429, 503):
+            lines.append(f"Retry-After: {RETRY_AFTER_SECONDS}")
         if self.settings.cors_origin:
             lines.append(f"Access-Control-Allow-Origin: {self.settings.cors_origin}")
             lines.append(f"Access-Control-Expose-Headers: {EXPOSED}")

@@ -15,10 +15,11 @@ from typing import Any, Final
 import orjson
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from rpc.errors import LimitExceeded, ParseError, RpcError, wire_error
+from rpc.context import Context
+from rpc.errors import ClientLimit, ParseError, Refused, RpcError, wire_error
 from rpc.json_wire import encode_error, encode_id, parse
-from rpc.server.channels import Channel, Subscription
-from rpc.server.dispatch import Call, Dispatcher
+from rpc.server.channels import Channel, Pipe, Subscription
+from rpc.server.dispatch import UNCOUNTED_BYTES, Call, Dispatcher
 from rpc.server.request import BrokenRequest, Request, read_request
 from rpc.server.run_until_blocked import run_until_blocked
 
@@ -28,6 +29,8 @@ _FREE_PLACE_TIMEOUT_SECONDS: Final = 10.0
 _FIRST_VALUE_SECONDS: Final = 0.2
 #: seconds that a client has to take the end of its session
 _CLOSE_TIMEOUT_SECONDS: Final = 5.0
+#: bytes of an unfinished message that are not counted as memory
+_UNCOUNTED: Final = 16 << 10
 _CANCEL: Final = "xrpc.cancel"
 _OTHERS: Final = frozenset({"", "xrpc.ch.val", "xrpc.ch.close"})
 
@@ -42,9 +45,24 @@ class WebSocketSession:
         version: int,
         permissions: frozenset[str],
         client: str = "",
+        account: str = "",
     ) -> None:
         #: whom it is with, as `rpc.server.client_address` tells clients apart
         self.client = client
+        #: whose shares of the budgets it uses
+        self.account = account
+        self._admission = dispatcher.admission
+        self._pacing = dispatcher.context(version)
+        self._pacing.time_budget_seconds = None
+        #: bytes that have come since the last whole message, those of them that are counted, and since when
+        self._partial_bytes = 0
+        self._counted_bytes = 0
+        self._partial_since = 0.0
+        #: since when the peer takes nothing, while there is something to take; 0: it reads
+        self._blocked_since = 0.0
+        #: bytes sent so far, and how many of them the peer had taken at the last look
+        self._sent_bytes = 0
+        self._taken_bytes = 0
         self._loop = asyncio.get_running_loop()
         self._dispatcher = dispatcher
         self._socket = socket
@@ -77,7 +95,60 @@ class WebSocketSession:
 
     async def send(self, frame: bytes) -> None:
         """Send one text frame; waits while the peer does not read. Errors: ConnectionError."""
+        self._sent_bytes += len(frame)
         await self._socket.send_frame(frame, WSMsgType.TEXT)
+
+    # --- what the server watches ---------------------------------------------------------------------
+
+    def count_received(self, size: int) -> None:
+        """Count bytes that have come, until they are a whole message. A client beyond its share loses the session."""
+        if not self._partial_bytes:
+            self._partial_since = self._loop.time()
+        self._partial_bytes += size
+        if self._partial_bytes <= _UNCOUNTED:
+            return
+        try:
+            self._admission.memory.take(self.account, self._partial_bytes - self._counted_bytes)
+        except Refused:
+            self._abort()
+            return
+        self._counted_bytes = self._partial_bytes
+
+    def _whole_message(self) -> None:
+        """A message has been read: what had come before is not partial any more."""
+        self._partial_bytes = 0
+        if self._counted_bytes:
+            self._admission.memory.give(self.account, self._counted_bytes)
+            self._counted_bytes = 0
+
+    def check_progress(self, now: float) -> None:
+        """End the session of a peer that sends a message too slowly, or does not read. Called each second."""
+        settings = self._dispatcher.settings
+        if self._partial_bytes and not self._calls:
+            allowed = settings.body_timeout_seconds + self._partial_bytes / settings.min_transfer_rate
+            if now - self._partial_since > allowed:
+                self._abort()
+                return
+        transport = self._transport()
+        unsent = 0 if transport is None else transport.get_write_buffer_size()
+        taken = self._sent_bytes - unsent
+        if not unsent or taken > self._taken_bytes:
+            self._blocked_since = 0.0
+        elif not self._blocked_since:
+            self._blocked_since = now
+        elif now - self._blocked_since > settings.write_timeout_seconds:
+            self._dispatcher.refusals.count("unread_answers", self.account)
+            self._abort()
+        self._taken_bytes = taken
+
+    def _transport(self) -> asyncio.Transport | None:
+        request = self._socket._req
+        return None if request is None else request.transport
+
+    def _abort(self) -> None:
+        transport = self._transport()
+        if transport is not None:
+            transport.abort()
 
     async def wait_until_idle(self) -> None:
         """Wait until no call is under way."""
@@ -87,16 +158,8 @@ class WebSocketSession:
 
     def subscribe(self, call: object, subscription: bytes, values: AsyncIterator[Any]) -> None:
         """Push what `values` yields as `eth_subscription`, once the call (its context) is answered with the id."""
-        settings = self._dispatcher.settings
-        self._opening[call] = Subscription(
-            subscription,
-            values,
-            self._dispatcher.encode,
-            self.send,
-            settings.ws_channel_buffer,
-            self._slow,
-            settings.ws_slow_reader_seconds,
-        )
+        self._admission.channels.take(self.account)
+        self._opening[call] = Subscription(subscription, values, self._pipe())
         self.filter_ids.add(subscription)
 
     def unsubscribe(self, subscription: bytes) -> bool:
@@ -112,7 +175,11 @@ class WebSocketSession:
         self._subscriptions[subscription.subscription] = subscription
         task = asyncio.create_task(self._push(subscription), name=str(subscription))
         self._tasks.add(task)
-        task.add_done_callback(lambda done: self._ended(done, None))
+        task.add_done_callback(self._subscription_ended)
+
+    def _subscription_ended(self, task: asyncio.Task[None]) -> None:
+        self._admission.channels.give(self.account)
+        self._ended(task, None)
 
     async def _push(self, subscription: Subscription) -> None:
         """Push until unsubscribed. A client that has missed something is told so by the end of its session."""
@@ -133,9 +200,7 @@ class WebSocketSession:
             async with asyncio.timeout(_CLOSE_TIMEOUT_SECONDS):
                 await self._socket.close(code=WSCloseCode.TRY_AGAIN_LATER, message=reason.encode())
                 return
-        request = self._socket._req
-        if request is not None and request.transport is not None:
-            request.transport.abort()
+        self._abort()
 
     # --- calls ---------------------------------------------------------------------------------------
 
@@ -153,11 +218,15 @@ class WebSocketSession:
         try:
             async for message in self._socket:
                 if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
+                    self._whole_message()
+                    # messages that came together are answered one by one, with turns for others between
+                    await self._pacing.checkpoint()
                     await self._frame(message.data)
         finally:
             for task in list(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            self._whole_message()
             for callback in self._closing:
                 callback()
 
@@ -176,9 +245,9 @@ class WebSocketSession:
             async with asyncio.timeout(_FREE_PLACE_TIMEOUT_SECONDS):
                 await self._places.acquire()
         except TimeoutError:
-            await self._refuse(request, LimitExceeded("too many calls at once on this connection"))
+            await self._refuse(request, ClientLimit("too many calls at once on this connection"))
             return
-        task = run_until_blocked(self._loop, self._call(request)).task
+        task = run_until_blocked(self._loop, self._call(request, len(data))).task
         if task is None:
             return
         self._tasks.add(task)
@@ -200,14 +269,22 @@ class WebSocketSession:
         if cancel is not None:
             cancel()
 
-    async def _call(self, request: Request) -> None:
-        """Run one call to its end; a channel gives its place back once it is open."""
+    async def _call(self, request: Request, size: int) -> None:
+        """Run one call to its end; a channel gives its place back once it is open. `size`: of its message, bytes."""
         dispatcher = self._dispatcher
         ctx = dispatcher.context(self._version, self._permissions, self)
-        held = True
-        self._begin()
-        dispatcher.in_flight += 1
+        ctx.account = self.account
         try:
+            self._admission.working.take(self.account)
+        except Refused as refused:
+            self._places.release()
+            await self._refuse(request, refused)
+            return
+        is_working = True
+        self._begin()
+        try:
+            if size > UNCOUNTED_BYTES:
+                ctx.reserve(size)
             call: Call | None = None
             with contextlib.suppress(RpcError):
                 call = dispatcher.resolve(ctx, request)
@@ -227,22 +304,31 @@ class WebSocketSession:
             if request.id is None:
                 return
             if self._channels >= dispatcher.settings.ws_max_channels:
-                await self._refuse(request, LimitExceeded("too many channels on this connection"))
+                await self._refuse(request, ClientLimit("too many channels on this connection"))
                 return
-            self._places.release()
-            self._end()
-            held = False
-            await self._channel(ctx, call, request)
+            self._admission.channels.take(self.account)
+            try:
+                self._places.release()
+                self._end()
+                is_working = False
+                dispatcher.leave(ctx)
+                await self._channel(ctx, call, request)
+            finally:
+                self._admission.channels.give(self.account)
+        except Refused as refused:
+            await self._refuse(request, refused)
         except ConnectionError:
             pass  # the peer is gone; `run` ends by itself
         finally:
-            dispatcher.leave()
-            self._opening.pop(ctx, None)
-            if held:
+            ctx.release()
+            if self._opening.pop(ctx, None) is not None:
+                self._admission.channels.give(self.account)
+            if is_working:
+                dispatcher.leave(ctx)
                 self._places.release()
                 self._end()
 
-    async def _channel(self, ctx: Any, call: Call, request: Request) -> None:
+    async def _channel(self, ctx: Context, call: Call, request: Request) -> None:
         dispatcher = self._dispatcher
         self._channels += 1
         values = dispatcher.channel(ctx, call)
@@ -256,16 +342,7 @@ class WebSocketSession:
                 return
             self._last_channel += 1
             number = self._last_channel
-            settings = dispatcher.settings
-            channel = Channel(
-                number,
-                values,
-                dispatcher.encode,
-                self.send,
-                settings.ws_channel_buffer,
-                self._slow,
-                settings.ws_slow_reader_seconds,
-            )
+            channel = Channel(number, values, self._pipe())
             self._running[request.id] = channel.cancel
             result = b'{"id":%s,"jsonrpc":"2.0","result":%d}\n'
             await self.send(result % (encode_id(request.id), number))
@@ -278,8 +355,21 @@ class WebSocketSession:
             first.cancel()
             self._channels -= 1
 
+    def _pipe(self) -> Pipe:
+        settings = self._dispatcher.settings
+        return Pipe(
+            encode=self._dispatcher.encode,
+            send=self.send,
+            buffer=settings.ws_channel_buffer,
+            slow_reader_timeout_seconds=settings.ws_slow_reader_seconds,
+            on_slow=self._slow,
+            memory=self._admission.memory,
+            account=self.account,
+        )
+
     def _slow(self) -> None:
         self._dispatcher.slow_channels += 1
+        self._dispatcher.refusals.count("slow_channels", self.account)
 
     async def _refuse(self, request: Request, error: RpcError) -> None:
         if request.id is not None:

@@ -26,7 +26,6 @@ from rpc.errors import wire_error
 from rpc.json_wire import encode_id, go_float
 from rpc.node_errors import CallFailed, NodeUnavailable
 from rpc.server.dispatch import Dispatcher
-from rpc.server.limits import ServerSettings
 from tests.rpc.test_server import ECHO, call, node, soon, until
 from tests.support.http_raw import RawClient, post, request
 from tests.support.paths import ROOT
@@ -318,59 +317,6 @@ async def test_a_trickled_body_earns_no_time() -> None:
         await client.close()
 
 
-async def test_bodies_of_all_connections_share_a_budget() -> None:
-    size = 2 * MIB
-    async with node(body_budget=3 * MIB) as n:
-        shared = n.server._shared
-        first = await RawClient.connect(n.port)
-        body = call("Test.Echo", "x" * size)
-        whole = request(body)
-        await first.send(whole[:MIB])
-        await until(lambda: shared.budget.free < 3 * MIB - size)
-        second = await RawClient.connect(n.port)
-        await second.send(whole[:MIB])
-        await until(lambda: any(not c._reading for c in shared.connections))
-        # the second waits for the first, which goes away; a third that is small passes both
-        assert (await soon(post(n.port, ECHO % (1, 1)))).status == 200
-        await first.close()
-        await second.send(whole[MIB:])
-        assert (await soon(second.answer())).status == 200
-        assert shared.budget.free == 3 * MIB
-        await second.close()
-
-
-async def test_hundreds_that_wait_for_the_budget_all_get_through() -> None:
-    """On both ways in; whoever leaves while it waits holds nothing back."""
-    body = call("Test.Echo", "x" * 100_000)
-    whole = request(body)
-    chunked = b"POST /rpc/v1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-    chunked += b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
-    async with node(body_budget=150_000, max_body_bytes=120_000) as n:
-        budget = n.server._shared.budget
-        holder = await RawClient.connect(n.port)
-        await holder.send(whole[:1000])
-        await until(lambda: budget.free < 150_000)
-        clients = [await RawClient.connect(n.port) for _ in range(300)]
-        for number, client in enumerate(clients):
-            await client.send((whole if number % 3 else chunked)[:50_000])
-        await until(lambda: len(budget._waiting) == 300)
-        for client in clients[::7]:
-            client.writer.transport.abort()
-        await holder.send(whole[1000:])
-        assert (await soon(holder.answer())).status == 200
-
-        async def finish(number: int, client: RawClient) -> int:
-            await client.send((whole if number % 3 else chunked)[50_000:])
-            status = (await client.answer()).status
-            await client.close()
-            return status
-
-        stayed = [finish(number, client) for number, client in enumerate(clients) if number % 7]
-        assert set(await soon(asyncio.gather(*stayed))) == {200}
-        await until(lambda: budget.free == 150_000)
-        await holder.close()
-
-
 # --- a real process ------------------------------------------------------------------------------------------
 
 _SERVER = """
@@ -466,7 +412,3 @@ async def test_batches_over_and_over(process: Process) -> None:
     for _ in range(8):
         assert len(json.loads((await soon(post(process.port, body))).body)) == 10_000
     assert process.rss() < before + 32 * MIB
-
-
-def test_the_limits_are_lotus_own() -> None:
-    assert ServerSettings().max_body_bytes == 100 * MIB

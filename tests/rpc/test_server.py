@@ -279,7 +279,7 @@ async def test_cors() -> None:
 
 
 async def test_too_many_at_once() -> None:
-    async with node(max_in_flight=2, heavy_parallel=1, heavy_waiting=0) as n:
+    async with node(max_in_flight=2, heavy_parallel=1) as n:
         waiting = [asyncio.create_task(post(n.port, call("Test.Wait"))) for _ in range(2)]
         for _ in waiting:
             await soon(n.gate.entered.acquire())
@@ -290,12 +290,13 @@ async def test_too_many_at_once() -> None:
 
 
 async def test_heavy_answers_have_a_lane() -> None:
-    async with node(heavy_parallel=1, heavy_waiting=1) as n:
+    async with node(heavy_parallel=1, lane_calls=2) as n:
         waiting = [asyncio.create_task(post(n.port, call("Test.Heavy"))) for _ in range(2)]
         await soon(n.gate.entered.acquire())
         await until(lambda: n.server.dispatcher.in_flight == 2)
-        third = json.loads((await soon(post(n.port, call("Test.Heavy")))).body)
-        assert third["error"]["code"] == -32005
+        third = await soon(post(n.port, call("Test.Heavy")))
+        assert (third.status, json.loads(third.body)["error"]["code"]) == (503, -32002)
+        assert third.headers["retry-after"] == "1"
         # what is not heavy passes by
         assert (await soon(post(n.port, ECHO % (1, 1)))).status == 200
         n.gate.open.set()
@@ -341,7 +342,7 @@ async def test_too_many_connections() -> None:
         assert await soon(third.closed()) == b""
         for client in kept:
             await client.close()
-        await until(lambda: not n.server._shared.connections and not n.server._web.count)
+        await until(lambda: not n.server.dispatcher.admission.connections.used)
         assert (await soon(post(n.port, ECHO % (1, 1)))).status == 200
 
 

@@ -138,9 +138,7 @@ async def wait(ctx: Context, cid: Cid, confidence: int, limit: int, allow_replac
     raise Unavailable("the subscription to the head ended: ask again")
 
 
-async def _executed_before(
-    ctx: Context, head: Tipset, cid: Cid, limit: int, allow_replaced: bool
-) -> Found | None:
+async def _executed_before(ctx: Context, head: Tipset, cid: Cid, limit: int, allow_replaced: bool) -> Found | None:
     """The execution below the head; None where a wait has to go on. Errors: as `search`; NotHeld."""
     try:
         message, found = await search(ctx, head, cid, limit, allow_replaced)

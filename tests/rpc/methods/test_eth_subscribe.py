@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -15,10 +15,11 @@ from blockstore.memory import MemoryStore
 from chain.address import Address, from_id
 from chain.message import EventEntry
 from chain.state.tipset_events import TipsetEvent
+from rpc.admission import Budget
 from rpc.lookup.events.criteria import make_criteria
 from rpc.lookup.filters.filter_shares import FilterLimits
 from rpc.methods import register_all
-from rpc.server.channels import Channel, Subscription
+from rpc.server.channels import Channel, Pipe, Subscription
 from rpc.server.limits import ServerSettings
 from rpc.server.server import Server, serve
 from rpc.session import Burst
@@ -246,6 +247,13 @@ class Peer:
         self.taken.append(frame)
 
 
+MEMORY = Budget("memory", "bytes", 1 << 20, 1 << 20)
+
+
+def pipe(send: Callable[[bytes], Awaitable[None]], seconds: float, on_slow: Callable[[], Any]) -> Pipe:
+    return Pipe(orjson.dumps, send, 2, seconds, on_slow, MEMORY, "a client")
+
+
 async def _values(*values: Any) -> AsyncIterator[Any]:
     for value in values:
         yield value
@@ -256,18 +264,19 @@ async def test_a_burst_waits_for_the_reader_but_not_for_ever() -> None:
     slow: list[int] = []
     peer = Peer(takes=5)
     values = _values(Burst(range(20)))
-    subscription = Subscription(b"\1" * 32, values, orjson.dumps, peer.send, 2, lambda: slow.append(1), 0.02)
+    subscription = Subscription(b"\1" * 32, values, pipe(peer.send, 0.02, lambda: slow.append(1)))
     async with asyncio.timeout(10):
         await subscription.run(asyncio.ensure_future(anext(values)))
     assert slow == [1]
     assert not subscription.cancelled
+    assert MEMORY.used == 0
     assert [orjson.loads(frame)["params"]["result"] for frame in peer.taken] == [0, 1, 2, 3, 4]
 
 
 async def test_a_burst_larger_than_the_buffer_reaches_who_reads() -> None:
     peer = Peer(takes=1000)
     values = _values(Burst(range(500)), Burst([]), Burst([500, 501]))
-    channel = Channel(3, values, orjson.dumps, peer.send, 2, lambda: pytest.fail("slow"), 10.0)
+    channel = Channel(3, values, pipe(peer.send, 10.0, lambda: pytest.fail("slow")))
     running = asyncio.create_task(channel.run(asyncio.ensure_future(anext(values))))
     async with asyncio.timeout(10):
         while len(peer.taken) < 502:

@@ -1,0 +1,143 @@
+"""What a process takes on at once: a budget for each kind of thing, with a share for each client.
+
+A request is *working* until it is answered, except while it *waits* for something that is still to come (a head, a
+message on chain). A channel is *open* for as long as its client listens. These are separate budgets, so that who waits
+or listens keeps no worker from others. `memory` is the bytes held for clients: partial bodies and frames, answers
+being built, and what has not been sent yet.
+
+A client is named by its address, "" where that is not known (a balancer that names no client): nobody's share is
+charged then, and the process's caps hold alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from rpc.errors import ClientLimit, ServerBusy
+
+
+class Budget:
+    """A number of things, or bytes, at once: `cap` for the process, `client_cap` for each client.
+
+    `on_refusal` is called with the budget's name and the client, when something is refused.
+    """
+
+    __slots__ = ("_on_refusal", "by_client", "cap", "client_cap", "name", "used", "what")
+
+    def __init__(
+        self, name: str, what: str, cap: int, client_cap: int, on_refusal: Callable[[str, str], object] | None = None
+    ) -> None:
+        self.name = name
+        self.what = what
+        self.cap = cap
+        self.client_cap = client_cap
+        self.used = 0
+        #: what each client uses; who uses nothing is not in it
+        self.by_client: dict[str, int] = {}
+        self._on_refusal = on_refusal
+
+    def take(self, client: str, amount: int = 1) -> None:
+        """Use `amount` more. Errors: ClientLimit (the client's share is used up), ServerBusy (all is)."""
+        if client:
+            mine = self.by_client.get(client, 0) + amount
+            if mine > self.client_cap:
+                self._refuse(client)
+                raise ClientLimit(f"too many {self.what} from this client: try again later")
+            if self.used + amount <= self.cap:
+                self.by_client[client] = mine
+                self.used += amount
+                return
+        elif self.used + amount <= self.cap:
+            self.used += amount
+            return
+        self._refuse(client)
+        raise ServerBusy(f"too many {self.what} at once: try again later")
+
+    def retake(self, client: str) -> None:
+        """Use one more, whatever the caps: for what was taken before and only lent."""
+        self.used += 1
+        if client:
+            self.by_client[client] = self.by_client.get(client, 0) + 1
+
+    def give(self, client: str, amount: int = 1) -> None:
+        """Use `amount` less."""
+        self.used -= amount
+        if client and amount:
+            left = self.by_client[client] - amount
+            if left:
+                self.by_client[client] = left
+            else:
+                del self.by_client[client]
+
+    def _refuse(self, client: str) -> None:
+        if self._on_refusal is not None:
+            self._on_refusal(self.name, client)
+
+
+class Lane:
+    """Calls of one cost class: `parallel` run at once, others wait their turn for `wait_seconds` at most.
+
+    `cap` and `client_cap` bound those that run and wait together; `per_request` is how many calls of one batch may be
+    in the lane at once.
+    """
+
+    __slots__ = ("_places", "calls", "per_request", "wait_seconds")
+
+    def __init__(self, calls: Budget, parallel: int, per_request: int, wait_seconds: float) -> None:
+        self.calls = calls
+        self.per_request = per_request
+        self.wait_seconds = wait_seconds
+        self._places = asyncio.Semaphore(parallel)
+
+    async def enter(self, client: str) -> None:
+        """Wait for a place. Errors: ClientLimit, ServerBusy."""
+        self.calls.take(client)
+        try:
+            if not self._places.locked():
+                await self._places.acquire()
+                return
+            async with asyncio.timeout(self.wait_seconds):
+                await self._places.acquire()
+        except TimeoutError:
+            self.calls.give(client)
+            raise ServerBusy(f"too many {self.calls.what} at once: try again later") from None
+        except BaseException:
+            self.calls.give(client)
+            raise
+
+    def leave(self, client: str) -> None:
+        """Give the place back."""
+        self._places.release()
+        self.calls.give(client)
+
+
+@dataclass(slots=True)
+class Admission:
+    """The budgets of one process."""
+
+    working: Budget
+    waiting: Budget
+    channels: Budget
+    connections: Budget
+    websockets: Budget
+    memory: Budget
+    #: the lane of each cost class that has one, by `Cost.value`
+    lanes: dict[str, Lane] = field(default_factory=dict)
+
+    def budgets(self) -> Iterator[Budget]:
+        """All of them."""
+        yield from (self.working, self.waiting, self.channels, self.connections, self.websockets, self.memory)
+        for lane in self.lanes.values():
+            yield lane.calls
+
+    @contextlib.contextmanager
+    def reserved(self, client: str, size: int) -> Iterator[None]:
+        """Hold `size` bytes for a client within the block. Errors: ClientLimit, ServerBusy."""
+        self.memory.take(client, size)
+        try:
+            yield
+        finally:
+            self.memory.give(client, size)
