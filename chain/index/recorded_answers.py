@@ -6,6 +6,7 @@ The first row is written last and says how many there are: an answer is there wh
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Final
 
@@ -26,6 +27,8 @@ TRACES_INDEX: Final = b"traces"
 PIECE: Final = 512 << 10
 #: the most pieces of an answer
 MAX_PIECES: Final = 1024
+#: compressed bytes from which on an answer is decompressed in a thread
+_LARGE: Final = 256 << 10
 
 
 def piece_key(question: bytes, number: int) -> bytes:
@@ -70,7 +73,14 @@ async def kept_answers(store: Store, tipset_cids: Sequence[bytes], question: byt
         others = [next(rest) for _ in range(1, int.from_bytes(first[:2], "big"))]
         pieces = [first[2:], *(piece for piece in others if piece is not None)]
         # the bridge may be removing it just now
-        found.append(lz4.block.decompress(b"".join(pieces)) if len(pieces) == len(others) + 1 else None)
+        found.append(await _decompressed(b"".join(pieces)) if len(pieces) == len(others) + 1 else None)
+    return found
+
+
+async def _decompressed(packed: bytes) -> bytes:
+    found: bytes = (
+        lz4.block.decompress(packed) if len(packed) < _LARGE else await asyncio.to_thread(lz4.block.decompress, packed)
+    )
     return found
 
 

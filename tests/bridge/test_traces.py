@@ -17,10 +17,14 @@ from hypothesis import strategies as st
 from blockstore.memory import MemoryStore
 from blockstore.store import RECORDED, Batch, Store
 from chain.index.coverage import covered
+from chain.index.eth_rows import ETH_TXS_INDEX
 from chain.index.recorded_answers import PIECE, TRACES, TRACES_INDEX, drop_answers, keep_answer, kept_answers, pieces_of
 from chain.tipset import TipsetKey
 from devnode.replay import start_replay
 from follower.commands.comparison import read_records
+from leader_bridge.store.coverage import save_coverage
+from rpc.context import Context
+from rpc.lookup.eth import recorded_traces
 from rpc.lookup.eth.recorded_traces import traces_by_transaction
 from rpc.methods import register_all
 from rpc.server.dispatch import Dispatcher
@@ -200,8 +204,27 @@ async def test_only_traces_are_replayed() -> None:
         assert answer["error"]["message"] == "only 'trace' is supported"
 
 
+async def cover(bench: Bench, index: bytes, ranges: list[tuple[int, int]]) -> None:
+    batch = Batch()
+    save_coverage(batch, index, ranges)
+    await bench.chain.store.write(batch)
+
+
+async def test_a_transaction_beyond_what_is_indexed_is_not_called_unknown() -> None:
+    bench, dispatcher = await _answering()
+    await cover(bench, ETH_TXS_INDEX, [(4, 8)])
+    await cover(bench, TRACES_INDEX, [(6, 8)])
+    unknown = "0x" + "ab" * 32
+    answer = await ask(dispatcher, "EthTraceTransaction", unknown)
+    assert answer["error"]["message"] == (
+        f"not held: transaction {unknown} (transactions are indexed for epochs 4 to 8; "
+        "traces are recorded for epochs 6 to 8)"
+    )
+
+
 async def test_transactions_that_are_unknown() -> None:
-    _, dispatcher = await _answering()
+    bench, dispatcher = await _answering()
+    await cover(bench, ETH_TXS_INDEX, [(0, 8)])
     answer = await ask(dispatcher, "EthTraceTransaction", "0x" + "ab" * 32)
     assert answer["error"]["message"] == "transaction not found"
     answer = await ask(dispatcher, "EthTraceTransaction", "0xab")
@@ -272,13 +295,44 @@ async def test_what_is_not_recorded_is_asked_of_the_node_behind_pinned_to_our_ti
     assert answer["error"]["code"] == -32002
 
 
-def test_traces_by_transaction_are_only_made_of_the_blocks_own() -> None:
+async def _each(traces: list[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+    for trace in traces:
+        yield trace
+
+
+async def test_traces_by_transaction_are_only_made_of_the_blocks_own() -> None:
+    bench, _ = await _answering()
+    ctx = Context(bench.chain.services())
     hashes = ["0x" + f"{at:02x}" * 32 for at in range(2)]
     trace = {"transactionPosition": 1, "transactionHash": hashes[1], "blockHash": "", "blockNumber": 3, "type": "call",
              "result": {"output": "0x07"}}  # fmt: skip
-    first, second = traces_by_transaction([trace], hashes)
+    first, second = await traces_by_transaction(ctx, _each([trace]), hashes)
     assert (first["trace"], first["output"]) == (None, "0x")
     assert (second["trace"], second["output"]) == ([{"type": "call", "result": {"output": "0x07"}}], "0x07")
     for wrong in ({"transactionPosition": 2}, {"transactionHash": hashes[0]}):
         with pytest.raises(Exception, match="not of this block's transactions"):
-            traces_by_transaction([{**trace, **wrong}], hashes)
+            await traces_by_transaction(ctx, _each([{**trace, **wrong}]), hashes)
+
+
+async def test_long_traces_are_parsed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, dispatcher = await _answering()
+    tipset = bench.tipsets[3]
+    traces = [
+        made_trace(tipset, at, action={"from": f"0x{at:040x}", "input": '},{"type":"' + "ab" * at, "value": [{"a": 1}]})
+        for at in range(400)
+    ]
+    await keep_answer(bench.chain.store, tipset.key.cid, TRACES, orjson.dumps(traces))
+    monkeypatch.setattr(recorded_traces, "_PART_BYTES", 1000)
+    parts = recorded_traces._parts(orjson.dumps(traces))
+    assert len(parts) > 50
+    assert max(map(len, parts)) < 5000
+    assert [trace for part in parts for trace in orjson.loads(part)] == traces
+    wanted = {"fromBlock": "0x3", "toBlock": "0x3", "after": "0x18a"}
+    assert (await ask(dispatcher, "EthTraceFilter", wanted))["result"] == traces[394:]
+
+
+@pytest.mark.parametrize("answer", [b"null", b"[]"])
+async def test_a_block_without_traces(answer: bytes) -> None:
+    bench, dispatcher = await _answering()
+    await keep_answer(bench.chain.store, bench.tipsets[3].key.cid, TRACES, answer)
+    assert (await ask(dispatcher, "EthTraceFilter", {"fromBlock": "0x3", "toBlock": "0x3"}))["result"] == []

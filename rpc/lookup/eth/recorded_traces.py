@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
+
+import orjson
 
 from chain.index.recorded_answers import TRACES, kept_answers
 from chain.tipset import Tipset
 from rpc.context import Context
 from rpc.errors import MethodError
 
+#: bytes of JSON that are parsed between two checkpoints
+_PART_BYTES: Final = 256 << 10
+_FIRST_KEY: Final = re.compile(rb'\[\{("[A-Za-z]+":)')
 #: what a block's trace has beside the trace itself
 _PLACE: Final = frozenset({"blockHash", "blockNumber", "transactionHash", "transactionPosition"})
 
@@ -30,19 +36,49 @@ async def read_traces(ctx: Context, tipsets: Sequence[Tipset]) -> list[bytes | N
 
 
 async def read_tipset_traces(ctx: Context, tipset: Tipset) -> bytes:
-    """A tipset's traces as JSON, from the store alone. Errors: _Absent."""
+    """A tipset's traces as JSON, from the store alone. Errors: TracesNotRecorded."""
     (found,) = await read_traces(ctx, [tipset])
     if found is None:
         raise TracesNotRecorded(tipset)
     return found
 
 
-def traces_by_transaction(traces: Sequence[dict[str, Any]], hashes: Sequence[str]) -> list[dict[str, Any]]:
+async def iterate_traces(ctx: Context, recorded: bytes) -> AsyncIterator[dict[str, Any]]:
+    """The traces of recorded JSON one by one. A long answer is parsed in parts, with a checkpoint at each."""
+    for part in _parts(recorded):
+        await ctx.checkpoint()
+        for trace in orjson.loads(part) or ():
+            yield trace
+
+
+def _parts(recorded: bytes) -> list[bytes]:
+    """A JSON array of objects as several arrays of about `_PART_BYTES`."""
+    begin = _FIRST_KEY.match(recorded)
+    if len(recorded) <= _PART_BYTES or begin is None:
+        return [recorded]
+    # objects within a trace stand behind a key, never behind a comma: the border is one of two traces
+    border = b"},{" + begin[1]
+    parts: list[bytes] = []
+    start = 1
+    while start < len(recorded):
+        end = recorded.find(border, start + _PART_BYTES)
+        if end < 0:
+            parts.append(b"[" + recorded[start:])
+            break
+        parts.append(b"[" + recorded[start : end + 1] + b"]")
+        start = end + 2
+    return parts
+
+
+async def traces_by_transaction(
+    ctx: Context, traces: AsyncIterator[dict[str, Any]], hashes: Sequence[str]
+) -> list[dict[str, Any]]:
     """A block's traces by transaction. `hashes` are those of all: some have no trace. Errors: MethodError."""
     found: list[dict[str, Any]] = [
         {"output": "0x", "stateDiff": None, "trace": None, "transactionHash": one, "vmTrace": None} for one in hashes
     ]
-    for trace in traces:
+    async for trace in traces:
+        await ctx.checkpoint()
         at = trace["transactionPosition"]
         if not 0 <= at < len(found) or found[at]["transactionHash"] != trace["transactionHash"]:
             raise MethodError("the recorded traces are not of this block's transactions")

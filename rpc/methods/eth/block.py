@@ -103,14 +103,14 @@ async def _receipts(ctx: Context, block: BlockParam, limit: int) -> Any:
     return cache.keep(key, [receipt_json(found, at, tx, logs.get(at, ())) for at, tx in enumerate(transactions)])
 
 
-@method("Filecoin.EthGetBlockReceipts", aliases=("eth_getBlockReceipts",), versions=EVERY_VERSION)
+@method("Filecoin.EthGetBlockReceipts", aliases=("eth_getBlockReceipts",), versions=EVERY_VERSION, cost=Cost.SCAN)
 async def eth_get_block_receipts(ctx: Context, block: BlockParam) -> Any:
     """The receipts of all transactions of a block. Errors: NullRound, BadRequest, NotFound, NotHeld (also for
     events that are not held); the head itself needs a full node."""
     return await _receipts(ctx, block, NO_LIMIT)
 
 
-@method("Filecoin.EthGetBlockReceiptsLimited", versions=EVERY_VERSION)
+@method("Filecoin.EthGetBlockReceiptsLimited", versions=EVERY_VERSION, cost=Cost.SCAN)
 async def eth_get_block_receipts_limited(ctx: Context, block: BlockParam, limit: Epochs) -> Any:
     """As `EthGetBlockReceipts`, of a block at most `limit` epochs below the head (-1: any)."""
     return await _receipts(ctx, block, limit)

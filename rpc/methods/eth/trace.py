@@ -12,8 +12,9 @@ from typing import Any, Final
 
 import orjson
 
-from chain.errors import BadObject, BadRequest, NotFound, NotHeld
+from chain.errors import BadRequest, NotFound, NotHeld
 from chain.index.coverage import covered, ranges_text
+from chain.index.eth_rows import ETH_TXS_INDEX
 from chain.index.event_index import message_hash
 from chain.index.recorded_answers import TRACES_INDEX
 from chain.tipset import Tipset
@@ -21,11 +22,17 @@ from rpc import eth_json
 from rpc.context import Context
 from rpc.errors import LimitExceeded, MethodError, Unavailable
 from rpc.lookup.eth.block_parameter import EARLIEST, LATEST, PENDING, block_hash, select_number, select_text
-from rpc.lookup.eth.recorded_traces import TracesNotRecorded, read_tipset_traces, read_traces, traces_by_transaction
+from rpc.lookup.eth.recorded_traces import (
+    TracesNotRecorded,
+    iterate_traces,
+    read_tipset_traces,
+    read_traces,
+    traces_by_transaction,
+)
 from rpc.lookup.eth.trace_filter import TRACE_COUNT, TraceFilter, TraceFilterParam
 from rpc.lookup.eth.transactions import find_message_cid
 from rpc.lookup.forward import forward
-from rpc.lookup.message_search import NO_LIMIT, Found, Replaced, load_message, search
+from rpc.lookup.message_search import NO_LIMIT, Found, Miss, NotAMessage, Replaced, load_message, search
 from rpc.lookup.tipset_inclusion import included_in
 from rpc.params import EthHash, param_of
 from rpc.registry import EVERY_VERSION, Cost, method
@@ -77,7 +84,7 @@ async def eth_trace_block(ctx: Context, block: str) -> Any:
     "Filecoin.EthTraceReplayBlockTransactions",
     aliases=("trace_replayBlockTransactions",),
     versions=EVERY_VERSION,
-    cost=Cost.CHAIN,
+    cost=Cost.SCAN,
     answered="recorded",
 )
 async def eth_trace_replay_block_transactions(ctx: Context, block: str, kinds: list[str]) -> Any:
@@ -87,36 +94,57 @@ async def eth_trace_replay_block_transactions(ctx: Context, block: str, kinds: l
         raise MethodError("only 'trace' is supported")
     tipset = await select_text(ctx, block, strict=True)
     try:
-        traces = orjson.loads(await read_tipset_traces(ctx, tipset))
+        recorded = await read_tipset_traces(ctx, tipset)
     except TracesNotRecorded as absent:
         params = [await _number_of(ctx, tipset), kinds]
         return await _from_node(ctx, "Filecoin.EthTraceReplayBlockTransactions", absent, params)
     messages = await included_in(ctx, tipset)
-    hashes = [eth_json.data(message_hash(one, ctx.network.eth_chain_id)) for one in messages]
-    return traces_by_transaction(traces, hashes)
+    hashes: list[str] = []
+    for one in messages:
+        await ctx.checkpoint()
+        hashes.append(eth_json.data(message_hash(one, ctx.network.eth_chain_id)))
+    return await traces_by_transaction(ctx, iterate_traces(ctx, recorded), hashes)
 
 
 # --- of a transaction ----------------------------------------------------------------------------------
 
 
-async def _tipset_of(ctx: Context, digest: bytes) -> Tipset | None:
-    """The tipset that a transaction was executed in, as seen from the head; None where it is not on chain."""
+async def _tipset_of(ctx: Context, digest: bytes) -> Tipset | Miss:
+    """The tipset that a transaction was executed in, as seen from the head, or why there is none."""
     cid = await find_message_cid(ctx, digest)
     try:
         await load_message(ctx, cid)
         _, found = await search(ctx, (await ctx.head()).tipset, cid, NO_LIMIT, False)
-    except (NotFound, Replaced, BadObject):
-        return None
-    if not isinstance(found, Found) or found.cid != cid:
-        return None
-    return await ctx.index.parent(found.tipset)
+    except NotFound:
+        return Miss.NOT_ON_CHAIN if await _is_chain_indexed(ctx) else Miss.BEYOND_HELD
+    except Replaced:
+        return Miss.REPLACED
+    except NotAMessage:
+        return Miss.NOT_ON_CHAIN
+    if not isinstance(found, Found):
+        return found
+    return await ctx.index.parent(found.tipset) if found.cid == cid else Miss.REPLACED
+
+
+async def _is_chain_indexed(ctx: Context) -> bool:
+    """Whether the transactions of all epochs below the head have rows: what is not found is not on chain then."""
+    head = (await ctx.head()).tipset
+    return any(low <= 1 and high >= head.height - 1 for low, high in await covered(ctx.store, ETH_TXS_INDEX))
+
+
+async def _beyond_held(ctx: Context, tx_hash: str) -> Any:
+    """The full node's traces of a transaction that is not held. Errors: NotHeld (no node), and the node's own."""
+    if ctx.node is not None:
+        return await forward(ctx, "Filecoin.EthTraceTransaction", [tx_hash])
+    indexed, traced = [ranges_text(await covered(ctx.store, index)) for index in (ETH_TXS_INDEX, TRACES_INDEX)]
+    raise NotHeld(f"transaction {tx_hash} (transactions are indexed for {indexed}; traces are recorded for {traced})")
 
 
 @method(
     "Filecoin.EthTraceTransaction",
     aliases=("trace_transaction",),
     versions=EVERY_VERSION,
-    cost=Cost.STATE,
+    cost=Cost.SCAN,
     answered="recorded",
 )
 async def eth_trace_transaction(ctx: Context, tx_hash: str) -> Any:
@@ -126,16 +154,18 @@ async def eth_trace_transaction(ctx: Context, tx_hash: str) -> Any:
     except ValueError as error:
         raise BadRequest(f"cannot parse eth hash: {error}") from None
     tipset = await _tipset_of(ctx, digest)
-    if tipset is None:
+    if tipset is Miss.BEYOND_HELD:
+        return await _beyond_held(ctx, tx_hash)
+    if isinstance(tipset, Miss):
         if ctx.node is not None and await forward(ctx, "Filecoin.EthGetTransactionByHash", [eth_json.data(digest)]):
             raise BadRequest("no trace for pending transactions")
         raise BadRequest("transaction not found")
     try:
-        traces = orjson.loads(await read_tipset_traces(ctx, tipset))
+        recorded = await read_tipset_traces(ctx, tipset)
     except TracesNotRecorded as absent:
         return await _from_node(ctx, "Filecoin.EthTraceTransaction", absent, [tx_hash])
     wanted = eth_json.data(digest)
-    return [trace for trace in traces if trace["transactionHash"] == wanted]
+    return [trace async for trace in iterate_traces(ctx, recorded) if trace["transactionHash"] == wanted]
 
 
 # --- by filter -----------------------------------------------------------------------------------------
@@ -182,14 +212,14 @@ async def _rising(ctx: Context, low: int, high: int) -> AsyncIterator[list[Tipse
 
 
 async def _filtered(ctx: Context, wanted: TraceFilter, low: int, high: int) -> list[dict[str, Any]]:
-    """Errors: _Absent, BadRequest, MethodError (too many results), NotHeld."""
+    """Errors: TracesNotRecorded, BadRequest, MethodError (too many results), NotHeld."""
     found: list[dict[str, Any]] = []
     seen = 0
     async for tipsets in _rising(ctx, low, high):
         for tipset, raw in zip(tipsets, await read_traces(ctx, tipsets), strict=True):
             if raw is None:
                 raise TracesNotRecorded(tipset)
-            for trace in orjson.loads(raw):
+            async for trace in iterate_traces(ctx, raw):
                 try:
                     if not wanted.matches(trace):
                         continue
