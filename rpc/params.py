@@ -4,7 +4,7 @@
 |---|---|
 | `int` (an epoch), `Int64`, `Uint64` | a number without a fraction, in range |
 | `bool`, `str` | themselves |
-| `bytes` | base64 |
+| `bytes` | base64, or an array of numbers up to 255 |
 | `Cid` | `{"/": "bafy…"}`; null is the undefined CID, empty here |
 | `TipsetKey` | an array of CIDs; empty or null means the head |
 | `Address` | a string; null is the undefined address, empty here |
@@ -203,12 +203,17 @@ class _KeyParam:
         return TipsetKey.of(CID.decode(item) for item in value)
 
 
+_UINT8: Final = Integer("uint8", 0, 255)
+
+
 class _Base64:
     go = "[]uint8"
 
     def decode(self, value: Any) -> bytes:
         if value is None:
             return b""
+        if isinstance(value, list):
+            return bytes(_UINT8.decode(item) for item in value)
         if not isinstance(value, str):
             raise mismatch(value, self.go)
         return decode_base64(value)

@@ -16,11 +16,18 @@ from typing import Any, Final
 
 import orjson
 
-from blockstore.cid import Cid, cid_of, parse
+from blockstore.cid import RAW, Cid, cid_of, parse
 from chain.actors.versions import LAST_NETWORK_VERSION, LAST_VERSION, UnknownActors, unknown_actors
 from chain.known_networks import known_network
 from chain.network import NetworkRecord
 
+#: the first actors version whose codes a manifest lists
+FIRST_WITH_MANIFEST: Final = 8
+#: the actors before it
+_NAMED: Final = (
+    "account", "cron", "init", "storagemarket", "storageminer", "multisig", "paymentchannel", "storagepower",
+    "reward", "system", "verifiedregistry",
+)  # fmt: skip
 #: The head of an actor without state: an empty CBOR array.
 EMPTY_OBJECT: Final = cid_of(b"\x80")
 
@@ -65,6 +72,16 @@ def _known() -> dict[bytes, tuple[str, int]]:
 def known_code(code: bytes) -> tuple[str, int] | None:
     """(manifest name, actors version) of a code CID that Lotus knows."""
     return _known().get(code)
+
+
+def builtin_codes(version: int) -> dict[str, Cid]:
+    """The code of each actor before actors 8, when a code was a name: "fil/1/account". `version`: 0, 2 to 7."""
+    return {name: _named(f"fil/{max(version, 1)}/{name}") for name in _NAMED}
+
+
+def _named(text: str) -> Cid:
+    data = text.encode()
+    return Cid(bytes((1, RAW, 0, len(data))) + data)
 
 
 def check_code(network: NetworkRecord, epoch: int, code: Cid) -> None:

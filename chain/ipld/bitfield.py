@@ -137,7 +137,9 @@ def from_json(value: Any) -> bytes:
     if value is None:
         return b""
     if type(value) is not list:
-        raise BadObject(f"json: cannot unmarshal {_json_kind(value)} into Go value of type []uint64")
+        # Go names a number only where the type is a number's too
+        kind = _json_kind(value).partition(" ")[0]
+        raise BadObject(f"json: cannot unmarshal {kind} into Go value of type []uint64")
     for length in value:
         if type(length) is not int or not 0 <= length <= _MAX:
             raise BadObject(f"json: cannot unmarshal {_json_kind(length)} into Go value of type uint64")

@@ -12,6 +12,7 @@ from cachetools import LRUCache
 from blockstore.cid import Cid, verify
 from blockstore.errors import HashMismatch, Missing, StoreError, StoreUnavailable
 from blockstore.store import Store
+from chain.genesis_parent import GENESIS_PARENT, GENESIS_PARENT_MULTIHASH
 
 log = logging.getLogger(__name__)
 
@@ -106,12 +107,12 @@ class Objects:
                         self._cache[Cid(cids[at]).multihash] = data
         return out  # type: ignore[return-value]
 
-    async def has(self, cid: bytes) -> bool:
-        """Whether the store holds the object. Asks no node."""
-        multihash = Cid(cid).multihash
-        return multihash[:1] == b"\0" or bool((await self._store.held_many([multihash]))[0])
-
     async def _fetch_missing(self, cids: Sequence[Cid]) -> list[bytes]:
+        if any(cid.multihash == GENESIS_PARENT_MULTIHASH for cid in cids):
+            others = iter(await self._fetch_missing([cid for cid in cids if cid.multihash != GENESIS_PARENT_MULTIHASH]))
+            return [GENESIS_PARENT if cid.multihash == GENESIS_PARENT_MULTIHASH else next(others) for cid in cids]
+        if not cids:
+            return []
         if self._fetch is None:
             raise Missing(cids[0])
         waits: list[asyncio.Future[_Found]] = []

@@ -22,7 +22,7 @@ from chain.tipset import Tipset, TipsetKey
 from chain.tipset_messages import load_block_messages
 from rpc import lotus_json
 from rpc.context import Context
-from rpc.errors import LimitExceeded
+from rpc.errors import LimitExceeded, MethodError
 from rpc.lookup.tipset_inclusion import included_in
 from rpc.lookup.tipsets import load_tipset, read_block, read_tipset, tipset_at
 from rpc.lotus_json import APPLY, REVERT, json_cache
@@ -249,6 +249,8 @@ async def chain_get_events(ctx: Context, root: Cid) -> list[dict[str, Any]]:
 @method("Filecoin.ChainReadObj")
 async def chain_read_obj(ctx: Context, obj: Cid) -> bytes:
     """The bytes of an object. Errors: NotFound."""
+    if not obj:
+        raise MethodError("blockstore get: error decoding identity cid b: multihash too short. must be >= 2 bytes")
     try:
         return await ctx.objects.get(obj)
     except Missing:
@@ -257,8 +259,14 @@ async def chain_read_obj(ctx: Context, obj: Cid) -> bytes:
 
 @method("Filecoin.ChainHasObj")
 async def chain_has_obj(ctx: Context, obj: Cid) -> bool:
-    """Whether an object is held."""
-    return await ctx.objects.has(obj)
+    """Whether `ChainReadObj` gives an object: one that a lazy store would fetch, too."""
+    if not obj:
+        return True  # to a node's store the undefined CID is an identity CID, and these are always there
+    try:
+        await ctx.objects.get(obj)
+    except Missing:
+        return False
+    return True
 
 
 @method("Filecoin.ChainStatObj", cost=Cost.HEAVY)

@@ -6,10 +6,10 @@ state after them too. Sources: Lotus `node/impl/full/state.go`, `wallet.go`, `ch
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from blockstore.cid import Cid
-from chain.actors.codes import bundle_of, networks_of
+from chain.actors.codes import FIRST_WITH_MANIFEST, builtin_codes, bundle_of, networks_of
 from chain.actors.versions import LAST_NETWORK_VERSION, BadNetworkVersion, actors_version, unknown_actors
 from chain.address import Address
 from chain.address import parse as parse_address
@@ -19,7 +19,10 @@ from chain.tipset import TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError, error_prefix
 from rpc.lookup.actor_states import actor_json, find_actor, in_prefix, load_tree, lookup_id, tree_at
+from rpc.params import Integer
 from rpc.registry import Cost, method
+
+NetworkVersion = Annotated[int, Integer("network.Version", 0, (1 << 64) - 1)]
 
 
 @method("Filecoin.StateGetActor", cost=Cost.STATE)
@@ -127,6 +130,8 @@ def _actors_version(ctx: Context, network_version: int) -> int:
 async def _codes_at(ctx: Context, version: int) -> tuple[Cid, dict[str, Cid]] | None:
     """(manifest, code by name) of an actors version: of the bundles that Lotus embeds for the network whose
     codes the head's state has, or of that state itself. None, where neither tells."""
+    if version < FIRST_WITH_MANIFEST:
+        return None
     head = (await ctx.head()).tipset
     tree = await load_tree(ctx, head.parent_state_root, head.height, cached=False)
     codes = await tree.actor_codes()
@@ -142,12 +147,14 @@ async def _codes_at(ctx: Context, version: int) -> tuple[Cid, dict[str, Cid]] | 
 
 
 @method("Filecoin.StateActorCodeCIDs", cost=Cost.STATE)
-async def state_actor_code_cids(ctx: Context, network_version: int) -> dict[str, Cid]:
+async def state_actor_code_cids(ctx: Context, network_version: NetworkVersion) -> dict[str, Cid]:
     """The code of each built-in actor under a network version, by its name in the manifest."""
     try:
         version = _actors_version(ctx, network_version)
     except BadNetworkVersion as error:
         raise MethodError(f"invalid network version {network_version}: {error}") from error
+    if version < FIRST_WITH_MANIFEST:
+        return builtin_codes(version)
     found = await _codes_at(ctx, version)
     if found is None:
         raise NotHeld(f"the actor codes of network version {network_version}, actors version {version}")
@@ -155,13 +162,13 @@ async def state_actor_code_cids(ctx: Context, network_version: int) -> dict[str,
 
 
 @method("Filecoin.StateActorManifestCID", cost=Cost.STATE)
-async def state_actor_manifest_cid(ctx: Context, network_version: int) -> Cid:
+async def state_actor_manifest_cid(ctx: Context, network_version: NetworkVersion) -> Cid:
     """The manifest of the built-in actors under a network version."""
     try:
         version = _actors_version(ctx, network_version)
     except BadNetworkVersion as error:
         raise MethodError("invalid network version") from error
     found = await _codes_at(ctx, version)
-    if found is None or version < 8:
+    if found is None:
         raise NotFound(f"could not find manifest cid for network version {network_version}, actors version {version}")
     return found[0]

@@ -27,7 +27,7 @@ _STATE = "failed to load miner actor state"
 class _BitField:
     """A bitfield parameter: an array of run lengths; null for every sector."""
 
-    go = "bitfield.BitField"
+    go = "*bitfield.BitField"
 
     def decode(self, value: Any) -> bytes | None:
         """Errors: ValueError."""

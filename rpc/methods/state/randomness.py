@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from chain.consensus.beacon import beacon_entry, blake2b_256, draw_randomness, ticket_digest_at
 from chain.errors import BadObject, NotFound, NotHeld
@@ -10,13 +10,15 @@ from chain.tipset import TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError
 from rpc.lookup.tipsets import load_tipset, read_tipset
-from rpc.params import Int64
+from rpc.params import Integer
 from rpc.registry import V0, Cost, method
+
+Personalization = Annotated[int, Integer("crypto.DomainSeparationTag", -(1 << 63), (1 << 63) - 1)]
 
 
 @method("Filecoin.StateGetRandomnessFromTickets", cost=Cost.CHAIN)
 async def state_get_randomness_from_tickets(
-    ctx: Context, personalization: Int64, epoch: int, entropy: bytes, key: TipsetKey
+    ctx: Context, personalization: Personalization, epoch: int, entropy: bytes, key: TipsetKey
 ) -> bytes:
     """32 bytes drawn from the chain's tickets at an epoch, as seen from a tipset. Errors: NotHeld."""
     try:
@@ -30,7 +32,7 @@ async def state_get_randomness_from_tickets(
 
 @method("Filecoin.StateGetRandomnessFromBeacon", cost=Cost.CHAIN)
 async def state_get_randomness_from_beacon(
-    ctx: Context, personalization: Int64, epoch: int, entropy: bytes, key: TipsetKey
+    ctx: Context, personalization: Personalization, epoch: int, entropy: bytes, key: TipsetKey
 ) -> bytes:
     """32 bytes drawn from the beacon entry of an epoch, as seen from a tipset. Errors: NotHeld."""
     _, data = await beacon_entry(ctx.index, ctx.network, await read_tipset(ctx, key), epoch)
@@ -71,7 +73,7 @@ async def beacon_get_entry(ctx: Context, epoch: int) -> dict[str, Any]:
 
 @method("Filecoin.ChainGetRandomnessFromTickets", versions=V0)
 async def chain_get_randomness_from_tickets(
-    ctx: Context, key: TipsetKey, personalization: Int64, epoch: int, entropy: bytes
+    ctx: Context, key: TipsetKey, personalization: Personalization, epoch: int, entropy: bytes
 ) -> bytes:
     """As `StateGetRandomnessFromTickets`, with the tipset first."""
     return await state_get_randomness_from_tickets(ctx, personalization, epoch, entropy, key)
@@ -79,7 +81,7 @@ async def chain_get_randomness_from_tickets(
 
 @method("Filecoin.ChainGetRandomnessFromBeacon", versions=V0)
 async def chain_get_randomness_from_beacon(
-    ctx: Context, key: TipsetKey, personalization: Int64, epoch: int, entropy: bytes
+    ctx: Context, key: TipsetKey, personalization: Personalization, epoch: int, entropy: bytes
 ) -> bytes:
     """As `StateGetRandomnessFromBeacon`, with the tipset first."""
     return await state_get_randomness_from_beacon(ctx, personalization, epoch, entropy, key)

@@ -15,7 +15,7 @@ from chain.address import Address
 from chain.errors import NotFound
 from chain.tipset import TipsetKey
 from rpc.context import Context
-from rpc.errors import MethodError, error_prefix
+from rpc.errors import MethodError, RpcError, error_prefix
 from rpc.lookup.actor_states import states_at
 from rpc.params import Integer
 from rpc.registry import Cost, method
@@ -23,9 +23,14 @@ from rpc.registry import Cost, method
 MethodNum = Annotated[int, Integer("abi.MethodNum", 0, (1 << 64) - 1)]
 
 
-def panicked(name: str, error: GoPanic) -> MethodError:
-    """What Lotus' wire answers when a method panics."""
-    return MethodError(f"fatal error calling '{name}': panic in rpc method '{name}': {error}", code=0)
+class FatalError(RpcError):
+    """What Lotus' wire answers when a method panics: HTTP status 500."""
+
+    code = 0
+    protocol = True
+
+    def __init__(self, name: str, error: GoPanic) -> None:
+        super().__init__(f"fatal error calling '{name}': panic in rpc method '{name}': {error}")
 
 
 @method("Filecoin.StateReadState", cost=Cost.STATE)
@@ -57,7 +62,7 @@ async def state_decode_params(
     except LookupError as error:
         raise MethodError(f"getting params type: {error}") from error
     except GoPanic as error:
-        raise panicked("Filecoin.StateDecodeParams", error) from error
+        raise FatalError("Filecoin.StateDecodeParams", error) from error
 
 
 @method("Filecoin.StateEncodeParams", cost=Cost.CHAIN)
@@ -69,11 +74,13 @@ async def state_encode_params(ctx: Context, code: Cid, number: MethodNum, params
     except LookupError as error:
         raise MethodError(f"getting params type: {error}") from error
     except GoPanic as error:
-        raise panicked("Filecoin.StateEncodeParams", error) from error
+        raise FatalError("Filecoin.StateEncodeParams", error) from error
 
 
 async def _kind_anywhere(ctx: Context, code: Cid) -> tuple[str, int] | None:
     """(manifest name, actors version) of a code, in the bundles or in the head's state."""
+    if not code:
+        return None
     found = known_code(code)
     if found is not None:
         return found
