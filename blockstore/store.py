@@ -163,7 +163,12 @@ class Store(Protocol):
         """(key, value) of one partition, start <= key < end, in order (or in reverse), at most `limit`."""
 
     async def write(self, batch: Batch) -> None:
-        """Apply a batch of row writes; durable on return."""
+        """Apply a batch of row writes; durable on return.
+
+        Rows of the chain (all tables but FILTERS, FLEET and LEASE) are fenced by the term that this store object has
+        begun: what it writes after another has begun a newer one changes no row that the newer one writes. A backend
+        may refuse it: Fenced.
+        """
 
     async def swap(
         self, table: Table, partition: bytes, key: bytes, expected: bytes | None, value: bytes | None

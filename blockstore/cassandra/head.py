@@ -24,6 +24,8 @@ from blockstore.store_clock import StoreClock, wall_ms
 #: how often a compare-and-set that timed out is tried again before the caller hears of it
 _TRIES: Final = 5
 _PARTITION: Final = b"head"
+#: write times (microseconds) that a term has to itself where the clocks of leaders disagree
+_TERM_WRITES: Final = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +65,21 @@ class CassandraHeadLog:
         self.epsilon_ms = epsilon_ms
         self._now = now
         self._clock = None if store_clock is None else StoreClock(store_clock, epsilon_ms, now)
+        #: rows of this process's term are written at this time (microseconds) and later; 0 without a term
+        self.fence = 0
         #: the newest stamp that is known here
         self._stamped = 0
         #: the entry whose appending ended without our knowing how; 0: none
         self._left = 0
         table = f"{keyspace}.{HEAD_LOG.name}"
-        self._init = f"INSERT INTO {table} (p, term, last, renewals) VALUES (?, 0, 0, 0) IF NOT EXISTS"
-        self._take = f"UPDATE {table} SET term = ?, owner = ?, renewals = 0 WHERE p = ? IF term = ?"
+        self._init = f"INSERT INTO {table} (p, term, last, renewals, fence) VALUES (?, 0, 0, 0, 0) IF NOT EXISTS"
+        self._take = f"UPDATE {table} SET term = ?, owner = ?, renewals = 0, fence = ? WHERE p = ? IF term = ?"
         self._renew = f"UPDATE {table} SET renewals = ? WHERE p = ? IF term = ?"
         self._prepare = (
             f"UPDATE {table} SET entry = ?, visible_at = 0, last = ? WHERE p = ? AND seq = ? IF term = ? AND last = ?"
         )
         self._stamp = f"UPDATE {table} SET visible_at = ? WHERE p = ? AND seq = ? IF term = ? AND visible_at = 0"
-        self._state = f"SELECT term, last, owner, renewals FROM {table} WHERE p = ? LIMIT 1"
+        self._state = f"SELECT term, last, owner, renewals, fence FROM {table} WHERE p = ? LIMIT 1"
         self._newest = f"SELECT seq, entry, visible_at FROM {table} WHERE p = ? ORDER BY seq DESC LIMIT ?"
         self._after = f"SELECT seq, entry, visible_at FROM {table} WHERE p = ? AND seq > ? ORDER BY seq ASC LIMIT ?"
         self._trim = f"DELETE FROM {table} WHERE p = ? AND seq <= ?"
@@ -90,18 +94,21 @@ class CassandraHeadLog:
         raise StoreUnavailable("the head log cannot be made: its writes time out")
 
     async def new_term(self, owner: str) -> int:
-        """Fence every older term, then stamp what one of them left prepared."""
+        """Fence every older term, then stamp what one of them left prepared. `fence` is this term's from then on."""
         mark = f"{owner}\0{secrets.token_hex(8)}".encode()
         for tried in range(_TRIES * 4):
             await _pause(tried)
-            term, _, held_by, _ = await self._read_state()
+            term, _, held_by, _, fence = await self._read_state()
             if held_by != mark:  # else: a try that timed out was applied after all
+                # above every write time of older terms, and near the wall clock: ScyllaDB refuses times far ahead
+                fence = max(self._now() * 1000, fence + _TERM_WRITES)
                 try:
-                    if not await self._cas(self._take, [term + 1, mark, _PARTITION, term]):
+                    if not await self._cas(self._take, [term + 1, mark, fence, _PARTITION, term]):
                         continue
                 except OutcomeUnknown:
                     continue
                 term += 1
+            self.fence = fence
             newest = await self._session.execute(self._newest, [_PARTITION, 2], serial=True)
             if newest and newest[0][0] is not None and newest[0][2] == 0:
                 await self._publish(newest[0][0], term, newest)
@@ -120,7 +127,7 @@ class CassandraHeadLog:
 
     async def lease(self) -> Lease:
         """Who leads now (a SERIAL read)."""
-        term, _, owner, renewals = await self._read_state()
+        term, _, owner, renewals, _ = await self._read_state()
         return Lease(term, (owner or b"").split(b"\0")[0].decode(), renewals)
 
     async def append(self, entry: HeadEntry) -> None:
@@ -142,7 +149,7 @@ class CassandraHeadLog:
             except OutcomeUnknown:
                 was_left = entry.seq
             # not applied, or not known: the SERIAL read settles which
-            term, last, _, _ = await self._read_state()
+            term, last, *_ = await self._read_state()
             newest = await self._session.execute(self._newest, [_PARTITION, 2], serial=True)
             if term == entry.term and last == entry.seq == was_left and newest and newest[0][0] == entry.seq:
                 break

@@ -35,7 +35,8 @@ def statements(keyspace: str, replication: int = 1) -> list[str]:
         f"CREATE TABLE IF NOT EXISTS {keyspace}.{LOOSE} (m blob PRIMARY KEY, d blob)",
         # what publishing compares is static, beside the entries: one partition, one compare-and-set
         f"CREATE TABLE IF NOT EXISTS {keyspace}.{HEAD_LOG.name} (p blob, seq bigint, entry blob, visible_at bigint, "
-        "term bigint STATIC, last bigint STATIC, owner blob STATIC, renewals bigint STATIC, PRIMARY KEY (p, seq))",
+        "term bigint STATIC, last bigint STATIC, owner blob STATIC, renewals bigint STATIC, fence bigint STATIC, "
+        "PRIMARY KEY (p, seq))",
     ]
     ddl += [
         f"CREATE TABLE IF NOT EXISTS {keyspace}.{name} (p blob, k blob, v blob, PRIMARY KEY (p, k))"

@@ -20,7 +20,20 @@ from blockstore.cassandra.head import CassandraHeadLog, Lease, Tail
 from blockstore.cassandra.session import AcsyllaSession, Forbidden, SchemaMissing, Session, burst
 from blockstore.cid import verify
 from blockstore.errors import BadCid, HashMismatch, Missing, SchemaMismatch, StoreUnavailable
-from blockstore.store import COVERAGE, META, SCHEMA_VERSION, TIPSETS, Batch, HeadEntry, Held, Table
+from blockstore.store import (
+    COVERAGE,
+    FILTERS,
+    FLEET,
+    LEASE,
+    META,
+    SCHEMA_VERSION,
+    TIPSETS,
+    Batch,
+    HeadEntry,
+    Held,
+    Table,
+)
+from blockstore.store_clock import wall_ms
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +44,10 @@ _SMALL: Final = 256
 _MAX_KEY: Final = 0xFFFF
 #: tables whose rows say what other rows and objects are there
 _PROMISING: Final = frozenset({TIPSETS.name, COVERAGE.name, META.name})
+
+
+#: tables that others than the leader write, each row by its owner or by compare-and-set
+_UNFENCED: Final = frozenset({FILTERS.name, FLEET.name, LEASE.name})
 
 
 def pack(data: bytes) -> bytes:
@@ -57,6 +74,7 @@ class CassandraStore:
         self._log = head_log
         self._readonly = readonly
         self._closed = False
+        self._written_at = 0
         objects = f"{address.keyspace}.objects"
         self._get = f"SELECT d FROM {objects} WHERE m = ?"
         self._held = f"SELECT m, c FROM {objects} WHERE m = ?"
@@ -244,32 +262,50 @@ class CassandraStore:
     async def write(self, batch: Batch) -> None:
         """Rows that promise nothing at once, then the others in order, a table's at once; the last write of a row wins.
 
-        So a batch of which a part was lost leaves no row that says of others that they are there.
+        So a batch of which a part was lost leaves no row that says of others that they are there. Rows of the chain
+        carry a write time of the leader's term: what a former leader still writes loses, in whatever order it arrives.
         """
         self._writable()
+        time = self._write_time()
         written = {(table.name, p, k): v for table, p, k, v in batch.puts}
         gone = {(t.name, p, k) for t, p, k in batch.deletes} - written.keys()
-        await burst(self._delete, sorted(gone))
-        await burst(self._put, [(*row, value) for row, value in written.items() if row[0] not in _PROMISING])
+        await burst(lambda row: self._delete(row, time), sorted(gone))
+        await burst(
+            lambda row: self._put(row, time),
+            [(*row, value) for row, value in written.items() if row[0] not in _PROMISING],
+        )
         run: list[tuple[str, bytes, bytes, bytes]] = []
         for (name, partition, key), value in written.items():
             if name not in _PROMISING:
                 continue
             if run and run[-1][0] != name:
-                await burst(self._put, run)
+                await burst(lambda row: self._put(row, time), run)
                 run = []
             run.append((name, partition, key, value))
-        await burst(self._put, run)
+        await burst(lambda row: self._put(row, time), run)
 
-    async def _put(self, row: tuple[str, bytes, bytes, bytes]) -> None:
+    def _write_time(self) -> int:
+        """Of a batch: above every one of this process before, and of every older term.
+
+        Without a term it is the wall clock in milliseconds, not in microseconds: below every term's.
+        """
+        self._written_at = max(self._written_at + 1, self._log.fence or wall_ms())
+        return self._written_at
+
+    async def _put(self, row: tuple[str, bytes, bytes, bytes], time: int) -> None:
         name, partition, key, value = row
         cql = f"INSERT INTO {self._keyspace}.{name} (p, k, v) VALUES (?, ?, ?)"
-        await self._execute(cql, [_partition(partition), bytes(key), pack(value)])
+        values: list[Any] = [_partition(partition), bytes(key), pack(value)]
+        if name not in _UNFENCED:
+            cql += " USING TIMESTAMP ?"
+            values.append(time)
+        await self._execute(cql, values)
 
-    async def _delete(self, row: tuple[str, bytes, bytes]) -> None:
+    async def _delete(self, row: tuple[str, bytes, bytes], time: int) -> None:
         name, partition, key = row
-        cql = f"DELETE FROM {self._keyspace}.{name} WHERE p = ? AND k = ?"
-        await self._execute(cql, [_partition(partition), bytes(key)])
+        fenced = name not in _UNFENCED
+        cql = f"DELETE FROM {self._keyspace}.{name}{' USING TIMESTAMP ?' if fenced else ''} WHERE p = ? AND k = ?"
+        await self._execute(cql, [*([time] if fenced else []), _partition(partition), bytes(key)])
 
     async def swap(
         self, table: Table, partition: bytes, key: bytes, expected: bytes | None, value: bytes | None

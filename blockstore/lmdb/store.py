@@ -140,6 +140,8 @@ class LmdbStore:
         self._bulk = bulk
         self._readonly = readonly or environment.readonly
         self._closed = False
+        #: the term that this object has begun; 0: none
+        self._term = 0
         self._head: HeadEntry | None = None
 
     @classmethod
@@ -301,6 +303,8 @@ class LmdbStore:
         await self._write(lambda txn: self._apply(txn, batch))
 
     def _apply(self, txn: Any, batch: Batch) -> None:
+        if self._term and self._term != (term := self._current_term(txn)):
+            raise Fenced(f"rows of term {self._term} are not written: the term is {term}")
         for table, partition, key in batch.deletes:
             txn.delete(_table_key(partition, key), db=self._tables[table.name])
         for table, partition, key, value in batch.puts:
@@ -326,18 +330,22 @@ class LmdbStore:
 
     async def new_term(self, owner: str) -> int:
         def begin(txn: Any) -> int:
-            database = self._tables[LEASE.name]
-            value = txn.get(_table_key(b"", _TERM_KEY), db=database)
-            term = int.from_bytes(value[:8], "big") + 1 if value else 1
-            txn.put(_table_key(b"", _TERM_KEY), term.to_bytes(8, "big") + owner.encode(), db=database)
+            term = self._current_term(txn) + 1
+            txn.put(
+                _table_key(b"", _TERM_KEY), term.to_bytes(8, "big") + owner.encode(), db=self._tables[LEASE.name]
+            )
             return term
 
-        return await self._write(begin)
+        self._term = await self._write(begin)
+        return self._term
+
+    def _current_term(self, txn: Any) -> int:
+        value = txn.get(_table_key(b"", _TERM_KEY), db=self._tables[LEASE.name])
+        return int.from_bytes(value[:8], "big") if value else 0
 
     async def append_head(self, entry: HeadEntry) -> None:
         def append(txn: Any) -> None:
-            value = txn.get(_table_key(b"", _TERM_KEY), db=self._tables[LEASE.name])
-            term = int.from_bytes(value[:8], "big") if value else 0
+            term = self._current_term(txn)
             with txn.cursor(self._tables[HEAD_LOG.name]) as cursor:
                 last = int.from_bytes(cursor.key()[-8:], "big") if cursor.last() else 0
             if entry.term != term or entry.seq != last + 1:

@@ -27,7 +27,14 @@ async def _import(settings: Settings, file: Path, *, index: bool) -> int:
     store = await open_store(settings["store"], map_size=settings["map_size_gb"] << 30, bulk=True, shared=shared)
     try:
         with reporting() as progress:
-            done = await import_car(store, str(file), network_file=network_file, progress=progress, index=index)
+            done = await import_car(
+                store,
+                str(file),
+                network_file=network_file,
+                progress=progress,
+                index=index,
+                lease_seconds=settings["lease_seconds"],
+            )
     finally:
         await store.close()
     print(f"imported {done.objects:,} objects, {done.object_bytes:,} bytes, into {settings.shown('store')}")

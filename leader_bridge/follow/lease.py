@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from blockstore.errors import Fenced, StoreError
@@ -43,6 +44,9 @@ class LeaseStore(Protocol):
 
     async def lease(self) -> Lease:
         """Who leads."""
+
+    async def new_term(self, owner: str) -> int:
+        """Begin a new leader term and fence every older one."""
 
     async def renew_lease(self, term: int, renewals: int) -> None:
         """Count the lease of `term` up. Errors: Fenced."""
@@ -110,6 +114,39 @@ async def _renew(store: LeaseStore, leader: Leading, lease_seconds: float) -> No
                 return
             except StoreError as error:
                 log.warning("the lease is not renewed: %s", error)
+        await asyncio.sleep(lease_seconds * _RENEW)
+
+
+@contextlib.asynccontextmanager
+async def hold_lease(store: object, owner: str, lease_seconds: float) -> AsyncIterator[int]:
+    """Lead while the block runs: for an import, which writes what a bridge writes. The term; 0 where there is no lease.
+
+    Bridges stand by meanwhile, and one goes on at once when the block ends. Errors: StoreError.
+    """
+    if not isinstance(store, LeaseStore):
+        yield 0
+        return
+    term = await store.new_term(owner)
+    renewing = asyncio.create_task(_renew_term(store, term, lease_seconds))
+    try:
+        yield term
+    finally:
+        renewing.cancel()
+        await asyncio.gather(renewing, return_exceptions=True)
+        with contextlib.suppress(StoreError):
+            await store.renew_lease(term, _GIVEN_UP)
+
+
+async def _renew_term(store: LeaseStore, term: int, lease_seconds: float) -> None:
+    """Count up until fenced: what is written under the term has no effect then, and its head is refused."""
+    for renewals in itertools.count(1):
+        try:
+            await store.renew_lease(term, renewals)
+        except Fenced:
+            log.error("term %d has ended: another leads", term)
+            return
+        except StoreError as error:
+            log.warning("the lease is not renewed: %s", error)
         await asyncio.sleep(lease_seconds * _RENEW)
 
 

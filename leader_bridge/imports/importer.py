@@ -34,6 +34,7 @@ from chain.ipld.dag_cbor import decode
 from chain.known_networks import known_network
 from chain.network import NetworkRecord, load_network, read_network_file, save_network
 from chain.tipset import TipsetKey
+from leader_bridge.follow.lease import hold_lease
 from leader_bridge.imports.index import Indexer, load_tipset, publish_head
 from leader_bridge.imports.progress import Reporter, Silent
 from leader_bridge.imports.recent_objects import Recent
@@ -103,23 +104,29 @@ async def import_car(
     index: bool = True,
     actor_code: bool = False,
     process: bool | None = None,
+    lease_seconds: float = 5.0,
 ) -> ImportReport:
     """Import the CAR file `path` (`-`: standard input) into `store`, or go on with it after a crash.
 
     `network_file` names the network where the genesis is not a known one's. `index=False` stores objects
     only: no rows, no head. `actor_code`: whether the code of built-in actors must be there for a state to
-    count as held. `process`: read in a child process (None: for large files).
+    count as held. `process`: read in a child process (None: for large files). On a store that has a lease the import
+    leads while it runs, and renews the lease as a bridge does (`lease_seconds`): bridges stand by.
 
     Errors: BadCar (what was stored before the offset stays; the same call goes on once the file is whole),
     WrongNetwork (no row is written), BadRequest (the network cannot be told, or its file is malformed),
     BadObject (the chain's headers are none), OSError, StoreError.
     """
-    return await _Import(store, path, progress or Silent(), network_file).run(index, actor_code, process)
+    async with hold_lease(store, "import", lease_seconds) as term:
+        return await _Import(store, path, progress or Silent(), network_file, term).run(index, actor_code, process)
 
 
 class _Import:
-    def __init__(self, store: Store, path: str | Path, progress: Reporter, network_file: Path | None) -> None:
+    def __init__(
+        self, store: Store, path: str | Path, progress: Reporter, network_file: Path | None, term: int
+    ) -> None:
         self._store = store
+        self._term = term
         self._path = path
         self._progress = progress
         self._network_file = network_file
@@ -145,7 +152,7 @@ class _Import:
             await self._store.write(batch)
             report.network = network
             await self._up(spool, state, network, actor_code)
-        report.published = await publish_head(self._store, head)
+        report.published = await publish_head(self._store, head, self._term)
         report.head = (await load_tipset(self._store, head)).key
         await self._clear()
         return report

@@ -169,8 +169,8 @@ class Indexer:
         return True
 
 
-async def publish_head(store: Store, key: TipsetKey) -> bool:
-    """Append `key` to the head log, unless the head there is as heavy. Whether the head moved.
+async def publish_head(store: Store, key: TipsetKey, term: int = 0) -> bool:
+    """Append `key` to the head log under `term` (0: a new one), unless the head there is as heavy. Whether it moved.
 
     Where there was a head, the entries tell the way from it: reverts down to the common ancestor, applies up.
     Errors: Missing (no common ancestor is held), Fenced.
@@ -196,7 +196,7 @@ async def publish_head(store: Store, key: TipsetKey) -> bool:
             reverts.append(TipsetRef(at.height, at.key))
             at = await load_tipset(store, at.parents)
         applies.reverse()
-    term = await store.new_term("import")
+    term = term or await store.new_term("import")
     seq = last.seq if last is not None else 0
     for start in range(0, len(applies), _ENTRY):
         part = tuple(applies[start : start + _ENTRY])

@@ -26,7 +26,7 @@ from blockstore.store import META, SCHEMA_VERSION, Batch
 from tests.support.virtual_time import virtual_ms
 
 WALL_AT_START = 1_700_000_000_000
-STATIC = ("term", "last", "owner", "renewals")
+STATIC = ("term", "last", "owner", "renewals", "fence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class Statement:
     limited: bool
     one: bool
     not_exists: bool
+    timed: bool = False
 
     @property
     def conditional(self) -> bool:
@@ -57,14 +58,15 @@ def _value(text: str) -> Any:
 @lru_cache(maxsize=256)
 def parse(cql: str) -> Statement:
     """The statements that `CassandraStore` and `CassandraHeadLog` use, and no others. Errors: AssertionError."""
-    rest, _, conditions = cql.partition(" IF ")
+    timed = " USING TIMESTAMP ?" in cql
+    rest, _, conditions = cql.replace(" USING TIMESTAMP ?", "").partition(" IF ")
     not_exists = conditions == "NOT EXISTS"
     pairs = [] if not_exists or not conditions else [one.split(" = ") for one in conditions.split(" AND ")]
     checks = tuple((name, _value(value)) for name, value in pairs)
     if found := re.fullmatch(r"INSERT INTO \w+\.(\w+) \(([^)]*)\) VALUES \(([^)]*)\)", rest):
         columns = tuple(found[2].split(", "))
         literals = tuple(_value(one) for one in found[3].split(","))
-        return Statement("write", found[1], columns, literals, (), (), False, False, False, not_exists)
+        return Statement("write", found[1], columns, literals, (), (), False, False, False, not_exists, timed)
     if found := re.fullmatch(r"UPDATE \w+\.(\w+) SET (.*) WHERE (.*)", rest):
         sets = [one.split(" = ") for one in found[2].split(", ")]
         where = tuple((one.split(" ")[0], "=") for one in found[3].split(" AND "))
@@ -73,7 +75,7 @@ def parse(cql: str) -> Statement:
         return Statement("write", found[1], columns, literals, where, checks, False, False, False, False)
     if found := re.fullmatch(r"DELETE FROM \w+\.(\w+) WHERE (.*)", rest):
         where = tuple((one.split(" ")[0], one.split(" ")[1]) for one in found[2].split(" AND "))
-        return Statement("delete", found[1], (), (), where, (), False, False, False, False)
+        return Statement("delete", found[1], (), (), where, (), False, False, False, False, timed)
     found = re.fullmatch(
         r"SELECT (.*) FROM \w+\.(\w+) WHERE (.*?)(?: ORDER BY \w+ (ASC|DESC))?(?: LIMIT (\?|1))?", rest
     )
@@ -138,9 +140,11 @@ class Server:
 
     def apply(self, statement: Statement, values: Sequence[Any], sent: int) -> list[list[Any]]:
         """Do it now, at once: reads and writes are linear in the order of these calls."""
-        return {"read": self._read, "write": self._write, "delete": self._delete}[statement.verb](
-            statement, list(values), sent
-        )
+        left = list(values)
+        if statement.timed:
+            # first in a DELETE, last in an INSERT
+            sent = left.pop(0 if statement.verb == "delete" else -1)
+        return {"read": self._read, "write": self._write, "delete": self._delete}[statement.verb](statement, left, sent)
 
     def _partition(self, table: str, key: bytes) -> _Partition:
         return self._tables.setdefault(table, {}).setdefault(key, _Partition())
@@ -169,7 +173,8 @@ class Server:
     def _delete(self, s: Statement, values: list[Any], sent: int) -> list[list[Any]]:
         partition = self._partition(s.table, values[0])
         for key in partition.within([(s.where[1][1], values[1])], False, 1 << 60):
-            partition.rows[key]["deleted"] = (sent, True)
+            row = partition.rows[key]
+            row["deleted"] = max(row.get("deleted", (-1, True)), (sent, True))
         return []
 
     def _read(self, s: Statement, values: list[Any], _sent: int) -> list[list[Any]]:

@@ -25,7 +25,7 @@ def cluster() -> Iterator[ClusterOfThree]:
 @pytest.fixture
 async def store(cluster: ClusterOfThree) -> AsyncIterator[CassandraStore]:
     url = f"cassandra://{cluster.hosts}/three"
-    made = await CassandraStore.open(url, delta_ms=50, epsilon_ms=20, replication=3)
+    made = await CassandraStore.open(url, delta_ms=200, epsilon_ms=50, replication=3)
     yield made
     await made.close()
 
@@ -106,6 +106,6 @@ async def test_a_node_is_killed_and_no_operation_fails(cluster: ClusterOfThree, 
     log = await store.head_entries(0, 10_000)
     assert [one.seq for one in log] == list(range(1, seq + 1))
     # who comes now, with a dead node among the hosts, is let in
-    late = await CassandraStore.open(store.url, delta_ms=50, epsilon_ms=20)
+    late = await CassandraStore.open(store.url, delta_ms=200, epsilon_ms=50)
     assert (await late.head() or entry(0, 0)).seq == seq
     await late.close()

@@ -73,7 +73,7 @@ class Both:
 
 @pytest.fixture
 async def both(schema: str) -> AsyncIterator[Both]:
-    made = Both(*[await CassandraStore.open(url(role), delta_ms=50, epsilon_ms=5) for role in ("web", "bridge")])
+    made = Both(*[await CassandraStore.open(url(role), delta_ms=200, epsilon_ms=50) for role in ("web", "bridge")])
     yield made
     await made.web.close()
     await made.bridge.close()

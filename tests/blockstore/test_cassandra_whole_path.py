@@ -20,7 +20,7 @@ from tests.support.recorded import recorded
 from tests.support.served import services_over
 from tests.support.whole_path import CHAINS, ETH, EXCLUDED, LEAST, METHODS, eth_excluded, filled
 
-DELTA, EPSILON = 100, 10
+DELTA, EPSILON = 200, 50
 
 
 async def by_import(folder: str, store: CassandraStore) -> None:

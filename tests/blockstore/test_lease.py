@@ -15,7 +15,7 @@ from blockstore.errors import Fenced
 from blockstore.memory import MemoryStore
 from blockstore.store_clock import ClockOff, wall_ms
 from leader_bridge import metrics
-from leader_bridge.follow.lease import LeaseStore, lead
+from leader_bridge.follow.lease import LeaseStore, hold_lease, lead
 from tests.blockstore.store_contract import entry
 from tests.support.cassandra_stores import emptied, keyspace_url
 
@@ -144,6 +144,26 @@ async def test_a_term_given_up_is_taken_at_once(store: CassandraStore) -> None:
     await two
     with pytest.raises(Fenced):
         await store.append_head(entry(1000, 1))
+
+
+async def test_an_import_leads_while_it_runs(store: CassandraStore) -> None:
+    led: list[tuple[str, int]] = []
+    one, stop = start(store, store, "one", led)
+    await until(led, 1)
+    other = await CassandraStore.open(keyspace_url("follower_lease"), delta_ms=200, epsilon_ms=50)
+    async with hold_lease(other, "import", LEASE) as term:
+        assert term == 2
+        # longer than a lease: the bridge is fenced, and stands by
+        await asyncio.sleep(LEASE * 3)
+        assert led == [("one", 1)]
+        assert (await store.lease()).owner == "import"
+    await until(led, 2)
+    assert led[1] == ("one", 3)
+    stop.set()
+    await one
+    await other.close()
+    async with hold_lease(MemoryStore("x"), "import", LEASE) as none:
+        assert none == 0
 
 
 async def test_a_standby_that_is_stopped_never_led(store: CassandraStore) -> None:

@@ -400,10 +400,9 @@ async def test_one_contradiction_is_no_reset(made: Made) -> None:
     assert sorted(window.entries) == [1, 2]
 
 
-
 @pytest.fixture
 async def cassandra() -> AsyncIterator[CassandraStore]:
-    store = await emptied(keyspace_url("follower_lease"), delta_ms=60, epsilon_ms=6)
+    store = await emptied(keyspace_url("follower_lease"), delta_ms=200, epsilon_ms=50)
     yield store
     await store.close()
 
@@ -415,7 +414,7 @@ async def test_followers_over_one_log_never_go_back(cassandra: CassandraStore) -
     for height in range(30):
         tipsets.append(await chain.add(tipsets[-1] if tipsets else None, height))
     index = chain.services().index
-    heads = [SharedStoreHeads(cassandra, index, 60, 6, wait_seconds=20) for _ in range(2)]
+    heads = [SharedStoreHeads(cassandra, index, 200, 50, wait_seconds=20) for _ in range(2)]
     for one in heads:
         one.start()
     term = await cassandra.new_term("test")

@@ -193,7 +193,7 @@ async def store_of(kind: str, folder: Path) -> AsyncIterator[Store]:
     else:
         from tests.support.cassandra_stores import emptied, keyspace_url
 
-        store = await emptied(keyspace_url("follower_filters"), delta_ms=2, epsilon_ms=0, every=True)
+        store = await emptied(keyspace_url("follower_filters"), delta_ms=100, epsilon_ms=40, every=True)
     try:
         yield store
     finally:
