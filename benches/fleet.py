@@ -31,7 +31,7 @@ from blockstore.open import open_store
 from blockstore.store import TABLES, Store
 from leader_bridge.imports.importer import import_car
 from tests.fleet.fleet import Clients, Fleet, Process
-from tests.support.cassandra_server import cassandra_hosts
+from tests.support.cassandra.server import cassandra_hosts
 
 SIZE = 1000
 OBJECTS = 20_000

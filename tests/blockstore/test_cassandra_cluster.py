@@ -12,7 +12,7 @@ from blockstore.cassandra.store import CassandraStore
 from blockstore.cid import multihash_of
 from blockstore.store import MESSAGES, Batch, Held
 from tests.blockstore.store_contract import StoreContract, entry
-from tests.support.cassandra_server import ClusterOfThree
+from tests.support.cassandra.server import ClusterOfThree
 
 
 @pytest.fixture(scope="module")

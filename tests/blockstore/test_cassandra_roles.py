@@ -19,10 +19,10 @@ from blockstore.store import COVERAGE, FILTERS, FLEET, MESSAGES, META, TIPSETS, 
 from follower.cli import main
 from leader_bridge.follow.lease import LeaseStore
 from tests.blockstore.store_contract import entry
-from tests.support.bridge_chain import SmallChain
-from tests.support.bridge_help import following, replay_log
-from tests.support.bridge_node import TestNode, until
-from tests.support.cassandra_server import cassandra_with_roles
+from tests.support.bridge.chain import SmallChain
+from tests.support.bridge.node import TestNode, until
+from tests.support.bridge.running import following, replay_log
+from tests.support.cassandra.server import cassandra_with_roles
 
 KEYSPACE = "with_roles"
 SECRETS = {"web": "web-S3cret", "bridge": "bridge-S3cret"}

@@ -16,7 +16,7 @@ from blockstore.cassandra.store import CassandraStore, pack, unpack
 from blockstore.errors import Fenced, SchemaMismatch, StoreError, StoreUnavailable
 from blockstore.store import META, SCHEMA_VERSION, Batch, Store
 from tests.blockstore.store_contract import StoreContract, entry
-from tests.support.cassandra_server import cassandra_hosts
+from tests.support.cassandra.server import cassandra_hosts
 
 USED = ("objects", "meta", "tipsets", "events", "messages", "filters", "head_log")
 

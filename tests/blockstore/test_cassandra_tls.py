@@ -8,7 +8,7 @@ from blockstore.cassandra.store import CassandraStore
 from blockstore.errors import StoreError, StoreUnavailable
 from blockstore.open import SharedStoreOptions, open_store
 from blockstore.store import META, Batch
-from tests.support.cassandra_server import cassandra_with_tls
+from tests.support.cassandra.server import cassandra_with_tls
 
 KEYSPACE = "follower_tls"
 

@@ -15,7 +15,7 @@ from follower.worker import build_checks
 from leader_bridge.imports.importer import import_car
 from rpc.methods import register_all
 from rpc.server.server import serve
-from tests.support.cassandra_stores import emptied, keyspace_url
+from tests.support.cassandra.stores import emptied, keyspace_url
 from tests.support.recorded import recorded
 from tests.support.served import services_over
 from tests.support.whole_path import CHAINS, ETH, EXCLUDED, LEAST, METHODS, eth_excluded, filled

@@ -31,9 +31,9 @@ from leader_bridge.store.indexer import included_messages, message_key
 from rpc.client.node_info import parse_node_info
 from rpc.errors import Unavailable
 from tests.blockstore.delayed_store import DelayedSession, Server, Weather, made, store_over
-from tests.support.bridge_chain import SmallChain
-from tests.support.bridge_help import Walker, header_tipset, quick
-from tests.support.bridge_node import TestNode
+from tests.support.bridge.chain import SmallChain
+from tests.support.bridge.node import TestNode
+from tests.support.bridge.running import Walker, header_tipset, quick
 from tests.support.virtual_time import run_virtual, virtual_ms
 
 DELTA, EPSILON = 500, 50

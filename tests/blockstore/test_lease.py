@@ -17,7 +17,7 @@ from blockstore.store_clock import ClockOff, wall_ms
 from leader_bridge import metrics
 from leader_bridge.follow.lease import LeaseStore, hold_lease, lead
 from tests.blockstore.store_contract import entry
-from tests.support.cassandra_stores import emptied, keyspace_url
+from tests.support.cassandra.stores import emptied, keyspace_url
 
 LEASE = 1.2
 

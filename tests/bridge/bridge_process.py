@@ -7,7 +7,7 @@ import sys
 
 from blockstore.open import open_store
 from rpc.client.node_info import parse_node_info
-from tests.support.bridge_help import quick
+from tests.support.bridge.running import quick
 
 
 async def main(store_url: str, node: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.support.bridge_world import World
+from tests.support.bridge.world import World
 
 
 @pytest.fixture

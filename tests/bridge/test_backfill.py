@@ -30,9 +30,9 @@ from leader_bridge.store.mirror import Mirror
 from leader_bridge.store.tipset_writer import TipsetWriter
 from rpc.client.client import NodeClient
 from rpc.client.node_info import NodeInfo
-from tests.support.bridge_help import Walker, following, quick
-from tests.support.bridge_node import until
-from tests.support.bridge_world import World, at_head, held
+from tests.support.bridge.node import until
+from tests.support.bridge.running import Walker, following, quick
+from tests.support.bridge.world import World, at_head, held
 
 
 async def test_backfill_of_an_empty_store_goes_down_to_its_floor(world: World) -> None:

@@ -18,9 +18,9 @@ from blockstore.store import MESSAGES, POST
 from chain.ipld.dag_cbor import decode
 from chain.network import load_network, read_network_file
 from chain.tipset import TipsetKey
-from tests.support.bridge_chain import genesis_of, read_car, read_changes
-from tests.support.bridge_help import Walker, entries_of, following, quick, replay_log
-from tests.support.bridge_node import TestNode, until
+from tests.support.bridge.chain import genesis_of, read_car, read_changes
+from tests.support.bridge.node import TestNode, until
+from tests.support.bridge.running import Walker, entries_of, following, quick, replay_log
 from tests.support.recorded import recorded
 
 pytestmark = pytest.mark.recorded

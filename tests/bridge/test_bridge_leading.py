@@ -11,9 +11,9 @@ from blockstore.memory import MemoryStore
 from blockstore.store import HeadEntry
 from leader_bridge.bridge import Bridge
 from rpc.client.node_info import parse_node_info
-from tests.support.bridge_help import entries_of, following, quick, replay_log
-from tests.support.bridge_node import until
-from tests.support.bridge_world import World, at_head
+from tests.support.bridge.node import until
+from tests.support.bridge.running import entries_of, following, quick, replay_log
+from tests.support.bridge.world import World, at_head
 
 
 async def test_a_newer_leader_fences_the_older_bridge(world: World) -> None:

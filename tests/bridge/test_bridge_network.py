@@ -14,10 +14,10 @@ from leader_bridge.bridge import Bridge
 from leader_bridge.follow.network import find_schedule, schedule_of
 from rpc.client.client import NodeClient
 from rpc.client.node_info import parse_node_info
-from tests.support.bridge_chain import SmallChain
-from tests.support.bridge_help import entries_of, following, quick
-from tests.support.bridge_node import TestNode, until
-from tests.support.bridge_world import World, at_head
+from tests.support.bridge.chain import SmallChain
+from tests.support.bridge.node import TestNode, until
+from tests.support.bridge.running import entries_of, following, quick
+from tests.support.bridge.world import World, at_head
 
 
 async def test_a_fresh_store_adopts_the_nodes_network(world: World) -> None:

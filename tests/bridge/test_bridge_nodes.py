@@ -15,9 +15,9 @@ from chain.index.chain_index import (
 )
 from chain.ipld.dag_cbor import links
 from chain.tipset import Tipset
-from tests.support.bridge_help import Walker, entries_of, following, quick, replay_log
-from tests.support.bridge_node import until
-from tests.support.bridge_world import World, at_head, held
+from tests.support.bridge.node import until
+from tests.support.bridge.running import Walker, entries_of, following, quick, replay_log
+from tests.support.bridge.world import World, at_head, held
 
 
 async def test_a_lying_node_does_not_get_its_bytes_into_the_store(

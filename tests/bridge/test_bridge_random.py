@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from blockstore.memory import MemoryStore
-from tests.support.bridge_chain import SmallChain
-from tests.support.bridge_help import Walker, following, replay_log
-from tests.support.bridge_node import TestNode, until
+from tests.support.bridge.chain import SmallChain
+from tests.support.bridge.node import TestNode, until
+from tests.support.bridge.running import Walker, following, replay_log
 
 STEPS = st.lists(
     st.sampled_from(

@@ -18,8 +18,8 @@ from leader_bridge.nodes.sources import Fetched, NoSource, Sources
 from leader_bridge.store.mirror import Mirror, code_links, walked_links
 from rpc.client.client import NodeClient
 from rpc.client.node_info import NodeInfo
-from tests.support.bridge_chain import SmallChain
-from tests.support.bridge_node import TestNode
+from tests.support.bridge.chain import SmallChain
+from tests.support.bridge.node import TestNode
 
 
 class Shelf:

@@ -12,7 +12,7 @@ from chain.index.coverage import covered
 from chain.index.recorded_answers import TRACES_INDEX
 from leader_bridge.store.traces import Moved, traces_of
 from rpc.node_errors import CallFailed, NodeTimeout
-from tests.support.trace_bench import Bench, made_trace, until_idle
+from tests.support.bridge.trace_bench import Bench, made_trace, until_idle
 
 
 async def test_a_heads_parent_is_recorded_before_the_head_is_published() -> None:

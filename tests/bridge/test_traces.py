@@ -28,10 +28,10 @@ from rpc.lookup.eth import recorded_traces
 from rpc.lookup.eth.recorded_traces import traces_by_transaction
 from rpc.methods import register_all
 from rpc.server.dispatch import Dispatcher
+from tests.support.bridge.trace_bench import Bench, made_trace
 from tests.support.made_chain import ask
 from tests.support.recorded import recorded
 from tests.support.served import services_over
-from tests.support.trace_bench import Bench, made_trace
 from tests.support.whole_path import filled
 
 TRACE = re.compile(r"trace_")

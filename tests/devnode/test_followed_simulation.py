@@ -16,7 +16,7 @@ from follower.commands.fault_arguments import faults_of
 from rpc.client.client import NodeClient
 from rpc.client.node_info import parse_node_info
 from rpc.node_errors import CallFailed
-from tests.support.bridge_help import Walker, following, quick, replay_log
+from tests.support.bridge.running import Walker, following, quick, replay_log
 
 SMALL = SimSettings(accounts=12, miners=4, miner_updates=2, messages=3, reorg_rate=0.2, late_rate=0.1)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.fleet.fleet import LEASE, Clients, Fleet
-from tests.support.cassandra_server import ClusterOfThree
-from tests.support.cassandra_stores import emptied, keyspace_url
+from tests.support.cassandra.server import ClusterOfThree
+from tests.support.cassandra.stores import emptied, keyspace_url
 from tests.support.proxies import required
 
 DELTA, EPSILON = 500, 50

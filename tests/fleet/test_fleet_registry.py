@@ -35,7 +35,7 @@ from loadbalancer.fleet import (
     read_fleet,
     require_reachable_address,
 )
-from tests.support.cassandra_stores import keyspace_url
+from tests.support.cassandra.stores import keyspace_url
 
 ONE = Member("10.0.0.1:1234", renew_seconds=1.0)
 TWO = Member("10.0.0.2:1234", renew_seconds=1.0)

@@ -11,7 +11,7 @@ from blockstore.cassandra.address import CassandraAddress
 from blockstore.cassandra.store import CassandraStore
 from blockstore.store import TABLES
 from follower.cli import main
-from tests.support.cassandra_stores import keyspace_url
+from tests.support.cassandra.stores import keyspace_url
 
 
 def test_it_prints_every_table_and_grants(capsys: pytest.CaptureFixture[str]) -> None:

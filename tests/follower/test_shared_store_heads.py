@@ -18,7 +18,7 @@ from follower.shared_store_heads import SharedStoreHeads
 from follower.worker import FollowedNode, build_checks
 from rpc.errors import Unavailable
 from rpc.server.health import run_checks
-from tests.support.cassandra_stores import emptied, keyspace_url
+from tests.support.cassandra.stores import emptied, keyspace_url
 from tests.support.made_chain import MadeChain
 
 DELTA, EPSILON = 100, 10

@@ -19,7 +19,7 @@ from rpc.client.client import NodeClient, object_batch
 from rpc.client.node_info import NodeInfo, parse_node_info
 from rpc.client.websocket import Channel
 from rpc.node_errors import BadAnswer, BadNodeInfo, CallFailed, NodeRefused, NodeTimeout, NodeUnavailable, RateLimited
-from tests.support.bridge_node import until
+from tests.support.bridge.node import until
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJBbGxvdyI6WyJyZWFkIl19.c2VjcmV0"
 

@@ -1,1 +1,1 @@
-"""What tests of several rooms use. No test stands here."""
+"""What tests of several rooms use, and the tests of that."""

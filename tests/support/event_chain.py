@@ -191,7 +191,7 @@ async def store_of(kind: str, folder: Path) -> AsyncIterator[Store]:
     elif kind == "lmdb":
         store = await LmdbStore.open(folder / "store", map_size=64 << 20)
     else:
-        from tests.support.cassandra_stores import emptied, keyspace_url
+        from tests.support.cassandra.stores import emptied, keyspace_url
 
         store = await emptied(keyspace_url("follower_filters"), delta_ms=100, epsilon_ms=40, every=True)
     try:

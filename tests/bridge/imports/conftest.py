@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benches.import_car import make_car
-from tests.support.imported import network_file
+from tests.support.bridge.imported import network_file
 
 
 @pytest.fixture(scope="module")

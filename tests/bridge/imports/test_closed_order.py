@@ -18,7 +18,7 @@ from chain.errors import BadObject
 from chain.ipld.dag_cbor import encode
 from leader_bridge.imports.importer import import_car
 from leader_bridge.store.mirror import walked_links
-from tests.support.imported import check_whole
+from tests.support.bridge.imported import check_whole
 from tests.support.recorded import recorded
 
 

@@ -30,7 +30,7 @@ from chain.network import load_network
 from chain.tipset import TipsetKey
 from leader_bridge.imports.importer import MARK, import_car
 from leader_bridge.store.coverage import MESSAGES_INDEX
-from tests.support.imported import check_whole, contents, network_file
+from tests.support.bridge.imported import check_whole, contents, network_file
 from tests.support.recorded import recorded
 
 # --- recorded chains ---------------------------------------------------------------------------------

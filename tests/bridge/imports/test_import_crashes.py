@@ -18,7 +18,7 @@ from blockstore.open import open_store
 from blockstore.store import META
 from leader_bridge.imports.importer import MARK, import_car
 from leader_bridge.imports.progress import Lines
-from tests.support.imported import check_whole, contents
+from tests.support.bridge.imported import check_whole, contents
 from tests.support.paths import ROOT
 from tests.support.recorded import recorded
 

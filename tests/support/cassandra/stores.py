@@ -6,7 +6,7 @@ from blockstore.cassandra import schema as cassandra_schema
 from blockstore.cassandra.address import CassandraAddress
 from blockstore.cassandra.store import CassandraStore
 from blockstore.store import TABLES
-from tests.support.cassandra_server import cassandra_hosts
+from tests.support.cassandra.server import cassandra_hosts
 
 USED = ("head_log", "meta")
 

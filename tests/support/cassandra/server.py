@@ -21,7 +21,7 @@ from typing import NoReturn
 
 import pytest
 
-from tests.support.certificates import make_certificates
+from tests.support.cassandra.certificates import make_certificates
 from tests.support.paths import ROOT
 
 _HERE = ROOT / "tests" / "cassandra"

@@ -11,8 +11,8 @@ from chain.index.chain_index import (
 from chain.ipld.objects import Objects
 from chain.tipset import Tipset
 from leader_bridge.bridge import Bridge
-from tests.support.bridge_chain import SmallChain
-from tests.support.bridge_node import TestNode
+from tests.support.bridge.chain import SmallChain
+from tests.support.bridge.node import TestNode
 
 
 class World:
