@@ -15,7 +15,7 @@ from blockstore.open import SharedStoreOptions, open_store
 from blockstore.store import COVERAGE, META, TIPSETS, Batch, Store, Table
 from chain.index.coverage import Ranges, covered
 from leader_bridge.store.coverage import merge_ranges, save_coverage
-from tests.support.cassandra_stores import emptied, keyspace_url
+from tests.support.cassandra.stores import emptied, keyspace_url
 
 INDEX = b"tipsets"
 Open = Callable[[], Coroutine[Any, Any, Store]]
