@@ -113,10 +113,17 @@ def bloom_of(items: Iterable[bytes]) -> bytes:
     """The bloom filter of these addresses and topics: three bits each."""
     bits = 0
     for item in set(items):
-        digest = keccak256(item)
-        for at in (0, 2, 4):
-            bits |= 1 << int.from_bytes(digest[at : at + 2], "big") % _BLOOM_BITS
+        bits |= bloom_bits(item)
     return bits.to_bytes(BLOOM_LENGTH, "big")
+
+
+def bloom_bits(item: bytes) -> int:
+    """The three bits that an address or topic sets in a bloom filter, as a big-endian number."""
+    digest = keccak256(item)
+    bits = 0
+    for at in (0, 2, 4):
+        bits |= 1 << int.from_bytes(digest[at : at + 2], "big") % _BLOOM_BITS
+    return bits
 
 
 def log_of(entries: Iterable[EventEntry]) -> tuple[bytes, list[bytes]] | None:

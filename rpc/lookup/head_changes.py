@@ -86,6 +86,7 @@ async def steps_since(ctx: Context, cursor: Cursor, head: Head) -> AsyncIterator
                     cursor = Cursor(entry.seq - 1, at + 1, height, key)
                 else:
                     cursor = Cursor(entry.seq, 0, height, key)
+                await ctx.checkpoint()
                 yield Step(reverted, TipsetKey(ref.key), cursor)
             cursor = replace(cursor, seq=entry.seq, step=0)
     if cursor.seq < head.seq or cursor.step == BY_ANCESTRY:
@@ -103,18 +104,31 @@ async def _steps_by_ancestry(ctx: Context, cursor: Cursor, head: Head) -> AsyncI
             return
         reverted = key
         height, key = below.height, below.key
+        await ctx.checkpoint()
         yield Step(True, reverted, Cursor(head.seq, BY_ANCESTRY, height, key))
     while height < target.height:
         # null rounds may make a part empty
         top = min(height + _PAGE, target.height)
         for place in await ancestry.tipsets_between(target, height + 1, top):
+            await ctx.checkpoint()
             done = place.key == target.key
             yield Step(False, place.key, Cursor(head.seq, 0 if done else BY_ANCESTRY, place.height, place.key))
         height = top
 
 
 async def context_at_entry(ctx: Context, entry: HeadEntry) -> Context:
-    """A view of the chain whose head is the one after an entry. Errors: Missing."""
+    """A view of the chain whose head is the one after an entry; its work has a time budget of its own.
+
+    For what is pushed head change by head change, long after the call. Errors: Missing.
+    """
+    view = context_at(ctx, Head(entry.seq, entry, await ctx.index.tipset(TipsetKey(entry.head.key))))
+    view.deadline = None
+    return view
+
+
+def context_at(ctx: Context, head: Head) -> Context:
+    """A view of the chain at another head, within the same time budget."""
     view = Context(ctx.services, version=ctx.version, permissions=ctx.permissions)
-    view.pinned = Head(entry.seq, entry, await ctx.index.tipset(TipsetKey(entry.head.key)))
+    view.pinned = head
+    view.time_budget_seconds, view.deadline = ctx.time_budget_seconds, ctx.deadline
     return view

@@ -59,6 +59,7 @@ async def next_base_fee(ctx: Context, tipset: Tipset) -> int:
     by_premium = tipset.height >= forks["UpgradeFireHorseHeight"]
     offers: dict[bytes | tuple[bytes, int], Message] = {}
     for block in tipset.blocks:
+        await ctx.checkpoint()
         for some in await load_block_messages(ctx.objects, block, ctx.checkpoint):
             for one in some:
                 message = one.message

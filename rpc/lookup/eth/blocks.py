@@ -32,12 +32,16 @@ async def load_block_json(ctx: Context, tipset: Tipset, full: bool) -> Any:
     if post is None:
         return await forward(ctx, "Filecoin.EthGetBlockByHash", [eth_json.data(block_hash(tipset)), full])
     found = await load_executed(ctx, tipset, post)
+    shown: list[Any] = []
     if full:
         transactions = await to_transactions(ctx, found)
-        shown: list[Any] = [eth_json.transaction(tx, found.place(at)) for at, tx in enumerate(transactions)]
+        for at, tx in enumerate(transactions):
+            await ctx.checkpoint()
+            shown.append(eth_json.transaction(tx, found.place(at)))
     else:
-        chain_id = ctx.network.eth_chain_id
-        shown = [eth_json.data(message_hash(one, chain_id)) for one in found.messages]
+        for one in found.messages:
+            await ctx.checkpoint()
+            shown.append(eth_json.data(message_hash(one, ctx.network.eth_chain_id)))
     bloom = await _find_bloom(ctx, tipset, post)
     gas_used = sum(receipt.gas_used for receipt in found.receipts)
     value = eth_json.block(
@@ -50,6 +54,6 @@ async def load_block_json(ctx: Context, tipset: Tipset, full: bool) -> Any:
 async def _find_bloom(ctx: Context, tipset: Tipset, post: PostRoots) -> bytes | None:
     """The bloom filter of a tipset's events; None where they are not held."""
     try:
-        return tipset_bloom(await load_events(ctx, tipset, post))
+        return await tipset_bloom(ctx, await load_events(ctx, tipset, post))
     except NotHeld:
         return None

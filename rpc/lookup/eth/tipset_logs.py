@@ -8,7 +8,7 @@ from typing import Final
 from blockstore.cid import RAW
 from blockstore.errors import Missing
 from chain.errors import NotHeld
-from chain.eth.types import EthAddressError, bloom_of, eth_address, log_of
+from chain.eth.types import BLOOM_LENGTH, EthAddressError, bloom_bits, eth_address, log_of
 from chain.index.event_index import hash_or_none
 from chain.index.event_rows import IndexedEvent
 from chain.message import EventEntry
@@ -23,6 +23,8 @@ from rpc.lookup.eth.executed_tipset import Executed, PostRoots, load_executed, l
 
 #: bytes that a decoded event takes beside its values
 _OVERHEAD: Final = 600
+#: events that are looked at between two checkpoints
+_RUN: Final = 64
 
 
 async def load_events(ctx: Context, tipset: Tipset, post: PostRoots) -> Sequence[TipsetEvent]:
@@ -51,14 +53,19 @@ async def load_indexed_events(ctx: Context, tipset: Tipset, post: PostRoots) -> 
         return []
     found = await load_executed(ctx, tipset, post)
     chain_id = ctx.network.eth_chain_id
-    hashes = {at: hash_or_none(found.messages[at], chain_id) for at in {event.message for event in events}}
+    hashes: dict[int, bytes | None] = {}
+    for at in {event.message for event in events}:
+        await ctx.checkpoint()
+        hashes[at] = hash_or_none(found.messages[at], chain_id)
     return [IndexedEvent(event, found.messages[event.message].cid, hashes[event.message]) for event in events]
 
 
-def tipset_bloom(events: Iterable[TipsetEvent]) -> bytes:
+async def tipset_bloom(ctx: Context, events: Iterable[TipsetEvent]) -> bytes:
     """The bloom filter of a block."""
     items: set[bytes] = set()
-    for event in events:
+    for number, event in enumerate(events):
+        if not number % _RUN:
+            await ctx.checkpoint()
         shown = log_of(event.entries)
         if shown is None:
             continue
@@ -67,7 +74,12 @@ def tipset_bloom(events: Iterable[TipsetEvent]) -> bytes:
         except EthAddressError:
             continue
         items.update(shown[1])
-    return bloom_of(items)
+    bits = 0
+    for number, item in enumerate(items):
+        if not number % _RUN:
+            await ctx.checkpoint()
+        bits |= bloom_bits(item)
+    return bits.to_bytes(BLOOM_LENGTH, "big")
 
 
 def raw_entries(event: TipsetEvent) -> tuple[EventEntry, ...]:
@@ -94,7 +106,9 @@ async def load_logs_by_message(ctx: Context, found: Executed, hashes: Mapping[in
         return {}
     removed = not await is_canonical(ctx, found.tipset)
     logs: dict[int, list[Log]] = {}
-    for event in await load_events(ctx, found.tipset, found.post):
+    for number, event in enumerate(await load_events(ctx, found.tipset, found.post)):
+        if not number % _RUN:
+            await ctx.checkpoint()
         digest = hashes.get(event.message)
         entries = () if digest is None else raw_entries(event)
         if digest is None or not entries:

@@ -71,11 +71,18 @@ async def to_transaction(ctx: Context, tree: StateTree, one: IncludedMessage) ->
 
 
 async def to_transactions(ctx: Context, found: Executed) -> list[EthTx]:
-    """All transactions of a tipset. Errors: as above."""
-    if all(is_eth(one.signed) for one in found.messages):
-        return [eth_tx(one.signed, ctx.network.eth_chain_id) for one in found.messages if one.signed]
-    tree = await load_tree_after(ctx, found.tipset, found.post)
-    return [await to_transaction(ctx, tree, one) for one in found.messages]
+    """All transactions of a tipset. Errors: as `to_transaction`."""
+    tree: StateTree | None = None
+    transactions: list[EthTx] = []
+    for one in found.messages:
+        await ctx.checkpoint()
+        if one.signed is not None and is_eth(one.signed):
+            transactions.append(eth_tx(one.signed, ctx.network.eth_chain_id))
+            continue
+        if tree is None:
+            tree = await load_tree_after(ctx, found.tipset, found.post)
+        transactions.append(await to_transaction(ctx, tree, one))
+    return transactions
 
 
 def created_contract(tx: EthTx, receipt: Receipt) -> bytes | None:

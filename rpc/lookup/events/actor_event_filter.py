@@ -12,8 +12,11 @@ from typing import Annotated, Any, Final
 from chain.address import Address
 from chain.errors import BadRequest
 from chain.tipset import EMPTY_KEY, Tipset, TipsetKey
-from rpc.lookup.events.log_filter import MAX_RANGE
+from rpc.lookup.events.log_filter import MAX_RANGE, check_length
 from rpc.params import Integer, field_of, mismatch, param_of
+
+#: the most keys that a filter may name
+MAX_KEYS: Final = 32
 
 _ADDRESSES: Final = param_of("addresses", list[Address])
 _KEY: Final = param_of("tipsetKey", TipsetKey)
@@ -45,7 +48,9 @@ class _ActorEventFilterDecoder:
             raise mismatch(value, "types.ActorEventFilter")
         given = {name.lower(): item for name, item in value.items()}
         with field_of("ActorEventFilter", "addresses"):
-            addresses = tuple(_ADDRESSES.decode(given.get("addresses")))
+            if isinstance(listed := given.get("addresses"), list):
+                check_length(listed, "[]address.Address")
+            addresses = tuple(_ADDRESSES.decode(listed))
         fields = self._fields(given.get("fields"))
         with field_of("ActorEventFilter", "fromHeight"):
             first = _OPTIONAL_EPOCH.decode(given.get("fromheight"))
@@ -60,10 +65,12 @@ class _ActorEventFilterDecoder:
         with field_of("ActorEventFilter", "fields"):
             if not isinstance(value, dict):
                 raise mismatch(value, "map[string][]types.ActorEventBlock")
+            check_length(value, "map[string][]types.ActorEventBlock", MAX_KEYS)
             found = {}
             for key, blocks in value.items():
                 if blocks is not None and not isinstance(blocks, list):
                     raise mismatch(blocks, "[]types.ActorEventBlock")
+                check_length(blocks or (), "[]types.ActorEventBlock")
                 found[key] = frozenset(self._block(one) for one in blocks or ())
         return found
 

@@ -56,7 +56,11 @@ async def _find_actor_events(ctx: Context, wanted: ActorEventFilter, low: int, h
         found = await find_range(ctx, low, head.height - 1 if high < 0 else high, criteria)
         if not found and high > head.height:
             raise BadRequest(f"range end is in the future, highest epoch: {head.height}")
-    return [actor_event_json(hit, removed, criteria.count_matches(hit.found.event)) for hit in found]
+    answer: list[dict[str, Any]] = []
+    for hit in found:
+        await ctx.checkpoint()
+        answer.append(actor_event_json(hit, removed, criteria.count_matches(hit.found.event)))
+    return answer
 
 
 def actor_event_json(hit: Hit, reverted: bool, times: int = 1) -> dict[str, Any]:

@@ -60,6 +60,8 @@ _OVERHEAD: Final = 900
 _ALL: Final = -1
 #: tipsets whose marks are remembered
 _MARKED: Final = 65536
+#: rows or events that are looked at between two checkpoints
+_RUN: Final = 64
 
 
 class _Group:
@@ -118,14 +120,14 @@ class EventSearch:
 
     # --- marks -----------------------------------------------------------------------------------------
 
-    async def read_marks(self, places: Sequence[Ancestor]) -> dict[bytes, _Mark]:
+    async def read_marks(self, ctx: Context, places: Sequence[Ancestor]) -> dict[bytes, _Mark]:
         """The marks of those of these tipsets that have event rows, by block hash."""
         known = self._marks
         if len(known) > _MARKED:
             known.clear()
         lacking = [place for place in places if place.block_hash not in known]
         if len(lacking) > 8:
-            for key, row in await self._scan(COVERAGE, mark_partition, lacking[0].height, lacking[-1].height):
+            for key, row in await self._scan(ctx, COVERAGE, mark_partition, lacking[0].height, lacking[-1].height):
                 known[key[8:]] = _Mark(*decode_mark(row))
         elif lacking:
             rows = [(mark_partition(place.height), at_key(place.height, place.block_hash)) for place in lacking]
@@ -137,7 +139,7 @@ class EventSearch:
     # --- posting lists ---------------------------------------------------------------------------------
 
     async def _scan(
-        self, table: Table, partition_of: Callable[[int], bytes], low: int, high: int
+        self, ctx: Context, table: Table, partition_of: Callable[[int], bytes], low: int, high: int
     ) -> list[tuple[bytes, bytes]]:
         """(epoch and block hash, value) of a table of a day a partition, from epoch `low` to `high`, of all forks."""
         found: list[tuple[bytes, bytes]] = []
@@ -146,6 +148,7 @@ class EventSearch:
             end = (min(high, (day + 1) * POSTINGS_BUCKET - 1) + 1).to_bytes(8, "big")
             partition = partition_of(day * POSTINGS_BUCKET)
             while True:
+                await ctx.checkpoint()
                 rows = await self._store.scan(table, partition, start=start, end=end, limit=_PAGE)
                 found += rows
                 if len(rows) < _PAGE:
@@ -154,16 +157,18 @@ class EventSearch:
         return found
 
     async def _find_groups_of_terms(
-        self, terms: Sequence[Term], places: dict[bytes, Ancestor], low: int, high: int
+        self, ctx: Context, terms: Sequence[Term], places: dict[bytes, Ancestor], low: int, high: int
     ) -> dict[bytes, set[Ref]]:
         """The groups that have one of these terms, by block hash, of tipsets among `places`."""
         found: dict[bytes, set[Ref]] = {}
         for at in range(0, len(terms), _SCANS):
             some = terms[at : at + _SCANS]
             for rows in await asyncio.gather(
-                *(self._scan(EVENT_POSTINGS, partial(posting_partition, term), low, high) for term in some)
+                *(self._scan(ctx, EVENT_POSTINGS, partial(posting_partition, term), low, high) for term in some)
             ):
-                for key, value in rows:
+                for number, (key, value) in enumerate(rows):
+                    if not number % _RUN:
+                        await ctx.checkpoint()
                     block_hash = key[8:]
                     if block_hash in places:
                         found.setdefault(block_hash, set()).update(decode_refs(value))
@@ -176,7 +181,9 @@ class EventSearch:
             found.append([emitter_term(address) for address in criteria.delegated])
         if criteria.ids:
             found.append(await self._terms_of_ids(ctx, criteria.ids))
-        found += [[value_term(*value) for value in values] for values in criteria.values]
+        for values in criteria.values:
+            await ctx.checkpoint()
+            found.append([value_term(*value) for value in values])
         return found
 
     async def _terms_of_ids(self, ctx: Context, ids: Iterable[int]) -> list[Term]:
@@ -185,6 +192,7 @@ class EventSearch:
         head = (await ctx.head()).tipset
         tree = await load_tree(ctx, head.parent_state_root, head.height)
         for actor_id in ids:
+            await ctx.checkpoint()
             address = from_id(actor_id)
             terms.append(emitter_term(address))
             try:
@@ -199,18 +207,20 @@ class EventSearch:
         self, ctx: Context, criteria: EventCriteria, places: dict[bytes, Ancestor], marks: dict[bytes, _Mark]
     ) -> dict[bytes, set[Ref]] | None:
         """The groups to read, by block hash; None for all."""
-        conditions = await self._terms_by_condition(ctx, criteria)
-        if not conditions or not places:
-            return None
-        if sum(marks[block_hash].events for block_hash in places) <= _NARROW:
+        events = sum(marks[block_hash].events for block_hash in places)
+        if events <= _NARROW:
             return None  # fewer events than a posting list may have rows
+        # a condition of more terms than there are events is looked for in the events themselves
+        conditions = [terms for terms in await self._terms_by_condition(ctx, criteria) if len(terms) <= events]
+        if not conditions:
+            return None
         heights = [place.height for place in places.values()]
         low, high = min(heights), max(heights)
         found: dict[bytes, set[Ref]] = {}
         for number, terms in enumerate(conditions):
             if number and sum(map(len, found.values())) <= _NARROW:
                 break
-            some = await self._find_groups_of_terms(terms, places, low, high)
+            some = await self._find_groups_of_terms(ctx, terms, places, low, high)
             if number:
                 some = {key: refs & found[key] for key, refs in some.items() if key in found}
             found = {key: refs for key, refs in some.items() if refs}
@@ -218,7 +228,7 @@ class EventSearch:
 
     # --- groups ----------------------------------------------------------------------------------------
 
-    async def _read(self, wanted: Sequence[_GroupsOf]) -> list[Sequence[_Group]]:
+    async def _read(self, ctx: Context, wanted: Sequence[_GroupsOf]) -> list[Sequence[_Group]]:
         """The groups that each names, in order. One burst for what is not cached. Errors: NotHeld, BadObject."""
         found = [self._cached(*one) for one in wanted]
         missing = [at for at, groups in enumerate(found) if groups is None]
@@ -227,7 +237,7 @@ class EventSearch:
             place, chunk, refs = wanted[at]
             if data is None:
                 raise NotHeld(f"the events of epoch {place.height}: a row of their index is missing")
-            found[at] = self._decoded(place, chunk, refs, data)
+            found[at] = await self._decoded(ctx, place, chunk, refs, data)
         return found  # type: ignore[return-value]
 
     def _cached(self, place: Ancestor, chunk: int, refs: Sequence[int] | None) -> Sequence[_Group] | None:
@@ -242,8 +252,13 @@ class EventSearch:
             found += entry[0]
         return found
 
-    def _decoded(self, place: Ancestor, chunk: int, refs: Sequence[int] | None, data: bytes) -> list[_Group]:
-        groups = [_Group(place, decode_group(data, at)) for at in (range(groups_in(data)) if refs is None else refs)]
+    async def _decoded(
+        self, ctx: Context, place: Ancestor, chunk: int, refs: Sequence[int] | None, data: bytes
+    ) -> list[_Group]:
+        groups: list[_Group] = []
+        for at in range(groups_in(data)) if refs is None else refs:
+            await ctx.checkpoint()
+            groups.append(_Group(place, decode_group(data, at)))
         if refs is None:
             self._keep((place.block_hash, chunk, _ALL), groups)
         else:
@@ -271,17 +286,18 @@ class EventSearch:
         self, ctx: Context, places: Sequence[Ancestor], criteria: EventCriteria
     ) -> AsyncIterator[list[Hit]]:
         """The hits in these tipsets (rising), those of one at a time. Errors: as `search_epochs`."""
-        marks = await self.read_marks(places)
+        marks = await self.read_marks(ctx, places)
         indexed = {place.block_hash: place for place in places if place.block_hash in marks}
         refs = await self._find_groups(ctx, criteria, indexed, marks)
         slices: list[Ancestor] = []
         count = 0
         for place in places:
+            await ctx.checkpoint()
             mark = marks.get(place.block_hash)
             if mark is not None and not (mark.events if refs is None else refs.get(place.block_hash)):
                 continue
             if mark is None:
-                async for hits in self._search_slice(slices, refs, marks, criteria):
+                async for hits in self._search_slice(ctx, slices, refs, marks, criteria):
                     yield hits
                 slices, count = [], 0
                 if hits := await self._search_receipts(ctx, place, criteria):
@@ -290,16 +306,15 @@ class EventSearch:
             slices.append(place)
             count += mark.chunks if refs is None else len(refs[place.block_hash])
             if count >= _SLICE:
-                async for hits in self._search_slice(slices, refs, marks, criteria):
+                async for hits in self._search_slice(ctx, slices, refs, marks, criteria):
                     yield hits
                 slices, count = [], 0
-                # a store that answers without waiting must not hold the loop
-                await asyncio.sleep(0)
-        async for hits in self._search_slice(slices, refs, marks, criteria):
+        async for hits in self._search_slice(ctx, slices, refs, marks, criteria):
             yield hits
 
     async def _search_slice(
         self,
+        ctx: Context,
         places: Sequence[Ancestor],
         refs: dict[bytes, set[Ref]] | None,
         marks: dict[bytes, _Mark],
@@ -318,11 +333,12 @@ class EventSearch:
             asked += [(place, chunk, some) for chunk, some in by_chunk.items()]
         hits: list[Hit] = []
         last: Ancestor | None = None
-        for (place, _, _), groups in zip(asked, await self._read(asked), strict=True):
+        for (place, _, _), groups in zip(asked, await self._read(ctx, asked), strict=True):
             if place is not last and hits:
                 yield _ordered(hits)
                 hits = []
             last = place
+            await ctx.checkpoint()
             for group in groups:
                 hits += group.hits(criteria)
         if hits:
@@ -339,11 +355,14 @@ class EventSearch:
         except NotHeld as error:
             ranges = ranges_text(await covered(self._store, EVENTS_INDEX))
             raise NotHeld(f"{error.what}; the index of events covers {ranges}") from None
-        return [
-            Hit(place, one, entries)
-            for one in events
-            if (entries := criteria.matching_entries(one.event)) or criteria.matches_empty(one.event)
-        ]
+        hits: list[Hit] = []
+        for number, one in enumerate(events):
+            if not number % _RUN:
+                await ctx.checkpoint()
+            entries = criteria.matching_entries(one.event)
+            if entries or criteria.matches_empty(one.event):
+                hits.append(Hit(place, one, entries))
+        return hits
 
 
 def _ordered(hits: list[Hit]) -> list[Hit]:

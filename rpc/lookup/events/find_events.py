@@ -51,12 +51,18 @@ async def find_in(ctx: Context, tipsets: Sequence[Tipset], wanted: EventCriteria
     )
 
 
-def logs_json(hits: Iterable[Hit], removed: bool = False) -> orjson.Fragment:
+async def logs_json(ctx: Context, hits: Iterable[Hit], removed: bool = False) -> orjson.Fragment:
     """Events as logs; those that no contract emits in this form are left out.
 
     Errors: NotEthTx, EthAddressError.
     """
-    return join_json(log for hit in hits if (log := hit.log(removed)) is not None)
+    logs: list[bytes] = []
+    for hit in hits:
+        await ctx.checkpoint()
+        log = hit.log(removed)
+        if log is not None:
+            logs.append(log)
+    return join_json(logs)
 
 
 def tipset_not_found(cid: Cid) -> NotFound:

@@ -15,7 +15,7 @@ from chain.tipset import TipsetKey
 from rpc.context import Context
 from rpc.lookup.events.criteria import EventCriteria, Hit
 from rpc.lookup.events.event_search import event_search
-from rpc.lookup.head_changes import context_at_entry, find_parent
+from rpc.lookup.head_changes import find_parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +79,12 @@ async def find_hits_in(
 
 
 async def find_hits_of_entry(
-    ctx: Context, entry: HeadEntry, condition: EventCondition
+    view: Context, entry: HeadEntry, condition: EventCondition
 ) -> AsyncIterator[tuple[bool, Sequence[Hit]]]:
-    """(whether they are removed, hits) of a head change, in its order. Errors: Missing, NotHeld."""
-    view = await context_at_entry(ctx, entry)
+    """(whether they are removed, hits) of a head change, in its order. `view`: `context_at_entry` of the entry.
+
+    Errors: Missing, NotHeld.
+    """
     for removed, refs in ((True, entry.reverts), (False, entry.applies)):
         for ref in refs:
             place = await find_parent(view.index, TipsetKey(ref.key))

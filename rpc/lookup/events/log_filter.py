@@ -5,6 +5,7 @@ Limits and texts are Lotus', `node/impl/eth/events.go`.
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
@@ -19,8 +20,10 @@ from rpc.params import EthAddress, EthHash, EthUint64, field_of, mismatch, param
 #: the most epochs of a range, Lotus' default
 MAX_RANGE: Final = 2880
 MAX_TOPICS: Final = 4
-#: addresses, and values of one topic, that a filter may name
-MAX_FILTER_VALUES: Final = 10_000
+#: topics beyond which a filter is not even decoded
+MAX_TOPICS_READ: Final = 64
+#: the most addresses, and the most values of one topic or key, that a filter may name
+MAX_FILTER_VALUES: Final = 1000
 OPTIONAL_TEXT: Final = param_of("text", str | None)
 _OPTIONAL_HASH: Final = param_of("blockHash", EthHash | None)
 _HASH: Final = param_of("hash", EthHash)
@@ -38,14 +41,19 @@ class LogFilter:
     topics: tuple[tuple[bytes, ...], ...] = ()
 
 
+def check_length(values: Sized, go: str, most: int = MAX_FILTER_VALUES) -> None:
+    """Refuse a part of a filter that names too much. `go`: the type that the text names. Errors: ValueError."""
+    if len(values) > most:
+        raise ValueError(f"too many items in a {go}: {len(values)}, max: {most}")
+
+
 def decode_one_or_more(value: Any, decode: Any, go: str) -> tuple[bytes, ...]:
     """One value, or an array of them; null for none. Errors: ValueError."""
     if value is None:
         return ()
     if not isinstance(value, list):
         return (decode(value),)
-    if len(value) > MAX_FILTER_VALUES:
-        raise ValueError(f"more than {MAX_FILTER_VALUES} items in a {go}")
+    check_length(value, go)
     return tuple(decode(item) for item in value)
 
 
@@ -76,6 +84,7 @@ class _FilterDecoder:
             topics = fields.get("topics")
             if topics is not None and not isinstance(topics, list):
                 raise mismatch(topics, "ethtypes.EthTopicSpec")
+            check_length(topics or (), "ethtypes.EthTopicSpec", MAX_TOPICS_READ)
             hashes = tuple(decode_one_or_more(item, _HASH.decode, "ethtypes.EthHashList") for item in topics or ())
         return LogFilter(first, last, block_hash, addresses, hashes)
 

@@ -21,7 +21,7 @@ from rpc.lookup.events.find_events import collect_hits, tipset_by_hash
 from rpc.lookup.events.head_change_events import EventCondition, find_hits_in
 from rpc.lookup.events.log_filter import LogFilter, log_criteria
 from rpc.lookup.filters.installed_filters import LOGS, Filters, FilterState, LogQuery
-from rpc.lookup.head_changes import Cursor, Step, cursor_at_head, find_parent, steps_since
+from rpc.lookup.head_changes import Cursor, Step, context_at, cursor_at_head, find_parent, steps_since
 from rpc.services import Head
 
 #: head changes looked at together
@@ -34,10 +34,11 @@ def filter_condition(query: LogQuery) -> EventCondition:
     return EventCondition.of(conditions, query.low, query.high, query.block_hash)
 
 
-def encode_logs(hits: Iterable[Hit], removed: bool) -> list[bytes]:
+async def encode_logs(ctx: Context, hits: Iterable[Hit], removed: bool) -> list[bytes]:
     """Hits as logs, JSON. Left out: events without an Ethereum transaction or emitter address."""
     found: list[bytes] = []
     for hit in hits:
+        await ctx.checkpoint()
         try:
             log = hit.log(removed)
         except (NotEthTx, EthAddressError):
@@ -55,8 +56,7 @@ async def load_history(ctx: Context, state: FilterState) -> list[bytes]:
     condition = filter_condition(state.query)
     # the chain as it was then, whatever has happened since
     installed_at = Head(state.cursor.seq, None, await ctx.index.tipset(state.cursor.key))
-    view = Context(ctx.services, version=ctx.version)
-    view.pinned = installed_at
+    view = context_at(ctx, installed_at)
     found: list[Hit] = []
     removed = False
     if condition.block_hash is not None:
@@ -71,7 +71,7 @@ async def load_history(ctx: Context, state: FilterState) -> list[bytes]:
         found = await collect_hits(event_search(view).search_epochs(view, condition.low, high, condition.stored))
         if not found and condition.high > installed_at.tipset.height:
             raise BadRequest(f"range end is in the future, highest epoch: {installed_at.tipset.height}")
-    return encode_logs(found, removed)
+    return await encode_logs(view, found, removed)
 
 
 class _PollResult:
@@ -113,7 +113,7 @@ async def _add_logs(ctx: Context, condition: EventCondition, steps: list[Step], 
             steps = steps[half:]
             continue
         for step, place in zip(steps, parents, strict=True):
-            logs = [] if place is None else encode_logs(found.get(place.block_hash, ()), step.reverted)
+            logs = [] if place is None else await encode_logs(ctx, found.get(place.block_hash, ()), step.reverted)
             if not result.add(step, logs):
                 return
         return

@@ -15,6 +15,7 @@ from rpc.lookup.events.actor_event_filter import ActorEventFilterParam, actor_ev
 from rpc.lookup.events.actor_events import actor_event_json, event_entries_json, find_actor_events
 from rpc.lookup.events.criteria import Hit, make_criteria
 from rpc.lookup.events.head_change_events import EventCondition, find_hits_of_entry
+from rpc.lookup.head_changes import context_at_entry
 from rpc.registry import V0, V1, Cost, method
 from rpc.services import head_entries
 from rpc.session import Burst
@@ -48,7 +49,8 @@ async def subscribe_actor_events_raw(ctx: Context, wanted: ActorEventFilterParam
     async with head_entries(ctx.services.head_source, head.seq) as entries:
         async for entry in entries:
             if heard:
-                async for removed, hits in find_hits_of_entry(ctx, entry, condition):
+                view = await context_at_entry(ctx, entry)
+                async for removed, hits in find_hits_of_entry(view, entry, condition):
                     yield Burst(_shown(hit, removed) for hit in hits)  # type: ignore[misc]
             if 0 < high < entry.head.height:
                 return

@@ -100,7 +100,11 @@ async def _receipts(ctx: Context, block: BlockParam, limit: int) -> Any:
     found = await load_executed(ctx, tipset, post)
     transactions = await to_transactions(ctx, found)
     logs = await load_logs_by_message(ctx, found, {at: tx.hash for at, tx in enumerate(transactions)})
-    return cache.keep(key, [receipt_json(found, at, tx, logs.get(at, ())) for at, tx in enumerate(transactions)])
+    receipts: list[Any] = []
+    for at, tx in enumerate(transactions):
+        await ctx.checkpoint()
+        receipts.append(receipt_json(found, at, tx, logs.get(at, ())))
+    return cache.keep(key, receipts)
 
 
 @method("Filecoin.EthGetBlockReceipts", aliases=("eth_getBlockReceipts",), versions=EVERY_VERSION, cost=Cost.SCAN)

@@ -34,6 +34,8 @@ MAX_PERCENTILES: Final = 100
 
 #: tipsets of a fee history that are read at once
 _TOGETHER: Final = 16
+#: messages that are looked at between two checkpoints
+_RUN: Final = 64
 
 _COUNT: Final = param_of("count", EthUint64)
 
@@ -132,10 +134,11 @@ async def _fees(
         return sum(one.gas_used for one in await load_receipts(ctx, tipset, post)), []
     found = await load_executed(ctx, tipset, post)
     base_fee = tipset.blocks[0].parent_base_fee
-    paid = [
-        (effective_premium(one.message, base_fee), receipt.gas_used)
-        for one, receipt in zip(found.messages, found.receipts, strict=True)
-    ]
+    paid: list[tuple[int, int]] = []
+    for number, (one, receipt) in enumerate(zip(found.messages, found.receipts, strict=True)):
+        if not number % _RUN:
+            await ctx.checkpoint()
+        paid.append((effective_premium(one.message, base_fee), receipt.gas_used))
     return sum(gas for _, gas in paid), rewards(percentiles, paid)
 
 
@@ -154,6 +157,7 @@ async def eth_fee_history(ctx: Context, params: RawParams) -> Any:
     while len(wanted) < asked.count and tipset.height > 0 and post is not None:
         wanted.append((tipset, post))
         post = PostRoots(tipset.parent_state_root, tipset.parent_message_receipts)
+        await ctx.checkpoint()
         tipset = await ctx.index.parent(tipset)
     fees: list[tuple[int, list[int]]] = []
     for at in range(0, len(wanted), _TOGETHER):
@@ -169,5 +173,9 @@ async def eth_fee_history(ctx: Context, params: RawParams) -> Any:
         ],
     }
     if asked.percentiles is not None:
-        answer["reward"] = [[hex(one) for one in some] for _, some in reversed(fees)]
+        shown: list[list[str]] = []
+        for _, some_rewards in reversed(fees):
+            await ctx.checkpoint()
+            shown.append([hex(one) for one in some_rewards])
+        answer["reward"] = shown
     return answer

@@ -40,10 +40,10 @@ async def _find(ctx: Context, wanted: LogFilter) -> orjson.Fragment:
         raise BadRequest(f"failed to parse eth filter spec: {error}") from None
     if wanted.block_hash is not None:
         tipset = await _one_tipset(ctx, wanted.block_hash)
-        return logs_json(await find_in(ctx, [tipset], conditions), not await is_canonical(ctx, tipset))
+        return await logs_json(ctx, await find_in(ctx, [tipset], conditions), not await is_canonical(ctx, tipset))
     if low >= head.height or high >= head.height:
         raise BadRequest(_NOT_YET)
-    return logs_json(await find_range(ctx, low, head.height - 1 if high == -1 else high, conditions))
+    return await logs_json(ctx, await find_range(ctx, low, head.height - 1 if high == -1 else high, conditions))
 
 
 @method("Filecoin.EthGetLogs", aliases=("eth_getLogs",), versions=EVERY_VERSION, cost=Cost.SCAN, answered="indexed")

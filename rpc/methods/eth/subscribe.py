@@ -61,8 +61,9 @@ async def new_logs(ctx: Context, after: int, condition: EventCondition) -> Async
     """The logs that each head change after entry `after` adds or removes."""
     async with head_entries(ctx.services.head_source, after) as entries:
         async for entry in entries:
-            async for removed, hits in find_hits_of_entry(ctx, entry, condition):
-                yield Burst(pushed_log(one) for one in encode_logs(hits, removed))
+            view = await context_at_entry(ctx, entry)
+            async for removed, hits in find_hits_of_entry(view, entry, condition):
+                yield Burst([pushed_log(one) for one in await encode_logs(view, hits, removed)])
 
 
 def pushed_log(shown: bytes) -> orjson.Fragment:
