@@ -2,6 +2,7 @@
 
 A recording is a folder with `chain.car.zst` (everything under every block that was ever a head),
 `chain_notify.jsonl.zst` (every frame of a `ChainNotify` subscription, with its time) and `network.json`.
+Where no notifications were recorded, the chain is played from its genesis, one tipset a second.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import orjson
 import zstandard
 
-from blockstore.car.reader import iter_car
+from blockstore.car.reader import CarFile
 from blockstore.cid import DAG_CBOR, Cid, parse
 from chain.block import decode_header
 from chain.errors import BadRequest
@@ -48,35 +49,22 @@ class RecordedChain:
     @classmethod
     async def load(cls, folder: Path, faults: Faults | None = None) -> RecordedChain:
         """The recording in a folder. Errors: OSError, BadCar, BadRequest (what is missing in it)."""
+        notify = folder / "chain_notify.jsonl.zst"
         return await cls.load_files(
-            folder / "chain.car.zst", folder / "chain_notify.jsonl.zst", folder / "network.json", faults
+            folder / "chain.car.zst", notify if notify.exists() else None, folder / "network.json", faults
         )
 
     @classmethod
     async def load_files(
-        cls, car: Path, notify: Path, network_file: Path, faults: Faults | None = None
+        cls, car: Path, notify: Path | None, network_file: Path, faults: Faults | None = None
     ) -> RecordedChain:
-        """The recording in these files. Errors: as `load`."""
+        """The recording in these files; without `notify`, the chain tipset by tipset. Errors: as `load`."""
         store = FaultyStore(car.parent.name, faults or Faults())
-        await store.put_many(((cid.multihash, data) for cid, data in iter_car(car)), closed=False)
+        with CarFile(car) as reader:
+            await store.put_many(((cid.multihash, data) for cid, data in reader), closed=False)
+            roots = reader.roots
         loader = _Loader(store)
-        first: Tipset | None = None
-        changes: list[Change] = []
-        for at, events in frames(notify):
-            tipsets = [(event["Type"], loader.tipset(event["Val"])) for event in events]
-            if first is None:
-                if not tipsets or tipsets[0][0] != "current":
-                    raise BadRequest(f"{notify}: the first notification is no 'current'")
-                first = tipsets[0][1]
-                continue
-            reverts = tuple(tipset for kind, tipset in tipsets if kind == "revert")
-            applies = tuple(tipset for kind, tipset in tipsets if kind == "apply")
-            if not reverts and not applies:
-                continue
-            head = applies[-1] if applies else loader.by_key(reverts[-1].parents)
-            changes.append(Change(at, reverts, applies, head))
-        if first is None:
-            raise BadRequest(f"{notify}: no notification is recorded")
+        first, changes = loader.notified(notify) if notify is not None else loader.one_by_one(TipsetKey.of(roots))
         line = loader.down(first)
         network = read_network_file(network_file, line[-1].blocks[0].cid)
         await keep_network(store, network)
@@ -126,6 +114,32 @@ class _Loader:
                 blocks.append(decode_header(cid, raw))
             found = self._tipsets[key] = Tipset.of(blocks)
         return found
+
+    def notified(self, notify: Path) -> tuple[Tipset, list[Change]]:
+        """The first head and the changes after it, of a file of notifications. Errors: BadRequest, OSError."""
+        first: Tipset | None = None
+        changes: list[Change] = []
+        for at, events in frames(notify):
+            tipsets = [(event["Type"], self.tipset(event["Val"])) for event in events]
+            if first is None:
+                if not tipsets or tipsets[0][0] != "current":
+                    raise BadRequest(f"{notify}: the first notification is no 'current'")
+                first = tipsets[0][1]
+                continue
+            reverts = tuple(tipset for kind, tipset in tipsets if kind == "revert")
+            applies = tuple(tipset for kind, tipset in tipsets if kind == "apply")
+            if not reverts and not applies:
+                continue
+            head = applies[-1] if applies else self.by_key(reverts[-1].parents)
+            changes.append(Change(at, reverts, applies, head))
+        if first is None:
+            raise BadRequest(f"{notify}: no notification is recorded")
+        return first, changes
+
+    def one_by_one(self, head: TipsetKey) -> tuple[Tipset, list[Change]]:
+        """The genesis, and one change a second for each tipset up to `head`. Errors: BadRequest."""
+        *line, genesis = self.down(self.by_key(head))
+        return genesis, [Change(float(at), (), (one,), one) for at, one in enumerate(reversed(line), 1)]
 
     def down(self, first: Tipset) -> list[Tipset]:
         """A tipset and all of its ancestors: the last one is the genesis. Errors: BadRequest."""

@@ -10,6 +10,7 @@ import uvloop
 from hypothesis import settings
 
 from rpc.methods import register_all
+from tests.support.recorded_answers import ANSWERS_COMPARED
 
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
@@ -24,3 +25,19 @@ def pytest_asyncio_loop_factories(
     if item.get_closest_marker("both_loops") is None:
         return {"asyncio": asyncio.new_event_loop}
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many recorded answers were compared, test by test."""
+    counts = {
+        report.nodeid: count
+        for reports in (terminalreporter.getreports("passed"), terminalreporter.getreports("failed"))
+        for report in reports
+        for name, count in report.user_properties
+        if name == ANSWERS_COMPARED
+    }
+    if counts:
+        terminalreporter.section("recorded answers compared")
+        for test, count in counts.items():
+            terminalreporter.line(f"{count:>9,}  {test}")
+        terminalreporter.line(f"{sum(counts.values()):>9,}  in all")

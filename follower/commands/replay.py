@@ -36,7 +36,7 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The recording, its pace, and the faults."""
-    parser.add_argument("folder", type=Path, help="chain.car.zst, chain_notify.jsonl.zst and network.json")
+    parser.add_argument("folder", type=Path, help="holds chain.car.zst, network.json, chain_notify.jsonl.zst")
     parser.add_argument("--speed", type=float, default=1.0, metavar="X", help="times the recorded pace (default 1)")
     parser.add_argument("--interval", type=float, metavar="SECONDS", help="one head change each SECONDS instead")
     parser.add_argument("--as-consumed", action="store_true", help="one as soon as all subscribers took the last")

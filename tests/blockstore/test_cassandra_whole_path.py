@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from blockstore.cassandra.store import CassandraStore
 from devnode.replay import start_replay
-from follower.commands.comparison import compare
 from follower.shared_store_heads import SharedStoreHeads
 from follower.worker import build_checks
 from leader_bridge.imports.importer import import_car
-from rpc.methods import register_all
 from rpc.server.server import serve
 from tests.support.cassandra.stores import emptied, keyspace_url
 from tests.support.recorded import recorded
+from tests.support.recorded_answers import COMPARED, assert_recorded_answers
 from tests.support.served import services_over
-from tests.support.whole_path import CHAINS, ETH, EXCLUDED, LEAST, METHODS, eth_excluded, filled
+from tests.support.whole_path import filled
 
 DELTA, EPSILON = 200, 50
 
@@ -39,7 +39,7 @@ CASES = [
     pytest.param(("devnet", "import"), id="devnet-import"),
     *(
         pytest.param((folder, how), id=f"{folder}-{how}", marks=pytest.mark.long)
-        for folder in CHAINS
+        for folder in COMPARED
         for how in ("import", "bridge")
         if (folder, how) != ("devnet", "import")
     ),
@@ -61,38 +61,20 @@ def stored(request: pytest.FixtureRequest) -> tuple[str, str]:
     return folder, url
 
 
-async def judge(stored: tuple[str, str], methods: str, exclude: str) -> int:
-    """Every recorded answer is equal, under each path; how many there are."""
+@pytest.mark.recorded
+async def test_every_recorded_answer_is_equal(
+    stored: tuple[str, str], record_property: Callable[[str, object], None]
+) -> None:
     folder, url = stored
     store = await CassandraStore.open(url, delta_ms=DELTA, epsilon_ms=EPSILON)
-    register_all()
     services = await services_over(store)
     heads = SharedStoreHeads(store, services.index, DELTA, EPSILON)
     heads.start()
     services = replace(services, head_source=heads, checks=build_checks(heads, None, 5))
     server = await serve(services, "127.0.0.1", 0)
     try:
-        report = await compare(
-            f"http://127.0.0.1:{server.port}",
-            [recorded(f"{folder}/rpc.jsonl.zst")],
-            methods,
-            exclude=exclude,
-            paths=["/rpc/v0", "/rpc/v1", "/rpc/v2"],
-        )
+        await assert_recorded_answers(f"http://127.0.0.1:{server.port}", folder, record_property)
     finally:
         await server.stop(0)
         await heads.close()
         await store.close()
-    assert not report.differences, report.differences[:5]
-    assert report.equal == report.total
-    return report.total
-
-
-@pytest.mark.recorded
-async def test_chain_and_state_answer_as_lotus_did(stored: tuple[str, str]) -> None:
-    assert await judge(stored, METHODS, EXCLUDED) > LEAST[stored[0]]
-
-
-@pytest.mark.recorded
-async def test_the_ethereum_methods_answer_as_lotus_did(stored: tuple[str, str]) -> None:
-    assert await judge(stored, ETH, eth_excluded(stored[0])) > 5_000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -31,6 +31,7 @@ from rpc.server.dispatch import Dispatcher
 from tests.support.bridge.trace_bench import Bench, made_trace
 from tests.support.made_chain import ask
 from tests.support.recorded import recorded
+from tests.support.recorded_answers import ANSWERS_COMPARED
 from tests.support.served import services_over
 from tests.support.whole_path import filled
 
@@ -40,15 +41,23 @@ TRACE = re.compile(r"trace_")
 # --- the whole path ------------------------------------------------------------------------------------
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def traced() -> AsyncIterator[Store]:
+async def traced(folder: str) -> MemoryStore:
     """A store that a bridge filled from the replayed node, traces and all."""
-    register_all()
-    node = await start_replay(recorded("devnet"), answers=[recorded("devnet/traces.jsonl.zst")])
+    node = await start_replay(recorded(folder), answers=[recorded(f"{folder}/traces.jsonl.zst")])
     store = MemoryStore()
-    await filled(store, node, "devnet", trace_lookback=100_000)
+    await filled(store, node, folder, trace_lookback=100_000)
     await node.stop()
-    yield store
+    return store
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def devnet() -> MemoryStore:
+    return await traced("devnet")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def busy() -> MemoryStore:
+    return await traced("busy")
 
 
 async def _ask(dispatcher: Dispatcher, method: str, *params: Any) -> dict[str, Any]:
@@ -57,28 +66,45 @@ async def _ask(dispatcher: Dispatcher, method: str, *params: Any) -> dict[str, A
     return answer
 
 
-@pytest.mark.recorded
-@pytest.mark.parametrize(("file", "least"), [("rpc.jsonl.zst", 17), ("traces.jsonl.zst", 1900)])
-@pytest.mark.asyncio(loop_scope="module")
-async def test_every_recorded_trace_is_answered_as_the_node_did(traced: Store, file: str, least: int) -> None:
-    dispatcher = Dispatcher(await services_over(traced))
+async def assert_traces(store: Store, file: str, tell: Callable[[str, object], None]) -> int:
+    """Every recorded trace is answered as the node did, errors to the letter; how many there are."""
+    dispatcher = Dispatcher(await services_over(store))
     asked = 0
-    for record in read_records(recorded(f"devnet/{file}"), TRACE):
+    for record in read_records(recorded(file), TRACE):
         answer = await _ask(dispatcher, record.method, *record.params)
         assert answer.get("result") == record.answer.get("result"), (record.method, record.params)
         assert answer.get("error", {}).get("code") == (record.answer.get("error") or {}).get("code")
         if record.answer.get("error"):
             assert answer["error"]["message"] == record.answer["error"]["message"]
         asked += 1
-    assert asked >= least
+    tell(ANSWERS_COMPARED, asked)
+    return asked
+
+
+@pytest.mark.recorded
+@pytest.mark.parametrize(("file", "least"), [("rpc.jsonl.zst", 17), ("traces.jsonl.zst", 1962)])
+@pytest.mark.asyncio(loop_scope="module")
+async def test_every_recorded_trace_is_answered_as_the_node_did(
+    devnet: Store, file: str, least: int, record_property: Callable[[str, object], None]
+) -> None:
+    assert await assert_traces(devnet, f"devnet/{file}", record_property) >= least
+
+
+@pytest.mark.recorded
+@pytest.mark.parametrize(("file", "least"), [("rpc.jsonl.zst", 17), ("vm.jsonl.zst", 310), ("traces.jsonl.zst", 1832)])
+@pytest.mark.asyncio(loop_scope="module")
+async def test_every_trace_of_busy_tipsets_too(
+    busy: Store, file: str, least: int, record_property: Callable[[str, object], None]
+) -> None:
+    assert await assert_traces(busy, f"busy/{file}", record_property) >= least
 
 
 @pytest.mark.recorded
 @pytest.mark.asyncio(loop_scope="module")
-async def test_what_is_recorded_is_covered_down_to_the_genesis(traced: Store) -> None:
-    head = await traced.head()
+async def test_what_is_recorded_is_covered_down_to_the_genesis(devnet: Store) -> None:
+    head = await devnet.head()
     assert head is not None
-    ((low, high),) = await covered(traced, TRACES_INDEX)
+    ((low, high),) = await covered(devnet, TRACES_INDEX)
     assert low == 0
     assert high in range(head.head.height - 3, head.head.height)
 

@@ -158,6 +158,21 @@ async def test_a_recording_with_something_missing_is_refused(tmp_path: Path, row
         await RecordedChain.load_files(tmp_path / "chain.car.zst", notify, tmp_path / "network.json")
 
 
+async def test_without_notifications_the_chain_is_played_tipset_by_tipset() -> None:
+    async with replaying(recorded("busy")) as (node, client):
+        assert (await client.call("Filecoin.ChainHead"))["Height"] == 0
+        assert {len(change.applies) for change in node.chain.changes} == {1}
+        assert not any(change.reverts for change in node.chain.changes)
+        node.advance(len(node.chain.changes))
+        head = await client.call("Filecoin.ChainHead")
+    (asked,) = (
+        call
+        for call in lines(recorded("busy/rpc.jsonl.zst"))
+        if call["method"] == "Filecoin.ChainHead" and call["path"] == "/rpc/v1"
+    )
+    assert head == asked["result"]
+
+
 async def test_a_block_that_the_recording_lacks_is_named(tmp_path: Path) -> None:
     whole = recorded("devnet/chain_notify.jsonl.zst").parent
     stranger = cid_of(b"nobody's block")

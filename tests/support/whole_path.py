@@ -1,38 +1,19 @@
-"""From a recorded chain, played by a node, into a store by the bridge; and what the store is judged by."""
+"""From a recorded chain, played by a node, into a store by the bridge."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 from typing import Final
 
-from blockstore.cid import parse
 from blockstore.store import Store
-from chain.eth.types import hash_of
-from chain.tipset import TipsetKey
 from devnode.replay import ReplayNode
-from follower.commands.comparison import read_records
 from leader_bridge.bridge import Bridge
 from leader_bridge.settings import BridgeSettings
 from rpc.client.node_info import parse_node_info
 from tests.support.recorded import recorded
 
+#: the chains of which the notifications were recorded
 CHAINS: Final = ("devnet", "upgrades")
-METHODS: Final = r"Filecoin\.(State|Chain|Msig|Paych|Wallet)"
-#: what only the node itself knows, or makes up anew each time
-EXCLUDED: Final = "StateGetNetworkParams"
-ETH: Final = r"^(eth|net|web3)_|Filecoin\.(Eth|Net|Web3|ChainGetEvents|GetActorEventsRaw)"
-#: what a node makes up anew or only it knows; what a virtual machine answers
-_ETH_NODE: Final = r"eth_(gasPrice|maxPriorityFeePerGas|call|estimateGas|syncing) |[Cc]lientVersion |[tT]race"
-#: how many calls were recorded at least
-LEAST: Final = {"devnet": 31_000, "upgrades": 48_000}
-
-
-def eth_excluded(folder: str) -> str:
-    """What of the Ethereum calls needs a full node, as a pattern: also `pending`, and the head by its own hash."""
-    heads = read_records(recorded(f"{folder}/rpc.jsonl.zst"), re.compile(r"Filecoin\.ChainHead$"))
-    head = TipsetKey.of(parse(cid["/"]) for cid in next(heads).answer["result"]["Cids"])
-    return rf'{_ETH_NODE}|"pending"|0x{hash_of(head.cid).hex()}'
 
 
 async def reach(store: Store, node: ReplayNode, running: asyncio.Task[None]) -> None:
