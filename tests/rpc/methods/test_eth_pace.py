@@ -25,13 +25,13 @@ from chain.tipset import Tipset
 from rpc.methods import register_all
 from rpc.pacer import LoopPacer
 from rpc.server.dispatch import Dispatcher
+from tests.support.bridge.trace_bench import made_trace
 from tests.support.event_chain import NATIVE, POOL, TOKEN, EventChain, topic
 from tests.support.made_chain import ask
 from tests.support.served import services_over
-from tests.support.trace_bench import made_trace
 
-MESSAGES = 1000
-EVENTS_EACH = 6
+MESSAGES = 2000
+EVENTS_EACH = 16
 #: processor seconds between two checkpoints, some times what it takes
 MAX_STEP = 0.05
 
