@@ -2,7 +2,7 @@
 # make test   the tests            make check   lint, types, import direction
 # make bench  the benchmarks       make test-long   the tests that take minutes
 # make attack   strangers against a real follower, and what another client notices   make fuzz   odd requests, 10 minutes
-# make docs-tables   writes the tables of methods, settings and metrics in docs/
+# make docs-tables   writes the tables of methods, settings, metrics and decisions in docs/
 # make bench-fleet   the shared store and a fleet over it (a Cassandra is started, or CASSANDRA_HOSTS)
 PYTHON ?= python3
 VENV := .venv

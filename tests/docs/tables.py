@@ -1,5 +1,6 @@
-"""The generated parts of the docs: methods, settings, metrics. `make docs-tables` writes them; a test compares them.
+"""The generated parts of the docs: methods, settings, metrics, decisions. `make docs-tables` writes them.
 
+A test compares them with the code.
     python -m tests.docs.tables            # write
     python -m tests.docs.tables --check    # name the files that are out of date; exit code 1 if there are any
 
@@ -54,6 +55,17 @@ def metrics_table(families: Iterable[Metric]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def decisions_table(folder: Path) -> str:
+    """Number and title of each page of `docs/adr/`. Errors: ValueError (a first line without "# NUMBER: title")."""
+    lines = ["| number | decision |", "|---|---|"]
+    for page in sorted(folder.glob("[0-9]*.md")):
+        number, _, title = page.read_text().partition("\n")[0].partition(": ")
+        if number != f"# {page.name[:4]}" or not title:
+            raise ValueError(f"the first line of {page.name} is not `# {page.name[:4]}: title`")
+        lines.append(f"| [{page.name[:4]}]({page.name}) | {title} |")
+    return "\n".join(lines) + "\n"
+
+
 async def _server_metrics() -> list[Metric]:
     server = Server(services(), Registry(), ServerSettings())
     try:
@@ -65,12 +77,13 @@ async def _server_metrics() -> list[Metric]:
 def generated() -> dict[Path, str]:
     """The whole text of each page that has a generated part."""
     register_all()
-    operating, metrics = DOCS / "operating.md", DOCS / "metrics.md"
+    operating, metrics, decisions = DOCS / "operating.md", DOCS / "metrics.md", DOCS / "adr" / "README.md"
     page = replace_part(metrics.read_text(), "metrics of a follower", metrics_table(asyncio.run(_server_metrics())))
     return {
         DOCS / "methods.md": method_table(),
         operating: replace_part(operating.read_text(), "settings", markdown_table()),
         metrics: replace_part(page, "metrics of a bridge", metrics_table(PROCESS_METRICS.collect())),
+        decisions: replace_part(decisions.read_text(), "decisions", decisions_table(decisions.parent)),
     }
 
 
