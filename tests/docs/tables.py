@@ -1,6 +1,7 @@
 """The generated parts of the docs: methods, settings, metrics, decisions. `make docs-tables` writes them.
 
 A test compares them with the code.
+
     python -m tests.docs.tables            # write
     python -m tests.docs.tables --check    # name the files that are out of date; exit code 1 if there are any
 
