@@ -223,11 +223,11 @@ SETTINGS: Final = (
         "Requests that wait for a head or a message on chain, a process. They do not count as worked on.",
     ),
     Setting("max_waiting_per_client", whole_number(1, 1_000_000), 512, SERVE, "Requests of one client that wait."),
-    Setting("max_channels", whole_number(1, 1_000_000), 4096, SERVE, "Open channels and subscriptions, a process."),
+    Setting("max_channels", whole_number(1, 1_000_000), 2048, SERVE, "Open channels and subscriptions, a process."),
     Setting(
         "max_channels_per_client",
         whole_number(1, 1_000_000),
-        512,
+        256,
         SERVE,
         "Open channels and subscriptions of one client.",
     ),

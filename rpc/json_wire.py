@@ -63,13 +63,21 @@ def count_values(body: bytes) -> int:
     return body.count(b",") + body.count(b"[") + body.count(b"{") + 1
 
 
-def parse(body: bytes, max_values: int, *, whole: bool = False) -> Any:
-    """The first JSON value in `body`; with `whole`, nothing may follow it.
+def check_values(body: bytes, most: int) -> int:
+    """As `count_values`; 0 for short bodies, which are not counted. Errors: ParseError, for more than `most`."""
+    if len(body) <= SMALL_BODY:
+        return 0
+    count = count_values(body)
+    if count > most:
+        raise ParseError(f"request holds more than the {most} JSON values allowed")
+    return count
 
-    Errors: ParseError, also with more than `max_values` in it.
+
+def parse(body: bytes, *, whole: bool = False) -> Any:
+    """The first JSON value in `body`; with `whole`, nothing may follow it. Errors: ParseError.
+
+    Call `check_values` before it: a body of many values keeps the event loop for long.
     """
-    if len(body) > SMALL_BODY and count_values(body) > max_values:
-        raise ParseError(f"request holds more than the {max_values} JSON values allowed")
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:

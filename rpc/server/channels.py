@@ -29,6 +29,10 @@ _END: Final = None
 Send = Callable[[bytes], Awaitable[None]]
 
 
+async def no_checkpoint() -> None:
+    """Let nobody else go first."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pipe:
     """The way of a channel's values to its client.
@@ -44,6 +48,8 @@ class Pipe:
     on_slow: Callable[[], None]
     memory: Budget
     account: str = ""
+    #: called before each value is written: many channels push at the same time
+    checkpoint: Callable[[], Awaitable[None]] = no_checkpoint
 
 
 class Channel:
@@ -98,12 +104,14 @@ class Channel:
 
     async def _take(self, value: Any) -> None:
         """Errors: QueueFull, TimeoutError (the client reads too slowly), Refused (it holds too much memory)."""
+        await self._pipe.checkpoint()
         if not isinstance(value, Burst):
             frame = self._frame(value)
             self._count(len(frame))
             self._queue.put_nowait(frame)
             return
         for one in value:
+            await self._pipe.checkpoint()
             frame = self._frame(one)
             self._count(len(frame))
             if not self._queue.full():

@@ -32,7 +32,7 @@ from rpc.errors import (
 )
 from rpc.json_wire import (
     SMALL_BODY,
-    count_values,
+    check_values,
     encode_error,
     encode_id,
     encode_pieces,
@@ -59,7 +59,7 @@ _UNKNOWN: Final = "unknown"
 #: answers up to this size are not counted as memory
 UNCOUNTED_BYTES: Final = 64 << 10
 #: memory that a parsed JSON value takes, about
-_BYTES_PER_VALUE: Final = 64
+BYTES_PER_VALUE: Final = 64
 #: decimal digits of a sequence number, at most
 _MAX_DIGITS: Final = 19
 
@@ -157,8 +157,9 @@ class Dispatcher:
             try:
                 if len(body) > SMALL_BODY:
                     await ctx.checkpoint()
-                    ctx.reserve(count_values(body) * _BYTES_PER_VALUE)
-                value = parse(body, self.settings.max_values)
+                    ctx.reserve(check_values(body, self.settings.max_values) * BYTES_PER_VALUE)
+                    await ctx.checkpoint()
+                value = parse(body)
                 if is_batch:
                     return await self._batch(ctx, value)
                 request = read_request(value)

@@ -23,7 +23,7 @@ from rpc.context import Context
 from rpc.errors import InvalidRequest, ParseError, Refused, RpcError
 from rpc.json_wire import encode_error
 from rpc.server.run_until_blocked import Running, run_until_blocked
-from rpc.server.server_state import ServerState, wants_verbose
+from rpc.server.server_state import TURN_REQUESTS, ServerState, wants_verbose
 
 log = logging.getLogger("follower.rpc")
 
@@ -334,15 +334,36 @@ class HttpProtocol(asyncio.Protocol):
         if body:
             self.parser.feed_data(body)
         shared = self._shared
-        path, _, query = self._url.partition(b"?")
+        query = self._url.partition(b"?")[2]
         permissions: frozenset[str] | None = None
         if self._authorization is not None or query:
             permissions = shared.wire.permissions(self._authorization, query)
             if permissions is None:
                 self._answered(401, b"", None)
                 return
-        dispatcher = shared.dispatcher
         self._find_account()
+        if self._account:
+            counts = shared.turn_counts
+            count = counts.get(self._account, 0)
+            if count >= TURN_REQUESTS:
+                # others want their turn of the loop too
+                self._state = _RUN
+                self.deadline = 0.0
+                shared.defer(self._account, lambda: self._run_deferred(body, permissions))
+                return
+            counts[self._account] = count + 1
+        self._run(body, permissions)
+
+    def _run_deferred(self, body: bytes, permissions: frozenset[str] | None) -> None:
+        if self._state == _RUN:
+            self._run(body, permissions)
+            self._work()
+
+    def _run(self, body: bytes, permissions: frozenset[str] | None) -> None:
+        """Answer the request that has been read: at once, or when its task ends."""
+        shared = self._shared
+        dispatcher = shared.dispatcher
+        path, _, query = self._url.partition(b"?")
         ctx = dispatcher.context(_PATHS[path], permissions)
         ctx.account = self._account
         if query:
@@ -361,6 +382,7 @@ class HttpProtocol(asyncio.Protocol):
             assert running.value is not None
             self._answered(*running.value, ctx)
             return
+        shared.end_of_turn()
         self._running = running
         running.task.add_done_callback(lambda task: self._later(task, ctx))
 

@@ -45,8 +45,8 @@ class ServerSettings:
     max_waiting: int = 4096
     max_waiting_per_client: int = 512
     #: open channels and subscriptions
-    max_channels: int = 4096
-    max_channels_per_client: int = 512
+    max_channels: int = 2048
+    max_channels_per_client: int = 256
     max_connections: int = 8192
     max_connections_per_client: int = 1024
     #: calls of a cost class that run at once (see `rpc.registry.Cost`)

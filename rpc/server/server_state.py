@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -16,6 +17,8 @@ from rpc.server.limits import ServerSettings
 
 #: bytes of answers that wait for the end of a turn of the loop
 _OUTBOX: Final = 256 << 10
+#: requests of one client that are begun in one turn of the loop
+TURN_REQUESTS: Final = 64
 #: when a client that was refused may ask again
 RETRY_AFTER_SECONDS: Final = 1
 #: the header names of ours that a browser lets its page read
@@ -61,6 +64,11 @@ class ServerState:
     #: what leaves when this turn of the loop is over; None behind it closes the connection
     _outbox: list[tuple[asyncio.Transport, bytes | None]] = field(default_factory=list)
     _outbox_bytes: int = 0
+    #: requests begun in this turn of the loop, by client
+    turn_counts: dict[str, int] = field(default_factory=dict)
+    #: by client, requests that wait for another turn
+    _is_deferral_due: bool = False
+    _deferred: dict[str, deque[Callable[[], None]]] = field(default_factory=dict)
     _empty: asyncio.Event | None = None
     _second: int = 0
     _starts: dict[int, bytes] = field(default_factory=dict)
@@ -92,8 +100,36 @@ class ServerState:
                 # so that the transport can say that its peer does not read
                 self.flush()
 
+    def end_of_turn(self) -> None:
+        """See to it that `flush` is called when this turn of the loop is over."""
+        if not self._outbox:
+            self.loop.call_soon(self.flush)
+
+    def defer(self, client: str, run: Callable[[], None]) -> None:
+        """Call `run` in another turn of the loop: this client has had its share of this one."""
+        self._deferred.setdefault(client, deque()).append(run)
+        self._run_deferred_soon()
+
+    def _run_deferred_soon(self) -> None:
+        if self._deferred and not self._is_deferral_due:
+            self._is_deferral_due = True
+            self.loop.call_soon(self._run_deferred)
+
+    def _run_deferred(self) -> None:
+        self._is_deferral_due = False
+        for client in list(self._deferred):
+            waiting = self._deferred[client]
+            count = min(len(waiting), TURN_REQUESTS)
+            self.turn_counts[client] = TURN_REQUESTS
+            for _ in range(count):
+                waiting.popleft()()
+            if not waiting:
+                del self._deferred[client]
+        self._run_deferred_soon()
+
     def flush(self) -> None:
         """Write what is waiting."""
+        self.turn_counts.clear()
         outbox, self._outbox = self._outbox, []
         self._outbox_bytes = 0
         for transport, data in outbox:

@@ -17,7 +17,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from rpc.context import Context
 from rpc.errors import ClientLimit, ParseError, Refused, RpcError, wire_error
-from rpc.json_wire import encode_error, encode_id, parse
+from rpc.json_wire import check_values, encode_error, encode_id, parse
 from rpc.server.channels import Channel, Pipe, Subscription
 from rpc.server.dispatch import UNCOUNTED_BYTES, Call, Dispatcher
 from rpc.server.request import BrokenRequest, Request, read_request
@@ -232,7 +232,8 @@ class WebSocketSession:
 
     async def _frame(self, data: bytes) -> None:
         try:
-            value = parse(data, self._dispatcher.settings.max_values, whole=True)
+            check_values(data, self._dispatcher.settings.max_values)
+            value = parse(data, whole=True)
             request = read_request(value)
         except (ParseError, BrokenRequest):
             return
@@ -331,6 +332,7 @@ class WebSocketSession:
     async def _channel(self, ctx: Context, call: Call, request: Request) -> None:
         dispatcher = self._dispatcher
         self._channels += 1
+        await self._pacing.checkpoint()
         values = dispatcher.channel(ctx, call)
         first = asyncio.ensure_future(anext(values))
         try:
@@ -365,6 +367,7 @@ class WebSocketSession:
             on_slow=self._slow,
             memory=self._admission.memory,
             account=self.account,
+            checkpoint=self._pacing.checkpoint,
         )
 
     def _slow(self) -> None:

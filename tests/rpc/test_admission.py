@@ -13,6 +13,7 @@ from rpc.admission import Admission, Budget
 from rpc.context import Context
 from rpc.errors import ClientLimit, ServerBusy
 from rpc.server.limits import ServerSettings, make_admission
+from rpc.server.server_state import TURN_REQUESTS, ServerState
 from tests.rpc.test_server import ECHO, Node, call, node, soon, until
 from tests.support.http_raw import Answer, RawClient, post, request
 
@@ -318,3 +319,34 @@ async def test_what_waits_several_times_is_one_request() -> None:
     assert (admission.working.used, admission.waiting.used) == (1, 0)
     admission.working.give("a")
     assert nothing_is_held(admission)
+
+
+# --- turns of the loop ---------------------------------------------------------------------------------------
+
+
+async def test_a_client_with_many_connections_has_its_share_of_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    most: list[int] = []
+    flush = ServerState.flush
+
+    def flush_and_look(state: ServerState) -> None:
+        most.append(max(state.turn_counts.values(), default=0))
+        flush(state)
+
+    monkeypatch.setattr(ServerState, "flush", flush_and_look)
+    async with node() as n:
+        state = n.server._shared
+        clients = [await RawClient.connect(n.port) for _ in range(5 * TURN_REQUESTS)]
+        # two requests behind each other on every connection: the order within one stays
+        for number, client in enumerate(clients):
+            pair = [request(ECHO % (at, at), headers=ATTACKER) for at in (number, -number)]
+            client.writer.write(b"".join(pair))
+        for number, client in enumerate(clients):
+            for wanted in (number, -number):
+                assert json.loads((await soon(client.answer())).body)["result"] == wanted
+        assert max(most) == TURN_REQUESTS
+        assert not state._deferred
+        # who leaves while a request waits for its turn leaves nothing behind
+        for client in clients:
+            client.writer.write(request(ECHO % (1, 1), headers=ATTACKER))
+            client.writer.transport.abort()
+        await until(lambda: not state.connections and nothing_is_held(n.server.dispatcher.admission))

@@ -122,19 +122,21 @@ async def wait(ctx: Context, cid: Cid, confidence: int, limit: int, allow_replac
         candidate = await _executed_before(ctx, head.tipset, cid, limit, allow_replaced)
     if candidate is not None and height - candidate.tipset.height >= confidence:
         return message, candidate
-    async with head_entries(ctx.services.head_source, head.seq) as entries:
-        async for entry in entries:
-            if candidate is not None and _reverts(entry, candidate):
-                candidate = None
-            for ref in entry.applies:
-                if candidate is not None and ref.height - candidate.tipset.height >= confidence:
-                    return message, candidate
-                tipset = await ctx.index.tipset(TipsetKey(ref.key))
-                found = await executed_in(ctx, tipset, cid, message, allow_replaced)
-                if found is not None:
-                    candidate = found
-                    if confidence == 0:
-                        return message, found
+    with ctx.waiting():
+        async with head_entries(ctx.services.head_source, head.seq) as entries:
+            async for entry in entries:
+                await ctx.checkpoint()
+                if candidate is not None and _reverts(entry, candidate):
+                    candidate = None
+                for ref in entry.applies:
+                    if candidate is not None and ref.height - candidate.tipset.height >= confidence:
+                        return message, candidate
+                    tipset = await ctx.index.tipset(TipsetKey(ref.key))
+                    found = await executed_in(ctx, tipset, cid, message, allow_replaced)
+                    if found is not None:
+                        candidate = found
+                        if confidence == 0:
+                            return message, found
     raise Unavailable("the subscription to the head ended: ask again")
 
 
@@ -172,7 +174,7 @@ async def _decoded(ctx: Context, message: Message, found: Found) -> Any:
         return data
 
 
-@method("Filecoin.StateWaitMsg", versions=V1, cost=Cost.STATE, answered="indexed")
+@method("Filecoin.StateWaitMsg", versions=V1, cost=Cost.WAIT, answered="indexed")
 async def state_wait_msg(
     ctx: Context, message: Cid, confidence: Uint64, limit: Epochs, allow_replaced: bool
 ) -> dict[str, Any]:
@@ -187,13 +189,13 @@ async def state_wait_msg(
     return lookup(found, await _decoded(ctx, value, found))
 
 
-@method("Filecoin.StateWaitMsg", versions=V0, cost=Cost.STATE, answered="indexed")
+@method("Filecoin.StateWaitMsg", versions=V0, cost=Cost.WAIT, answered="indexed")
 async def state_wait_msg_v0(ctx: Context, message: Cid, confidence: Uint64) -> dict[str, Any]:
     """As under v1, with no limit and replacements allowed."""
     return await state_wait_msg(ctx, message, confidence, NO_LIMIT, True)
 
 
-@method("Filecoin.StateWaitMsgLimited", versions=V0, cost=Cost.STATE, answered="indexed")
+@method("Filecoin.StateWaitMsgLimited", versions=V0, cost=Cost.WAIT, answered="indexed")
 async def state_wait_msg_limited(ctx: Context, message: Cid, confidence: Uint64, limit: Epochs) -> dict[str, Any]:
     """As under v1, with replacements allowed."""
     return await state_wait_msg(ctx, message, confidence, limit, True)
