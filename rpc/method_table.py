@@ -8,11 +8,11 @@ from rpc.known import known_methods
 from rpc.registry import REGISTRY, V1, Method, Registry, Versions
 
 _HOW: Final = {
-    "decoded": "read and decoded from the chain's objects",
-    "indexed": "looked up in an index kept by the bridge and by import",
-    "recorded": "what a full node said, kept beside the tipset",
-    "forwarded": "asked of a full node, pinned to the request's head; an error without one",
-    "local": "known to the process itself",
+    "decoded": "from the objects of the chain, decoded",
+    "indexed": "from index rows that the bridge or an import wrote",
+    "recorded": "from what a full node answered, stored beside the tipset",
+    "forwarded": "by a full node, at the head that the request sees; without a node an error",
+    "local": "by the process itself",
 }
 
 
@@ -27,12 +27,14 @@ def table(registry: Registry = REGISTRY) -> str:
         "",
         "`make docs-tables` writes this page from the registry of methods; a test compares the two.",
         "",
-        "How a method is answered:",
+        "The column \"answered\" says where an answer comes from:",
         "",
         *(f"* **{how}**: {text}" for how, text in _HOW.items()),
         "",
-        "Cost: free (memory), chain (a few objects), state (a path down a tree), scan (many objects), heavy (whole",
-        "trees, in a lane of its own), execute (a virtual machine elsewhere).",
+        "Cost: what an answer reads. free: memory; chain: a few objects; state: a path down a state tree; scan: many",
+        "objects; wait: nothing until something happens; heavy: whole trees; execute: a virtual machine elsewhere.",
+        "Calls of scan, heavy and execute run in a queue for each cost (settings `scan_parallel`, `heavy_parallel`,",
+        "`execute_parallel`).",
         "",
         "| method | versions | answered | permission | cost | does |",
         "|---|---|---|---|---|---|",
