@@ -331,6 +331,20 @@ SETTINGS: Final = (
     ),
     Setting("admin_listen", parse_optional_listen, "", SERVE, "HOST:PORT of the administration API; empty for none."),
     Setting(
+        "admin_hosts",
+        parse_text,
+        "",
+        SERVE,
+        "Names, separated by commas, under which the administration API is called; addresses and localhost always are.",
+    ),
+    Setting(
+        "admin_trust_loopback",
+        parse_boolean,
+        False,
+        SERVE,
+        "Callers of the administration API on this machine need no token.",
+    ),
+    Setting(
         "ready_lag_epochs",
         whole_number(1, 100_000),
         5,

@@ -165,6 +165,8 @@ def server_settings(settings: Settings) -> ServerSettings:
             raise CannotRun(f"jwt_secret_file {settings['jwt_secret_file']}: {error.strerror}") from None
         if len(secret) < 16:
             raise CannotRun(f"jwt_secret_file {settings['jwt_secret_file']}: fewer than 16 bytes are no secret")
+    elif settings["admin_listen"] and not settings["admin_trust_loopback"]:
+        raise CannotRun("admin_listen needs jwt_secret_file, for its callers' tokens, or admin_trust_loopback")
     return ServerSettings(
         max_body_bytes=settings["max_body_mb"] << 20,
         max_ws_message_bytes=settings["max_ws_message_mb"] << 20,
@@ -257,7 +259,12 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         limits = replace(limits, max_connections=connections_within(files, limits.max_connections))
         server = await serve(services, host, port, settings=limits)
         if settings["admin_listen"]:
-            admin = Admin(server, stop=stop)
+            admin = Admin(
+                server,
+                stop=stop,
+                hosts=settings["admin_hosts"].split(","),
+                trusts_loopback=settings["admin_trust_loopback"],
+            )
             await admin.listen(*split_listen(settings["admin_listen"]))
         part = Membership(settings, server, store, member)
         await part.join()

@@ -4,8 +4,11 @@
     admin.drain    [seconds]         not ready from now on; after `seconds` the server stops, gracefully
     admin.log_level [logger, level]  e.g. ["follower.rpc", "DEBUG"]
 
-Callers are on this machine, or hold a token that allows "admin"; the body must be `application/json`, which
-keeps web pages out. What goes wrong inside a method is logged, never told.
+Callers hold a token that allows "admin", from this machine too unless a setting trusts it: any local user, and any
+program that can be made to send a request, comes from there. Web pages are kept out three times over: the body must be
+`application/json`, a request with `Origin` is refused, and `Host` must be an address, `localhost`, or a name that the
+operator has given (a page cannot make a name of its own lead here). What goes wrong inside a method is logged, never
+told.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import ipaddress
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 import orjson
@@ -68,7 +71,10 @@ async def dispatch(methods: dict[str, AdminMethod], body: bytes) -> bytes:
 
 
 class Admin:
-    """The service of one server. `stop` ends the process' serving; `status` adds to what is told."""
+    """The service of one server. `stop` ends the process' serving; `status` adds to what is told.
+
+    `hosts`: further names that `Host` may have. `trusts_loopback`: callers on this machine need no token.
+    """
 
     def __init__(
         self,
@@ -76,10 +82,14 @@ class Admin:
         *,
         stop: Callable[[float], Awaitable[None]] | None = None,
         status: Callable[[], Awaitable[dict[str, Any]]] | None = None,
+        hosts: Iterable[str] = (),
+        trusts_loopback: bool = False,
     ) -> None:
         self._server = server
         self._stop = stop or server.stop
         self._more = status
+        self._hosts = frozenset(host.lower() for host in hosts if host)
+        self._trusts_loopback = trusts_loopback
         self._started = time.time()
         self._tokens = Tokens(server.settings.jwt_secret, frozenset())
         self._web = web.Server(self._handle, access_log=None)
@@ -147,6 +157,8 @@ class Admin:
     # --- HTTP ----------------------------------------------------------------------------------------
 
     async def _handle(self, request: BaseRequest) -> web.StreamResponse:
+        if "Origin" in request.headers or not is_known_host(request.headers.get("Host", ""), self._hosts):
+            return web.Response(status=403)
         if request.method != "POST" or request.path != "/":
             return web.Response(status=404)
         if not self._allowed(request):
@@ -164,7 +176,23 @@ class Admin:
         authorization = request.headers.get("Authorization")
         if authorization:
             return "admin" in (self._tokens.permissions(authorization) or ())
-        return is_loopback(request.remote)
+        return self._trusts_loopback and is_loopback(request.remote)
+
+
+def is_known_host(host: str, names: frozenset[str]) -> bool:
+    """Whether a `Host` header is an IP address, `localhost`, or one of `names` (lower case), with a port or without."""
+    name = host.strip().lower()
+    if name.startswith("["):
+        name = name[1:].partition("]")[0]
+    elif name.count(":") == 1:
+        name = name.partition(":")[0]
+    if name in names or name == "localhost":
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def is_loopback(address: str | None) -> bool:

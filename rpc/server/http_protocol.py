@@ -22,6 +22,7 @@ import httptools
 from rpc.context import Context
 from rpc.errors import InvalidRequest, ParseError, Refused, RpcError
 from rpc.json_wire import encode_error
+from rpc.server.http_head import RequestHead
 from rpc.server.run_until_blocked import Running, run_until_blocked
 from rpc.server.server_state import TURN_REQUESTS, ServerState, wants_verbose
 
@@ -45,22 +46,22 @@ _LINGER: Final = 3  # refused; what still comes is dropped
 _GONE: Final = 4
 
 
-class HttpProtocol(asyncio.Protocol):
+class HttpProtocol(RequestHead, asyncio.Protocol):
     """One connection. `deadline` (loop time; 0: none) is looked at by the server's sweeper."""
 
     __slots__ = (
-        "_account", "_authorization", "_body", "_body_started", "_dropped", "_eof", "_forwarded", "_keep", "_length",
-        "_min_head", "_named", "_peer_account", "_reading", "_reserved", "_rest", "_running", "_shared", "_state",
-        "_strange", "_unsent", "_unsent_mark", "_url", "_writable", "deadline", "parser", "transport",
+        "_account", "_body", "_body_started", "_dropped", "_eof", "_keep", "_peer_account", "_reading", "_reserved",
+        "_rest", "_running", "_shared", "_state", "_unsent", "_unsent_mark", "_writable", "deadline", "parser",
+        "transport",
     )  # fmt: skip
 
     def __init__(self, shared: ServerState) -> None:
+        super().__init__()
         self._shared = shared
         self._state = _HEAD
         #: bytes not looked at yet: an unfinished head, or requests behind the one under way
         self._rest = b""
         self._body: bytearray | bytes = b""
-        self._length = 0
         #: whose shares the connection and the request use
         self._peer_account = ""
         self._account = ""
@@ -69,7 +70,6 @@ class HttpProtocol(asyncio.Protocol):
         self._unsent: list[Context] = []
         self._unsent_mark = 0
         self._eof = False
-        self._named = False
         self._keep = False
         self._writable = True
         self._reading = True
@@ -220,11 +220,12 @@ class HttpProtocol(asyncio.Protocol):
     def _unfinished(self, data: bytes) -> None:
         if len(data) > self._shared.settings.max_head_bytes:
             self._refuse(431, InvalidRequest("the request's head is too long"))
-        elif b"\n\n" in data:
-            # lines may end without a carriage return: the other handler knows
+        elif b"\n\n" in data or not data[:3].isalpha():
+            # lines that end without a carriage return, or no HTTP: the other handler knows
             self._hand_over()
         else:
-            self.deadline = min(self.deadline, self._shared.loop.time() + self._shared.settings.head_timeout_seconds)
+            latest = self._shared.loop.time() + self._shared.settings.head_timeout_seconds
+            self.deadline = min(self.deadline or latest, latest)
             if self._eof:
                 self._shared.send(self.transport, None)
 
@@ -233,31 +234,25 @@ class HttpProtocol(asyncio.Protocol):
         if head_end > self._shared.settings.max_head_bytes:
             self._refuse(431, InvalidRequest("the request's head is too long"))
             return
-        self._url = b""
-        self._length = -1
-        self._strange = False
-        self._authorization: str | None = None
-        self._min_head: str | None = None
-        self._forwarded = b""
-        self._named = False
+        self.begin_head()
         try:
             self.parser.feed_data(data[:head_end])
         except httptools.HttpParserUpgrade:
-            self._strange = True
+            self.is_special = True
         except httptools.HttpParserError:
             self._refuse(400, InvalidRequest("not an HTTP request"))
             return
-        if self._strange or self._length < 0:
+        if self.is_special or self.length < 0:
             self._rest = data
             self._hand_over()
             return
         self._keep = self.parser.should_keep_alive() and not self._shared.draining
         self._rest = b""
-        if self._length > self._shared.settings.max_body_bytes:
+        if self.length > self._shared.settings.max_body_bytes:
             limit = self._shared.settings.max_body_bytes
             self._refuse(500, ParseError(f"request bigger than maximum {limit} allowed"))
             return
-        end = head_end + self._length
+        end = head_end + self.length
         if len(data) >= end:
             self._rest = data[end:]
             self._whole(data[head_end:end])
@@ -285,7 +280,7 @@ class HttpProtocol(asyncio.Protocol):
         self.deadline = self._body_started + settings.body_timeout_seconds + size / settings.min_transfer_rate
 
     def _more_body(self, data: bytes) -> None:
-        missing = self._length - len(self._body)
+        missing = self.length - len(self._body)
         self._body += data[:missing] if len(data) > missing else data
         if len(data) >= missing:
             self._rest = data[missing:]
@@ -296,37 +291,6 @@ class HttpProtocol(asyncio.Protocol):
         else:
             self._reserve_body()
 
-    # --- httptools' callbacks ------------------------------------------------------------------------
-
-    def on_url(self, url: bytes) -> None:
-        self._url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        size = len(name)
-        if size == 14:
-            if name.lower() == b"content-length":
-                self._length = int(value)
-        elif size == 10:
-            if name.lower() == b"connection":
-                self._named = True
-        elif size == 13:
-            if name.lower() == b"authorization":
-                self._authorization = value.decode("latin-1")
-        elif size == 17:
-            if name.lower() == b"transfer-encoding":
-                self._strange = True
-        elif size == 15:
-            if name.lower() == b"x-forwarded-for":
-                self._forwarded = self._forwarded + b"," + value if self._forwarded else value
-        elif size == 6:
-            if name.lower() == b"expect":
-                self._strange = True
-        elif size == 7:
-            if name.lower() == b"upgrade":
-                self._strange = True
-        elif size == 19 and name.lower() == b"x-filecoin-min-head":
-            self._min_head = value.decode("latin-1")
-
     # --- answering -----------------------------------------------------------------------------------
 
     def _whole(self, body: bytes) -> None:
@@ -334,10 +298,10 @@ class HttpProtocol(asyncio.Protocol):
         if body:
             self.parser.feed_data(body)
         shared = self._shared
-        query = self._url.partition(b"?")[2]
+        query = self.url.partition(b"?")[2]
         permissions: frozenset[str] | None = None
-        if self._authorization is not None or query:
-            permissions = shared.wire.permissions(self._authorization, query)
+        if self.authorization is not None or query:
+            permissions = shared.wire.permissions(self.authorization, query)
             if permissions is None:
                 self._answered(401, b"", None)
                 return
@@ -363,7 +327,7 @@ class HttpProtocol(asyncio.Protocol):
         """Answer the request that has been read: at once, or when its task ends."""
         shared = self._shared
         dispatcher = shared.dispatcher
-        path, _, query = self._url.partition(b"?")
+        path, _, query = self.url.partition(b"?")
         ctx = dispatcher.context(_PATHS[path], permissions)
         ctx.account = self._account
         if query:
@@ -371,7 +335,7 @@ class HttpProtocol(asyncio.Protocol):
         ctx.find_client = self._client
         self._state = _RUN
         self.deadline = 0.0
-        answer = dispatcher.http(ctx.version, body, ctx, self._min_head)
+        answer = dispatcher.http(ctx.version, body, ctx, self.min_head)
         try:
             running = run_until_blocked(shared.loop, answer)
         except Exception:
@@ -388,14 +352,14 @@ class HttpProtocol(asyncio.Protocol):
 
     def _find_account(self) -> None:
         """Say whose shares the request uses: a balancer's connection carries many clients."""
-        if self._forwarded:
-            forwarded = self._forwarded.decode("latin-1")
+        if self.forwarded:
+            forwarded = self.forwarded.decode("latin-1")
             self._account = self._shared.clients.account_of_transport(self.transport, forwarded)
         else:
             self._account = self._peer_account
 
     def _client(self) -> str:
-        return self._shared.clients.of_transport(self.transport, self._forwarded.decode("latin-1"))
+        return self._shared.clients.of_transport(self.transport, self.forwarded.decode("latin-1"))
 
     def _later(self, task: asyncio.Task[tuple[int, bytes]], ctx: Context) -> None:
         self._running = None
@@ -429,7 +393,7 @@ class HttpProtocol(asyncio.Protocol):
         more = b"\r\n\r\n"
         if close:
             more = b"\r\nConnection: close\r\n\r\n"
-        elif self._named:
+        elif self.has_connection_header:
             # HTTP/1.0 wants to be told
             more = b"\r\nConnection: keep-alive\r\n\r\n"
         if ctx is not None:

@@ -48,7 +48,8 @@ async def asker(**options: Any) -> AsyncIterator[Asker]:
     server = await serve(services(), "127.0.0.1", 0, settings=settings, registry=make_registry())
     admin = Admin(server, **options)
     await admin.listen("127.0.0.1", 0)
-    async with aiohttp.ClientSession() as http:
+    token = {"Authorization": f"Bearer {make_token(SECRET, ['admin'])}"}
+    async with aiohttp.ClientSession(headers=token) as http:
         yield Asker(admin, http)
     await admin.close()
     await server.stop(1)
@@ -85,8 +86,8 @@ async def test_who_may_ask() -> None:
     body = call("admin.status")
     async with asker() as ask:
         assert (await ask.post(body))[0] == 200
-        good, read = make_token(SECRET, ["admin"]), make_token(SECRET, ["read"])
-        assert (await ask.post(body, Authorization=f"Bearer {good}"))[0] == 200
+        read = make_token(SECRET, ["read"])
+        assert (await ask.post(body, Authorization=""))[0] == 401, "this machine is not trusted by itself"
         assert (await ask.post(body, Authorization=f"Bearer {read}"))[0] == 401
         assert (await ask.post(body, Authorization="Bearer x"))[0] == 401
         assert (await ask.post(body, **{"Content-Type": "text/plain"}))[0] == 415
@@ -96,6 +97,32 @@ async def test_who_may_ask() -> None:
     assert is_loopback("::ffff:127.0.0.1")
     assert not is_loopback("10.0.0.1")
     assert not is_loopback(None)
+
+
+async def test_this_machine_is_trusted_when_the_operator_says_so() -> None:
+    async with asker(trusts_loopback=True) as ask:
+        assert (await ask.post(call("admin.status"), Authorization=""))[0] == 200
+        assert (await ask.post(call("admin.status"), Authorization="Bearer x"))[0] == 401
+
+
+async def test_web_pages_are_refused() -> None:
+    body = call("admin.status")
+    async with asker(hosts=["Follower.internal"], trusts_loopback=True) as ask:
+        port = ask.admin.port
+        for host in (
+            "localhost",
+            f"localhost:{port}",
+            "127.0.0.1",
+            f"[::1]:{port}",
+            "10.1.2.3:1",
+            "follower.internal:80",
+        ):
+            assert (await ask.post(body, Host=host))[0] == 200, host
+        # a name that a page's owner has made to lead to this machine
+        for host in ("evil.example", f"evil.example:{port}", "localhost.evil.example", "127.0.0.1.evil.example", "[x]"):
+            assert (await ask.post(body, Host=host))[0] == 403, host
+        for origin in ("https://evil.example", "null", f"http://127.0.0.1:{port}"):
+            assert (await ask.post(body, Origin=origin))[0] == 403, origin
 
 
 async def test_an_exceptions_text_is_not_told() -> None:

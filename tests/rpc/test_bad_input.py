@@ -235,6 +235,16 @@ async def test_faults_inside_a_batch_stay_there() -> None:
 # --- sizes and times -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("verb", ["POST /rpc/v1", "GET /livez"])
+async def test_every_head_has_its_time(verb: str) -> None:
+    async with node(head_timeout_seconds=0.1) as n:
+        client = await RawClient.connect(n.port)
+        await client.send(request(ECHO % (1, 1)) + f"{verb} HTTP/1.1\r\nHost: ".encode())
+        assert (await soon(client.answer())).status == 200
+        assert (await soon(client.answer())).status == 408
+        await client.close()
+
+
 async def test_a_body_beyond_the_limit() -> None:
     async with node(max_body_bytes=MIB) as n:
         # whether its length is told or not, and before all of it was sent
