@@ -84,31 +84,35 @@ class Miner:
         found: dict[str, Any] | None = await array_get(self.reader, self.state["Sectors"], number, kind, _SECTORS_BITS)
         return found
 
-    async def sectors(self) -> list[dict[str, Any]]:
+    async def sectors(self) -> AsyncIterator[dict[str, Any]]:
         """Every SectorOnChainInfo, by number."""
         kind = self._type("SectorOnChainInfo")
-        return [s async for _, s in array_items(self.reader, self.state["Sectors"], kind, _SECTORS_BITS)]
+        async for _, sector in array_items(self.reader, self.state["Sectors"], kind, _SECTORS_BITS):
+            yield sector
 
-    async def some_sectors(self, numbers: bytes) -> list[dict[str, Any]]:
+    async def some_sectors(self, numbers: bytes) -> AsyncIterator[dict[str, Any]]:
         """The sectors in a bitfield, by number. Errors: MinerError, for one that is not there; BadObject."""
         kind = self._type("SectorOnChainInfo")
         tree = await Amt.load(self.reader, self.state["Sectors"], version=3, bit_width=_SECTORS_BITS)
         wanted = bitfield.bits(numbers)
         if bitfield.count(numbers) * _SPARSE < tree.count:
-            return [_found(await tree.get(number), number, kind) for number in wanted]
-        out = []
-        number = next(wanted, None)
-        if number is not None:
-            # one walk along both
-            async for at, item in tree.items(start=number):
-                if at < number:
-                    continue
-                out.append(_found(item if at == number else None, number, kind))
-                number = next(wanted, None)
-                if number is None:
-                    return out
-            raise _no_sector(number)
-        return out
+            for number in wanted:
+                yield _found(await tree.get(number), number, kind)
+            return
+        first = next(wanted, None)
+        if first is None:
+            return
+        # one walk along both
+        at_least = first
+        async for at, item in tree.items(start=first):
+            if at < at_least:
+                continue
+            yield _found(item if at == at_least else None, at_least, kind)
+            following = next(wanted, None)
+            if following is None:
+                return
+            at_least = following
+        raise _no_sector(at_least)
 
     async def precommit(self, number: int) -> dict[str, Any] | None:
         """SectorPreCommitOnChainInfo, or None."""

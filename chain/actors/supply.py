@@ -10,6 +10,7 @@ from typing import Final
 from chain.actors.economy import RESERVE, TOTAL_FIL, locked, market_locked
 from chain.actors.load import BURNT_FUNDS, CRON, DATACAP, INIT, MARKET, POWER, REWARD, SYSTEM, VERIFREG, States
 from chain.address import Address, from_id
+from chain.checkpoint import Checkpoint, no_checkpoint
 from chain.errors import ChainError
 from chain.state.state_tree import Actor
 
@@ -21,10 +22,13 @@ _HELD: Final = frozenset((INIT, REWARD, VERIFREG, POWER, SYSTEM, CRON, BURNT_FUN
 _FREE_KINDS: Final = frozenset(("account", "paymentchannel", "ethaccount", "evm", "placeholder"))
 
 
-async def all_circulating(states: States, height: int, network_version: int) -> int:
-    """attoFIL in circulation at `height`. Errors: ChainError, when the parts are not the whole."""
+async def all_circulating(
+    states: States, height: int, network_version: int, checkpoint: Checkpoint = no_checkpoint
+) -> int:
+    """attoFIL in circulation at `height`. Errors: ChainError, when the parts are not the whole; of `checkpoint`."""
     circulating = held = 0
     async for address, actor in states.tree.items():
+        await checkpoint()
         if not actor.balance:
             continue
         free = await _free(states, address, actor, height, network_version)

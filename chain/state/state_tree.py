@@ -82,7 +82,7 @@ def _address(value: Any) -> Address:
 class StateTree:
     """The actors of one state root."""
 
-    __slots__ = ("_cache", "_check", "_init", "actors", "reader", "root", "version")
+    __slots__ = ("_cache", "_check", "_codes", "_init", "actors", "reader", "root", "version")
 
     def __init__(
         self,
@@ -100,6 +100,7 @@ class StateTree:
         self._check = check
         self.actors = Hamt(reader, actors, _BIT_WIDTH, cache)
         self._init: InitState | None = None
+        self._codes: dict[str, Cid] | None = None
 
     @classmethod
     async def load(
@@ -226,7 +227,12 @@ class StateTree:
         return check_cid(value[0])
 
     async def actor_codes(self) -> dict[str, Cid]:
-        """Actor codes by their name in the manifest ("account", "storageminer", …). Errors: as `manifest_cid`."""
+        """Actor codes by their name in the manifest ("account", "storageminer", …). Read once for each tree.
+
+        Errors: as `manifest_cid`.
+        """
+        if self._codes is not None:
+            return self._codes
         entries = decode(await self.reader.get(await self.manifest_cid()))
         if type(entries) is not list:
             raise BadObject("the actors' manifest is not a list")
@@ -235,6 +241,7 @@ class StateTree:
             if type(entry) is not list or len(entry) != 2 or type(entry[0]) is not str or type(entry[1]) is not bytes:
                 raise BadObject("the actors' manifest is not a list of [name, code]")
             found[entry[0]] = check_cid(entry[1])
+        self._codes = found
         return found
 
     async def code_name(self, code: Cid) -> str | None:

@@ -15,22 +15,23 @@ from chain.state.state_tree import Actor, StateTree
 from chain.tipset import Tipset, TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError
+from rpc.lookup.long_answers import PacedReader
 
 _NODE_CACHE_BYTES = 64 << 20
 #: the code of Lotus' registered "actor not found", which only some methods answer
 ACTOR_NOT_FOUND = 11
 
 
-async def states_at(ctx: Context, key: TipsetKey) -> tuple[Tipset, States]:
-    """The tipset, and the actors before its messages. Errors: Missing, NotHeld."""
+async def states_at(ctx: Context, key: TipsetKey, *, walks: bool = False) -> tuple[Tipset, States]:
+    """The tipset, and the actors before its messages; `walks` as in `states_of`. Errors: Missing, NotHeld."""
     tipset = await ctx.tipset(key)
-    return tipset, await states_of(ctx, tipset)
+    return tipset, await states_of(ctx, tipset, walks=walks)
 
 
-async def states_of(ctx: Context, tipset: Tipset) -> States:
-    """The actors before a tipset's messages."""
-    tree = await load_tree(ctx, tipset.parent_state_root, tipset.height)
-    return States(ctx.objects, tree, ctx.network.version_at(tipset.height), ctx.network.address_prefix)
+async def states_of(ctx: Context, tipset: Tipset, *, walks: bool = False) -> States:
+    """The actors before a tipset's messages. With `walks`, reading them lets other requests go on each time."""
+    tree = await load_tree(ctx, tipset.parent_state_root, tipset.height, walks=walks)
+    return States(tree.reader, tree, ctx.network.version_at(tipset.height), ctx.network.address_prefix)
 
 
 def node_cache(ctx: Context) -> NodeCache:
@@ -61,14 +62,17 @@ async def tree_at(ctx: Context, key: TipsetKey) -> StateTree:
     return await load_tree(ctx, tipset.parent_state_root, tipset.height)
 
 
-async def load_tree(ctx: Context, root: Cid, epoch: int, *, cached: bool = True) -> StateTree:
+async def load_tree(ctx: Context, root: Cid, epoch: int, *, walks: bool = False) -> StateTree:
     """The actors under a state root, which the network version at `epoch` holds for.
 
-    A walk over everything (not `cached`) leaves the process's cache of nodes alone. What needs the state of an
-    actor of a newer version than this release decodes raises UnknownActors. Errors: Missing, BadObject.
+    A tree that `walks` leaves the process's cache of nodes alone, and lets other requests go on at each read. What
+    needs the state of an actor of a newer version than this release decodes raises UnknownActors. Errors: Missing,
+    BadObject.
     """
     check = partial(check_code, ctx.network, epoch)
-    return await StateTree.load(ctx.objects, root, node_cache(ctx) if cached else None, check)
+    if walks:
+        return await StateTree.load(PacedReader(ctx), root, None, check)
+    return await StateTree.load(ctx.objects, root, node_cache(ctx), check)
 
 
 def actor_json(actor: Actor) -> dict[str, Any]:

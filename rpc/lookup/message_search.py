@@ -158,7 +158,7 @@ async def _indexed(ctx: Context, head: Tipset, cid: Cid, message: Message) -> Fo
 async def _nonce(ctx: Context, tipset: Tipset, sender: Address) -> int | None:
     """The sender's nonce before a tipset; None where there is no such actor. Errors: Missing."""
     try:
-        tree = await load_tree(ctx, tipset.parent_state_root, tipset.height, cached=False)
+        tree = await load_tree(ctx, tipset.parent_state_root, tipset.height)
         return (await tree.get(sender)).nonce
     except ActorNotFound:
         return None
@@ -169,7 +169,7 @@ async def _by_nonce(
 ) -> Found | Miss:
     """The execution in the one tipset of `start`'s chain that took the nonce. Errors: NotHeld, Replaced."""
     try:
-        tree = await load_tree(ctx, start.parent_state_root, start.height, cached=False)
+        tree = await load_tree(ctx, start.parent_state_root, start.height)
         sender = await tree.lookup_id(Address(message.from_))
         if (await tree.get(sender)).nonce <= message.nonce:
             return Miss.NOT_ON_CHAIN

@@ -19,6 +19,7 @@ from chain.tipset import TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError, error_prefix
 from rpc.lookup.actor_states import actor_json, find_actor, in_prefix, load_tree, lookup_id, tree_at
+from rpc.lookup.long_answers import PacedReader, list_of, object_of
 from rpc.params import Integer
 from rpc.registry import Cost, method
 
@@ -64,7 +65,7 @@ async def state_lookup_robust_address(ctx: Context, address: Address, tipset_key
         _ = address.id
     except BadAddress as error:
         raise MethodError(f"failed to decode provided address as id addr: {error}") from error
-    tree = await load_tree(ctx, tipset.parent_state_root, tipset.height, cached=False)
+    tree = await load_tree(ctx, tipset.parent_state_root, tipset.height, walks=True)
     async for found in tree.robust_addresses(address):
         return found
     raise NotFound(f"Address {in_prefix(ctx, address)} not found")
@@ -99,25 +100,25 @@ async def state_account_key(ctx: Context, address: Address, tipset_key: TipsetKe
 
 
 @method("Filecoin.StateListActors", cost=Cost.HEAVY)
-async def state_list_actors(ctx: Context, tipset_key: TipsetKey) -> list[Address]:
+async def state_list_actors(ctx: Context, tipset_key: TipsetKey) -> list[Any]:
     """The ID addresses of all actors, in the order of the state tree."""
     tipset = await ctx.tipset(tipset_key)
-    tree = await load_tree(ctx, tipset.parent_state_root, tipset.height, cached=False)
-    return [Address.checked(key) async for key, _ in tree.actors.items()]
+    tree = await load_tree(ctx, tipset.parent_state_root, tipset.height, walks=True)
+    return await list_of(ctx, (Address.checked(key) async for key, _ in tree.actors.items()))
 
 
 @method("Filecoin.StateChangedActors", cost=Cost.SCAN)
 async def state_changed_actors(ctx: Context, old: Cid, new: Cid) -> dict[str, Any]:
     """The actors of state `new` that are not the same, or not there, in state `old`, by ID address."""
+    reader = PacedReader(ctx)
     with error_prefix("failed to load old state tree"):
-        before = await StateTree.load(ctx.objects, old)
+        before = await StateTree.load(reader, old)
     with error_prefix("failed to load new state tree"):
-        after = await StateTree.load(ctx.objects, new)
-    changed: dict[str, Any] = {}
-    async for address, _, actor in before.diff(after):
-        if actor is not None:
-            changed[in_prefix(ctx, address)] = actor_json(actor)
-    return changed
+        after = await StateTree.load(reader, new)
+    changed = (
+        (in_prefix(ctx, address), actor_json(actor)) async for address, _, actor in before.diff(after) if actor
+    )
+    return await object_of(ctx, changed)
 
 
 def _actors_version(ctx: Context, network_version: int) -> int:
@@ -133,7 +134,7 @@ async def _codes_at(ctx: Context, version: int) -> tuple[Cid, dict[str, Cid]] | 
     if version < FIRST_WITH_MANIFEST:
         return None
     head = (await ctx.head()).tipset
-    tree = await load_tree(ctx, head.parent_state_root, head.height, cached=False)
+    tree = await load_tree(ctx, head.parent_state_root, head.height, walks=True)
     codes = await tree.actor_codes()
     found = [networks_of(code) for code in codes.values()]
     for network in sorted(frozenset.intersection(*found)) if found else ():

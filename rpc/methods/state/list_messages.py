@@ -64,7 +64,7 @@ async def state_list_messages(
     tipset = await read_tipset(ctx, key)
     if not match.to and not match.from_:
         raise BadRequest("must specify at least To or From in message filter")
-    tree = await load_tree(ctx, tipset.parent_state_root, tipset.height, cached=False)
+    tree = await load_tree(ctx, tipset.parent_state_root, tipset.height, walks=True)
     try:
         await tree.lookup_id(match.to or match.from_)
     except ActorNotFound:
@@ -73,7 +73,8 @@ async def state_list_messages(
         raise BadRequest(f"lookback of {tipset.height - max(to_height, 0)} epochs is more than {LOOKBACK}")
     found: list[Cid] = []
     while tipset.height >= to_height:
-        for one in await load_tipset_messages(ctx.objects, tipset, ctx.network, id_of(ctx)):
+        await ctx.checkpoint()
+        for one in await load_tipset_messages(ctx.objects, tipset, ctx.network, id_of(ctx), ctx.checkpoint):
             if match.takes(one.message):
                 found.append(one.cid)
         if tipset.height == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from blockstore.cid import Cid
@@ -15,6 +16,7 @@ from chain.tipset import TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError, error_prefix
 from rpc.lookup.actor_states import states_at
+from rpc.lookup.long_answers import object_of, paced
 from rpc.params import Integer
 from rpc.registry import Cost, method
 
@@ -29,9 +31,9 @@ _BALANCES_BITS = 6
 _NO_STATE = {"SectorNumber": 0, "SectorStartEpoch": -1, "LastUpdatedEpoch": -1, "SlashEpoch": -1}
 
 
-async def market_at(ctx: Context, key: TipsetKey) -> tuple[States, Loaded]:
-    """The actors at a tipset, and the market among them."""
-    _, states = await states_at(ctx, key)
+async def market_at(ctx: Context, key: TipsetKey, *, walks: bool = False) -> tuple[States, Loaded]:
+    """The actors at a tipset, and the market among them; `walks` as in `states_of`."""
+    _, states = await states_at(ctx, key, walks=walks)
     return states, await states.load(MARKET, "market")
 
 
@@ -48,14 +50,15 @@ async def state_market_balance(ctx: Context, address: Address, tipset_key: Tipse
 @method("Filecoin.StateMarketParticipants", cost=Cost.SCAN)
 async def state_market_participants(ctx: Context, tipset_key: TipsetKey) -> dict[str, dict[str, str]]:
     """The market balances of every account that has one."""
-    _, market = await market_at(ctx, tipset_key)
-    locked = {
-        key: amount async for key, amount in map_items(ctx.objects, market.state["LockedTable"], _BIG, _BALANCES_BITS)
-    }
+    states, market = await market_at(ctx, tipset_key, walks=True)
+    tables = [
+        map_items(states.reader, market.state[name], _BIG, _BALANCES_BITS) for name in ("LockedTable", "EscrowTable")
+    ]
+    locked = {key: amount async for key, amount in paced(ctx, tables[0])}
     prefix = ctx.network.address_prefix
     return {
         Address.checked(key).text(prefix): {"Escrow": str(amount), "Locked": str(locked.get(key, 0))}
-        async for key, amount in map_items(ctx.objects, market.state["EscrowTable"], _BIG, _BALANCES_BITS)
+        async for key, amount in paced(ctx, tables[1])
     }
 
 
@@ -70,14 +73,21 @@ def _deal(market: Loaded, proposal: Any, state: dict[str, Any] | None) -> dict[s
 @method("Filecoin.StateMarketDeals", cost=Cost.HEAVY)
 async def state_market_deals(ctx: Context, tipset_key: TipsetKey) -> dict[str, Any]:
     """Every deal, by its number."""
-    _, market = await market_at(ctx, tipset_key)
+    states, market = await market_at(ctx, tipset_key, walks=True)
+    return await object_of(ctx, _deals(states, market))
+
+
+async def _deals(states: States, market: Loaded) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    """(number, deal) of every deal, by its number: one walk along proposals and states, both in order."""
     proposal = type_of("market", "DealProposal", market.version)
     state = type_of("market", "DealState", market.version)
-    states = {at: found async for at, found in array_items(ctx.objects, market.state["States"], state, _STATES_BITS)}
-    return {
-        str(at): _deal(market, found, states.get(at))
-        async for at, found in array_items(ctx.objects, market.state["Proposals"], proposal, _PROPOSALS_BITS)
-    }
+    held = array_items(states.reader, market.state["States"], state, _STATES_BITS)
+    following = await anext(held, None)
+    async for at, found in array_items(states.reader, market.state["Proposals"], proposal, _PROPOSALS_BITS):
+        while following is not None and following[0] < at:
+            following = await anext(held, None)
+        is_there = following is not None and following[0] == at
+        yield str(at), _deal(market, found, following[1] if is_there and following is not None else None)
 
 
 async def storage_deal(ctx: Context, market: Loaded, deal: int) -> tuple[Any, dict[str, Any] | None]:

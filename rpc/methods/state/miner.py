@@ -14,6 +14,7 @@ from chain.tipset import Tipset, TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError, error_prefix
 from rpc.lookup.actor_states import states_at
+from rpc.lookup.long_answers import list_of
 from rpc.params import Integer, Uint64
 from rpc.peer_id import peer_id_text
 from rpc.registry import V0, V1, Cost, method
@@ -42,10 +43,12 @@ class _BitField:
 BitField = Annotated[bytes | None, _BitField()]
 
 
-async def _miner(ctx: Context, key: TipsetKey, address: Address, where: str = "") -> tuple[Tipset, Miner]:
+async def _miner(
+    ctx: Context, key: TipsetKey, address: Address, where: str = "", *, walks: bool = False
+) -> tuple[Tipset, Miner]:
     """The tipset and the miner. `where` is what Lotus says before its words for a failure; "-" where it adds
-    no words at all."""
-    tipset, states = await states_at(ctx, key)
+    no words at all. `walks` as in `states_of`."""
+    tipset, states = await states_at(ctx, key, walks=walks)
     if where == "-":
         loaded = await states.load(address, "miner")
     else:
@@ -53,12 +56,11 @@ async def _miner(ctx: Context, key: TipsetKey, address: Address, where: str = ""
             actor = await states.actor(address)
         with error_prefix(where + _STATE):
             loaded = await states.state_of(actor, "miner")
-    return tipset, Miner(ctx.objects, loaded)
+    return tipset, Miner(states.reader, loaded)
 
 
 async def _merged(miner: Miner, pick: Callable[[dict[str, Any]], bytes]) -> bytes:
-    parts = [pick(partition) async for _, _, partition in miner.all_partitions()]
-    return bitfield.union(parts)
+    return bitfield.union([pick(partition) async for _, _, partition in miner.all_partitions()])
 
 
 def live(partition: dict[str, Any]) -> bytes:
@@ -114,23 +116,23 @@ async def state_miner_sectors(
     ctx: Context, address: Address, sectors: BitField, tipset_key: TipsetKey
 ) -> list[dict[str, Any]]:
     """The sectors of a miner, all or those in the bitfield. Errors: a sector that is not there."""
-    _, miner = await _miner(ctx, tipset_key, address)
-    found = await miner.sectors() if sectors is None else await miner.some_sectors(sectors)
-    return [shown("SectorOnChainInfo", sector) for sector in found]
+    _, miner = await _miner(ctx, tipset_key, address, walks=True)
+    found = miner.sectors() if sectors is None else miner.some_sectors(sectors)
+    return await list_of(ctx, (shown("SectorOnChainInfo", sector) async for sector in found))
 
 
 @method("Filecoin.StateMinerActiveSectors", cost=Cost.SCAN)
 async def state_miner_active_sectors(ctx: Context, address: Address, tipset_key: TipsetKey) -> list[dict[str, Any]]:
     """The sectors of a miner that count for power."""
-    _, miner = await _miner(ctx, tipset_key, address)
-    found = await miner.some_sectors(await _merged(miner, active))
-    return [shown("SectorOnChainInfo", sector) for sector in found]
+    _, miner = await _miner(ctx, tipset_key, address, walks=True)
+    found = miner.some_sectors(await _merged(miner, active))
+    return await list_of(ctx, (shown("SectorOnChainInfo", sector) async for sector in found))
 
 
 @method("Filecoin.StateMinerSectorCount", cost=Cost.SCAN)
 async def state_miner_sector_count(ctx: Context, address: Address, tipset_key: TipsetKey) -> dict[str, int]:
     """How many sectors of a miner are live, active and faulty."""
-    _, miner = await _miner(ctx, tipset_key, address, "-")
+    _, miner = await _miner(ctx, tipset_key, address, "-", walks=True)
     counts = {"Live": 0, "Active": 0, "Faulty": 0}
     async for _, _, partition in miner.all_partitions():
         counts["Live"] += bitfield.count(live(partition))
@@ -185,14 +187,14 @@ async def state_miner_proving_deadline(ctx: Context, address: Address, tipset_ke
 @method("Filecoin.StateMinerFaults", cost=Cost.SCAN)
 async def state_miner_faults(ctx: Context, address: Address, tipset_key: TipsetKey) -> list[int]:
     """The faulty sectors of a miner."""
-    _, miner = await _miner(ctx, tipset_key, address)
+    _, miner = await _miner(ctx, tipset_key, address, walks=True)
     return bitfield.to_json(await _merged(miner, lambda partition: bytes(partition["Faults"])))
 
 
 @method("Filecoin.StateMinerRecoveries", cost=Cost.SCAN)
 async def state_miner_recoveries(ctx: Context, address: Address, tipset_key: TipsetKey) -> list[int]:
     """The faulty sectors of a miner that are declared recovered."""
-    _, miner = await _miner(ctx, tipset_key, address)
+    _, miner = await _miner(ctx, tipset_key, address, walks=True)
     return bitfield.to_json(await _merged(miner, lambda partition: bytes(partition["Recoveries"])))
 
 
@@ -262,7 +264,7 @@ async def state_sector_expiration(
     ctx: Context, address: Address, sector: SectorNumber, tipset_key: TipsetKey
 ) -> dict[str, int]:
     """When a sector expires: on time, and early if it is faulty (else 0)."""
-    _, miner = await _miner(ctx, tipset_key, address, "-")
+    _, miner = await _miner(ctx, tipset_key, address, "-", walks=True)
     on_time, early = await miner.expiration(sector)
     return {"OnTime": on_time, "Early": early}
 
@@ -272,6 +274,6 @@ async def state_sector_partition(
     ctx: Context, address: Address, sector: SectorNumber, tipset_key: TipsetKey
 ) -> dict[str, int]:
     """The deadline and partition that a sector is in."""
-    _, miner = await _miner(ctx, tipset_key, address, "-")
+    _, miner = await _miner(ctx, tipset_key, address, "-", walks=True)
     deadline, partition = await miner.find_sector(sector)
     return {"Deadline": deadline, "Partition": partition}

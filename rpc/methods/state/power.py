@@ -29,6 +29,7 @@ from chain.tipset import Tipset, TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError, error_prefix
 from rpc.lookup.actor_states import states_at, states_of
+from rpc.lookup.long_answers import list_of
 from rpc.params import Integer, Uint64
 from rpc.registry import Cost, method
 
@@ -98,12 +99,12 @@ async def state_miner_power(ctx: Context, address: Address, tipset_key: TipsetKe
 
 
 @method("Filecoin.StateListMiners", cost=Cost.HEAVY)
-async def state_list_miners(ctx: Context, tipset_key: TipsetKey) -> list[Address] | None:
+async def state_list_miners(ctx: Context, tipset_key: TipsetKey) -> list[Any] | None:
     """Every miner that the power actor knows, in the order of its map; null for none."""
-    _, states = await states_at(ctx, tipset_key)
+    _, states = await states_at(ctx, tipset_key, walks=True)
     power = await _loaded(states, POWER, "power")
-    claims = await Hamt.load(ctx.objects, power.state["Claims"])
-    return [Address.checked(key) async for key, _ in claims.items()] or None
+    claims = await Hamt.load(states.reader, power.state["Claims"])
+    return await list_of(ctx, (Address.checked(key) async for key, _ in claims.items())) or None
 
 
 def _may_mine(claim: dict[str, Any], state: dict[str, Any], economy: Economy) -> bool:
@@ -136,8 +137,9 @@ async def state_vm_circulating_supply_internal(ctx: Context, tipset_key: TipsetK
 @method("Filecoin.StateCirculatingSupply", cost=Cost.HEAVY)
 async def state_circulating_supply(ctx: Context, tipset_key: TipsetKey) -> str:
     """attoFIL in circulation, counted over every actor."""
-    tipset, states = await states_at(ctx, tipset_key)
-    return str(await all_circulating(states, tipset.height - 1, ctx.network.version_at(tipset.height - 1)))
+    tipset, states = await states_at(ctx, tipset_key, walks=True)
+    version = ctx.network.version_at(tipset.height - 1)
+    return str(await all_circulating(states, tipset.height - 1, version, ctx.checkpoint))
 
 
 @method("Filecoin.StateDealProviderCollateralBounds", cost=Cost.STATE)

@@ -125,6 +125,8 @@ async def wait(ctx: Context, cid: Cid, confidence: int, limit: int, allow_replac
     with ctx.waiting():
         async with head_entries(ctx.services.head_source, head.seq) as entries:
             async for entry in entries:
+                # the time that it waited does not count as work
+                ctx.deadline = None
                 await ctx.checkpoint()
                 if candidate is not None and _reverts(entry, candidate):
                     candidate = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from blockstore.cid import Cid
@@ -12,10 +13,12 @@ from chain.actors.methods import OldActors
 from chain.actors.schema import type_of
 from chain.actors.versions import FIRST_VERSION
 from chain.address import Address
+from chain.ipld.objects import ObjectReader
 from chain.tipset import TipsetKey
 from rpc.context import Context
 from rpc.errors import error_prefix
 from rpc.lookup.actor_states import id_address, states_at
+from rpc.lookup.long_answers import PacedReader, object_of
 from rpc.methods.state.market import DealID, market_at, pending_allocation, storage_deal
 from rpc.params import Integer
 from rpc.registry import Cost, method
@@ -54,21 +57,30 @@ async def _one(ctx: Context, registry: Loaded, table: str, name: str, owner: byt
     return shown
 
 
-async def _of_root(ctx: Context, registry: Loaded, name: str, root: Cid) -> dict[str, Any]:
+async def _entries(
+    reader: ObjectReader, registry: Loaded, name: str, root: Cid
+) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    """(number, entry) of one account's allocations or claims."""
     kind = type_of("verifreg", name, registry.version)
-    return {str(read_uint_key(key)): kind.dump(found) async for key, found in map_items(ctx.objects, root, kind)}
+    async for key, found in map_items(reader, root, kind):
+        yield str(read_uint_key(key)), kind.dump(found)
+
+
+async def _all_entries(
+    reader: ObjectReader, registry: Loaded, table: str, name: str
+) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    async for _, root in map_items(reader, registry.state[table], _LINK):
+        async for entry in _entries(reader, registry, name, root):
+            yield entry
 
 
 async def _of_owner(ctx: Context, registry: Loaded, table: str, name: str, owner: bytes) -> dict[str, Any]:
     root = await _inner(ctx, registry, table, owner)
-    return {} if root is None else await _of_root(ctx, registry, name, root)
+    return {} if root is None else await object_of(ctx, _entries(PacedReader(ctx), registry, name, root))
 
 
 async def _all(ctx: Context, registry: Loaded, table: str, name: str) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    async for _, root in map_items(ctx.objects, registry.state[table], _LINK):
-        out |= await _of_root(ctx, registry, name, root)
-    return out
+    return await object_of(ctx, _all_entries(PacedReader(ctx), registry, table, name))
 
 
 @method("Filecoin.StateGetAllocation", cost=Cost.STATE)
@@ -80,14 +92,14 @@ async def state_get_allocation(
     return await _one(ctx, registry, "Allocations", "Allocation", owner, allocation)
 
 
-@method("Filecoin.StateGetAllocations", cost=Cost.STATE)
+@method("Filecoin.StateGetAllocations", cost=Cost.SCAN)
 async def state_get_allocations(ctx: Context, client: Address, tipset_key: TipsetKey) -> dict[str, Any]:
     """A client's allocations by number. Errors: actor not found (11)."""
     registry, owner = await _registry(ctx, tipset_key, client)
     return await _of_owner(ctx, registry, "Allocations", "Allocation", owner)
 
 
-@method("Filecoin.StateGetAllAllocations", cost=Cost.SCAN)
+@method("Filecoin.StateGetAllAllocations", cost=Cost.HEAVY)
 async def state_get_all_allocations(ctx: Context, tipset_key: TipsetKey) -> dict[str, Any]:
     """Every allocation by number."""
     registry, _ = await _registry(ctx, tipset_key)
@@ -117,7 +129,7 @@ async def state_get_claim(
     return await _one(ctx, registry, "Claims", "Claim", owner, claim)
 
 
-@method("Filecoin.StateGetClaims", cost=Cost.STATE)
+@method("Filecoin.StateGetClaims", cost=Cost.SCAN)
 async def state_get_claims(ctx: Context, provider: Address, tipset_key: TipsetKey) -> dict[str, Any]:
     """A provider's claims by number. Errors: actor not found (11)."""
     registry, owner = await _registry(ctx, tipset_key, provider)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -24,7 +24,9 @@ from leader_bridge.store.indexer import message_key
 from rpc.context import Context
 from rpc.lookup.message_search import NO_LIMIT, executed_in
 from rpc.methods import register_all
+from rpc.pacer import LoopPacer
 from rpc.server.dispatch import Dispatcher
+from rpc.server.limits import ServerSettings
 from rpc.server.server import serve
 from tests.rpc.methods.test_recorded_chain import PATHS, ask, imported
 from tests.support.http_raw import post
@@ -319,6 +321,24 @@ async def test_a_wait_ends_when_the_message_is_deep_enough(monkeypatch: pytest.M
     _, found = await asyncio.wait_for(waiting, 5)
     assert found.tipset.key == again.key
     assert found.cid == wanted.cid
+
+
+async def test_the_time_of_waiting_is_no_time_of_work() -> None:
+    made, _ = await sending(random.Random(6), 10, True)
+    made.chain.log.live = True
+    wanted = message(500)
+    await made.chain.put_message(wanted)
+    services = replace(made.chain.services(), pacer=LoopPacer(slice_seconds=0))
+    dispatcher = Dispatcher(services, settings=ServerSettings(request_seconds=0.2))
+    waiting = asyncio.create_task(call(dispatcher, "StateWaitMsg", link(wanted.cid), 1, -1, True))
+    made.pending = []
+    parent = made.tipsets[-1]
+    for height, messages in ((99, [wanted]), (100, []), (101, [])):
+        await asyncio.sleep(0.3)
+        parent = await made.add(height, messages, parent, 500 + (height > 99))
+        made.chain.log.publish([], [parent])
+    answer = await asyncio.wait_for(waiting, 20)
+    assert answer["result"]["Height"] == 100
 
 
 async def test_a_wait_for_confidence_zero_ends_at_once() -> None:
