@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from blockstore.cid import Cid, verify
-from blockstore.errors import BadCid, HashMismatch, StoreError, StoreUnavailable
-from chain.ipld.objects import Fetch
+from blockstore.errors import BadCid, HashMismatch, StoreError
+from chain.ipld.objects import Fetch, FetchFailed
 from rpc.client.client import NodeClient
 from rpc.errors import METHOD_NOT_FOUND
 from rpc.node_errors import CallFailed, NodeError
@@ -59,7 +59,7 @@ async def _ask(client: NodeClient, cids: Sequence[Cid]) -> list[Outcome]:
             # an endpoint with a smaller limit for batches, or none at all
             half = len(cids) // 2
             return await _ask(client, cids[:half]) + await _ask(client, cids[half:])
-        return [StoreUnavailable(f"state cannot be fetched now: {error}")] * len(cids)
+        return [FetchFailed(cid, str(error)) for cid in cids]
     return [_checked(client, cid, answer) for cid, answer in zip(cids, answers, strict=True)]
 
 
@@ -67,13 +67,13 @@ def _checked(client: NodeClient, cid: Cid, answer: bytes | CallFailed) -> Outcom
     if isinstance(answer, CallFailed):
         if answer.code != METHOD_NOT_FOUND and any(words in answer.message for words in _ABSENT):
             return None
-        return StoreUnavailable(f"state cannot be fetched now: {client.name}: {answer.message}")
+        return FetchFailed(cid, f"{client.name}: {answer.message}")
     try:
         verify(cid.multihash, answer)
     except BadCid as error:
         # a hash that cannot be checked: nothing that came under it may be stored
-        return StoreUnavailable(f"{cid} cannot be verified: {error}")
+        return FetchFailed(cid, f"its hash cannot be verified: {error}")
     except HashMismatch:
         log.error("%s answered bytes that are not %s", client.name, cid)
-        return StoreUnavailable(f"state cannot be fetched now: {client.name} answered other bytes than {cid}")
+        return FetchFailed(cid, f"{client.name} answered other bytes")
     return answer

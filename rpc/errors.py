@@ -34,6 +34,7 @@ from typing import Any, ClassVar, Final
 from blockstore.cid import Cid
 from blockstore.errors import BadCid, Fenced, Missing, StoreError, StoreFull, StoreUnavailable, Unfinished
 from chain.errors import ChainError
+from chain.ipld.objects import FetchFailed
 from rpc.node_errors import CallFailed, NodeError
 
 log = logging.getLogger("follower.rpc")
@@ -204,6 +205,8 @@ def wire_error(error: BaseException, method: str = "") -> RpcError:
         return MethodError(f"ipld: could not find {_name(error.key)}")
     if isinstance(error, BadCid):
         return MethodError(str(error))
+    if isinstance(error, FetchFailed):
+        return Unavailable(f"not held: {error}")
     if isinstance(error, StoreUnavailable | Unfinished):
         return Unavailable(f"the store does not answer now: {error}")
     if isinstance(error, StoreFull | Fenced):

@@ -26,6 +26,13 @@ _Found = bytes | StoreError | None
 _OVERHEAD = 150
 
 
+class FetchFailed(StoreUnavailable):
+    """An object that is not held, and that no full node gives now."""
+
+    def __init__(self, cid: Cid, reason: str) -> None:
+        super().__init__(f"object {cid}; a full node would have it, but cannot be asked now: {reason}")
+
+
 class ObjectReader(Protocol):
     """The source that trees and decoders read objects from."""
 
@@ -56,6 +63,11 @@ class Objects:
         self.reads = 0
         self.round_trips = 0
         self.fetched = 0
+
+    @property
+    def is_lazy(self) -> bool:
+        """Whether full nodes are asked for objects that are missing."""
+        return self._fetch is not None
 
     async def get(self, cid: bytes) -> bytes:
         """The object's bytes. Errors: Missing, HashMismatch (a node sent other bytes), StoreUnavailable."""

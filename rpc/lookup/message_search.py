@@ -19,6 +19,7 @@ from rpc.context import Context
 from rpc.lookup.actor_states import load_tree
 from rpc.lookup.ancestors import ancestry_of
 from rpc.lookup.tipset_inclusion import included_in
+from rpc.missing_objects import not_held
 from rpc.params import Integer
 
 #: a limit that is none
@@ -133,7 +134,8 @@ async def _receipt(ctx: Context, tipset: Tipset, place: int) -> Receipt:
     try:
         value = await Amt(ctx.objects, tipset.parent_message_receipts, 0).get(place)
     except Missing as error:
-        raise NotHeld(f"the receipts of the parents of the tipset at epoch {tipset.height}: {error}") from None
+        what = f"the receipts of the parents of the tipset at epoch {tipset.height}"
+        raise not_held(ctx.objects, error, what) from None
     if value is None:
         raise NotFound(f"failed to find receipt {place}")
     return receipt_from_fields(value)

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from blockstore.errors import BadCid
+from blockstore.errors import BadCid, Missing
 from rpc.admission import Admission, Lane
 from rpc.context import Context
 from rpc.errors import (
@@ -41,6 +41,7 @@ from rpc.json_wire import (
     parse,
 )
 from rpc.known import known_methods
+from rpc.missing_objects import is_named, not_held
 from rpc.params import UNDEFINED_CID
 from rpc.registry import REGISTRY, V0, V1, V2, Cost, Method, Registry, Versions
 from rpc.server.limits import ServerSettings, make_admission
@@ -347,11 +348,12 @@ class Dispatcher:
         route = self._routes[version][name] = method, self.metrics.method(method.name)
         return route
 
-    @staticmethod
-    def _fault(raised: Exception, call: Call | None, name: str) -> RpcError:
+    def _fault(self, raised: Exception, call: Call | None, name: str) -> RpcError:
         if isinstance(raised, BadCid) and call is not None and UNDEFINED_CID in call.arguments:
             # what Lotus' store says when it is asked for the undefined CID, which null stands for
             return MethodError("error decoding identity cid b: multihash too short. must be >= 2 bytes")
+        if isinstance(raised, Missing) and call is not None and not is_named(call.arguments, raised.key):
+            return wire_error(not_held(self.services.objects, raised), name)
         return wire_error(raised, name)
 
     # --- WebSocket -----------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Final
 
 from blockstore.cid import Cid
 from blockstore.errors import Missing
-from chain.errors import BadObject, NotHeld
+from chain.errors import BadObject
 from chain.message import Receipt
 from chain.state.tipset_events import read_receipts
 from chain.tipset import Tipset
@@ -22,6 +22,7 @@ from rpc.eth_json import Place
 from rpc.lookup.decoded_cache import decoded_cache, keep
 from rpc.lookup.eth.block_parameter import block_hash
 from rpc.lookup.tipset_inclusion import included_in
+from rpc.missing_objects import not_held
 
 #: bytes that a decoded receipt takes beside its return value
 _OVERHEAD: Final = 600
@@ -71,7 +72,7 @@ async def load_receipts(ctx: Context, tipset: Tipset, post: PostRoots) -> list[R
     try:
         return await read_receipts(ctx.objects, post.receipts, ctx.checkpoint)
     except Missing as error:
-        raise NotHeld(f"the receipts of the tipset at epoch {tipset.height}: {error}") from None
+        raise not_held(ctx.objects, error, f"the receipts of the tipset at epoch {tipset.height}") from None
 
 
 async def load_executed(ctx: Context, tipset: Tipset, post: PostRoots) -> Executed:

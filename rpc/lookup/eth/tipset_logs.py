@@ -7,7 +7,6 @@ from typing import Final
 
 from blockstore.cid import RAW
 from blockstore.errors import Missing
-from chain.errors import NotHeld
 from chain.eth.types import BLOOM_LENGTH, EthAddressError, bloom_bits, eth_address, log_of
 from chain.index.event_index import hash_or_none
 from chain.index.event_rows import IndexedEvent
@@ -20,6 +19,7 @@ from rpc.lookup.actor_states import node_cache
 from rpc.lookup.decoded_cache import decoded_cache, keep
 from rpc.lookup.eth.block_parameter import is_canonical
 from rpc.lookup.eth.executed_tipset import Executed, PostRoots, load_executed, load_receipts
+from rpc.missing_objects import not_held
 
 #: bytes that a decoded event takes beside its values
 _OVERHEAD: Final = 600
@@ -40,7 +40,7 @@ async def load_events(ctx: Context, tipset: Tipset, post: PostRoots) -> Sequence
     try:
         found = await load_events_after(ctx.objects, receipts, post.state, node_cache(ctx), ctx.checkpoint)
     except Missing as error:
-        raise NotHeld(f"the events of the tipset at epoch {tipset.height}: {error}") from None
+        raise not_held(ctx.objects, error, f"the events of the tipset at epoch {tipset.height}") from None
     size = sum(_OVERHEAD + sum(150 + len(entry.value) for entry in event.entries) for event in found)
     keep(cache, tipset.key, found, _OVERHEAD + size)
     return found
