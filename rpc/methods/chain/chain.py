@@ -23,6 +23,7 @@ from chain.tipset_messages import load_block_messages
 from rpc import lotus_json
 from rpc.context import Context
 from rpc.errors import LimitExceeded, MethodError
+from rpc.lookup.long_answers import PacedReader, paced
 from rpc.lookup.tipset_inclusion import included_in
 from rpc.lookup.tipsets import load_tipset, read_block, read_tipset, tipset_at
 from rpc.lotus_json import APPLY, REVERT, json_cache
@@ -30,7 +31,6 @@ from rpc.registry import Cost, method
 
 #: tipsets that a path may name: more than three days
 MAX_PATH: Final = 10_000
-#: bit width of the tree of a message's events
 
 
 # --- reading -------------------------------------------------------------------------------------------
@@ -120,13 +120,14 @@ async def chain_get_path(ctx: Context, start: TipsetKey, end: TipsetKey) -> list
     for name, key in (("from", start), ("to", end)):
         try:
             ends.append(await load_tipset(ctx, key))
-        except (NotFound, ValueError) as error:
+        except (NotFound, BadObject) as error:
             raise NotFound(f"loading {name} tipset {key}: {error}") from None
     left, right = ends
     cache = json_cache(ctx)
     reverts: list[dict[str, Any]] = []
     applies: list[dict[str, Any]] = []
     while left.key != right.key:
+        await ctx.checkpoint()
         if len(reverts) + len(applies) >= MAX_PATH:
             raise LimitExceeded(f"the path is longer than {MAX_PATH} tipsets")
         if left.height > right.height:
@@ -147,7 +148,7 @@ async def chain_get_block_messages(ctx: Context, block: Cid) -> dict[str, Any]:
     cache = json_cache(ctx)
     found = cache.get(b"m" + block)
     if found is None:
-        bls, signed = await load_block_messages(ctx.objects, await read_block(ctx, block))
+        bls, signed = await load_block_messages(ctx.objects, await read_block(ctx, block), ctx.checkpoint)
         found = cache.keep(
             b"m" + block,
             {
@@ -202,7 +203,7 @@ async def chain_get_parent_receipts(ctx: Context, block: Cid) -> list[dict[str, 
             return None
         try:
             tree = await Amt.load(ctx.objects, head.parent_message_receipts, version=0)
-            receipts = [lotus_json.receipt(receipt_from_fields(value)) async for _, value in tree.items()]
+            receipts = [lotus_json.receipt(receipt_from_fields(value)) async for _, value in paced(ctx, tree.items())]
         except Missing as error:
             what = f"the receipts of the parents of block {block} (epoch {head.height})"
             raise NotHeld(f"{what}: {error}") from None
@@ -238,7 +239,7 @@ async def chain_get_events(ctx: Context, root: Cid) -> list[dict[str, Any]]:
             raise NotFound(f"load events amt: ipld: could not find {Cid(error.key)}") from None
         except BadObject as error:
             raise BadObject(f"load events amt: {error}") from None
-        events = [lotus_json.event(event_from_fields(value)) async for _, value in tree.items()]
+        events = [lotus_json.event(event_from_fields(value)) async for _, value in paced(ctx, tree.items())]
         found = cache.keep(b"v" + root, events)
     return found  # type: ignore[return-value]
 
@@ -275,7 +276,7 @@ async def chain_stat_obj(ctx: Context, obj: Cid, base: Cid) -> dict[str, int]:
 
     Errors: Missing, LimitExceeded.
     """
-    links, size = await stat_dag(ctx.objects, obj, base or None)
+    links, size = await stat_dag(PacedReader(ctx), obj, base or None)
     return {"Size": size, "Links": links}
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from blockstore.cid import Cid
 from chain.actors.codes import known_code
 from chain.actors.load import kind_of_code
-from chain.actors.methods import GoPanic, params_cbor, params_json, state_json
+from chain.actors.methods import GoPanic, NoSuchMethod, params_cbor, params_json, state_json
 from chain.address import Address
 from chain.errors import NotFound
 from chain.tipset import TipsetKey
@@ -59,7 +59,7 @@ async def state_decode_params(
     name, version = await kind_of_code(states.tree, found.code, states.network_version) or ("", 0)
     try:
         return params_json(name, version, number, params, str(found.code))
-    except LookupError as error:
+    except NoSuchMethod as error:
         raise MethodError(f"getting params type: {error}") from error
     except GoPanic as error:
         raise FatalError("Filecoin.StateDecodeParams", error) from error
@@ -71,7 +71,7 @@ async def state_encode_params(ctx: Context, code: Cid, number: MethodNum, params
     name, version = await _kind_anywhere(ctx, code) or ("", 0)
     try:
         return params_cbor(name, version, number, params, str(code) if code else "b")
-    except LookupError as error:
+    except NoSuchMethod as error:
         raise MethodError(f"getting params type: {error}") from error
     except GoPanic as error:
         raise FatalError("Filecoin.StateEncodeParams", error) from error
