@@ -1,0 +1,1 @@
+"""`eth_*` methods, filters and subscriptions."""
