@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import orjson
 import pytest
 
 from devnode.sim_chain import SimSettings
@@ -12,6 +9,7 @@ from devnode.simulate import SimulatedNode
 from rpc.methods.node.status import go_time
 from rpc.registry import REGISTRY, V0, V1
 from rpc.server.dispatch import Dispatcher
+from tests.support.made_chain import ask
 
 SMALL = SimSettings(accounts=12, miners=4, miner_updates=0, messages=0, null_rate=0.0)
 #: served under both paths by Lotus, whose v0 has all of v1
@@ -32,18 +30,11 @@ async def made(epochs: int) -> tuple[SimulatedNode, Dispatcher]:
     return node, Dispatcher(node._services)
 
 
-async def ask(dispatcher: Dispatcher, name: str, params: list[Any], version: int = 1) -> dict[str, Any]:
-    body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": f"Filecoin.{name}", "params": params})
-    _, answer = await dispatcher.http(version, body)
-    found: dict[str, Any] = orjson.loads(answer)
-    return found
-
-
 async def test_the_sync_is_complete_and_ends_at_the_head() -> None:
     node, dispatcher = await made(3)
-    state = (await ask(dispatcher, "SyncState", []))["result"]
+    state = (await ask(dispatcher, "SyncState"))["result"]
     (sync,) = state["ActiveSyncs"]
-    assert sync["Target"] == (await ask(dispatcher, "ChainHead", []))["result"]
+    assert sync["Target"] == (await ask(dispatcher, "ChainHead"))["result"]
     assert sync["Base"]["Height"] == node.head.height - 1
     assert (sync["Stage"], sync["Height"]) == (4, node.head.height)
     assert sync["Start"] == go_time(node.head.blocks[0].timestamp)
@@ -52,7 +43,7 @@ async def test_the_sync_is_complete_and_ends_at_the_head() -> None:
 async def test_status_counts_blocks_of_the_newest_tipsets() -> None:
     node, dispatcher = await made(910)
     for with_chain in (False, True):
-        status = (await ask(dispatcher, "NodeStatus", [with_chain]))["result"]
+        status = (await ask(dispatcher, "NodeStatus", with_chain))["result"]
         assert status["SyncStatus"]["Epoch"] == node.head.height
         assert status["PeerStatus"] == {"PeersToPublishMsgs": 0, "PeersToPublishBlocks": 0}
         counts = []
@@ -62,7 +53,7 @@ async def test_status_counts_blocks_of_the_newest_tipsets() -> None:
             tipset = await node.index.parent(tipset)
         wanted = (sum(counts[:100]) / 100, sum(counts) / 900) if with_chain else (0, 0)
         assert tuple(status["ChainStatus"].values()) == wanted
-    started = (await ask(dispatcher, "StartTime", []))["result"]
+    started = (await ask(dispatcher, "StartTime"))["result"]
     assert started == go_time(node._services.started_at)
 
 
@@ -78,7 +69,7 @@ def test_times_are_written_as_go_does(seconds: float, text: str) -> None:
 async def test_what_only_a_node_has_is_known_and_not_served(name: str) -> None:
     _, dispatcher = await made(0)
     for version in (0, 1):
-        answer = await ask(dispatcher, name, [], version)
+        answer = await ask(dispatcher, name, version=version)
         assert answer["error"]["code"] == -32004
         assert "known, but not served" in answer["error"]["message"]
 
@@ -92,7 +83,7 @@ async def test_v0_has_what_v1_has() -> None:
 
 async def test_the_version_stands_once_in_the_client_version() -> None:
     node, dispatcher = await made(0)
-    text = (await ask(dispatcher, "Web3ClientVersion", []))["result"]
+    text = (await ask(dispatcher, "Web3ClientVersion"))["result"]
     assert text.startswith("simulated/")
     node._services.agent = "lotus-follower/1.2.3"
-    assert (await ask(dispatcher, "Web3ClientVersion", []))["result"] == "lotus-follower/1.2.3"
+    assert (await ask(dispatcher, "Web3ClientVersion"))["result"] == "lotus-follower/1.2.3"

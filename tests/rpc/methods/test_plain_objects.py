@@ -4,26 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
-
-import orjson
 
 from blockstore.cid import Cid, cid_of, parse
 from blockstore.errors import StoreError, StoreUnavailable
 from chain.genesis_parent import GENESIS_PARENT
 from chain.ipld.objects import Objects
 from rpc.server.dispatch import Dispatcher
-from tests.support.made_chain import MadeChain, link
+from tests.support.made_chain import MadeChain, ask, link
 from tests.support.recorded import recorded
 from tests.support.wire_chain import recorded_services
 
 PARENT = parse("bafyreiaqpwbbyjo4a42saasj36kkrpv4tsherf2e7bvezkert2a7dhonoi")
-
-
-async def ask(dispatcher: Dispatcher, name: str, params: list[Any]) -> dict[str, Any]:
-    body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": f"Filecoin.{name}", "params": params})
-    answer: dict[str, Any] = orjson.loads((await dispatcher.http(1, body))[1])
-    return answer
 
 
 async def test_a_lazy_store_has_what_it_would_fetch_and_nothing_else() -> None:
@@ -41,29 +32,29 @@ async def test_a_lazy_store_has_what_it_would_fetch_and_nothing_else() -> None:
     services = chain.services()
     dispatcher = Dispatcher(replace(services, objects=Objects(chain.store, fetch=fetch)))
     for cid, held in ((fetched, True), (lost, False)):
-        assert (await ask(dispatcher, "ChainHasObj", [link(cid)]))["result"] is held
-        assert ("result" in await ask(dispatcher, "ChainReadObj", [link(cid)])) is held
+        assert (await ask(dispatcher, "ChainHasObj", link(cid)))["result"] is held
+        assert ("result" in await ask(dispatcher, "ChainReadObj", link(cid))) is held
     # a node that does not answer has not said that it lacks the object
-    assert (await ask(dispatcher, "ChainHasObj", [link(hidden)]))["error"]["code"] == -32002
+    assert (await ask(dispatcher, "ChainHasObj", link(hidden)))["error"]["code"] == -32002
 
 
 async def test_the_undefined_cid_is_an_identity_cid_to_a_nodes_store() -> None:
     chain = MadeChain()
     chain.log.publish([], [await chain.add(None, 0)])
     dispatcher = Dispatcher(chain.services())
-    assert (await ask(dispatcher, "ChainHasObj", [None]))["result"] is True
-    refused = await ask(dispatcher, "ChainReadObj", [None])
+    assert (await ask(dispatcher, "ChainHasObj", None))["result"] is True
+    refused = await ask(dispatcher, "ChainReadObj", None)
     assert refused["error"]["message"].startswith("blockstore get: error decoding identity cid b: ")
 
 
 async def test_the_parent_of_the_genesis_is_held() -> None:
     services = await recorded_services(recorded("devnet"))
     dispatcher = Dispatcher(services)
-    genesis = (await ask(dispatcher, "ChainGetGenesis", []))["result"]
+    genesis = (await ask(dispatcher, "ChainGetGenesis"))["result"]
     assert genesis["Blocks"][0]["Parents"] == [link(PARENT)]
     assert await services.objects.get(PARENT) == GENESIS_PARENT
     assert await services.objects.get_many([PARENT, PARENT]) == [GENESIS_PARENT] * 2
-    stat = (await ask(dispatcher, "ChainStatObj", [genesis["Cids"][0], None]))["result"]
+    stat = (await ask(dispatcher, "ChainStatObj", genesis["Cids"][0], None))["result"]
     assert stat["Links"] > 50
-    without = (await ask(dispatcher, "ChainStatObj", [genesis["Cids"][0], link(PARENT)]))["result"]
+    without = (await ask(dispatcher, "ChainStatObj", genesis["Cids"][0], link(PARENT)))["result"]
     assert without == {"Links": stat["Links"] - 1, "Size": stat["Size"] - len(GENESIS_PARENT)}

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
-import orjson
 import pytest
 
 from blockstore.cid import Cid, cid_of
@@ -29,6 +28,7 @@ from rpc.params import Param
 from rpc.registry import REGISTRY, V1, Method
 from rpc.server.dispatch import Dispatcher
 from rpc.services import Head
+from tests.support.made_chain import ask
 from tests.support.wire_node import Heads
 
 SMALL = SimSettings(accounts=12, miners=4, miner_updates=2, messages=3)
@@ -93,13 +93,6 @@ async def with_all_actors(node: SimulatedNode) -> Heads:
     return heads
 
 
-async def ask(dispatcher: Dispatcher, name: str, params: list[Any]) -> dict[str, Any]:
-    body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": f"Filecoin.{name}", "params": params})
-    _, answer = await dispatcher.http(1, body)
-    found: dict[str, Any] = orjson.loads(answer)
-    return found
-
-
 def names(node: SimulatedNode) -> dict[str, Any]:
     """What the calls name."""
     maker = node.chain._maker
@@ -131,7 +124,7 @@ def argument(method: Method, param: Param, known: dict[str, Any]) -> Any:
         "bool": False,
         "cid.Cid": known["old"],
         "miner.SectorPreCommitInfo": {"SealProof": 8, "Expiration": 1000, "DealIDs": [1]},
-        "bitfield.BitField": None,
+        "*bitfield.BitField": None,
     }
     return by_type.get(param.go, 1)
 
@@ -161,7 +154,7 @@ async def test_no_state_of_unknown_actors_is_guessed(node: SimulatedNode) -> Non
         calls.append((name, [argument(method, param, known) for param in method.params]))
     wrong = []
     for name, params in calls:
-        answer = await ask(on_chain if known["eth_block"] in params else at_head, name, params)
+        answer = await ask(on_chain if known["eth_block"] in params else at_head, name, *params)
         if NOT_HELD not in answer.get("error", {}).get("message", ""):
             wrong.append(f"{name}{params}: {answer}")
     assert not wrong, "\n".join(wrong)
@@ -177,7 +170,7 @@ async def test_what_needs_no_state_of_an_actor_is_answered(node: SimulatedNode) 
         ("ChainGetMessagesInTipset", [[]]),
         ("EthGetBlockByNumber", ["{eth_block}", False]),
     ):
-        here, there = [await ask(dispatcher, name, filled(params, known)) for dispatcher in dispatchers]
+        here, there = [await ask(dispatcher, name, *filled(params, known)) for dispatcher in dispatchers]
         assert "error" not in here, here
         assert here == there
 
@@ -186,9 +179,9 @@ async def test_states_before_the_unknown_upgrade_are_decoded(node: SimulatedNode
     dispatcher = dispatcher_at(node, 3)
     known = names(node)
     old = [{"/": str(cid)} for cid in (await node.index.at_height(node.head, 2)).key.cids]
-    before = await ask(dispatcher, "StateReadState", [known["miner"], old])
+    before = await ask(dispatcher, "StateReadState", known["miner"], old)
     assert before["result"]["State"]["Info"]
-    assert (await ask(dispatcher, "StateNetworkVersion", [old]))["result"] == LAST_NETWORK_VERSION
-    assert (await ask(dispatcher, "StateNetworkVersion", [[]]))["result"] == LAST_NETWORK_VERSION + 1
-    after = await ask(dispatcher, "StateReadState", [known["miner"], []])
+    assert (await ask(dispatcher, "StateNetworkVersion", old))["result"] == LAST_NETWORK_VERSION
+    assert (await ask(dispatcher, "StateNetworkVersion", []))["result"] == LAST_NETWORK_VERSION + 1
+    after = await ask(dispatcher, "StateReadState", known["miner"], [])
     assert NOT_HELD in after["error"]["message"]
