@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -20,6 +19,7 @@ from chain.errors import ChainError
 from chain.index.chain_index import HELD_EVENTS, HELD_MESSAGES, HELD_RECEIPTS, HELD_STATE, TipsetRow, row_of
 from chain.tipset import Tipset, TipsetKey
 from leader_bridge import metrics
+from leader_bridge.clock import monotonic
 from leader_bridge.nodes.sources import NoSource
 from leader_bridge.store.backfill_floor import load_floor
 from leader_bridge.store.coverage import MESSAGES_INDEX, TIPSETS_INDEX
@@ -44,13 +44,13 @@ class _Progress:
         self._what = what
         self._total = total
         self._done = 0
-        self._began = self._reported = time.monotonic()
+        self._began = self._reported = monotonic()
         metrics.BACKFILL_LEFT.set(total)
 
     def step(self, count: int, epoch: int) -> None:
         self._done += count
         metrics.BACKFILL_LEFT.set(max(0, self._total - self._done))
-        now = time.monotonic()
+        now = monotonic()
         if now - self._reported >= _LOG_INTERVAL_SECONDS:
             self._reported = now
             rate = self._done / (now - self._began)

@@ -13,17 +13,17 @@ import logging
 import os
 import random
 import socket
-import time
 from collections.abc import Sequence
 from typing import Final, Protocol, runtime_checkable
 
 from blockstore.errors import Fenced, SchemaMismatch, StoreError, WrongNetwork
 from blockstore.store import HeadEntry, Store
 from chain.errors import BadObject, BadRequest
-from chain.tipset import Tipset, TipsetKey
 from leader_bridge import metrics
 from leader_bridge.backfill import Backfill
-from leader_bridge.follow.head_path import PathFinder
+from leader_bridge.clock import monotonic
+from leader_bridge.follow.head_path import HeadPath, PathFinder
+from leader_bridge.follow.head_rules import HeadRules, NodeBehind, ReorgBelowFinality, ReorgPermit
 from leader_bridge.follow.network import check_network
 from leader_bridge.follow.publisher import Publisher
 from leader_bridge.nodes.sources import NoSource, Source, Sources
@@ -50,8 +50,12 @@ log = logging.getLogger(__name__)
 _STOP_SECONDS: Final = 10.0
 
 
-class _NodeBehind(Exception):
-    """The node's head is behind ours: wait for it."""
+class _NodeStalled(Exception):
+    """The node shows no new head; `other` is to be followed instead."""
+
+    def __init__(self, text: str, other: Source) -> None:
+        super().__init__(text)
+        self.other = other
 
 
 @runtime_checkable
@@ -65,6 +69,8 @@ class PacedStore(Protocol):
 class Bridge:
     """Follows `nodes` (best first) and keeps `store`. `await run()` until `stop()`.
 
+    `permit`: an operator's permission for one reorg below finality.
+
     `run` returns after `stop`, and raises only what it cannot wait out: WrongNetwork (no node in the list is
     of the store's network), Fenced (another bridge leads), SchemaMismatch, BadRequest (the network file).
     """
@@ -74,6 +80,8 @@ class Bridge:
         store: Store,
         nodes: Sequence[NodeInfo | NodeClient],
         settings: BridgeSettings | None = None,
+        *,
+        permit: ReorgPermit | None = None,
     ) -> None:
         self.settings = settings or BridgeSettings()
         s = self.settings
@@ -113,15 +121,21 @@ class Bridge:
         )
         if s.traces:
             self.publisher.traces = Traces(store, self.writer, s.trace_lookback_epochs, lambda: self.head)
-        self._paths = PathFinder(self.writer)
+        self._paths = PathFinder(store, self.writer)
+        self._rules = HeadRules(
+            store,
+            self.writer,
+            self._paths,
+            permit or ReorgPermit(),
+            lagging_node_grace_seconds=s.lagging_node_grace_seconds,
+        )
         #: the node that is followed ("": none), and its newest known epoch
         self.following = ""
         self.node_height = -1
         self.reconnects = -1
         self._stopping = asyncio.Event()
-        self._behind_since: float | None = None
-        #: the node that our head was taken from
-        self._last_node = ""
+        #: why nothing is published ("": it is), told once in the log
+        self._stopped_because = ""
 
     @property
     def head(self) -> HeadEntry | None:
@@ -173,6 +187,7 @@ class Bridge:
     async def _run(self, owner: str) -> None:
         self.publisher.term = await self._new_term(owner)
         await self.publisher.load_head()
+        metrics.STOPPED.clear()
         background = [asyncio.create_task(self.backfill.run())]
         if self.traces is not None:
             background.append(asyncio.create_task(self.traces.run()))
@@ -196,10 +211,10 @@ class Bridge:
             wait = min(self.settings.longest_backoff_seconds, wait * 2)
 
     async def _follow_nodes(self) -> None:
-        """Follow one node after another, until an error that cannot be waited out."""
+        """Follow one node after another, until `stop` or an error that cannot be waited out."""
         settings = self.settings
         failures = 0
-        while True:
+        while not self._stopping.is_set():
             source = await self._choose()
             before = self.head.seq if self.head else 0
             try:
@@ -215,6 +230,15 @@ class Bridge:
             except NodeError as error:
                 source.record_failure(error)
                 log.info("%s: the subscription ended: %s", source.name, error)
+                continue
+            except _NodeStalled as error:
+                log.warning("%s: %s is followed instead", error, error.other.name)
+                self.sources.prefer(error.other)
+                continue
+            except ReorgBelowFinality as error:
+                self._report_stop("reorg_below_finality", f"{error}; --accept-reorg-below-finality permits it, once")
+                source.cool_down(seconds=settings.refused_head_cooldown_seconds)
+                continue
             except (NotAvailableYet, NoSource, BadObject, StoreError) as error:
                 log.warning("not published yet, tried again: %s", error)
                 source.cool_down(seconds=settings.first_backoff_seconds)
@@ -230,17 +254,32 @@ class Bridge:
 
     async def _choose(self) -> Source:
         """The node to follow: the best that may be asked now. The one that just failed cools down, so the next is
-        tried; alone it is tried again when its cool-down is over."""
+        tried. While all cool down, those that failed are asked every few seconds whether they are there again."""
         while True:
             usable = self.sources.usable()
             if usable:
                 return usable[0]
-            await asyncio.sleep(min(self.sources.next_usable_in(), self.settings.longest_backoff_seconds))
+            if not await self.sources.probe():
+                await asyncio.sleep(min(self.sources.next_usable_in(), self.settings.probe_interval_seconds))
+
+    def _report_stop(self, reason: str, text: str) -> None:
+        """Say once that nothing is published for this reason, until something is."""
+        metrics.STOPPED.labels(reason).set(1)
+        if text != self._stopped_because:
+            log.error("not published: %s", text)
+        self._stopped_because = text
+
+    def _report_published(self) -> None:
+        if self._stopped_because:
+            log.warning("head changes are published again")
+            self._stopped_because = ""
+            metrics.STOPPED.clear()
 
     async def _follow(self, source: Source) -> None:
         """Follow one node until that ends, by an error."""
         client = source.client
         await self.publisher.load_head()
+        await self._rules.load(self.head.head if self.head else None)
         await check_network(self.store, client, self.settings.network_file)
         subscription = await subscribe(client, poll_interval=self.settings.poll_interval_seconds)
         self.reconnects += 1
@@ -257,13 +296,13 @@ class Bridge:
                 changes = await self._merge_while_paced(subscription, await self._next(subscription, source))
                 if not changes:
                     continue
-                began = time.monotonic()
+                began = monotonic()
                 async with self._head_change_lock:
                     before = self.head.seq if self.head else 0
                     await self._apply(source, changes)
                     source.mark_healthy()
                     if self.head is not None and self.head.seq > before:
-                        seconds = (time.monotonic() - began) / max(1, len(self.head.applies))
+                        seconds = (monotonic() - began) / max(1, len(self.head.applies))
                         metrics.TIPSET_SECONDS.observe(seconds)
                 metrics.LAG.set(self.lag)
         finally:
@@ -275,11 +314,14 @@ class Bridge:
         while True:
             longest = self.settings.idle_probe_seconds
             try:
-                changes = await subscription.next(longest if self._behind_since is None else min(longest, 1.0))
+                changes = await subscription.next(min(longest, 1.0) if self._rules.waits_for_node else longest)
             except NodeTimeout:
                 now = await fetch_chain_head(source.client)
                 if self.head is None or now.key != self.head.head.key:
                     return [now]
+                other = await self.sources.another_ahead(source, now.height)
+                if other is not None:
+                    raise _NodeStalled(f"{source.name} stands still at epoch {now.height}", other) from None
                 continue
             if changes:
                 return changes
@@ -301,65 +343,51 @@ class Bridge:
     # --- head changes ------------------------------------------------------------------------------
 
     async def _apply(self, source: Source, changes: list[Change]) -> None:
-        """Store and publish one head change."""
+        """Store and publish one head change. Errors: ReorgBelowFinality, _NodeStalled; and as `Publisher.publish`."""
         self.node_height = changes[-1].height
         if self.head is None:
             target = await self._paths.target_of(changes)
             (tipset,) = await self.writer.tipsets([target.key])
-            await self.publisher.begin_store(tipset, self.settings.backfill_epochs)
-        elif changes[-1].key != self.head.head.key or changes[-1].kind == REVERT:
+            await self._publish(source, await self.publisher.first_path(tipset, self.settings.backfill_epochs))
+        elif changes[-1].key == self.head.head.key and changes[-1].kind != REVERT:
+            await self._rules.follow_head(source.name, self.head.head, None)
+            self._report_published()
+        else:
             path = None if changes[0].kind == CURRENT else await self._paths.fit(self.head.head, changes)
-            if path is None:
-                try:
-                    await self._go_to(source, await self._paths.target_of(changes))
-                except _NodeBehind:
-                    return
-            else:
-                await self.publisher.publish(path)
-        self._behind_since = None
-        self._last_node = source.name
+            if path is not None and path.applies:
+                await self._publish(source, path)
+                return
+            try:
+                await self._go_to(source, await self._paths.target_of(changes))
+            except NodeBehind as error:
+                if error.seconds >= self.settings.lagging_node_grace_seconds:
+                    other = await self.sources.another_ahead(source, self.head.head.height - 1)
+                    if other is not None:
+                        raise _NodeStalled(f"{source.name} stays behind our head", other) from None
 
     async def _go_to(self, source: Source, target: Change) -> None:
-        """Fill the gap between our head and the node's. Errors: _NodeBehind."""
+        """Fill the gap between our head and the node's. Errors: NodeBehind; and as `_apply`."""
         assert self.head is not None
         (tipset,) = await self.writer.tipsets([target.key])
-        await self._wait_for_lagging(source, tipset)
+        await self._rules.check_target(source.name, tipset)
         gap = self.settings.max_gap_epochs
         while tipset.height - self.head.head.height > gap:
             middle = await self._paths.waypoint(source, self.head.head, tipset, gap)
             if middle is None:
                 break
-            path = await self._paths.find(source, self.head.head, middle)
+            path = await self._paths.find(source, self.head.head, middle, self._rules.lowest_revert())
             if not path.applies:
                 break
-            await self.publisher.publish(path)
-        path = await self._paths.find(source, self.head.head, tipset)
+            await self._publish(source, path)
+        path = await self._paths.find(source, self.head.head, tipset, self._rules.lowest_revert())
         if path.reverts or path.applies:
             log.info("filling a gap: %d reverts, %d applies", len(path.reverts), len(path.applies))
-            await self.publisher.publish(path)
+            await self._publish(source, path)
 
-    async def _wait_for_lagging(self, source: Source, tipset: Tipset) -> None:
-        """Do not go back, for a while, for a node that has only not caught up yet.
-
-        A head below ours on our own chain, or a lighter one of another node than the last, is a node behind
-        us: going there and back would show every client a head that goes back. Errors: _NodeBehind.
-        """
+    async def _publish(self, source: Source, path: HeadPath) -> None:
+        """Publish a path that the rules allow. Errors: ReorgBelowFinality; and as `Publisher.publish`."""
+        self._rules.check_path(source.name, path)
+        await self.publisher.publish(path)
         assert self.head is not None
-        (ours,) = await self.writer.tipsets([TipsetKey(self.head.head.key)])
-        is_behind = tipset.parent_weight < ours.parent_weight
-        if is_behind and source.name == self._last_node:
-            is_behind = await self._paths.is_ancestor(tipset, self.head.head, self.settings.max_gap_epochs)
-        if not is_behind:
-            return
-        now = time.monotonic()
-        if self._behind_since is None:
-            self._behind_since = now
-            log.info(
-                "%s is behind us (epoch %d, ours %d): our head stays until it has caught up",
-                source.name,
-                tipset.height,
-                ours.height,
-            )
-        if now - self._behind_since < self.settings.lagging_node_grace_seconds:
-            raise _NodeBehind
-        log.warning("%s stays behind us: its head is followed all the same", source.name)
+        await self._rules.follow_head(source.name, self.head.head, path)
+        self._report_published()

@@ -14,6 +14,8 @@ class BridgeSettings:
     `fetch_concurrency` requests of `fetch_batch` objects are in flight at once. `max_gap_epochs`: the most epochs
     in one head change when a gap is filled. `lagging_node_grace_seconds`: how long a lighter head of another node
     is not followed. `idle_probe_seconds`: a node that pushes nothing for so long is asked for its head.
+    `probe_interval_seconds`: while every node cools down after failures, each is asked so often whether it is there.
+    `refused_head_cooldown_seconds`: how long a node is left alone whose head may not be published.
     `missing_object_timeout_seconds`: how long a walk waits for any node to answer. `late_block_retry_delays`:
     seconds before each new try for what every node lacks. `traces`: record each tipset's traces, down to
     `trace_lookback_epochs` below the head. `owner`: this process's name in the lease ("": host and process id).
@@ -35,6 +37,8 @@ class BridgeSettings:
     idle_probe_seconds: float = 60.0
     first_backoff_seconds: float = 0.1
     longest_backoff_seconds: float = 30.0
+    probe_interval_seconds: float = 2.0
+    refused_head_cooldown_seconds: float = 10.0
     bad_object_cooldown_seconds: float = 30.0
     missing_object_timeout_seconds: float = 60.0
     late_block_retry_delays: tuple[float, ...] = (0.1, 0.3, 1.0)

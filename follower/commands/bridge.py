@@ -24,7 +24,16 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
     """Follow until SIGINT or SIGTERM. Errors: CannotRun (no node is named), StoreError, OSError."""
     if not settings["node"]:
         raise CannotRun("no node to follow: give --node, FULLNODE_API_INFO, or 'node' in the settings file")
-    return run_until_signal(lambda stop: _follow(settings, stop))
+    return run_until_signal(lambda stop: _follow(settings, stop, args.accept_reorg_below_finality))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that are no settings."""
+    parser.add_argument(
+        "--accept-reorg-below-finality",
+        action="store_true",
+        help="publish one reorg that reverts what is final; used up by it",
+    )
 
 
 def bridge_settings(settings: Settings, owner: str) -> BridgeSettings:
@@ -46,9 +55,10 @@ def bridge_settings(settings: Settings, owner: str) -> BridgeSettings:
     )
 
 
-async def _follow(settings: Settings, stop: asyncio.Event) -> int:
+async def _follow(settings: Settings, stop: asyncio.Event, accepts_reorg_below_finality: bool) -> int:
     from blockstore.open import open_store
     from leader_bridge.bridge import Bridge
+    from leader_bridge.follow.head_rules import ReorgPermit
     from leader_bridge.follow.lease import LeaseStore, lead
     from rpc.client.node_info import parse_node_info
 
@@ -57,8 +67,10 @@ async def _follow(settings: Settings, stop: asyncio.Event) -> int:
     # random: a process that is started again is not the one that held the lease
     owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
+    permit = ReorgPermit(accepts_reorg_below_finality)
+
     def new_bridge() -> Bridge:
-        return Bridge(store, parse_node_info(settings["node"]), bridge_settings(settings, owner))
+        return Bridge(store, parse_node_info(settings["node"]), bridge_settings(settings, owner), permit=permit)
 
     try:
         async with metrics_server(settings["metrics_listen"]):
@@ -88,4 +100,5 @@ COMMAND: Final = Command(
     "Follow a full node and keep the store.",
     "follower bridge --node $FULLNODE_API_INFO --store lmdb:///var/lib/follower",
     run,
+    add_arguments,
 )

@@ -9,9 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from blockstore.store import TipsetRef
-from chain.errors import BadObject, ChainError
+from blockstore.store import Store, TipsetRef
+from chain.errors import BadObject, ChainError, NotHeld
+from chain.index.chain_index import ChainIndex
+from chain.ipld.objects import Objects
 from chain.tipset import Tipset, TipsetKey
 from leader_bridge.nodes.sources import Source
 from leader_bridge.nodes.subscription import APPLY, CURRENT, REVERT, Change, key_json, parse_changes, parse_tipset
@@ -19,6 +22,9 @@ from leader_bridge.store.tipset_writer import NotAvailableYet, TipsetWriter
 from rpc.node_errors import BadAnswer, NodeError
 
 log = logging.getLogger(__name__)
+
+#: headers that are read of the nodes, below what the store holds, to tell whether a tipset is an ancestor
+_LONGEST_WALK: Final = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +39,9 @@ class HeadPath:
 class PathFinder:
     """Finds paths by the headers that `writer` reads from the store or the nodes."""
 
-    def __init__(self, writer: TipsetWriter) -> None:
+    def __init__(self, store: Store, writer: TipsetWriter) -> None:
         self._writer = writer
+        self._index = ChainIndex(store, Objects(store, cache_bytes=1 << 20), cached_rows=4096, cached_tipsets=1024)
 
     async def target_of(self, changes: Sequence[Change]) -> Change:
         """The head that a head change leads to. Not the node's head *now*: frames that wait would lead back.
@@ -80,14 +87,23 @@ class PathFinder:
         (parent,) = await self._writer.tipsets([tipset.parents])
         return TipsetRef(parent.height, parent.key)
 
-    async def is_ancestor(self, tipset: Tipset, head: TipsetRef, limit: int) -> bool:
-        """Whether a tipset is among the `limit` newest ancestors of our head, or is the head itself."""
-        at = head
-        for _ in range(limit):
-            if at.height <= tipset.height:
-                break
+    async def is_ancestor(self, ref: TipsetRef, head: TipsetRef) -> bool:
+        """Whether a tipset is our head or an ancestor of it. Errors: as `target_of`.
+
+        Yes also where it is so old that neither the store nor 2,000 headers of the nodes reach it.
+        """
+        if ref.height > head.height:
+            return False
+        (tipset,) = await self._writer.tipsets([TipsetKey(head.key)])
+        try:
+            return bytes((await self._index.at_height(tipset, ref.height)).key) == bytes(ref.key)
+        except NotHeld:
+            at = head
+        for _ in range(_LONGEST_WALK):
+            if at.height <= ref.height:
+                return at.key == ref.key
             at = await self.parent(at)
-        return at.key == tipset.key
+        return True
 
     async def waypoint(self, source: Source, head: TipsetRef, target: Tipset, epochs: int) -> Tipset | None:
         """A tipset `epochs` above our head on the way to `target`; None where the node cannot say."""
@@ -101,8 +117,11 @@ class PathFinder:
             return None
         return (await self._writer.tipsets([key]))[0]
 
-    async def find(self, source: Source, head: TipsetRef, target: Tipset) -> HeadPath:
-        """The path from our head to `target`. Errors: as `target_of`; BadObject where the chains never meet."""
+    async def find(self, source: Source, head: TipsetRef, target: Tipset, lowest: int = -1) -> HeadPath:
+        """The path from our head to `target`; it ends early, below epoch `lowest`, where the chains meet still lower.
+
+        Errors: as `target_of`; BadObject where the chains never meet.
+        """
         try:
             answer = await source.client.call(
                 "Filecoin.ChainGetPath", key_json(TipsetKey(head.key)), key_json(target.key)
@@ -115,13 +134,14 @@ class PathFinder:
                     return path
         except (NodeError, ChainError, NotAvailableYet) as error:
             log.info("%s: no path from ChainGetPath (%s): headers are walked", source.name, error)
-        return await self._walk(head, target)
+        return await self._walk(head, target, lowest)
 
-    async def _walk(self, head: TipsetRef, target: Tipset) -> HeadPath:
+    async def _walk(self, head: TipsetRef, target: Tipset, lowest: int) -> HeadPath:
         reverts: list[TipsetRef] = []
         applies: list[Tipset] = []
         at, theirs = head, target
-        while at.key != theirs.key:
+        # nobody publishes a path that reverts more than `lowest` allows: it need not be known to its end
+        while at.key != theirs.key and at.height >= lowest:
             if theirs.height >= at.height:
                 applies.append(theirs)
                 if theirs.height == 0:

@@ -16,13 +16,13 @@ import contextlib
 import itertools
 import logging
 import random
-import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from blockstore.errors import Fenced, StoreError
 from blockstore.store_clock import StoreClock, wall_ms
 from leader_bridge import metrics
+from leader_bridge.clock import monotonic
 
 if TYPE_CHECKING:
     from blockstore.cassandra.head import Lease
@@ -87,7 +87,7 @@ async def wait_for_turn(store: LeaseStore, owner: str, lease_seconds: float) -> 
             log.warning("the lease cannot be read: %s", error)
             seen = None
         else:
-            now = time.monotonic()
+            now = monotonic()
             if lease.term == 0 or lease.owner == owner or lease.renewals == _GIVEN_UP:
                 return
             if seen != (lease.term, lease.renewals):

@@ -51,17 +51,17 @@ class Publisher:
         if self.head is not None:
             metrics.HEAD_HEIGHT.set(self.head.head.height)
 
-    async def begin_store(self, tipset: Tipset, backfill_epochs: int) -> None:
-        """Publish the first head of an empty store; `backfill_epochs` below it are to be fetched later.
+    async def first_path(self, tipset: Tipset, backfill_epochs: int) -> HeadPath:
+        """Prepare an empty store; the path to its first head. `backfill_epochs` below it are to be fetched later.
 
-        Errors: as `publish`.
+        Errors: NoSource, StoreError.
         """
         await self._write_genesis()
         batch = Batch()
         save_floor(batch, max(0, tipset.height - backfill_epochs))
         await self._store.write(batch)
         log.info("the store is empty: it begins at epoch %d", tipset.height)
-        await self.publish(HeadPath((), (tipset,), None))
+        return HeadPath((), (tipset,), None)
 
     async def _write_genesis(self) -> None:
         """Write the genesis' block and row, which every chain is asked for; its state only where a node holds it."""
@@ -75,7 +75,10 @@ class Publisher:
             log.warning("the genesis is not held: %s", error)
 
     async def publish(self, path: HeadPath) -> None:
-        """Store what is applied, then append the head change. Errors: Fenced, NotAvailableYet, NoSource, StoreError."""
+        """Store what is applied, then append the head change. The path applies something.
+
+        Errors: Fenced, NotAvailableYet, NoSource, StoreError.
+        """
         self._recorder.ask()
         if self.traces is not None:
             self.traces.ask(path.applies, path.common.height if path.reverts and path.common else None)
@@ -83,13 +86,9 @@ class Publisher:
             # below the first head of a store: who reads the log wants the header of what is reverted
             if await self._writer.row(TipsetKey(ref.key)) is None:
                 await self._writer.write_partial((await self._writer.tipsets([TipsetKey(ref.key)]))[0])
-        if path.common is not None and not path.applies:
-            await self._writer.write(await self._writer.tipsets([TipsetKey(path.common.key)]), self._scope)
         await self._writer.write(path.applies, self._scope)
         refs = tuple(TipsetRef(tipset.height, tipset.key) for tipset in path.applies)
-        head = refs[-1] if refs else path.common
-        if head is None:
-            return
+        head = refs[-1]
         entry = HeadEntry(
             seq=self.head.seq + 1 if self.head else 1,
             term=self.term,

@@ -1,10 +1,10 @@
 """The full nodes as sources of objects: ranked, verified, each with a cool-down of its own.
 
-An object is asked of one node after another. A node that answers wrong bytes lies: it is named, counted and
-left alone for minutes. One that says it does not hold an object is not to blame; the next is asked. One that
-cannot be reached is left alone for a moment that grows. Only when every node was asked and said no is an
-object *missing*; one that failed three times in a row, or lies, is not waited for, or a dead node in the list
-could hold up everything.
+An object is asked of one node after another. A node that answers wrong bytes is named, counted and left alone for
+minutes. One that does not hold an object is not to blame; the next is asked. One that cannot be reached cools down
+for a time that grows, and meanwhile `probe` asks it one cheap question. Only when every node was asked and said no
+is an object *missing*; nothing waits for a node that failed three times in a row or gave wrong bytes, or a dead node
+in the list could hold up everything.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -20,6 +19,8 @@ from typing import Final
 from blockstore.cid import Cid, verify
 from blockstore.errors import BadCid, HashMismatch
 from leader_bridge import metrics
+from leader_bridge.clock import monotonic
+from leader_bridge.nodes.subscription import fetch_chain_head
 from rpc.client.client import NodeClient
 from rpc.node_errors import BadAnswer, CallFailed, NodeError, NodeRefused, RateLimited
 
@@ -32,6 +33,8 @@ _UNREACHABLE_AFTER: Final = 3
 #: in the text of an error that says nothing of whether the object is there
 _BUSY_WORDS: Final = ("limit", "too many", "busy", "timeout", "timed out", "deadline", "cancel", "overload")
 _LONGEST_BAD_OBJECT_COOLDOWN: Final = 600.0
+#: how long a node has to answer a probe
+_PROBE_TIMEOUT: Final = 2.0
 
 
 class NoSource(Exception):
@@ -51,7 +54,7 @@ class Fetched:
 
 
 class Source:
-    """One node with its record. `wrong` is why it must not be used at all ("" for none)."""
+    """One node with its record. `refusal` is why it must not be used at all ("" for none)."""
 
     def __init__(self, client: NodeClient, batch: int) -> None:
         self.client = client
@@ -60,6 +63,10 @@ class Source:
         self.failures = 0
         self.wrong_objects = 0
         self.cooling_until = 0.0
+        #: it cools down after a failure, and its answer to a cheap question would end that
+        self._awaits_probe = False
+        self._was_probed = False
+        self._trusts_probe = True
 
     @property
     def name(self) -> str:
@@ -68,14 +75,18 @@ class Source:
 
     def cool_down(self, seconds: float) -> None:
         """Leave the node alone for a while."""
-        self.cooling_until = max(self.cooling_until, time.monotonic() + seconds)
+        self.cooling_until = max(self.cooling_until, monotonic() + seconds)
 
     def record_failure(self, error: Exception) -> None:
-        """Note a failure; the rest grows with each one in a row."""
+        """Note a failure; the cool-down grows with each one in a row."""
         self.failures += 1
+        if self._was_probed:
+            # it answers the cheap question and fails all the same: only time helps
+            self._was_probed, self._trusts_probe = False, False
         if isinstance(error, RateLimited):
             self.cool_down(error.retry_after)
         else:
+            self._awaits_probe = not isinstance(error, NodeRefused)
             longest = min(_LONGEST_COOLDOWN, _FIRST_COOLDOWN * 2 ** min(self.failures - 1, 10))
             self.cool_down(longest * random.uniform(0.5, 1.0))
         if self.failures == 1 or isinstance(error, NodeRefused):
@@ -85,6 +96,7 @@ class Source:
     def record_wrong_object(self, cid: Cid, first_cooldown_seconds: float) -> None:
         """Note wrong bytes: named in the log, left alone for long."""
         self.wrong_objects += 1
+        self._awaits_probe = False
         self.cool_down(min(_LONGEST_BAD_OBJECT_COOLDOWN, first_cooldown_seconds * 2 ** min(self.wrong_objects - 1, 10)))
         metrics.WRONG_OBJECTS.labels(self.name).inc()
         log.error("%s answered bytes that are not %s: it is left alone for a while", self.name, cid)
@@ -94,10 +106,26 @@ class Source:
         if self.failures:
             log.info("%s answers again", self.name)
         self.failures = 0
+        self._awaits_probe, self._was_probed, self._trusts_probe = False, False, True
+
+    async def probe(self) -> bool:
+        """Ask a node that cools down after a failure for its head; whether it answered, which ends the cool-down."""
+        if self.refusal or not self._awaits_probe or not self._trusts_probe or self.cooling_until <= monotonic():
+            return False
+        try:
+            async with asyncio.timeout(_PROBE_TIMEOUT):
+                await fetch_chain_head(self.client)
+        except (NodeError, TimeoutError) as error:
+            log.debug("%s does not answer: %s", self.name, error)
+            return False
+        self._awaits_probe, self._was_probed = False, True
+        self.cooling_until = monotonic()
+        return True
 
 
 class Sources:
-    """Every node of the list. `batch` is how many objects one request asks for, `bad_object_cooldown_seconds` seconds.
+    """Every node of the list. `batch` is how many objects one request asks for; `bad_object_cooldown_seconds` how long
+    a node is left alone after its first wrong object.
 
     The first node is preferred; `prefer` puts the one that is followed first.
     """
@@ -118,16 +146,33 @@ class Sources:
 
     def usable(self) -> list[Source]:
         """The nodes that may be asked now, best first."""
-        now = time.monotonic()
+        now = monotonic()
         fit = [source for source in self.all if not source.refusal and source.cooling_until <= now]
         fit.sort(key=lambda source: (source.wrong_objects > 0, source.failures, source is not self._preferred))
         return fit
 
     def next_usable_in(self) -> float:
-        """Seconds until a resting node may be asked again (0.05 at least)."""
-        now = time.monotonic()
+        """Seconds until a node that cools down may be asked again (0.05 at least)."""
+        now = monotonic()
         waits = [source.cooling_until - now for source in self.all if not source.refusal]
         return max(0.05, min(waits, default=1.0))
+
+    async def probe(self) -> bool:
+        """Ask every node that cools down after a failure one cheap question, at once; whether one answered."""
+        return any(await asyncio.gather(*(source.probe() for source in self.all)))
+
+    async def another_ahead(self, source: Source, height: int) -> Source | None:
+        """Another node, of those that may be asked now, whose head is more than an epoch above `height`."""
+        others = [other for other in self.usable() if other is not source]
+        heads = await asyncio.gather(*(fetch_chain_head(other.client) for other in others), return_exceptions=True)
+        for other, head in zip(others, heads, strict=True):
+            if isinstance(head, NodeError):
+                other.record_failure(head)
+            elif isinstance(head, BaseException):
+                raise head
+            elif head.height > height + 1:
+                return other
+        return None
 
     async def close(self) -> None:
         """Close every client."""
@@ -154,7 +199,7 @@ class Sources:
                 left = [cid for cid in left if cid not in fetched.found]
         if not left:
             return fetched
-        now = time.monotonic()
+        now = monotonic()
         awaited = [
             s.name
             for s in self.all

@@ -6,13 +6,13 @@ What a node says is a hint of where to go: keys and epochs only. Headers are rea
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from blockstore.cid import parse
 from blockstore.errors import BadCid
 from chain.tipset import TipsetKey
+from leader_bridge.clock import monotonic
 from rpc.client.client import NodeClient
 from rpc.client.websocket import Channel, WsConnection
 from rpc.node_errors import BadAnswer, CallFailed, NodeTimeout
@@ -140,10 +140,10 @@ class PolledChanges:
 
     async def next(self, timeout: float) -> list[Change]:
         """See `Subscription`; a node that does not answer ends it at once."""
-        end = time.monotonic() + timeout
+        end = monotonic() + timeout
         while True:
             if self._last:
-                if time.monotonic() >= end:
+                if monotonic() >= end:
                     raise NodeTimeout(f"{self._client.name}: the same head for {timeout} s")
                 await asyncio.sleep(self._interval)
             head = await fetch_chain_head(self._client)

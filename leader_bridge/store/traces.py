@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -26,6 +25,7 @@ from chain.index.chain_index import HEIGHT_BUCKET
 from chain.index.coverage import covered
 from chain.index.recorded_answers import TRACES, TRACES_INDEX, drop_answers, keep_answer
 from chain.tipset import Tipset, TipsetKey
+from leader_bridge.clock import monotonic
 from leader_bridge.nodes.sources import NoSource
 from leader_bridge.store.coverage import merge_ranges, save_coverage
 from leader_bridge.store.tipset_writer import NotAvailableYet, TipsetWriter
@@ -108,7 +108,7 @@ class Traces:
         """A head change: tipsets applied (rising), and the epoch down to which there are reverts, or None."""
         if common is not None:
             self._reverted = common if self._reverted is None else min(common, self._reverted)
-        if self._cooling_until > time.monotonic():
+        if self._cooling_until > monotonic():
             return
         wanted = [tipset.parents for tipset in applies if tipset.height]
         if len(wanted) > _FRESH:
@@ -149,7 +149,7 @@ class Traces:
 
     async def _step(self) -> float:
         """Do one thing; the seconds to wait afterwards unless something new comes."""
-        now = time.monotonic()
+        now = monotonic()
         if self._client is None or self._cooling_until > now:
             self._fresh.clear()
             return max(_PAUSE_SECONDS, self._cooling_until - now) if self._client else _COOL_DOWN_SECONDS
@@ -162,7 +162,7 @@ class Traces:
         if self._later and self._later[0][0] <= now:
             _, tries, key = self._later.popleft()
             await self._try(key, tries + 1)
-            return max(_PAUSE_SECONDS, time.monotonic() - now)
+            return max(_PAUSE_SECONDS, monotonic() - now)
         head = self._head()
         if self._walk_due and head is not None:
             self._walk_due, self._walk, self._walk_from = False, TipsetKey(head.head.key), 0.0
@@ -185,7 +185,7 @@ class Traces:
         row = await self._writer.row(key)
         if row is None:
             # the backfill has not come so far yet, or never will
-            self._walk_from = time.monotonic() + self._retry_seconds
+            self._walk_from = monotonic() + self._retry_seconds
             if self._later or self._fresh:
                 return _PAUSE_SECONDS
             self.idle.set()
@@ -194,10 +194,10 @@ class Traces:
             self._walk = None
             return 0.0
         head = self._head()
-        began = time.monotonic()
+        began = monotonic()
         asked = (head is None or key != head.head.key) and row.height > 0 and await self._try(key, 1)
         self._walk = row.parent if row.height else None
-        return max(_PAUSE_SECONDS, time.monotonic() - began) if asked else 0.0
+        return max(_PAUSE_SECONDS, monotonic() - began) if asked else 0.0
 
     # --- one tipset --------------------------------------------------------------------------------
 
@@ -217,7 +217,7 @@ class Traces:
             if self._refusals >= _REFUSALS:
                 log.warning("%s does not trace (%s): it is not asked for a while", client.name, error)
                 self._refusals = 0
-                self._cooling_until = time.monotonic() + _COOL_DOWN_SECONDS
+                self._cooling_until = monotonic() + _COOL_DOWN_SECONDS
             self._again(key, tries)
         except (NodeError, Moved, NotAvailableYet, NoSource) as error:
             log.debug("%s: no traces yet: %s", client.name, error)
@@ -229,7 +229,7 @@ class Traces:
 
     def _again(self, key: TipsetKey, tries: int) -> None:
         if tries < _TRIES:
-            self._later.append((time.monotonic() + self._retry_seconds * tries, tries, key))
+            self._later.append((monotonic() + self._retry_seconds * tries, tries, key))
 
     async def _keep(self, tipset: Tipset, answer: list[Any]) -> None:
         try:

@@ -69,6 +69,8 @@ class TestNode:
         self.schedule = schedule
         self.token = token
         self.faults = Faults()
+        #: the answer to F3GetLatestCertificate
+        self.certificate: Any = None
         self.url = ""
         self.asked: dict[str, int] = {}
         self.read: list[bytes] = []
@@ -271,6 +273,11 @@ class TestNode:
             tipset = self.tipset(tipset.parents)
         return self._json(tipset)
 
+    def _F3GetLatestCertificate(self) -> Any:
+        if self.certificate is None:
+            raise LookupError("F3 is not running")
+        return self.certificate
+
     def _StateNetworkName(self) -> str:
         return self.network
 
@@ -284,6 +291,12 @@ class TestNode:
             "Eip155ChainID": 314,
             "ForkUpgradeParams": {"UpgradeSmokeHeight": 51000, "UpgradeXxHeight": 999999999999999},
         }
+
+
+def certificate_of(tipset: Tipset, instance: int = 1) -> dict[str, Any]:
+    """An F3 certificate that finalizes a tipset, as far as readers look into it."""
+    key = base64.b64encode(tipset.key).decode()
+    return {"GPBFTInstance": instance, "ECChain": [{"Epoch": tipset.height, "Key": key}]}
 
 
 def _key(cids: Any) -> TipsetKey:

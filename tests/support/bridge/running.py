@@ -28,6 +28,8 @@ QUICK = {
     "poll_interval_seconds": 0.005,
     "missing_object_timeout_seconds": 5.0,
     "node_timeout_seconds": 10.0,
+    "probe_interval_seconds": 0.05,
+    "refused_head_cooldown_seconds": 0.02,
 }
 
 
