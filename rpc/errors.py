@@ -225,6 +225,21 @@ def wire_error(error: BaseException, method: str = "") -> RpcError:
     return InternalError()
 
 
+def forget_frames(error: BaseException) -> None:
+    """Take the tracebacks off an error that is kept, and off those behind it.
+
+    They hold the frames of the request, which hold the error: all of it, parameters too, would wait for the collector.
+    """
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            one.__traceback__ = None
+            waiting += (one.__context__, one.__cause__)
+
+
 def _of_node(error: CallFailed, method: str) -> RpcError:
     """A full node was asked in the client's stead: its error is the client's, which knows the name that it called."""
     if error.code == PARSE_ERROR:

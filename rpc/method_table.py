@@ -27,7 +27,7 @@ def table(registry: Registry = REGISTRY) -> str:
         "",
         "`make docs-tables` writes this page from the registry of methods; a test compares the two.",
         "",
-        "The column \"answered\" says where an answer comes from:",
+        'The column "answered" says where an answer comes from:',
         "",
         *(f"* **{how}**: {text}" for how, text in _HOW.items()),
         "",

@@ -28,6 +28,7 @@ from rpc.errors import (
     RpcError,
     TimeBudgetExceeded,
     Unavailable,
+    forget_frames,
     wire_error,
 )
 from rpc.json_wire import (
@@ -196,6 +197,7 @@ class Dispatcher:
             await ctx.wait_for_head(int(text), self.settings.min_head_wait_seconds)
         except Exception as raised:
             error = wire_error(raised)
+            forget_frames(raised)
             status, answer = _refused(error, None)
             return (503 if isinstance(error, Unavailable) else status), answer
         return None
@@ -301,6 +303,7 @@ class Dispatcher:
             try:
                 await ctx.checkpoint()
             except TimeBudgetExceeded as error:
+                forget_frames(error)
                 refused = error
             if size > self.settings.max_batch_answer_bytes:
                 refused = LimitExceeded("the answers to this batch are too big together: ask for less at once")
@@ -316,6 +319,7 @@ class Dispatcher:
                 try:
                     ctx.reserve(uncounted)
                 except Refused as error:
+                    forget_frames(error)
                     refused = error
                 uncounted = 0
         if not answers:
@@ -353,8 +357,11 @@ class Dispatcher:
             # what Lotus' store says when it is asked for the undefined CID, which null stands for
             return MethodError("error decoding identity cid b: multihash too short. must be >= 2 bytes")
         if isinstance(raised, Missing) and call is not None and not is_named(call.arguments, raised.key):
-            return wire_error(not_held(self.services.objects, raised), name)
-        return wire_error(raised, name)
+            error = wire_error(not_held(self.services.objects, raised), name)
+        else:
+            error = wire_error(raised, name)
+        forget_frames(raised)
+        return error
 
     # --- WebSocket -----------------------------------------------------------------------------------
 

@@ -93,7 +93,9 @@ def served(store: str, folder: Path, *arguments: str) -> Iterator[Served]:
     Errors: TimeoutError, AssertionError.
     """
     port = free_port()
-    command = follower("serve", "--store", store, "--listen", f"{HOST}:{port}", "--log-level", "warning", *arguments)
+    # addresses of this machine are clients here, not balancers: each has its own share
+    options = ["--listen", f"{HOST}:{port}", "--log-level", "warning", "--trusted-proxies", "192.0.2.0/24"]
+    command = follower("serve", "--store", store, *options, *arguments)
     log = folder / f"{port}.log"
     with log.open("wb") as stream:
         process = subprocess.Popen(command, cwd=ROOT, stdout=stream, stderr=stream)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import subprocess
@@ -26,6 +27,7 @@ from rpc.errors import wire_error
 from rpc.json_wire import encode_id, go_float
 from rpc.node_errors import CallFailed, NodeUnavailable
 from rpc.server.dispatch import Dispatcher
+from rpc.server.limits import ServerSettings
 from tests.rpc.test_server import ECHO, call, node, soon, until
 from tests.support.http_raw import RawClient, post, request
 from tests.support.paths import ROOT
@@ -230,6 +232,26 @@ async def test_faults_inside_a_batch_stay_there() -> None:
     codes = [(a["id"], a.get("error", {}).get("code")) for a in json.loads(answer)]
     assert status == 200
     assert codes == [(1, None), (2, -32603), (3, -32601), (None, -32700), (None, -32601)]
+
+
+async def test_a_failed_request_leaves_no_cycle() -> None:
+    """Cycles wait for the collector, which looks seldom: what they hold would add up."""
+    dispatcher = Dispatcher(services(), make_registry(), settings=ServerSettings(batch_seconds=0.0))
+    failing = [
+        call("Test.Fail"), call("Test.NullRound"), call("Test.Echo"), call("Test.Add", "x", 1), call("Test.NoJson"),
+        call("Nope"), b'{"id":{},"method":"Test.Echo"}', b"{", b"[" + b",".join([ECHO % (1, 1)] * 300) + b"]",
+    ]  # fmt: skip
+    for _ in range(2):
+        gc.collect()
+        gc.disable()
+        try:
+            for body in failing * 10:
+                await dispatcher.http(1, body)
+                await dispatcher.http(1, body, None, "x")
+            found = gc.collect()
+        finally:
+            gc.enable()
+    assert found < len(failing)
 
 
 # --- sizes and times -----------------------------------------------------------------------------------------
