@@ -2,6 +2,7 @@
 # make test   the tests            make check   lint, types, import direction
 # make bench  the benchmarks       make test-long   the tests that take minutes
 # make attack   strangers against a real follower, and what another client notices   make fuzz   odd requests, 10 minutes
+# make test-lowest   some tests with the oldest libraries that are allowed   make lock   writes requirements/
 # make docs-tables   writes the tables of methods, settings, metrics and decisions in docs/
 # make bench-fleet   the shared store and a fleet over it (a Cassandra is started, or CASSANDRA_HOSTS)
 PYTHON ?= python3
@@ -9,15 +10,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: docs-tables attack fuzz run test test-long check bench bench-fleet clean help
+.PHONY: audit lock test-lowest docs-tables attack fuzz run test test-long check bench bench-fleet clean help
 
 help:
 	@sed -n 's/^# //p' Makefile
 
-$(READY): pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable . --group dev
+# pip, with nothing that is not locked: neither newer versions nor what builds the editable install
+PIP := python -m pip --disable-pip-version-check install --quiet
+
+$(READY): pyproject.toml requirements/dev.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/$(PIP) --require-hashes --requirement requirements/dev.txt
+	@# setuptools tells everybody with several packages that a folder may hide another package of its name; ours are meant to
+	PYTHONWARNINGS="ignore:Editable installation" $(BIN)/$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 
 run: $(READY)
@@ -33,6 +38,30 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python requirements/audit.py requirements/dev.txt
+
+audit: $(READY)
+	$(BIN)/python requirements/audit.py requirements/dev.txt
+
+# the lowest versions that pyproject.toml allows; the tests that use each library, not those that take long
+LOWEST := .venv-lowest
+test-lowest: $(LOWEST)/.ready
+	$(LOWEST)/bin/python -m pytest -m "not long" --numprocesses auto --dist loadfile \
+	  tests/chain tests/blockstore/test_car.py tests/blockstore/test_lmdb_store.py tests/rpc/test_server.py tests/rpc/test_wire.py \
+	  tests/rpc/test_admin.py tests/rpc/test_client.py tests/rpc/methods/test_chain_methods.py tests/follower/test_cli.py
+
+$(LOWEST)/.ready: pyproject.toml requirements/lowest.txt
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/$(PIP) --require-hashes --requirement requirements/lowest.txt
+	@touch $@
+
+# writes the lock files; UPGRADE=--upgrade takes the newest versions
+LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url
+lock: $(READY)
+	$(BIN)/$(PIP) "uv<1"
+	$(LOCK) $(UPGRADE) --output-file requirements/run.txt
+	$(LOCK) $(UPGRADE) --group dev --constraint requirements/run.txt --output-file requirements/dev.txt
+	$(LOCK) $(UPGRADE) --group test --resolution lowest-direct --output-file requirements/lowest.txt
 
 docs-tables: $(READY)
 	$(BIN)/python -m tests.docs.tables

@@ -415,8 +415,8 @@ SETTINGS: Final = (
         "lease_seconds",
         number(0.1, 600),
         5.0,
-        BRIDGE,
-        "Seconds without a renewal after which a leading bridge of a shared store loses its lease.",
+        (*BRIDGE, "import"),
+        "Seconds without a renewal after which a bridge or an import loses its lease of a shared store.",
     ),
     Setting(
         "log_level",
