@@ -58,10 +58,12 @@ class Membership:
         self._agent = AgentCheck(self.condition) if settings["agent_listen"] else None
 
     async def condition(self) -> Condition:
-        """What agent checks are told: the same checks as `/readyz`."""
+        """What agent checks answer, from the checks of `/readyz`."""
         if self._server.health.draining:
             return Condition(False, draining=True)
-        failed = [f"{name}: {r.text}" for name, r in (await self._server.health.ready()).items() if not r.ok]
+        health = self._server.health
+        whole, fresh = await asyncio.gather(health.whole(), health.fresh())
+        failed = [f"{name}: {result.text}" for name, result in (whole | fresh).items() if not result.ok]
         return Condition(not failed, reason="; ".join(failed))
 
     async def join(self) -> None:

@@ -349,7 +349,14 @@ SETTINGS: Final = (
         whole_number(1, 100_000),
         5,
         SERVE,
-        "Epochs behind the followed node's head at which a follower is not ready.",
+        "The most epochs that a fresh follower's head is behind the followed node's.",
+    ),
+    Setting(
+        "ready_head_age_epochs",
+        whole_number(0, 10_000_000),
+        10,
+        SERVE,
+        "The most epochs that a fresh follower's head is old, by the wall clock; 0: any age (an archive, a replay).",
     ),
     Setting(
         "drain_seconds", number(0, 600), 30.0, SERVE, "Seconds that a stopping follower takes to finish its requests."
@@ -415,7 +422,7 @@ SETTINGS: Final = (
         "lease_seconds",
         number(0.1, 600),
         5.0,
-        (*BRIDGE, "import"),
+        (*BOTH, "import"),
         "Seconds without a renewal after which a bridge or an import loses its lease of a shared store.",
     ),
     Setting(

@@ -83,6 +83,9 @@ class SharedStoreHeads:
         self._reads: dict[asyncio.Task[None], None] = {}
         self._running: list[asyncio.Task[None]] = []
         self._failed = ""
+        #: the leader's term and renewals as last read, when they changed, and when they were read (`now`)
+        self._lease: tuple[int, int] | None = None
+        self._lease_changed_at = self._lease_read_at = 0
         #: whether the clock was last found to be right; None before the first time
         self._was_accurate: bool | None = None
         #: when (the loop's clock) there was last a head to serve
@@ -214,6 +217,7 @@ class SharedStoreHeads:
         began = self._now()
         try:
             tail = await self._store.head_tail(2 if self.window.entries else _FIRST)
+            self._note_lease(tail.lease)
             tail = await self._whole(tail)
         except StoreError as error:
             if not self._failed:
@@ -224,6 +228,12 @@ class SharedStoreHeads:
         if self.window.observe(began, self._now(), tail):
             self._start_over()
         self._was_read.set()
+
+    def _note_lease(self, lease: tuple[int, int] | None) -> None:
+        """Nobody's clock is looked at: a lease that is renewed is another one at each renewal."""
+        self._lease_read_at = self._now()
+        if lease != self._lease or not self._lease_changed_at:
+            self._lease, self._lease_changed_at = lease, self._lease_read_at
 
     def _start_over(self) -> None:
         """Forget the heads of a log that is no more; subscribers must begin anew."""
@@ -307,6 +317,20 @@ class SharedStoreHeads:
     async def live_check(self) -> CheckResult:
         """Whether the store answers. A clock that is off is nothing that a restart would mend."""
         return CheckResult(not self._failed, self._failed or "the store's head log is read")
+
+    def lease_check(self, most_seconds: float) -> CheckResult:
+        """Health: whether a bridge has renewed the lease lately. Time in which the log was not read does not count."""
+        if self._lease is None:
+            return CheckResult(True, "the lease has not been read yet")
+        seconds = (self._lease_read_at - self._lease_changed_at) / 1000
+        if seconds <= most_seconds:
+            return CheckResult(True, f"the lease of term {self._lease[0]} was renewed {seconds:.0f} s ago")
+        return CheckResult(False, f"no bridge leads: term {self._lease[0]} was not renewed for {seconds:.0f} s")
+
+    @property
+    def resets(self) -> int:
+        """How often the log went back."""
+        return self.window.resets
 
     async def clock_check(self) -> CheckResult:
         """Health: whether this clock is within epsilon of the store's for certain."""

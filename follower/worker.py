@@ -7,7 +7,6 @@ import contextlib
 import gc
 import logging
 import signal
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 from blockstore.errors import StoreUnavailable
 from blockstore.open import open_store
 from blockstore.store import META, Store
-from chain.errors import NotHeld
 from chain.index.chain_index import ChainIndex
 from chain.ipld.objects import Objects
 from chain.network import NetworkRecord, load_network
@@ -25,17 +23,15 @@ from follower.head import StoreHeads
 from follower.lazy_objects import lazy_fetch
 from follower.membership import Membership, fleet_member
 from follower.node_route import NodeLanes
+from follower.readiness import FollowedNode, Freshness, ReadinessWatch, build_checks
 from follower.settings import CannotRun, Settings, shared_options, split_listen
-from rpc.client.client import NodeClient
-from rpc.errors import RpcError
 from rpc.lookup.filters.filter_shares import FilterLimits
 from rpc.methods import register_all
-from rpc.node_errors import NodeError
 from rpc.server.admin import Admin
 from rpc.server.limits import ServerSettings
 from rpc.server.open_files import connections_within, raise_open_file_limit
 from rpc.server.server import serve
-from rpc.services import Check, CheckResult, Checks, Services
+from rpc.services import Services
 
 if TYPE_CHECKING:
     from follower.shared_store_heads import SharedStoreHeads
@@ -43,7 +39,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _STORE_WAIT: Final = 0.25
-_NODE_POLL: Final = 5.0
 
 
 def agent() -> str:
@@ -52,26 +47,6 @@ def agent() -> str:
         return f"lotus-follower/{version('lotus-follower')}"
     except PackageNotFoundError:
         return "lotus-follower"
-
-
-class FollowedNode:
-    """The head of the node that is followed, asked now and then: what readiness is measured against."""
-
-    def __init__(self, client: NodeClient) -> None:
-        self.client = client
-        self.height: int | None = None
-        self.asked_at = 0.0
-
-    async def watch(self) -> None:
-        """Ask until cancelled; a node that does not answer leaves the last height standing."""
-        while True:
-            try:
-                head = await self.client.call("Filecoin.ChainHead")
-                self.height = int(head["Height"])
-                self.asked_at = time.monotonic()
-            except (NodeError, KeyError, TypeError, ValueError) as error:
-                log.debug("the followed node's head: %s", error)
-            await asyncio.sleep(_NODE_POLL)
 
 
 def tune_garbage_collector() -> None:
@@ -128,31 +103,6 @@ def build_heads(store: Store, index: ChainIndex, settings: Settings) -> StoreHea
     heads = SharedStoreHeads(store, index, settings["delta_ms"], settings["epsilon_ms"])
     heads.start()
     return heads
-
-
-def build_checks(heads: StoreHeads | SharedStoreHeads, followed: FollowedNode | None, ready_lag: int) -> Checks:
-    """Live: the store answers. Ready: a head is there, close to the one of the node that is followed."""
-
-    async def close_to_node() -> CheckResult:
-        if followed is None:
-            return CheckResult(True, "no node is followed from here")
-        if followed.height is None:
-            return CheckResult(True, "the followed node has not answered yet")
-        try:
-            head = await heads.last_head()
-        except (NotHeld, RpcError) as error:
-            return CheckResult(False, str(error))
-        if head is None:
-            return CheckResult(True, "no head has been served yet")
-        behind = followed.height - head.tipset.height
-        age = time.monotonic() - followed.asked_at
-        text = f"{max(behind, 0)} epochs behind the node (asked {age:.0f} s ago)"
-        return CheckResult(behind <= ready_lag, text)
-
-    ready: dict[str, Check] = {"head": heads.check, "node": close_to_node}
-    if isinstance(heads, StoreHeads):
-        return Checks(live={"store": heads.check}, ready=ready)
-    return Checks(live={"store": heads.live_check}, ready=ready | {"clock": heads.clock_check})
 
 
 def server_settings(settings: Settings) -> ServerSettings:
@@ -242,11 +192,20 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         head_source=heads,
         node=lanes.forward if lanes is not None else None,
         agent=agent(),
-        checks=build_checks(heads, followed, settings["ready_lag_epochs"]),
+        checks=build_checks(
+            heads,
+            followed,
+            Freshness(
+                settings["ready_lag_epochs"],
+                settings["ready_head_age_epochs"],
+                network.block_delay,
+                settings["lease_seconds"],
+            ),
+        ),
         extra={"eth_filter_limits": filter_limits(settings)},
     )
     host, port = split_listen(settings["listen"])
-    watcher = asyncio.create_task(followed.watch()) if followed is not None else None
+    watchers = [asyncio.create_task(followed.watch())] if followed is not None else []
     admin: Admin | None = None
     part: Membership | None = None
 
@@ -258,6 +217,9 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         files = raise_open_file_limit()
         limits = replace(limits, max_connections=connections_within(files, limits.max_connections))
         server = await serve(services, host, port, settings=limits)
+        readiness = ReadinessWatch(server.health, heads)
+        readiness.register(server.metrics)
+        watchers.append(asyncio.create_task(readiness.run()))
         if settings["admin_listen"]:
             admin = Admin(
                 server,
@@ -278,7 +240,7 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
             await part.close()
         if admin is not None:
             await admin.close()
-        if watcher is not None:
+        for watcher in watchers:
             watcher.cancel()
         if lanes is not None:
             await lanes.close()

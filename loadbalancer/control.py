@@ -40,8 +40,8 @@ class Balancer(Protocol):
     #: whether it finds out by itself which members are ready
     checks_health: bool
 
-    def config(self, members: Sequence[Member], down: Collection[str]) -> str:
-        """The file's text; `down`: addresses of members that are not ready."""
+    def config(self, members: Sequence[Member], down: Collection[str], behind: Collection[str] = ()) -> str:
+        """The file's text. `down` are addresses of members that are not ready, `behind` of a last resort."""
 
     async def check(self, file: Path) -> None:
         """Errors: BadConfiguration."""
@@ -104,8 +104,8 @@ class Haproxy:
     reload_command: str = ""
     checks_health = True
 
-    def config(self, members: Sequence[Member], down: Collection[str]) -> str:
-        """HAProxy asks about readiness by itself: `down` is not looked at."""
+    def config(self, members: Sequence[Member], down: Collection[str], behind: Collection[str] = ()) -> str:
+        """HAProxy checks readiness itself: `down` and `behind` are not used."""
         return haproxy_config(members, self.settings)
 
     async def check(self, file: Path) -> None:
@@ -186,9 +186,9 @@ class Nginx:
     reload_command: str = "nginx -s reload -c {file}"
     checks_health = False
 
-    def config(self, members: Sequence[Member], down: Collection[str]) -> str:
-        """With those that are `down` marked so."""
-        return nginx_config(members, self.settings, down)
+    def config(self, members: Sequence[Member], down: Collection[str], behind: Collection[str] = ()) -> str:
+        """With the members that are `down` and `behind` marked so."""
+        return nginx_config(members, self.settings, down, behind)
 
     async def check(self, file: Path) -> None:
         """Errors: BadConfiguration."""

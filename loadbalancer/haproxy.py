@@ -9,6 +9,7 @@ from typing import Final
 from loadbalancer.fleet import Member
 from loadbalancer.settings import (
     HEALTH_PATHS,
+    LAST_RESORT_PATH,
     RPC_PATHS,
     WRITES,
     BalancerSettings,
@@ -70,8 +71,8 @@ frontend rpc
     bind {bind}
     # HAProxy's own health, for what stands before it
     monitor-uri {monitor}
-    acl nobody nbsrv(followers) lt 1
-    monitor fail if nobody
+    acl none_ready nbsrv(followers) lt 1
+    monitor fail if none_ready {{ nbsrv(last_resort) lt 1 }}
 
     acl rpc path {rpc}
     acl health path {health}
@@ -88,12 +89,15 @@ frontend rpc
     http-request wait-for-body time 30s if rpc {{ method POST PUT }}
     acl writes req.body -m sub -i {writes}
     http-request disable-l7-retry if writes
+    # A follower whose head is behind or old has right answers still: better than none. HAProxy's log tells of it
+    # ("backend followers has no server available"), and X-Filecoin-Head-Age in each answer.
+    use_backend last_resort if none_ready
     default_backend followers
 
 backend followers
     # no stickiness: the head does not go back from one follower to another
     balance roundrobin
-    # Ready: alive, and close to the head of the node that is followed. Draining: not ready.
+    # Ready: alive, whole, and with a head that is near the newest one. Draining: not ready.
     option httpchk
     http-check send meth GET uri /readyz ver HTTP/1.1 hdr Host follower
     http-check expect status 200
@@ -101,7 +105,20 @@ backend followers
     default-server check inter 1s fastinter 250ms downinter 1s fall 2 rise 1 observe layer4 on-error fastinter
     default-server init-addr last,libc,none
 {servers}
+
+backend last_resort
+    # all that are whole, however far behind
+    balance roundrobin
+    option httpchk
+    http-check send meth GET uri {last_resort} ver HTTP/1.1 hdr Host follower
+    http-check expect status 200
+    default-server check inter 1s fastinter 250ms downinter 1s fall 2 rise 1 observe layer4 on-error fastinter
+    default-server init-addr last,libc,none
+{last_servers}
 """
+
+
+_NONE: Final = "    # no follower is registered"
 
 
 def haproxy_config(members: Sequence[Member], settings: BalancerSettings | None = None) -> str:
@@ -119,13 +136,15 @@ def haproxy_config(members: Sequence[Member], settings: BalancerSettings | None 
         nobody=no_follower_answer(),
         proto="https" if settings.certificate else "http",
         rpc=" ".join(RPC_PATHS),
-        servers="\n".join(_server(member) for member in members) or "    # no follower is registered",
+        last_resort=LAST_RESORT_PATH,
+        servers="\n".join(_server(member, agent=True) for member in members) or _NONE,
+        last_servers="\n".join(_server(member, agent=False) for member in members) or _NONE,
         too_big=body_too_large_answer(limit),
         writes=" ".join(WRITES),
     )
 
 
-def _server(member: Member) -> str:
+def _server(member: Member, *, agent: bool) -> str:
     name = re.sub(r"[^A-Za-z0-9.-]", "_", member.address)
-    agent = f" agent-check agent-port {member.agent_port} agent-inter 1s" if member.agent_port else ""
-    return f"    # {describe(member)}\n    server {name} {member.address}{agent}"
+    check = f" agent-check agent-port {member.agent_port} agent-inter 1s" if agent and member.agent_port else ""
+    return f"    # {describe(member)}\n    server {name} {member.address}{check}"

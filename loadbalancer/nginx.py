@@ -11,7 +11,8 @@ from loadbalancer.settings import BalancerSettings, body_limit, body_too_large_a
 _TEMPLATE: Final = """\
 # Written by `follower loadbalancer nginx` from the fleet in the store: what is changed here is lost.
 # nginx asks no follower about its health by itself. It leaves alone for 2 seconds one that failed; `--watch`
-# asks each follower's /readyz, marks here who is not ready, and has nginx read this file again.
+# asks each follower's /readyz, marks here who is behind (`backup`: a last resort) or not ready (`down`), and has nginx
+# read this file again.
 
 worker_processes auto;
 error_log stderr warn;
@@ -119,12 +120,19 @@ _KINDS: Final = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
 def nginx_config(
-    members: Sequence[Member], settings: BalancerSettings | None = None, down: Collection[str] = ()
+    members: Sequence[Member],
+    settings: BalancerSettings | None = None,
+    down: Collection[str] = (),
+    behind: Collection[str] = (),
 ) -> str:
-    """The file's text; members whose address is in `down` get no requests. The same input gives the same text."""
+    """The file's text. The same input gives the same text.
+
+    Members whose address is in `down` get no requests, those in `behind` get them where no other member answers.
+    """
     settings = settings or BalancerSettings()
     limit = body_limit(members)
     folder = settings.runtime_dir
+    has_better = any(member.address not in down and member.address not in behind for member in members)
     tls = ""
     if settings.certificate:
         tls = f"\n        ssl_certificate {settings.certificate};\n        ssl_certificate_key {settings.certificate};"
@@ -134,7 +142,7 @@ def nginx_config(
         files=f"pid {folder}/nginx.pid;\n" if folder else "pid /run/nginx.pid;\n",
         limit=limit,
         nobody=no_follower_answer(),
-        servers="\n".join(_server(member, member.address in down) for member in members) or _NONE,
+        servers="\n".join(_server(member, down, behind, has_better) for member in members) or _NONE,
         temporary="".join(f"    {kind}_temp_path {folder}/{kind};\n" for kind in _KINDS) if folder else "",
         tls=tls,
         too_big=body_too_large_answer(limit),
@@ -153,6 +161,11 @@ _KEEP: Final = """\
 _NONE: Final = "        # no follower is registered\n        server 127.0.0.1:9 down;"
 
 
-def _server(member: Member, down: bool) -> str:
-    how = "down" if down else "max_fails=1 fail_timeout=2s"
-    return f"        # {describe(member)}{' (not ready)' if down else ''}\n        server {member.address} {how};"
+def _server(member: Member, down: Collection[str], behind: Collection[str], has_better: bool) -> str:
+    how, note = "max_fails=1 fail_timeout=2s", ""
+    if member.address in down:
+        how, note = "down", " (not ready)"
+    elif member.address in behind:
+        # nginx refuses a file where all are backups
+        how, note = how + (" backup" if has_better else ""), " (behind)"
+    return f"        # {describe(member)}{note}\n        server {member.address} {how};"

@@ -13,6 +13,9 @@ from loadbalancer.fleet import BadAddress, Member, split_address
 RPC_PATHS: Final = ("/rpc/v0", "/rpc/v1", "/rpc/v2")
 HEALTH_PATHS: Final = ("/health/livez", "/health/readyz", "/livez", "/readyz", "/healthz")
 
+#: 200 from a follower whose answers are right, also where its head is behind or old
+LAST_RESORT_PATH: Final = "/readyz?last-resort"
+
 #: what stands in a request that must not be sent twice: messages given to a node, filters that are read off
 WRITES: Final = ("Push", "SendRawTransaction", "FilterChanges")
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -18,23 +20,39 @@ from blockstore.errors import StoreError
 from loadbalancer.control import BadConfiguration, Balancer, ReloadFailed
 from loadbalancer.files import replace_file
 from loadbalancer.fleet import SERVING, FleetWatch, Member
+from loadbalancer.settings import LAST_RESORT_PATH
 
 log = logging.getLogger(__name__)
 
 #: seconds that a follower may take to say whether it is ready
-_PATIENCE: Final = 3.0
-#: followers asked at once, and bad answers in a row until one counts as not ready
+_PROBE_SECONDS: Final = 3.0
+#: followers asked at once, and equal answers in a row until one is marked so
 _AT_ONCE: Final = 64
-_STRIKES: Final = 2
+_CONFIRMATIONS: Final = 2
 
-Probe = Callable[[Member], Awaitable[bool]]
+class Readiness(enum.Enum):
+    """What a follower says of itself."""
+
+    READY = "ready"
+    #: its answers are right, its head is behind or old: a last resort
+    BEHIND = "behind"
+    DOWN = "down"
 
 
-async def ready(member: Member) -> bool:
-    """Whether its `/readyz` answers 200. Never raises what a network can do."""
-    request = f"GET /readyz HTTP/1.1\r\nHost: {member.address}\r\nConnection: close\r\n\r\n".encode()
+Probe = Callable[[Member], Awaitable[Readiness]]
+
+
+async def probe_readiness(member: Member) -> Readiness:
+    """Ask a follower's `/readyz`. Never raises what a network can do."""
+    if await _answers_200(member, "/readyz"):
+        return Readiness.READY
+    return Readiness.BEHIND if await _answers_200(member, LAST_RESORT_PATH) else Readiness.DOWN
+
+
+async def _answers_200(member: Member, path: str) -> bool:
+    request = f"GET {path} HTTP/1.1\r\nHost: {member.address}\r\nConnection: close\r\n\r\n".encode()
     with contextlib.suppress(OSError, TimeoutError, EOFError, ValueError):
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(_PROBE_SECONDS):
             reader, writer = await asyncio.open_connection(member.host, member.port)
             try:
                 writer.write(request)
@@ -45,15 +63,31 @@ async def ready(member: Member) -> bool:
     return False
 
 
+@dataclass(slots=True)
+class _Observed:
+    """How a member is marked, and what it said last, how often in a row."""
+
+    marked: Readiness = Readiness.READY
+    last: Readiness = Readiness.READY
+    times: int = 0
+
+    def add(self, said: Readiness) -> None:
+        """A member changes its mark when it says the same twice in a row; who was down is ready at once."""
+        self.times = self.times + 1 if said is self.last else 1
+        self.last = said
+        if self.times >= _CONFIRMATIONS or (self.marked is Readiness.DOWN and said is Readiness.READY):
+            self.marked = said
+
+
 class Watcher:
     """Applies the fleet to one balancer, in turns."""
 
-    def __init__(self, fleet: FleetWatch, balancer: Balancer, file: Path, *, probe: Probe = ready) -> None:
+    def __init__(self, fleet: FleetWatch, balancer: Balancer, file: Path, *, probe: Probe = probe_readiness) -> None:
         self._fleet = fleet
         self._balancer = balancer
         self._file = file
         self._probe = probe
-        self._strikes: dict[str, int] = {}
+        self._observed: dict[str, _Observed] = {}
         #: the file is newer than what the balancer runs with
         self._untold = False
         self._refused: str | None = None
@@ -77,9 +111,10 @@ class Watcher:
             # that all have gone is less likely than that none can renew; their health is checked anyway
             self._say(logging.WARNING, "no member of the fleet renews its registration: the configuration stands")
             return
-        down = frozenset[str]() if self._balancer.checks_health else await self._not_ready(members)
+        if not self._balancer.checks_health:
+            await self._observe(members)
         try:
-            await self._apply(members, down)
+            await self._apply(members)
         except BadConfiguration as error:
             self._say(logging.ERROR, f"{self._file} stays as it was, the new one is refused: {error}")
         except ReloadFailed as error:
@@ -89,8 +124,9 @@ class Watcher:
         else:
             self._said = ""
 
-    async def _apply(self, members: Sequence[Member], down: frozenset[str]) -> None:
-        text = self._balancer.config(members, down)
+    async def _apply(self, members: Sequence[Member]) -> None:
+        down, behind = self._marked(Readiness.DOWN), self._marked(Readiness.BEHIND)
+        text = self._balancer.config(members, down, behind)
         if text == self._refused:
             return
         if not self._file.exists() or self._file.read_text() != text:
@@ -105,22 +141,27 @@ class Watcher:
         if self._untold:
             await self._balancer.reload(self._file)
             self._untold = False
-            out = f", not ready: {', '.join(sorted(down))}" if down else ""
-            log.info("%s: %d followers%s", self._file, len(members), out)
+            marks = (("not ready", down), ("behind", behind))
+            notes = [f", {name}: {', '.join(sorted(some))}" for name, some in marks if some]
+            # that no follower is fresh is for somebody to look at
+            level = logging.WARNING if behind and len(down) + len(behind) == len(members) else logging.INFO
+            log.log(level, "%s: %d followers%s", self._file, len(members), "".join(notes))
 
-    async def _not_ready(self, members: Sequence[Member]) -> frozenset[str]:
-        """The addresses of members that said twice in a row that they are not ready, or nothing."""
+    async def _observe(self, members: Sequence[Member]) -> None:
+        """Ask every member how it is."""
         places = asyncio.Semaphore(_AT_ONCE)
 
         async def ask(member: Member) -> None:
             async with places:
-                good = await self._probe(member)
-            self._strikes[member.address] = 0 if good else self._strikes.get(member.address, 0) + 1
+                said = await self._probe(member)
+            self._observed.setdefault(member.address, _Observed()).add(said)
 
         await asyncio.gather(*(ask(member) for member in members))
         addresses = {member.address for member in members}
-        self._strikes = {address: count for address, count in self._strikes.items() if address in addresses}
-        return frozenset(address for address, count in self._strikes.items() if count >= _STRIKES)
+        self._observed = {address: one for address, one in self._observed.items() if address in addresses}
+
+    def _marked(self, readiness: Readiness) -> frozenset[str]:
+        return frozenset(address for address, one in self._observed.items() if one.marked is readiness)
 
     def _say(self, level: int, text: str) -> None:
         """Once, until something else is to be said."""

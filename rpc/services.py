@@ -36,6 +36,15 @@ class Head:
         """As the `X-Filecoin-Head` header names it: sequence number, epoch, CID of the tipset key."""
         return _head_text(self.seq, self.tipset.height, self.tipset.key)
 
+    @property
+    def timestamp(self) -> int:
+        """Seconds since 1970; all blocks of a tipset have the same."""
+        return self.tipset.blocks[0].timestamp
+
+    def age_seconds(self, now: int) -> int:
+        """As the `X-Filecoin-Head-Age` header tells it. `now`: seconds since 1970."""
+        return max(0, now - self.timestamp)
+
 
 @lru_cache(maxsize=64)
 def _head_text(seq: int, height: int, key: TipsetKey) -> bytes:
@@ -79,11 +88,13 @@ Check = Callable[[], Awaitable[CheckResult]]
 class Checks:
     """The registered health checks, by the name that a verbose answer shows.
 
-    Alive means that this process should not be restarted; ready, that a balancer may send requests.
+    Alive means that this process should not be restarted; ready, that its answers are right; fresh, that its head is
+    near the newest one. A follower that fails only checks of freshness is whole: balancers use it as a last resort.
     """
 
     live: dict[str, Check] = field(default_factory=dict)
     ready: dict[str, Check] = field(default_factory=dict)
+    fresh: dict[str, Check] = field(default_factory=dict)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -30,10 +30,14 @@ _TERM_WRITES: Final = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """The newest end of the log: stamped entries (newest last), and whether one behind them is only prepared."""
+    """The newest end of the log: stamped entries (newest last), and whether one behind them is only prepared.
+
+    `lease`: term and renewal counter of the leader, where the read showed them.
+    """
 
     entries: tuple[HeadEntry, ...]
     prepared: bool
+    lease: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,8 @@ class CassandraHeadLog:
         )
         self._stamp = f"UPDATE {table} SET visible_at = ? WHERE p = ? AND seq = ? IF term = ? AND visible_at = 0"
         self._state = f"SELECT term, last, owner, renewals, fence FROM {table} WHERE p = ? LIMIT 1"
-        self._newest = f"SELECT seq, entry, visible_at FROM {table} WHERE p = ? ORDER BY seq DESC LIMIT ?"
+        columns = "seq, entry, visible_at, term, renewals"
+        self._newest = f"SELECT {columns} FROM {table} WHERE p = ? ORDER BY seq DESC LIMIT ?"
         self._after = f"SELECT seq, entry, visible_at FROM {table} WHERE p = ? AND seq > ? ORDER BY seq ASC LIMIT ?"
         self._trim = f"DELETE FROM {table} WHERE p = ? AND seq <= ?"
 
@@ -197,7 +202,8 @@ class CassandraHeadLog:
         """The newest entries, by a QUORUM read: what the bounded-staleness rule is about."""
         rows = await self._session.execute(self._newest, [_PARTITION, limit])
         entries = tuple(_entry(row) for row in reversed(rows) if row[2])
-        return Tail(entries, any(row[0] is not None and not row[2] for row in rows))
+        lease = (rows[0][3], rows[0][4]) if rows else None
+        return Tail(entries, any(row[0] is not None and not row[2] for row in rows), lease)
 
     async def head(self) -> HeadEntry | None:
         """The newest stamped entry; its reader minds `visible_at`."""

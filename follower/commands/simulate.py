@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from typing import Final
 
 from follower.commands.command import Command
@@ -20,8 +21,14 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
 
     host, port = split_listen(settings["listen"])
     actors, objects = (1_000_000, 20_000) if args.mainnet else (args.actors, args.objects)
+    sim = SimSettings.for_size(actors, objects, seed=args.seed)
+    genesis_time = args.genesis_time
+    if genesis_time is None:
+        # so that the first head that is served is a new one
+        genesis_time = int(time.time()) - args.first_epochs * sim.block_delay
     sim = replace(
-        SimSettings.for_size(actors, objects, seed=args.seed),
+        sim,
+        genesis_time=genesis_time,
         max_blocks=args.blocks,
         null_rate=args.null_rate,
         reorg_rate=args.reorg_rate,
@@ -45,7 +52,7 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The size and pace of the chain, and the faults."""
     parser.add_argument("--block-time", type=float, default=1.0, metavar="SECONDS", help="seconds an epoch (default 1)")
-    parser.add_argument("--seed", type=int, default=1, help="the same seed makes the same chain (default 1)")
+    parser.add_argument("--seed", type=int, default=1, help="of all random choices (default 1)")
     parser.add_argument("--actors", type=int, default=180, metavar="N", help="actors in the state (default 180)")
     parser.add_argument("--objects", type=int, default=70, metavar="N", help="new objects an epoch (default 70)")
     parser.add_argument("--mainnet", action="store_true", help="mainnet's size: 1,000,000 actors, 20,000 objects")
@@ -56,6 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--late-rate", type=float, default=0.05, metavar="P", help="chance of a late block (0.05)")
     parser.add_argument("--epochs", type=int, metavar="N", help="stand still after so many head changes")
     parser.add_argument("--first-epochs", type=int, default=0, metavar="N", help="head changes made before serving")
+    parser.add_argument(
+        "--genesis-time", type=int, metavar="SECONDS", help="the genesis' timestamp, seconds since 1970 (default: now)"
+    )
     add_fault_arguments(parser)
 
 

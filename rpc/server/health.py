@@ -2,6 +2,9 @@
 
 `/health/livez` and `/health/readyz` answer 200 or 503 with an empty body, as Lotus does; `/livez`, `/readyz`
 and `/healthz` answer a line, or with `?verbose` a line a check, `[+]` or `[!]`, as Forest does.
+
+`/readyz` is 200 where the server is whole and its head fresh. `/readyz?last-resort` is 200 also where the head is
+behind or old.
 """
 
 from __future__ import annotations
@@ -43,12 +46,19 @@ class Health:
         #: set when the server is going to stop: not ready, still alive
         self.draining = False
 
-    async def ready(self) -> dict[str, CheckResult]:
-        """What decides whether a balancer may send requests here: live and ready, check by check."""
+    async def whole(self) -> dict[str, CheckResult]:
+        """What decides whether answers are right: live and ready, check by check."""
         return await run_checks(self._checks.live | self._checks.ready)
 
-    async def answer(self, path: str, *, verbose: bool) -> tuple[int, str] | None:
-        """(status, body) of a health path, or None for a path that is none."""
+    async def fresh(self) -> dict[str, CheckResult]:
+        """What decides whether another server is to be preferred, check by check."""
+        return await run_checks(self._checks.fresh)
+
+    async def answer(self, path: str, *, verbose: bool, last_resort: bool = False) -> tuple[int, str] | None:
+        """(status, body) of a health path, or None for a path that is none.
+
+        `last_resort`: a head that is behind or old does no harm.
+        """
         kind = path.rpartition("/")[2]
         if path not in ("/livez", "/readyz", "/healthz", "/health/livez", "/health/readyz"):
             return None
@@ -56,11 +66,12 @@ class Health:
         if kind in ("livez", "healthz"):
             checks |= self._checks.live
         if kind in ("readyz", "healthz"):
-            checks |= self._checks.ready
+            checks |= self._checks.ready | self._checks.fresh
         results = await run_checks(checks)
         if kind != "livez" and self.draining:
             results["draining"] = CheckResult(False, "this server is about to stop")
-        good = all(result.ok for result in results.values())
+        excused = self._checks.fresh.keys() if last_resort else ()
+        good = all(result.ok for name, result in results.items() if name not in excused)
         status = 200 if good else 503
         if path.startswith("/health/"):
             return status, ""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from time import time
 from typing import Final
 
 import httptools
@@ -398,7 +399,9 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
             more = b"\r\nConnection: keep-alive\r\n\r\n"
         if ctx is not None:
             if ctx.pinned is not None:
-                more = b"\r\nX-Filecoin-Head: " + ctx.pinned.text + more
+                head = ctx.pinned
+                age = head.age_seconds(int(time()))
+                more = b"\r\nX-Filecoin-Head: %b\r\nX-Filecoin-Head-Age: %d%b" % (head.text, age, more)
             if ctx.headers is not None:
                 more = "".join(f"\r\n{name}: {value}" for name, value in ctx.added_headers()).encode() + more
         start = shared.start(status) + b"%d" % len(body) + more

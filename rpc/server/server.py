@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import time
 from typing import Final
 
 from aiohttp import WSCloseCode, web
@@ -191,7 +192,8 @@ class Server:
             return await self._rpc(request, version)
         if path in ("/metrics", "/debug/metrics"):
             return await self._metrics()
-        health = await self.health.answer(path, verbose="verbose" in request.query)
+        query = request.query
+        health = await self.health.answer(path, verbose="verbose" in query, last_resort="last-resort" in query)
         if health is not None:
             return web.Response(status=health[0], text=health[1])
         return web.Response(status=404, text="404 page not found\n", headers={"X-Content-Type-Options": "nosniff"})
@@ -247,6 +249,7 @@ class Server:
         """Send an answer. The memory that it takes is counted until the peer has read it."""
         if ctx.pinned is not None:
             headers["X-Filecoin-Head"] = ctx.pinned.text.decode()
+            headers["X-Filecoin-Head-Age"] = str(ctx.pinned.age_seconds(int(time.time())))
         headers.update(ctx.added_headers())
         response = web.Response(status=status, body=body, content_type=_JSON, headers=headers)
         if ctx.reserved_bytes:

@@ -22,7 +22,7 @@ TURN_REQUESTS: Final = 64
 #: when a client that was refused may ask again
 RETRY_AFTER_SECONDS: Final = 1
 #: the header names of ours that a browser lets its page read
-EXPOSED: Final = "X-Filecoin-Head, X-Filecoin-Not-Found"
+EXPOSED: Final = "X-Filecoin-Head, X-Filecoin-Head-Age, X-Filecoin-Not-Found"
 
 
 class Wire(Protocol):

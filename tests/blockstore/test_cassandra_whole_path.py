@@ -10,8 +10,8 @@ import pytest
 
 from blockstore.cassandra.store import CassandraStore
 from devnode.replay import start_replay
+from follower.readiness import Freshness, build_checks
 from follower.shared_store_heads import SharedStoreHeads
-from follower.worker import build_checks
 from leader_bridge.imports.importer import import_car
 from rpc.server.server import serve
 from tests.support.cassandra.stores import emptied, keyspace_url
@@ -70,7 +70,7 @@ async def test_every_recorded_answer_is_equal(
     services = await services_over(store)
     heads = SharedStoreHeads(store, services.index, DELTA, EPSILON)
     heads.start()
-    services = replace(services, head_source=heads, checks=build_checks(heads, None, 5))
+    services = replace(services, head_source=heads, checks=build_checks(heads, None, Freshness(5, 0, 30)))
     server = await serve(services, "127.0.0.1", 0)
     try:
         await assert_recorded_answers(f"http://127.0.0.1:{server.port}", folder, record_property)

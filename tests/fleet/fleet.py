@@ -313,7 +313,7 @@ class Fleet:
         port = free_port()
         made = Process(
             self.folder, f"follower-{port}", "serve", "--listen", f"127.0.0.1:{port}", *self._shared,
-            "--renew-seconds", "1",
+            "--renew-seconds", "1", "--ready-head-age-epochs", "0",
         )  # fmt: skip
         self.followers.append(made)
         self.ports.append(port)

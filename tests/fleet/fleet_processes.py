@@ -55,7 +55,7 @@ class Follower:
             [
                 sys.executable, "-m", "follower.cli", "serve", "--store", f"lmdb://{folder}", "--fleet", "on",
                 "--listen", self.address, "--agent-listen", f"127.0.0.1:{self.agent_port}",
-                "--renew-seconds", "0.2", *more,
+                "--renew-seconds", "0.2", "--ready-head-age-epochs", "0", *more,
             ],
             cwd=ROOT, env=environment, stdout=self._log, stderr=self._log,
         )  # fmt: skip

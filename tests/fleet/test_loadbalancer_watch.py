@@ -23,7 +23,7 @@ from loadbalancer.control import BadConfiguration, Haproxy, ReloadFailed
 from loadbalancer.files import replace_file
 from loadbalancer.fleet import DRAINING, FleetWatch, Member
 from loadbalancer.settings import BalancerSettings
-from loadbalancer.watch import Watcher, ready
+from loadbalancer.watch import Readiness, Watcher, probe_readiness
 from tests.support.proxies import Proxy
 
 
@@ -37,8 +37,9 @@ class Told:
         self.checked = 0
         self.loaded: list[str] = []
 
-    def config(self, members: Sequence[Member], down: Collection[str]) -> str:
-        return "".join(f"{m.address}{'-' if m.address in down else '+'}" for m in members)
+    def config(self, members: Sequence[Member], down: Collection[str], behind: Collection[str] = ()) -> str:
+        marks = dict.fromkeys(behind, "~") | dict.fromkeys(down, "-")
+        return "".join(f"{m.address}{marks.get(m.address, '+')}" for m in members)
 
     async def check(self, file: Path) -> None:
         self.checked += 1
@@ -64,9 +65,13 @@ class Fleet:
         return self.members
 
 
-def watching(fleet: Fleet, balancer: Told, file: Path, unready: Collection[str] = ()) -> Watcher:
-    async def probe(member: Member) -> bool:
-        return member.address not in unready
+def watching(
+    fleet: Fleet, balancer: Told, file: Path, unready: Collection[str] = (), behind: Collection[str] = ()
+) -> Watcher:
+    async def probe(member: Member) -> Readiness:
+        if member.address in unready:
+            return Readiness.DOWN
+        return Readiness.BEHIND if member.address in behind else Readiness.READY
 
     return Watcher(fleet, balancer, file, probe=probe)  # type: ignore[arg-type]
 
@@ -148,6 +153,35 @@ async def test_a_balancer_that_asks_nobody_is_told_who_is_ready(tmp_path: Path) 
     assert balancer.loaded == ["10.0.0.1:1+10.0.0.1:2+", "10.0.0.1:1+10.0.0.1:2-", "10.0.0.1:1+10.0.0.1:2+"]
 
 
+async def test_who_is_behind_is_told_too_and_does_not_flap(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    fleet, balancer, behind = Fleet(1, 2), Told(checks_health=False), set[str]()
+    watcher = watching(fleet, balancer, tmp_path / "conf", (), behind)
+    await watcher.turn()
+    # behind at every other look, as a follower near the limit is
+    for _ in range(4):
+        behind ^= {"10.0.0.1:2"}
+        await watcher.turn()
+    assert balancer.loaded == ["10.0.0.1:1+10.0.0.1:2+"]
+    behind |= {"10.0.0.1:2"}
+    await watcher.turn()
+    await watcher.turn()
+    assert balancer.loaded[1:] == ["10.0.0.1:1+10.0.0.1:2~"]
+    behind |= {"10.0.0.1:1"}
+    await watcher.turn()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    await watcher.turn()
+    assert balancer.loaded[2:] == ["10.0.0.1:1~10.0.0.1:2~"]
+    # that nobody is fresh is a warning
+    assert [record.levelname for record in caplog.records if "behind: 10.0.0.1:1, 10.0.0.1:2" in record.message] == [
+        "WARNING"
+    ]
+    behind.clear()
+    await watcher.turn()
+    await watcher.turn()
+    assert balancer.loaded[3:] == ["10.0.0.1:1+10.0.0.1:2+"]
+
+
 async def test_the_loop_ends_when_it_is_told(tmp_path: Path) -> None:
     store = MemoryStore("watched")
     batch = Batch()
@@ -166,27 +200,28 @@ async def test_the_loop_ends_when_it_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "good"),
+    ("answer", "last_resort", "found"),
     [
-        (b"HTTP/1.1 200 OK\r\n\r\n", True),
-        (b"HTTP/1.1 503 No\r\n\r\n", False),
-        (b"", False),
-        (b"nonsense\n", False),
-        (b"x" * 200_000, False),
+        (b"HTTP/1.1 200 OK\r\n\r\n", b"", Readiness.READY),
+        (b"HTTP/1.1 503 No\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n", Readiness.BEHIND),
+        (b"HTTP/1.1 503 No\r\n\r\n", b"HTTP/1.1 503 No\r\n\r\n", Readiness.DOWN),
+        (b"", b"", Readiness.DOWN),
+        (b"nonsense\n", b"nonsense\n", Readiness.DOWN),
+        (b"x" * 200_000, b"x" * 200_000, Readiness.DOWN),
     ],
 )
-async def test_readiness_is_a_200(answer: bytes, good: bool) -> None:
+async def test_readiness_is_a_200(answer: bytes, last_resort: bytes, found: Readiness) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"GET /readyz HTTP/1.1\r\n")
-        writer.write(answer)
+        asked = (await reader.readuntil(b"\r\n\r\n")).partition(b"\r\n")[0]
+        writer.write({b"GET /readyz HTTP/1.1": answer, b"GET /readyz?last-resort HTTP/1.1": last_resort}[asked])
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    assert await ready(Member(f"127.0.0.1:{port}")) is good
+    assert await probe_readiness(Member(f"127.0.0.1:{port}")) is found
     server.close()
     await server.wait_closed()
-    assert await ready(Member(f"127.0.0.1:{port}")) is False
+    assert await probe_readiness(Member(f"127.0.0.1:{port}")) is Readiness.DOWN
 
 
 async def test_commands_say_what_went_wrong(tmp_path: Path) -> None:

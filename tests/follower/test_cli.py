@@ -136,7 +136,7 @@ def test_import_then_serve_offline_then_stop(tmp_path: Path) -> None:
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "follower.cli", "serve", "--store", store, "--listen", f"127.0.0.1:{port}",
-         "--workers", "2"],
+         "--workers", "2", "--ready-head-age-epochs", "0"],
         cwd=ROOT, text=True, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:

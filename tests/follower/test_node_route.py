@@ -18,8 +18,8 @@ from aiohttp import web
 from devnode.replay import ReplayNode, start_replay
 from follower.lazy_objects import lazy_fetch
 from follower.node_route import NodeLanes, NodeRoute
+from follower.readiness import FollowedNode
 from follower.settings import load_settings
-from follower.worker import FollowedNode
 from rpc.client.client import NodeClient
 from rpc.client.node_info import NodeInfo
 from rpc.errors import UNAVAILABLE, Unavailable
@@ -125,7 +125,8 @@ async def test_a_lazy_follower_behind_a_slow_node_stays_ready_and_reads_state(tm
 
         arguments = ["--node", node.base, "--state", "lazy", "--store", f"lmdb://{tmp_path}/store",
                      "--network-file", str(recorded("devnet/network.json")), "--backfill-epochs", "0",
-                     "--listen", f"127.0.0.1:{port}", "--forward-wait-seconds", "1"]  # fmt: skip
+                     "--listen", f"127.0.0.1:{port}", "--forward-wait-seconds", "1",
+                     "--ready-head-age-epochs", "0"]  # fmt: skip
         with follower_process("up", *arguments):
             async with asyncio.timeout(120):
                 await _until(lambda: _has_result(ask))

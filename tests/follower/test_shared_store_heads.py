@@ -14,14 +14,15 @@ from blockstore.store import HeadEntry, TipsetRef
 from blockstore.store_clock import MAX_AGE_MS, StoreClock
 from chain.errors import NotHeld
 from chain.tipset import Tipset
+from follower.readiness import FollowedNode, Freshness, build_checks
 from follower.shared_store_heads import SharedStoreHeads
-from follower.worker import FollowedNode, build_checks
 from rpc.errors import Unavailable
 from rpc.server.health import run_checks
 from tests.support.cassandra.stores import emptied, keyspace_url
 from tests.support.made_chain import MadeChain
 
 DELTA, EPSILON = 100, 10
+FRESH = Freshness(lag_epochs=5, head_age_epochs=10, block_delay_seconds=30)
 
 
 class Clock:
@@ -52,6 +53,7 @@ class Log:
         self.reads = 0
         self.store_ahead = 0
         self.round_trip = 0
+        self.lease = (1, 1)
 
     def add(self, tipset: Tipset, visible_in: int) -> HeadEntry:
         ref = TipsetRef(tipset.height, tipset.key)
@@ -65,7 +67,7 @@ class Log:
             await asyncio.Event().wait()
         if self.failing:
             raise StoreUnavailable("no")
-        return Tail(tuple(self.entries[-limit:]), self.prepared)
+        return Tail(tuple(self.entries[-limit:]), self.prepared, self.lease)
 
     async def head_entries(self, after: int, limit: int = 1000) -> list[HeadEntry]:
         return self.entries[after : after + limit]
@@ -135,12 +137,12 @@ async def test_a_stall_takes_nobody_out_of_service_before_requests_fail(made: Ma
     # as long as requests would wait: 0.05 s here
     made.heads._wait_seconds = 60
     followed = FollowedNode(client=None)  # type: ignore[arg-type]
-    ready = build_checks(made.heads, followed, 5).ready
+    fresh = build_checks(made.heads, followed, FRESH).fresh
     for height, near in ((made.tipsets[0].height + 5, True), (made.tipsets[0].height + 6, False)):
         followed.height = height
         # against the head that was served last: to wait for another one would itself be a stall
         async with asyncio.timeout(20):
-            assert (await ready["node"]()).ok is near
+            assert (await fresh["node"]()).ok is near
     result = await made.heads.check()
     assert result.ok
     assert "no head may be served" in result.text
@@ -254,7 +256,7 @@ async def test_a_clock_that_is_off_takes_the_follower_out_of_service(made: Made)
     assert await made.served() == 1
     made.log.store_ahead = EPSILON + 2
     await made.heads.measure()
-    result = (await run_checks(build_checks(made.heads, None, 5).ready))["clock"]
+    result = (await run_checks(build_checks(made.heads, None, FRESH).ready))["clock"]
     assert not result.ok
     assert "+12 ms" in result.text
     with pytest.raises(Unavailable, match="out of service"):
@@ -400,6 +402,32 @@ async def test_one_contradiction_is_no_reset(made: Made) -> None:
     assert sorted(window.entries) == [1, 2]
 
 
+async def test_a_lease_that_stands_still_is_no_reason_to_be_down_but_to_be_the_last(made: Made) -> None:
+    made.log.add(made.tipsets[0], -1000)
+    await made.read()
+    checks = build_checks(made.heads, None, FRESH, lambda: made.tipsets[0].min_timestamp + 5)
+    for seconds, renewed, is_fresh in ((20, True, True), (25, False, True), (10, False, False), (1, True, True)):
+        made.clock.now += seconds * 1000
+        made.log.lease = (1, made.log.lease[1] + renewed)
+        await made.heads.measure()
+        await made.read()
+        result = await checks.fresh["lease"]()
+        assert result.ok is is_fresh, result.text
+        assert all(one.ok for one in (await run_checks(checks.ready)).values())
+    # a new term is a renewal
+    made.clock.now += 60_000
+    made.log.lease = (2, 0)
+    await made.read()
+    assert (await checks.fresh["lease"]()).ok
+    # time in which the store does not answer counts against nobody
+    made.log.failing = True
+    made.clock.now += 600_000
+    await made.read()
+    assert (await checks.fresh["lease"]()).ok
+    # an archive has no bridge
+    assert "lease" not in build_checks(made.heads, None, Freshness(5, 0, 30)).fresh
+
+
 @pytest.fixture
 async def cassandra() -> AsyncIterator[CassandraStore]:
     store = await emptied(keyspace_url("follower_lease"), delta_ms=200, epsilon_ms=50)
@@ -423,7 +451,7 @@ async def test_followers_over_one_log_never_go_back(cassandra: CassandraStore) -
         for seq, tipset in enumerate(tipsets, 1):
             ref = TipsetRef(tipset.height, tipset.key)
             await cassandra.append_head(HeadEntry(seq, term, (), (ref,), ref))
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.15)  # nothing is served within epsilon of a change
 
     pushed: list[int] = []
 

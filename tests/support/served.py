@@ -12,7 +12,7 @@ from chain.index.chain_index import ChainIndex
 from chain.ipld.objects import Fetch, Objects
 from chain.network import load_network
 from follower.head import StoreHeads
-from follower.worker import build_checks
+from follower.readiness import Freshness, build_checks
 from rpc.methods import register_all
 from rpc.server.server import Server, serve
 from rpc.services import Services
@@ -31,7 +31,7 @@ async def services_over(store: Store, fetch: Fetch | None = None) -> Services:
         objects=objects,
         network=network,
         head_source=heads,
-        checks=build_checks(heads, None, 5),
+        checks=build_checks(heads, None, Freshness(lag_epochs=5, head_age_epochs=0, block_delay_seconds=30)),
     )
 
 
