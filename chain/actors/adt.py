@@ -18,7 +18,7 @@ from chain.ipld.amt import Amt
 from chain.ipld.hamt import Hamt
 from chain.ipld.objects import ObjectReader
 
-#: what most maps of actor states branch with, in bits
+#: the bit width of most maps in actor states
 HAMT_BITS: Final = 5
 
 
@@ -89,12 +89,12 @@ async def array_items(reader: ObjectReader, root: bytes, of: Type, bits: int) ->
 
 
 async def array_count(reader: ObjectReader, root: bytes, bits: int) -> int:
-    """How many values an array says it holds. Errors: Missing, BadObject."""
+    """The number of values, from an array's root. Errors: Missing, BadObject."""
     return (await Amt.load(reader, Cid(root), version=3, bit_width=bits)).count
 
 
 class _Ahead:
-    """An ObjectReader that has some objects already."""
+    """An ObjectReader that holds some objects."""
 
     def __init__(self, reader: ObjectReader, held: dict[bytes, bytes]) -> None:
         self._reader = reader
@@ -111,6 +111,6 @@ class _Ahead:
 
 
 async def read_ahead(reader: ObjectReader, cids: Sequence[bytes]) -> ObjectReader:
-    """`reader`, with these objects (few and small: roots) read in one round trip. Errors: Missing."""
+    """`reader`, with these few small objects already read in one round trip. Errors: Missing."""
     wanted = list(dict.fromkeys(bytes(cid) for cid in cids))
     return _Ahead(reader, dict(zip(wanted, await reader.get_many(wanted), strict=True)))

@@ -1,4 +1,4 @@
-"""Which actor kind and actors version a code CID is.
+"""Finds the actor kind and the actors version of a code CID.
 
 Two sources. The bundles that Lotus embeds (`bundles/`) say it for every network that Lotus knows, with no read:
 they also answer for versions that a chain has passed or not reached, which no state can tell. For a network of
@@ -63,7 +63,7 @@ def _known() -> dict[bytes, tuple[str, int]]:
     known: dict[bytes, tuple[str, int]] = {}
     for bundle in bundles():
         for name, code in bundle.actors.items():
-            # a code that two versions share is the newer one's, as in Lotus: it registers them in order
+            # Lotus registers versions in order: a shared code belongs to the newer one
             if bundle.version >= known.get(code, ("", -1))[1]:
                 known[code] = (name, bundle.version)
     return known
@@ -104,7 +104,7 @@ def check_code(network: NetworkRecord, epoch: int, code: Cid) -> None:
 
 @lru_cache(maxsize=1024)
 def networks_of(code: bytes) -> frozenset[str]:
-    """The bundle networks in which a code CID occurs: one, but for code that several are built alike with."""
+    """The bundle networks that have a code CID. More than one if their builds are alike."""
     return frozenset(bundle.network for bundle in bundles() if code in bundle.actors.values())
 
 

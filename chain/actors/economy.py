@@ -1,4 +1,4 @@
-"""Money of the whole network: circulating supply, pledges, deposits, collateral.
+"""Computes circulating supply, pledges, deposits and collateral.
 
 What a build of Lotus fixes (upgrade epochs of its first versions, the reserve, the least power of a block
 producer) is in no state. Which build a chain belongs to is told by its actors: each build embeds the bundle of
@@ -81,14 +81,14 @@ _ECONOMIES: Final = {
 
 
 def economy_of(code: bytes) -> Economy:
-    """What holds where an actor has this code; of unknown code, what holds on development networks."""
+    """The constants of the network whose actors have this code. Development networks' for an unknown code."""
     for network in sorted(networks_of(code)):
         return _ECONOMIES.get(network, _DEVELOPMENT)
     return _DEVELOPMENT
 
 
 def locked(initial: int, duration: int, elapsed: int) -> int:
-    """What of `initial` a linear schedule still locks after `elapsed` of `duration` epochs, rounded up."""
+    """The part of `initial` that a linear schedule locks after `elapsed` of `duration` epochs, rounded up."""
     if elapsed >= duration:
         return 0
     if elapsed <= 0:
@@ -97,7 +97,7 @@ def locked(initial: int, duration: int, elapsed: int) -> int:
 
 
 def _locked_at_first(initial: int, duration: int, elapsed: int) -> int:
-    """`locked` as the first actors version rounds it: all vesting of the network's sales is counted so."""
+    """As `locked`, with the rounding of the first actors version. Used for the genesis sales."""
     if elapsed >= duration:
         return 0
     if elapsed < 0:
@@ -108,7 +108,7 @@ def _locked_at_first(initial: int, duration: int, elapsed: int) -> int:
 def vested(economy: Economy, height: int, genesis_pledge: int) -> int:
     """attoFIL of the genesis sales that are vested at an epoch, and until Assembly the genesis pledge."""
     if height <= economy.ignition:
-        # counted in FIL where attoFIL was meant: so it was on mainnet before Ignition
+        # mainnet counted FIL instead of attoFIL before Ignition
         total = _vested(_BEFORE_CALICO, 1, height)
     elif height <= economy.calico:
         total = _vested(_BEFORE_CALICO, FIL, height - economy.liftoff)
@@ -145,7 +145,7 @@ class Supply:
 
 
 def market_locked(market: Loaded) -> int:
-    """attoFIL that deals lock."""
+    """The attoFIL that deals lock."""
     state = market.state
     return sum(
         state[name]

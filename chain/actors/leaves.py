@@ -1,4 +1,4 @@
-"""The types without parts that the actor tables are made of: CBOR, memory and JSON form of each.
+"""The types without parts of the actor tables: CBOR, memory and JSON form of each.
 
 Sources: go-state-types `abi`, `big`, `crypto`, `builtin/v*/market/deal.go` (labels), go-address, go-bitfield,
 cbor-gen (limits), Go's encoding/json.

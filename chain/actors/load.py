@@ -1,4 +1,4 @@
-"""Actors out of a state tree: which kind and version an actor is, and its state.
+"""Loads actors from a state tree: kind, version and state.
 
 Errors are worded as Lotus words them ("actor code is not miner: account"), because clients read them.
 """
@@ -30,7 +30,7 @@ BURNT_FUNDS = from_id(99)
 
 
 class WrongKind(ChainError):
-    """An actor that is of another kind than the method is about."""
+    """An actor of another kind than the method needs."""
 
 
 async def kind_of_code(tree: StateTree, code: Cid, network_version: int) -> tuple[str, int] | None:

@@ -25,7 +25,7 @@ EMPTY_OBJECT: Final = codes.EMPTY_OBJECT
 
 
 class OldActors(ChainError):
-    """A state of an actors version that is not decoded here."""
+    """A state of an actors version that is too old to be decoded."""
 
     def __init__(self, kind: str, version: int) -> None:
         super().__init__(
@@ -34,7 +34,7 @@ class OldActors(ChainError):
 
 
 class GoPanic(ChainError):
-    """A question on which Lotus panics: its wire answers with code 0."""
+    """A call on which Lotus panics. Its error has code 0."""
 
     code = 0
 
@@ -157,7 +157,7 @@ def params_cbor(manifest: str, version: int, number: int, item: Any, code: str) 
     """The CBOR of parameters given as JSON. Errors: NoSuchMethod, OldActors, BadJson, Undefined, GoPanic."""
     kind = _params_type(manifest, version, number, code)
     if item is None:
-        # Go's Unmarshal of null into an interface leaves nil there, and Lotus then panics
+        # Go decodes null into a nil interface, and Lotus panics
         raise GoPanic("interface conversion: interface is nil, not cbor.Marshaler")
     value = kind.load(item, kind.zero())
     return bytes(value) if kind is LEAVES["rest"] else to_cbor(kind, value)

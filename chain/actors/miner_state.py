@@ -27,7 +27,7 @@ CHALLENGE_WINDOW: Final = 60
 CHALLENGE_LOOKBACK: Final = 20
 FAULT_CUTOFF: Final = 70
 
-#: a walk of the whole array costs less than look-ups of more than one value in so many
+#: a walk of the whole array is cheaper than look-ups of more than one value in this many
 _SPARSE: Final = 8
 _SECTORS_BITS: Final = 5
 _PARTITIONS_BITS: Final = 3
@@ -39,10 +39,10 @@ MAX_SECTOR: Final = (1 << 63) - 1
 
 
 class MinerError(ChainError):
-    """What a miner's state does not have, in Lotus' words."""
+    """Something that a miner's state lacks, with Lotus' text."""
 
 
-def shown(name: str, value: dict[str, Any]) -> Any:
+def to_newest_json(name: str, value: dict[str, Any]) -> Any:
     """A sector or pre-commit as the API shows it, whatever version it is of: with the newest one's fields.
 
     What older versions lack is Go's zero value. The replaced day reward, though in all versions, is shown
@@ -102,7 +102,7 @@ class Miner:
         first = next(wanted, None)
         if first is None:
             return
-        # one walk along both
+        # walk both in step
         at_least = first
         async for at, item in tree.items(start=first):
             if at < at_least:

@@ -1,4 +1,4 @@
-"""What the methods of built-in actors return, for `StateWaitMsg`: the types, and which method gives which.
+"""The return types of the methods of built-in actors, for `StateWaitMsg`.
 
 A method that is not listed returns nothing. Lines are as in `schema` and `methods`; types carry their kind's
 name in front, because they stand in one table. Source: go-state-types `builtin/v9` to `v19`, the `Methods` of each

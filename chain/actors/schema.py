@@ -1,4 +1,4 @@
-"""The one decoder of actor states and parameters: tables in, four functions a type out.
+"""The decoder of actor states and parameters: reads tables, makes four functions per type.
 
 A table is text: a type's name, then its fields in CBOR order, each with a type and, where it is not in every
 version, the actors versions it is in:
@@ -66,7 +66,7 @@ class Fixed:
             return old
         if type(item) is not list:
             raise unjson(item, f"[{self.size}]uint8")
-        # Go drops what is too much and fills with zeros what is missing
+        # Go drops extra elements and fills missing ones with zeros
         return bytes(BYTE.load(part, 0) for part in item[: self.size]).ljust(self.size, b"\0")
 
     def zero(self) -> Any:
@@ -228,7 +228,7 @@ class Struct:
 
 
 def _array_head(size: int) -> bytes:
-    # an array of null elements is the head and one byte each: cut those off
+    # an array of nulls is its head and one byte per element: cut the bytes off
     return encode_cbor([None] * size)[: -size or None]
 
 

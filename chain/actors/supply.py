@@ -1,4 +1,4 @@
-"""The circulating supply counted over every actor, as exchanges know it. Heavy: it walks the whole state tree.
+"""Computes the circulating supply over all actors. Walks the whole state tree.
 
 Source: Lotus `chain/stmgr/supply.go`, `GetCirculatingSupply`.
 """
@@ -41,7 +41,7 @@ async def all_circulating(
 
 
 async def _free(states: States, address: Address, actor: Actor, height: int, network_version: int) -> int:
-    """What of an actor's balance circulates."""
+    """The part of an actor's balance that circulates."""
     balance: int = actor.balance
     if address in _HELD:
         return 0
@@ -55,7 +55,7 @@ async def _free(states: States, address: Address, actor: Actor, height: int, net
     if name == "storageminer":
         state = (await states.state_of(actor, "miner")).state
         unlocked: int = balance - state["LockedFunds"] - state["PreCommitDeposits"] - state["InitialPledge"]
-        # a miner that holds less than it locks is broken: nothing of it circulates
+        # nothing circulates of a miner that holds less than it locks
         debt: int = state["FeeDebt"]
         return unlocked - debt if unlocked >= 0 else 0
     if name == "multisig":

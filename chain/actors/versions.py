@@ -54,7 +54,7 @@ UPGRADES: Final = (
     Upgrade("Xx", 29, 19),
 )
 
-#: the actors versions whose states and parameters are decoded: from the first with a manifest of the FVM's on
+#: the actors versions whose states and parameters are decoded
 FIRST_VERSION: Final = 9
 LAST_VERSION: Final = max(upgrade.actors_version for upgrade in UPGRADES)
 #: the newest network version that this release knows

@@ -1,4 +1,4 @@
-"""The actors at a tipset: the state tree over the process' cache of nodes, and look-ups by address."""
+"""The actors at a tipset: state trees over the process's cache of nodes, and look-ups by address."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rpc.errors import MethodError
 from rpc.lookup.long_answers import PacedReader
 
 _NODE_CACHE_BYTES = 64 << 20
-#: the code of Lotus' registered "actor not found", which only some methods answer
+#: the code of Lotus' "actor not found", which only some methods use
 ACTOR_NOT_FOUND = 11
 
 
@@ -35,7 +35,7 @@ async def states_of(ctx: Context, tipset: Tipset, *, walks: bool = False) -> Sta
 
 
 def node_cache(ctx: Context) -> NodeCache:
-    """The process' cache of decoded tree nodes: `extra["node_cache"]`, `extra["node_cache_bytes"]` large."""
+    """The process's cache of decoded tree nodes, `extra["node_cache"]`. Its size: `extra["node_cache_bytes"]`."""
     extra = ctx.extra
     cache: NodeCache | None = extra.get("node_cache")
     if cache is None:
@@ -44,7 +44,7 @@ def node_cache(ctx: Context) -> NodeCache:
 
 
 def actor_not_found(error: ActorNotFound) -> MethodError:
-    """The error that a look-up answers where Lotus has a code for it."""
+    """The error of methods for which Lotus has a code."""
     return MethodError("actor not found", code=ACTOR_NOT_FOUND)
 
 
@@ -87,7 +87,7 @@ def actor_json(actor: Actor) -> dict[str, Any]:
 
 
 def in_prefix(ctx: Context, address: Address) -> str:
-    """An address as the network's error texts have it."""
+    """The text of an address with the network's prefix."""
     return address.text(ctx.network.address_prefix)
 
 

@@ -1,4 +1,4 @@
-"""The chain of heads as all requests of a process share it."""
+"""The ancestry that all requests of a process share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from rpc.context import Context
 
 
 def ancestry_of(ctx: Context) -> Ancestry:
-    """The process's list of its head's chain."""
+    """The process's `Ancestry`."""
     found: Ancestry | None = ctx.extra.get("ancestry")
     if found is None:
         found = ctx.extra["ancestry"] = Ancestry(ctx.index)

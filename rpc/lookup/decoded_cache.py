@@ -1,4 +1,4 @@
-"""Caches of decoded values that never change, one a name and process, bounded by the bytes that they take."""
+"""Caches of decoded, immutable values, one per name and process, bounded in bytes."""
 
 from __future__ import annotations
 

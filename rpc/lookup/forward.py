@@ -12,7 +12,7 @@ from rpc.context import Context
 from rpc.errors import NeedsNode
 from rpc.params import ABSENT
 
-#: what the bridge keeps beside each tipset serves where no node is
+#: recorded answers that serve without a node
 _RECORDED: Final = {"Filecoin.F3GetLatestCertificate": F3_CERTIFICATE}
 
 

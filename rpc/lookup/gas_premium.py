@@ -1,6 +1,6 @@
-"""Gas premiums as the chain's messages tell them. Source: Lotus `node/impl/gasutils`.
+"""Estimates gas premiums from the messages on chain. Source: Lotus `node/impl/gasutils`.
 
-A node adds noise of half a percent so that messages spread; so does this.
+As in Lotus, noise of half a percent keeps messages apart.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from rpc.context import Context
 from rpc.lookup.tipset_inclusion import included_in
 from rpc.lookup.tipsets import load_tipset, read_tipset
 
-#: attoFIL a gas unit; the least that is ever suggested
+#: attoFIL per gas unit: the lowest suggestion
 MIN_PREMIUM: Final = 100_000
 BLOCK_GAS_TARGET: Final = 5_000_000_000
-#: the most blocks a caller can ask to be included within
+#: the largest number of blocks of an estimate
 _MOST_BLOCKS: Final = 128
 _PRECISION: Final = 32
 
@@ -41,7 +41,7 @@ def with_noise(premium: int) -> int:
 
 
 async def estimate_premium(ctx: Context, within: int, key: TipsetKey) -> int:
-    """attoFIL a gas unit to be included within so many blocks, before the noise. Errors: NotHeld."""
+    """The premium, in attoFIL per gas unit, for inclusion within so many blocks, without noise. Errors: NotHeld."""
     within = min(max(within, 1), _MOST_BLOCKS)
     prices: list[tuple[int, int]] = []
     blocks = 0

@@ -1,4 +1,4 @@
-"""Where a message was executed, by its index rows or by its sender's nonce."""
+"""Finds where a message was executed, by its index rows or by its sender's nonce."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rpc.lookup.tipset_inclusion import included_in
 from rpc.missing_objects import not_held
 from rpc.params import Integer
 
-#: a limit that is none
+#: no limit
 NO_LIMIT: Final = -1
 
 
@@ -51,16 +51,16 @@ class Replaced(ChainError):
     """Another message took the nonce."""
 
     def __init__(self, text: str, way: str = "") -> None:
-        # Lotus' way of formatting tells the reason twice
+        # Lotus' format string has the reason twice
         super().__init__(f"{way}message was replaced: {text}: message was replaced")
         self.text = text
 
 
 class NotAMessage(BadObject):
-    """What a CID leads to is something else."""
+    """The object of a CID is not a message."""
 
 
-#: of this one Lotus' formatting shows the verb, and clients have come to know it so
+#: Lotus' text, with the verb that its format string leaves in
 _LOST: Final = "%!w(*errors.errorString=&{failed to load message})"
 
 
@@ -69,7 +69,7 @@ async def load_message(ctx: Context, cid: Cid) -> Message:
     try:
         raw = await ctx.objects.get(cid)
     except Missing:
-        # a node keeps tipset keys among its objects
+        # a node stores tipset keys as objects
         if await ctx.store.row(TIPSETS, cid, b"") is not None:
             raise NotAMessage(f"{_LOST}: {_NO_ARRAY}") from None
         raise NotFound(f"{_LOST}: ipld: could not find {cid}") from None
@@ -84,7 +84,7 @@ _NO_ARRAY: Final = "cbor input should be of type array"
 
 
 def _undecoded(raw: bytes) -> str:
-    """How Go's decoder of a signed message complains."""
+    """The error text of Go's decoder of a signed message."""
     try:
         value = decode(raw)
     except BadObject as error:
@@ -179,14 +179,14 @@ async def _by_nonce(
         raise NotFound("failed to load initial tipset") from None
     except Missing:
         return Miss.BEYOND_HELD
-    # below `low` the nonce is not passed (or not known), at `high` it is
+    # at `low` the nonce is not passed, or unknown; at `high` it is passed
     low = 0 if limit == NO_LIMIT else max(0, start.height - limit)
     high, top = start.height, start
     if low >= high:
         return Miss.LIMIT
     known = await _passed(ctx, start, low, sender, message.nonce)
     if known:
-        # what passed it lies at `low` or below
+        # it was passed at `low` or below
         return Miss.LIMIT if low else Miss.NOT_ON_CHAIN
     while high - low > 1:
         middle = (low + high) // 2

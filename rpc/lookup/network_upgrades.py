@@ -8,7 +8,7 @@ from chain.actors.versions import UPGRADES
 from chain.known_networks import MAINNET
 from chain.network import NetworkRecord
 
-#: Upgrades that begin no network version, behind the one that they follow in Lotus' list: mainnet's heights.
+#: Mainnet's heights of upgrades without a network version, by the upgrade before them in Lotus' list.
 _WITHOUT_VERSION: Final = {
     "Ignition": ("UpgradeLiftoffHeight", 148888),
     "Assembly": ("UpgradeRefuelHeight", 130800),
@@ -18,7 +18,7 @@ _WITHOUT_VERSION: Final = {
 }
 #: the network of Lotus' integration tests
 _TEST_KIT: Final = "testing"
-#: what Lotus sets for an upgrade that is not planned yet
+#: Lotus' height of an upgrade without a date
 _NEVER: Final = 9_999_999_999
 
 

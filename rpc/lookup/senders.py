@@ -1,4 +1,4 @@
-"""Who sent a message, over the store of a request."""
+"""The sender of a message, resolved to its ID address."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The messages of a tipset as requests want them again and again: decoded once, in the order of execution."""
+"""The decoded messages of a tipset in the order of execution, cached."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rpc.context import Context
 from rpc.lookup.decoded_cache import decoded_cache, keep
 from rpc.lookup.senders import id_of
 
-#: what a decoded message takes beside its bytes
+#: bytes of memory that a decoded message takes besides its content
 _OVERHEAD: Final = 600
 
 

@@ -1,4 +1,4 @@
-"""Blocks and tipsets as parameters name them, with the errors that Lotus answers."""
+"""Blocks and tipsets by CID, key or epoch, with Lotus' errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ async def read_block(ctx: Context, cid: Cid) -> BlockHeader:
 
 
 async def read_tipset(ctx: Context, key: TipsetKey) -> Tipset:
-    """The tipset with this key; with the empty key the request's head. Errors: NotFound, BadObject."""
+    """The tipset with this key; the request's head for the empty key. Errors: NotFound, BadObject."""
     try:
         return await ctx.tipset(key)
     except Missing as error:
@@ -24,7 +24,7 @@ async def read_tipset(ctx: Context, key: TipsetKey) -> Tipset:
 
 
 async def load_tipset(ctx: Context, key: TipsetKey) -> Tipset:
-    """The tipset with this key, where the empty key is an error. Errors: NotFound, BadObject."""
+    """The tipset with this key; an error for the empty key. Errors: NotFound, BadObject."""
     try:
         return await ctx.index.tipset(key)
     except Missing as error:

@@ -14,7 +14,7 @@ from chain.actors.adt import NotAnId, id_key, read_int_key, read_uint_key, uint_
 from chain.actors.codes import bundle_of
 from chain.actors.load import POWER, States, WrongKind
 from chain.actors.methods import KINDS, OldActors
-from chain.actors.miner_state import PROVING_PERIOD, Miner, MinerError, deadline_info, shown
+from chain.actors.miner_state import PROVING_PERIOD, Miner, MinerError, deadline_info, to_newest_json
 from chain.actors.schema import to_cbor, type_of
 from chain.address import Address, from_id
 from chain.errors import ActorNotFound, BadObject
@@ -258,11 +258,11 @@ async def test_actors_before_those_decoded() -> None:
 def test_old_sectors_have_the_newest_fields() -> None:
     w = World()
     old = w.sector(9, 5, ReplacedDayReward=7)
-    newest = shown("SectorOnChainInfo", old)
+    newest = to_newest_json("SectorOnChainInfo", old)
     assert newest["ReplacedDayReward"] is None
     assert newest["DailyFee"] == "0"
     assert "ReplacedSectorAge" not in newest
-    since = shown("SectorOnChainInfo", w.sector(12, 5, ReplacedDayReward=7))
+    since = to_newest_json("SectorOnChainInfo", w.sector(12, 5, ReplacedDayReward=7))
     assert since["ReplacedDayReward"] == "7"
     assert list(newest) == list(since)
 

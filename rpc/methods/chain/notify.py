@@ -1,4 +1,4 @@
-"""`ChainNotify`, and its twin that a client can resume.
+"""`ChainNotify`, and `ChainNotifyFrom`, which a client can resume.
 
 A frame is one whole head change, reverts before applies; nobody sees the middle of one. The first frame of
 `ChainNotify` is the head at that moment, as `current`. Source: Lotus `ChainStore.SubHeadChanges`.

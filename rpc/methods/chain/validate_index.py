@@ -1,4 +1,4 @@
-"""`ChainValidateIndex`: an epoch's index rows held against its objects.
+"""`ChainValidateIndex`: compares the index rows of an epoch with its objects.
 
 Lotus compares counts of what its database holds with the chain and then the roots of the events; here the rows are
 those of TIPSETS, HEIGHTS, MESSAGES, and the events'. Its words where it has some. Source: Lotus `chain/index/api.go`.
@@ -38,7 +38,7 @@ _PERMISSION = "write"
 
 
 class Corrupt(ChainError):
-    """An index row that is missing or says something else than the chain."""
+    """An index row that is missing or contradicts the chain."""
 
 
 def _validation(
@@ -75,7 +75,7 @@ async def chain_validate_index(ctx: Context, epoch: int, backfill: bool) -> dict
         raise BadRequest(f"failed to get tipset at height {epoch}: height {epoch} is negative")
     tipset = await ctx.index.at_height(head, epoch)
     if tipset.height != epoch:
-        # a lost fork's tipset at that epoch keeps its rows here: only the head's chain says what is a null round
+        # rows of a lost fork stay in the index: only the head's chain tells a null round
         return _validation(epoch)
     try:
         return await _validated(ctx, head, tipset)
@@ -105,7 +105,7 @@ async def _validated(ctx: Context, head: Tipset, tipset: Tipset) -> dict[str, An
 
 
 async def _checked_messages(ctx: Context, found: Executed) -> int:
-    """How many messages of a tipset have their row. Errors: Corrupt."""
+    """The number of messages of a tipset that have a row. Errors: Corrupt."""
     epoch = found.tipset.height
     key = epoch.to_bytes(8, "big") + found.tipset.key.cid
     rows = await ctx.store.rows(MESSAGES, [(bytes(one.cid), key) for one in found.messages])
@@ -116,7 +116,7 @@ async def _checked_messages(ctx: Context, found: Executed) -> int:
 
 
 async def _indexed_events(ctx: Context, tipset: Tipset) -> list[IndexedEvent]:
-    """The events of a tipset as their rows tell them, in their order. Errors: Corrupt."""
+    """The events of a tipset from their rows, in order. Errors: Corrupt."""
     height, digest = tipset.height, block_hash(tipset)
     key = at_key(height, digest)
     mark = await ctx.store.row(COVERAGE, mark_partition(height), key)
@@ -138,7 +138,7 @@ async def _indexed_events(ctx: Context, tipset: Tipset) -> list[IndexedEvent]:
 
 
 async def _checked_events(ctx: Context, found: Executed) -> list[IndexedEvent]:
-    """The indexed events of a tipset, which are those of its receipts. Errors: Corrupt, NotHeld."""
+    """The indexed events of a tipset, compared with its receipts. Errors: Corrupt, NotHeld."""
     epoch = found.tipset.height
     indexed = await _indexed_events(ctx, found.tipset)
     held = await load_events(ctx, found.tipset, found.post)
@@ -171,6 +171,6 @@ async def _checked_events(ctx: Context, found: Executed) -> list[IndexedEvent]:
 
 
 async def _root(events: Sequence[tuple[int, Sequence[EventEntry]]]) -> Cid:
-    """The root of an AMT of events, as a receipt names it."""
+    """The root of the AMT of events that a receipt links to."""
     values = [[emitter, [[one.flags, one.key, one.codec, one.value] for one in entries]] for emitter, entries in events]
     return await amt_build(lambda cid, raw: None, values, 3, EVENTS_BIT_WIDTH)

@@ -1,4 +1,4 @@
-"""`Chain*` methods that need more than the chain: a tipset's weight, finality.
+"""`ChainTipSetWeight` and `ChainGetFinalizedTipSet`.
 
 Sources: Lotus `chain/consensus/filcns/weight.go`, `node/impl/full/chain.go`, `chain/actors/policy`.
 """
@@ -49,7 +49,7 @@ async def chain_tipset_weight(ctx: Context, key: TipsetKey) -> str:
 
 @method("Filecoin.ChainGetFinalizedTipSet", answered="decoded")
 async def chain_get_finalized_tipset(ctx: Context) -> dict[str, Any]:
-    """The newest tipset that cannot be reverted: F3's, where that is known and newer, else 900 epochs back.
+    """The newest final tipset: that of F3 if it is recorded and newer, else the one 900 epochs back.
 
     Errors: BadRequest (a chain shorter than that), NotHeld.
     """

@@ -1,4 +1,4 @@
-"""What only a full node can answer: execution, the mempool, what it knows beside the chain.
+"""Methods that only a full node can answer: execution, the mempool, F3.
 
 One table: a name, the position of its tipset key, and the permission. The position is given where Lotus' method
 takes an empty key for the head (`GetTipSetFromKey`): the pinned head's key replaces it, so that the node answers for
@@ -40,7 +40,7 @@ FORWARDED: Final = (
     Forwarded("Filecoin.GasEstimateFeeCap", key=2),
     Forwarded("Filecoin.GasEstimateGasLimit", key=1),
     Forwarded("Filecoin.GasEstimateMessageGas", key=2),
-    # an empty key is no tipset there: the node refuses it
+    # the node refuses an empty key
     Forwarded("Filecoin.MinerGetBaseInfo"),
     # the mempool
     Forwarded("Filecoin.MpoolGetNonce"),
@@ -53,7 +53,7 @@ FORWARDED: Final = (
     Forwarded("Filecoin.MpoolPushUntrusted", perm="write"),
     Forwarded("Filecoin.MpoolBatchPush", perm="write"),
     Forwarded("Filecoin.MpoolBatchPushUntrusted", perm="write"),
-    # what the node knows beside the chain
+    # F3
     Forwarded("Filecoin.F3GetCertificate"),
     Forwarded("Filecoin.F3GetLatestCertificate"),
     Forwarded("Filecoin.F3GetECPowerTable"),
@@ -91,7 +91,7 @@ _declare()
 
 @method("Filecoin.StateReplay", cost=Cost.EXECUTE, answered="forwarded")
 async def state_replay(ctx: Context, key: TipsetKey, message: Cid) -> Any:
-    """A message executed once more, in a tipset or (the empty key) where it was executed. Answered by a full node.
+    """Executes a message again, in a tipset or (empty key) where it was executed. Answered by a full node.
 
     Errors: NeedsNode, no such message on chain, and the node's own.
     """
@@ -106,7 +106,7 @@ def _link(cid: Cid) -> dict[str, str]:
 
 
 async def _execution(ctx: Context, message: Cid) -> tuple[TipsetKey, Cid]:
-    """The tipset that includes a message, and the message executed; as given where that is not held here."""
+    """The tipset that includes a message, and the message executed. An empty key if that is not held."""
     try:
         found = (await search(ctx, (await ctx.head()).tipset, message, NO_LIMIT, True))[1]
     except NotHeld:

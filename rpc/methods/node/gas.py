@@ -1,7 +1,4 @@
-"""Gas premiums as the chain's messages tell them. Source: Lotus `node/impl/gasutils`.
-
-A node adds noise of half a percent so that messages spread; so does this.
-"""
+"""`GasEstimateGasPremium`. Source: Lotus `node/impl/gasutils`."""
 
 from __future__ import annotations
 
@@ -17,5 +14,5 @@ from rpc.registry import Cost, method
 async def gas_estimate_gas_premium(
     ctx: Context, within: Uint64, sender: Address, gas_limit: Int64, key: TipsetKey
 ) -> str:
-    """attoFIL a gas unit that gets a message included within so many blocks. Errors: NotHeld."""
+    """The premium, in attoFIL per gas unit, that gets a message included within so many blocks. Errors: NotHeld."""
     return str(with_noise(await estimate_premium(ctx, within, key)))

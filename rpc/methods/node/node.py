@@ -1,4 +1,4 @@
-"""What every node tells of itself and of its network.
+"""Versions, the network and its parameters.
 
 Sources: Lotus `node/impl/common`, `node/impl/full/state.go`, `node/impl/eth/basic.go`, `api/version.go`,
 `build/buildconstants`.
@@ -59,7 +59,7 @@ async def state_network_version(ctx: Context, key: TipsetKey) -> int:
 
 @method("Filecoin.StateGetNetworkParams", cost=Cost.CHAIN, answered="recorded")
 async def state_get_network_params(ctx: Context) -> dict[str, Any]:
-    """The network's parameters: as the node told them, else as the network's record has them.
+    """The network's parameters: from the node if they are recorded, else from the network record.
 
     Errors: NotHeld (the genesis block).
     """

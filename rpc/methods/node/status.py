@@ -1,6 +1,6 @@
-"""How a follower stands, told as a node tells it: what `lotus info`, `lotus status` and `lotus sync` read.
+"""The follower's own status: what `lotus info`, `lotus status` and `lotus sync` read.
 
-A follower validates nothing and has no peers: its chain is always as far as its head, and what it cannot know is 0.
+A follower validates no blocks and has no peers. Its sync is always complete up to its head.
 Sources: Lotus `node/impl/full.go` (`NodeStatus`), `node/impl/full/sync.go`, `node/impl/common`, `cli/info.go`.
 """
 
@@ -41,9 +41,9 @@ async def start_time(ctx: Context) -> str:
 
 @method("Filecoin.NodeStatus", cost=Cost.CHAIN)
 async def node_status(ctx: Context, with_chain: bool) -> dict[str, Any]:
-    """The head, how many times 30 s it is old, and (`with_chain`) the blocks a tipset of late.
+    """The head, its age in units of 30 s, and (`with_chain`) the recent number of blocks per tipset.
 
-    No peers are counted, for a follower has none. Errors: NotHeld (the last 900 tipsets).
+    The numbers of peers are 0. Errors: NotHeld (the last 900 tipsets).
     """
     head = (await ctx.head()).tipset
     age = max(0.0, time.time() - min(block.timestamp for block in head.blocks))
@@ -71,7 +71,7 @@ async def _newest_block_counts(ctx: Context, head: Tipset, count: int) -> list[i
 
 @method("Filecoin.SyncState", cost=Cost.CHAIN, answered="local")
 async def sync_state(ctx: Context) -> dict[str, Any]:
-    """One sync that is complete, from the head's parent to the head: a follower serves no other state.
+    """One complete sync, from the head's parent to the head.
 
     Errors: NotFound (the parent).
     """

@@ -35,7 +35,7 @@ Signature = Annotated[Any, _Signature()]
 
 @method("Filecoin.WalletVerify", cost=Cost.CHAIN, answered="local")
 async def wallet_verify(ctx: Context, address: Address, message: bytes, signature: Signature) -> bool:
-    """Whether the key or delegated address signed the message: false for whatever is malformed."""
+    """Whether the key or delegated address signed the message. False for malformed input."""
     if signature is None or address.is_id or not address:
         return False
     kind, data = signature

@@ -1,4 +1,4 @@
-"""Actors by address, addresses by actor, and the codes of actors: the plain look-ups in a state tree.
+"""Looks up actors by address, addresses by actor, and the codes of actors in a state tree.
 
 Each answers from the state before a tipset's messages, as Lotus does; `StateAccountKey` alone looks into the
 state after them too. Sources: Lotus `node/impl/full/state.go`, `wallet.go`, `chain/stmgr/stmgr.go`.
@@ -34,7 +34,7 @@ async def state_get_actor(ctx: Context, actor: Address, tipset_key: TipsetKey) -
 
 @method("Filecoin.WalletBalance", cost=Cost.STATE)
 async def wallet_balance(ctx: Context, address: Address) -> str:
-    """The balance of an address at the head, attoFIL; 0 for one that has no actor."""
+    """The balance of an address at the head, in attoFIL. 0 for an address without an actor."""
     tree = await tree_at(ctx, TipsetKey())
     try:
         return str((await tree.get(address)).balance)
@@ -44,7 +44,7 @@ async def wallet_balance(ctx: Context, address: Address) -> str:
 
 @method("Filecoin.WalletValidateAddress", cost=Cost.FREE, answered="local")
 async def wallet_validate_address(ctx: Context, text: str) -> Address:
-    """The address that a text is. Errors: what is wrong with it."""
+    """Parses an address. Errors: go-address' own."""
     try:
         return parse_address(text)
     except BadAddress as error:
@@ -53,13 +53,13 @@ async def wallet_validate_address(ctx: Context, text: str) -> Address:
 
 @method("Filecoin.StateLookupID", cost=Cost.STATE)
 async def state_lookup_id(ctx: Context, address: Address, tipset_key: TipsetKey) -> Address:
-    """The ID address of an address. Errors: actor not found, with its own code."""
+    """The ID address of an address. Errors: actor not found (code 11)."""
     return await lookup_id(ctx, address, tipset_key)
 
 
 @method("Filecoin.StateLookupRobustAddress", cost=Cost.HEAVY)
 async def state_lookup_robust_address(ctx: Context, address: Address, tipset_key: TipsetKey) -> Address:
-    """An address that the init actor gave an ID to: the first one found. Errors: none has this ID."""
+    """A robust address with this ID, from the init actor's map: the first one found. Errors: no such address."""
     tipset = await ctx.tipset(tipset_key)
     try:
         _ = address.id
@@ -109,7 +109,7 @@ async def state_list_actors(ctx: Context, tipset_key: TipsetKey) -> list[Any]:
 
 @method("Filecoin.StateChangedActors", cost=Cost.SCAN)
 async def state_changed_actors(ctx: Context, old: Cid, new: Cid) -> dict[str, Any]:
-    """The actors of state `new` that are not the same, or not there, in state `old`, by ID address."""
+    """The actors of state `new` that differ from those of state `old` or are new, by ID address."""
     reader = PacedReader(ctx)
     with error_prefix("failed to load old state tree"):
         before = await StateTree.load(reader, old)
@@ -129,8 +129,10 @@ def _actors_version(ctx: Context, network_version: int) -> int:
 
 
 async def _codes_at(ctx: Context, version: int) -> tuple[Cid, dict[str, Cid]] | None:
-    """(manifest, code by name) of an actors version: of the bundles that Lotus embeds for the network whose
-    codes the head's state has, or of that state itself. None, where neither tells."""
+    """(manifest, code by name) of an actors version. None if neither a bundle nor the head's state has it.
+
+    The bundle is of the network whose codes the head's state has.
+    """
     if version < FIRST_WITH_MANIFEST:
         return None
     head = (await ctx.head()).tipset

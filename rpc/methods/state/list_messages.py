@@ -1,4 +1,4 @@
-"""`StateListMessages`: messages by sender and recipient, walking back. Source: Lotus `node/impl/full/state.go`."""
+"""`StateListMessages`: messages by sender and recipient, newest first. Source: Lotus `node/impl/full/state.go`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from rpc.lookup.tipsets import load_tipset, read_tipset
 from rpc.params import mismatch
 from rpc.registry import Cost, method
 
-#: epochs one request may walk; Lotus has no limit, a gateway's is a day
+#: the most epochs of one request. Lotus has no limit; its gateway allows a day
 LOOKBACK: Final = 2880
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """What a message must have; an empty address matches every one."""
+    """The sender and recipient of a message. An empty address matches all."""
 
     to: Address
     from_: Address

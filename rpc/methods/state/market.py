@@ -27,7 +27,7 @@ _PROPOSALS_BITS = 5
 _STATES_BITS = 6
 _BALANCES_BITS = 6
 
-#: of a deal that no sector proves yet
+#: the state of a deal that no sector proves yet
 _NO_STATE = {"SectorNumber": 0, "SectorStartEpoch": -1, "LastUpdatedEpoch": -1, "SlashEpoch": -1}
 
 
@@ -39,7 +39,7 @@ async def market_at(ctx: Context, key: TipsetKey, *, walks: bool = False) -> tup
 
 @method("Filecoin.StateMarketBalance", cost=Cost.STATE)
 async def state_market_balance(ctx: Context, address: Address, tipset_key: TipsetKey) -> dict[str, str]:
-    """attoFIL that an account has in the market, and how much of it is locked."""
+    """The market balance of an account in attoFIL, and its locked part."""
     states, market = await market_at(ctx, tipset_key)
     key = bytes(await states.lookup_id(address))
     escrow = await map_get(ctx.objects, market.state["EscrowTable"], key, _BIG, _BALANCES_BITS)
@@ -49,7 +49,7 @@ async def state_market_balance(ctx: Context, address: Address, tipset_key: Tipse
 
 @method("Filecoin.StateMarketParticipants", cost=Cost.SCAN)
 async def state_market_participants(ctx: Context, tipset_key: TipsetKey) -> dict[str, dict[str, str]]:
-    """The market balances of every account that has one."""
+    """The market balance of each account that has one."""
     states, market = await market_at(ctx, tipset_key, walks=True)
     tables = [
         map_items(states.reader, market.state[name], _BIG, _BALANCES_BITS) for name in ("LockedTable", "EscrowTable")
@@ -65,20 +65,20 @@ async def state_market_participants(ctx: Context, tipset_key: TipsetKey) -> dict
 def _deal(market: Loaded, proposal: Any, state: dict[str, Any] | None) -> dict[str, Any]:
     return {
         "Proposal": type_of("market", "DealProposal", market.version).dump(proposal),
-        # a sector number is in deal states from actors 13 on: older ones show 0
+        # deal states have a sector number since actors 13; older ones show 0
         "State": dict(_NO_STATE) if state is None else {name: state.get(name, 0) for name in _NO_STATE},
     }
 
 
 @method("Filecoin.StateMarketDeals", cost=Cost.HEAVY)
 async def state_market_deals(ctx: Context, tipset_key: TipsetKey) -> dict[str, Any]:
-    """Every deal, by its number."""
+    """All deals by number."""
     states, market = await market_at(ctx, tipset_key, walks=True)
     return await object_of(ctx, _deals(states, market))
 
 
 async def _deals(states: States, market: Loaded) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-    """(number, deal) of every deal, by its number: one walk along proposals and states, both in order."""
+    """(number, deal) of all deals, ascending. Walks proposals and states in step."""
     proposal = type_of("market", "DealProposal", market.version)
     state = type_of("market", "DealState", market.version)
     held = array_items(states.reader, market.state["States"], state, _STATES_BITS)
@@ -91,7 +91,7 @@ async def _deals(states: States, market: Loaded) -> AsyncIterator[tuple[str, dic
 
 
 async def storage_deal(ctx: Context, market: Loaded, deal: int) -> tuple[Any, dict[str, Any] | None]:
-    """(proposal, state or None) of a deal. Errors: MethodError, for one that is not there."""
+    """(proposal, state or None) of a deal. Errors: MethodError (no such deal)."""
     proposal = type_of("market", "DealProposal", market.version)
     state = type_of("market", "DealState", market.version)
     found = await array_get(ctx.objects, market.state["Proposals"], deal, proposal, _PROPOSALS_BITS)
@@ -105,7 +105,7 @@ async def storage_deal(ctx: Context, market: Loaded, deal: int) -> tuple[Any, di
 
 @method("Filecoin.StateMarketStorageDeal", cost=Cost.STATE)
 async def state_market_storage_deal(ctx: Context, deal: DealID, tipset_key: TipsetKey) -> dict[str, Any]:
-    """One deal. Errors: a deal that is not there."""
+    """One deal. Errors: no such deal."""
     _, states = await states_at(ctx, tipset_key)
     with error_prefix("failed to load market actor"):
         actor = await states.actor(MARKET)

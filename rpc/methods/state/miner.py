@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 from chain.actors.leaves import UNDEFINED
-from chain.actors.miner_state import Miner, shown
+from chain.actors.miner_state import Miner, to_newest_json
 from chain.address import Address
 from chain.errors import BadObject
 from chain.ipld import bitfield
@@ -46,8 +46,8 @@ BitField = Annotated[bytes | None, _BitField()]
 async def _miner(
     ctx: Context, key: TipsetKey, address: Address, where: str = "", *, walks: bool = False
 ) -> tuple[Tipset, Miner]:
-    """The tipset and the miner. `where` is what Lotus says before its words for a failure; "-" where it adds
-    no words at all. `walks` as in `states_of`."""
+    """The tipset and the miner. `where`: Lotus' prefix of the error texts; "-" for no text of its own. `walks`: see
+    `states_of`."""
     tipset, states = await states_at(ctx, key, walks=walks)
     if where == "-":
         loaded = await states.load(address, "miner")
@@ -115,10 +115,10 @@ async def state_miner_info(ctx: Context, address: Address, tipset_key: TipsetKey
 async def state_miner_sectors(
     ctx: Context, address: Address, sectors: BitField, tipset_key: TipsetKey
 ) -> list[dict[str, Any]]:
-    """The sectors of a miner, all or those in the bitfield. Errors: a sector that is not there."""
+    """The sectors of a miner: all, or those in the bitfield. Errors: no such sector."""
     _, miner = await _miner(ctx, tipset_key, address, walks=True)
     found = miner.sectors() if sectors is None else miner.some_sectors(sectors)
-    return await list_of(ctx, (shown("SectorOnChainInfo", sector) async for sector in found))
+    return await list_of(ctx, (to_newest_json("SectorOnChainInfo", sector) async for sector in found))
 
 
 @method("Filecoin.StateMinerActiveSectors", cost=Cost.SCAN)
@@ -126,7 +126,7 @@ async def state_miner_active_sectors(ctx: Context, address: Address, tipset_key:
     """The sectors of a miner that count for power."""
     _, miner = await _miner(ctx, tipset_key, address, walks=True)
     found = miner.some_sectors(await _merged(miner, active))
-    return await list_of(ctx, (shown("SectorOnChainInfo", sector) async for sector in found))
+    return await list_of(ctx, (to_newest_json("SectorOnChainInfo", sector) async for sector in found))
 
 
 @method("Filecoin.StateMinerSectorCount", cost=Cost.SCAN)
@@ -179,7 +179,7 @@ async def state_miner_partitions(
 
 @method("Filecoin.StateMinerProvingDeadline", cost=Cost.STATE)
 async def state_miner_proving_deadline(ctx: Context, address: Address, tipset_key: TipsetKey) -> dict[str, int]:
-    """The miner's current deadline, or its next occurrence where it has passed."""
+    """The current deadline of a miner, or its next occurrence if it has passed."""
     tipset, miner = await _miner(ctx, tipset_key, address)
     return miner.proving_deadline(tipset.height)
 
@@ -200,7 +200,7 @@ async def state_miner_recoveries(ctx: Context, address: Address, tipset_key: Tip
 
 @method("Filecoin.StateAllMinerFaults", cost=Cost.FREE)
 async def state_all_miner_faults(ctx: Context, lookback: int, tipset_key: TipsetKey) -> None:
-    """Nothing: Lotus itself answers an error to every call of it, and clients get the same one."""
+    """Always an error, as in Lotus."""
     raise MethodError("fixme")
 
 
@@ -222,7 +222,7 @@ async def state_miner_sector_allocated(
 
 @method("Filecoin.StateMinerAvailableBalance", cost=Cost.STATE)
 async def state_miner_available_balance(ctx: Context, address: Address, tipset_key: TipsetKey) -> str:
-    """attoFIL that a miner could withdraw, what vested until now included."""
+    """The attoFIL that a miner can withdraw, with the funds that vested until now."""
     tipset, miner = await _miner(ctx, tipset_key, address)
     vested = await miner.vested(tipset.height)
     return str(miner.available() + vested)
@@ -235,7 +235,7 @@ async def state_sector_get_info(
     """A proven sector, or null."""
     _, miner = await _miner(ctx, tipset_key, address, "(get sset) ")
     found = await miner.sector(sector)
-    return None if found is None else shown("SectorOnChainInfo", found)
+    return None if found is None else to_newest_json("SectorOnChainInfo", found)
 
 
 @method("Filecoin.StateSectorPreCommitInfo", versions=V0, cost=Cost.STATE)
@@ -256,7 +256,7 @@ async def state_sector_pre_commit_info(
     """A sector that is committed but not yet proven, or null."""
     _, miner = await _miner(ctx, tipset_key, address, "(get sset) ")
     found = await miner.precommit(sector)
-    return None if found is None else shown("SectorPreCommitOnChainInfo", found)
+    return None if found is None else to_newest_json("SectorPreCommitOnChainInfo", found)
 
 
 @method("Filecoin.StateSectorExpiration", cost=Cost.SCAN)

@@ -20,7 +20,7 @@ _STATE = "failed to load multisig actor state"
 
 
 def locked_balance(state: dict[str, Any], epoch: int) -> int:
-    """attoFIL that the vesting schedule still locks at `epoch`."""
+    """The attoFIL that the vesting schedule locks at `epoch`."""
     return locked(state["InitialBalance"], state["UnlockDuration"], epoch - state["StartEpoch"])
 
 
@@ -41,7 +41,7 @@ async def msig_get_available_balance(ctx: Context, address: Address, tipset_key:
 
 @method("Filecoin.MsigGetVestingSchedule", cost=Cost.STATE)
 async def msig_get_vesting_schedule(ctx: Context, address: Address, tipset_key: TipsetKey) -> dict[str, Any]:
-    """What a multisig was made with, and when it unlocks."""
+    """The initial balance of a multisig and its vesting schedule."""
     _, wallet = await _wallet(ctx, tipset_key, address)
     return {
         "InitialBalance": str(wallet.state["InitialBalance"]),

@@ -1,4 +1,4 @@
-"""Payment channels, as far as the chain knows them."""
+"""Payment channels, as their actors show them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Power and money of the network: claims, supply, pledges, deposits, collateral."""
+"""Claims of power, circulating supply, pledges, deposits and collateral."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ async def state_miner_power(ctx: Context, address: Address, tipset_key: TipsetKe
 
 @method("Filecoin.StateListMiners", cost=Cost.HEAVY)
 async def state_list_miners(ctx: Context, tipset_key: TipsetKey) -> list[Any] | None:
-    """Every miner that the power actor knows, in the order of its map; null for none."""
+    """All miners with a claim, in the order of the power actor's map. null for none."""
     _, states = await states_at(ctx, tipset_key, walks=True)
     power = await _loaded(states, POWER, "power")
     claims = await Hamt.load(states.reader, power.state["Claims"])
@@ -136,7 +136,7 @@ async def state_vm_circulating_supply_internal(ctx: Context, tipset_key: TipsetK
 
 @method("Filecoin.StateCirculatingSupply", cost=Cost.HEAVY)
 async def state_circulating_supply(ctx: Context, tipset_key: TipsetKey) -> str:
-    """attoFIL in circulation, counted over every actor."""
+    """The attoFIL in circulation, as a sum over all actors."""
     tipset, states = await states_at(ctx, tipset_key, walks=True)
     version = ctx.network.version_at(tipset.height - 1)
     return str(await all_circulating(states, tipset.height - 1, version, ctx.checkpoint))
@@ -164,7 +164,7 @@ async def _loaded(states: States, address: Address, kind: str) -> Loaded:
 
 
 async def _inputs(states: States) -> tuple[Loaded, Loaded]:
-    """(reward, power), with the words that pledge methods say about them."""
+    """(reward, power), with the error texts of the pledge methods."""
     found = []
     for address, kind in ((REWARD, "reward"), (POWER, "power")):
         with error_prefix(f"loading {kind} actor"):
@@ -225,7 +225,7 @@ async def state_miner_pre_commit_deposit_for_power(
     """attoFIL to deposit for a pre-commit, with 10 % added."""
     _, states = await states_at(ctx, tipset_key)
     reward, power = await _inputs(states)
-    # before network version 17 the deals counted, but those states are of actors older than any decoded here
+    # deals counted before network version 17, whose actors are not decoded
     weight = qa_power_max(sector_size(info["SealProof"]))
     deposit = precommit_deposit(reward, power.state["ThisEpochQAPowerSmoothed"], weight)
     return str(deposit * 110 // 100)
@@ -259,7 +259,7 @@ async def state_miner_initial_pledge_for_sector(
 
 @method("Filecoin.StateMinerCreationDeposit", cost=Cost.STATE)
 async def state_miner_creation_deposit(ctx: Context, tipset_key: TipsetKey) -> str:
-    """attoFIL to deposit for making a miner: nothing before network version 27."""
+    """The attoFIL to deposit for a new miner. 0 before network version 27."""
     tipset, states = await states_at(ctx, tipset_key)
     if states.network_version < 27:
         return "0"

@@ -22,7 +22,7 @@ async def state_get_randomness_from_tickets(
 ) -> bytes:
     """32 bytes drawn from the chain's tickets at an epoch, as seen from a tipset. Errors: NotHeld."""
     try:
-        # no empty key here: it stands for no tipset
+        # an empty key is no tipset here
         tipset = await load_tipset(ctx, key)
     except (NotFound, BadObject) as error:
         raise MethodError(f"loading tipset key: {error}") from error
@@ -54,7 +54,7 @@ async def state_get_randomness_digest_from_beacon(ctx: Context, epoch: int, key:
 
 @method("Filecoin.StateGetBeaconEntry", cost=Cost.CHAIN)
 async def state_get_beacon_entry(ctx: Context, epoch: int) -> dict[str, Any]:
-    """The beacon entry of an epoch. One that is not on chain yet only a node can wait for. Errors: NotHeld."""
+    """The beacon entry of an epoch. A full node answers for an epoch above the head. Errors: NotHeld."""
     head = (await ctx.head()).tipset
     if epoch > head.height:
         if ctx.node is None:

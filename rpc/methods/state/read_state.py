@@ -24,7 +24,7 @@ MethodNum = Annotated[int, Integer("abi.MethodNum", 0, (1 << 64) - 1)]
 
 
 class FatalError(RpcError):
-    """What Lotus' wire answers when a method panics: HTTP status 500."""
+    """The answer of Lotus to a method that panics. HTTP status 500."""
 
     code = 0
     protocol = True
@@ -35,7 +35,7 @@ class FatalError(RpcError):
 
 @method("Filecoin.StateReadState", cost=Cost.STATE)
 async def state_read_state(ctx: Context, actor: Address, tipset_key: TipsetKey) -> dict[str, Any]:
-    """An actor's balance, code and decoded state. Errors: actor not found; a state that is not decoded."""
+    """An actor's balance, code and decoded state. Errors: actor not found; a state that cannot be decoded."""
     _, states = await states_at(ctx, tipset_key)
     with error_prefix("getting actor"):
         found = await states.actor(actor)
@@ -52,7 +52,7 @@ async def state_read_state(ctx: Context, actor: Address, tipset_key: TipsetKey) 
 async def state_decode_params(
     ctx: Context, to: Address, number: MethodNum, params: bytes, tipset_key: TipsetKey
 ) -> Any:
-    """The parameters of a call to an actor's method. Errors: unknown method; bytes that are no such value."""
+    """The parameters of a call to an actor's method. Errors: unknown method; bytes of another type."""
     _, states = await states_at(ctx, tipset_key)
     with error_prefix("getting actor"):
         found = await states.actor(to)

@@ -37,12 +37,12 @@ from rpc.params import Uint64
 from rpc.registry import V0, V1, Cost, method
 from rpc.services import head_entries
 
-#: epochs that a wait may ask a message to be deep
+#: the highest confidence of a wait, in epochs
 MAX_CONFIDENCE: Final = 900
 
 
-def lookup(found: Found, decoded: Any = None) -> dict[str, Any]:
-    """The answer of a search or a wait."""
+def lookup_json(found: Found, decoded: Any = None) -> dict[str, Any]:
+    """The JSON of a search or a wait."""
     return {
         "Message": found.cid,
         "Receipt": lotus_json.receipt(found.receipt),
@@ -53,7 +53,7 @@ def lookup(found: Found, decoded: Any = None) -> dict[str, Any]:
 
 
 async def _search(ctx: Context, key: TipsetKey, cid: Cid, limit: int, allow_replaced: bool) -> Found | None:
-    """The execution; None, with a note of the reason, for a look-up that misses (an error under `?verbose`)."""
+    """The execution, or None with the reason in a header (an error under `?verbose`)."""
     try:
         start = await read_tipset(ctx, key)
     except NotFound as error:
@@ -83,7 +83,7 @@ async def state_search_msg(
     NotHeld (it is on chain, its receipt is not held).
     """
     found = await _search(ctx, key, message, limit, allow_replaced)
-    return None if found is None else lookup(found)
+    return None if found is None else lookup_json(found)
 
 
 @method("Filecoin.StateSearchMsg", versions=V0, cost=Cost.STATE, answered="indexed")
@@ -125,7 +125,7 @@ async def wait(ctx: Context, cid: Cid, confidence: int, limit: int, allow_replac
     with ctx.waiting():
         async with head_entries(ctx.services.head_source, head.seq) as entries:
             async for entry in entries:
-                # the time that it waited does not count as work
+                # waiting does not count as work
                 ctx.deadline = None
                 await ctx.checkpoint()
                 if candidate is not None and _reverts(entry, candidate):
@@ -143,7 +143,7 @@ async def wait(ctx: Context, cid: Cid, confidence: int, limit: int, allow_replac
 
 
 async def _executed_before(ctx: Context, head: Tipset, cid: Cid, limit: int, allow_replaced: bool) -> Found | None:
-    """The execution below the head; None where a wait has to go on. Errors: as `search`; NotHeld."""
+    """The execution below the head; None if the wait has to go on. Errors: as `search`; NotHeld."""
     try:
         message, found = await search(ctx, head, cid, limit, allow_replaced)
     except (NotFound, Replaced):
@@ -188,7 +188,7 @@ async def state_wait_msg(
         said = "message confidence exceeds maximum"
         raise MethodError(f"{said}: {confidence} > {MAX_CONFIDENCE}: {said}")
     value, found = await wait(ctx, message, confidence, limit, allow_replaced)
-    return lookup(found, await _decoded(ctx, value, found))
+    return lookup_json(found, await _decoded(ctx, value, found))
 
 
 @method("Filecoin.StateWaitMsg", versions=V0, cost=Cost.WAIT, answered="indexed")

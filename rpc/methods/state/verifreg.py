@@ -29,12 +29,12 @@ ClaimId = Annotated[int, Integer("verifreg.ClaimId", 0, (1 << 64) - 1)]
 _BIG = LEAVES["big"]
 _LINK = LEAVES["cid"]
 
-#: the datacap token counts 10^18 to a byte
+#: units of the datacap token per byte
 _GRANULARITY = 10**18
 
 
 async def _registry(ctx: Context, key: TipsetKey, address: Address | None = None) -> tuple[Loaded, bytes]:
-    """The registry, and the key of an account's entries in it (empty without `address`)."""
+    """The registry, and the key of the entries of an account. The key is empty without `address`."""
     _, states = await states_at(ctx, key)
     owner = b"" if address is None else id_key(await id_address(states, address))
     return await states.load(VERIFREG, "verifreg"), owner
@@ -145,7 +145,7 @@ async def state_get_all_claims(ctx: Context, tipset_key: TipsetKey) -> dict[str,
 
 @method("Filecoin.StateVerifierStatus", cost=Cost.STATE)
 async def state_verifier_status(ctx: Context, address: Address, tipset_key: TipsetKey) -> str | None:
-    """The bytes that a verifier may still hand out, or null for no verifier. Errors: actor not found (11)."""
+    """The bytes that a verifier may still grant. null for another account. Errors: actor not found (11)."""
     _, states = await states_at(ctx, tipset_key)
     actor = await states.actor(VERIFREG)
     key = await id_address(states, address)
@@ -158,7 +158,7 @@ async def state_verifier_status(ctx: Context, address: Address, tipset_key: Tips
 
 @method("Filecoin.StateVerifiedClientStatus", cost=Cost.STATE)
 async def state_verified_client_status(ctx: Context, address: Address, tipset_key: TipsetKey) -> str | None:
-    """A client's datacap in bytes, or null for no verified client. Errors: actor not found (11)."""
+    """The datacap of a client in bytes. null for an account without one. Errors: actor not found (11)."""
     _, states = await states_at(ctx, tipset_key)
     key = id_key(await id_address(states, address))
     version = states.actors_version
