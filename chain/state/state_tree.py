@@ -15,7 +15,7 @@ from typing import Any, Final
 from blockstore.cid import Cid
 from blockstore.errors import BadCid
 from chain.address import Address, from_id
-from chain.errors import ActorNotFound, BadAddress, BadObject, ChainError
+from chain.errors import ActorNotFound, BadAddress, BadObject, ChainError, NotHeld
 from chain.ipld.bigint import decode_bigint
 from chain.ipld.dag_cbor import decode
 from chain.ipld.hamt import DELETED, Hamt
@@ -109,7 +109,7 @@ class StateTree:
         """The tree under `root`. Takes one read. `cache`: for decoded nodes.
 
         `check` refuses the codes of actors whose states this release cannot decode, before one is decoded here.
-        Errors: BadObject, Missing.
+        Errors: BadObject, Missing, NotHeld (a version of the tree that is not known).
         """
         value = decode(await objects.get(root))
         if type(value) is not list:
@@ -119,8 +119,10 @@ class StateTree:
         version, actors, _ = value
         if type(version) is not int or type(actors) is not bytes:
             raise BadObject("a state root is [version, actors, info]")
-        if not 0 <= version <= _MAX_VERSION:
+        if version < 0:
             raise BadObject(f"unsupported state tree version: {version}")
+        if version > _MAX_VERSION:
+            raise NotHeld(f"state tree version {version} (this release reads versions up to {_MAX_VERSION})")
         return cls(objects, Cid(root), version, Cid(actors), cache, check)
 
     def check_code(self, code: Cid) -> None:

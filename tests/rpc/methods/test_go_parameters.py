@@ -6,11 +6,14 @@ from typing import Any
 
 import orjson
 import pytest
+import zstandard
 
 from chain.actors.codes import bundle_of
 from devnode.sim_chain import SimSettings
 from devnode.simulate import SimulatedNode
+from rpc.registry import REGISTRY, V1, V2, Versions
 from rpc.server.dispatch import Dispatcher
+from tests.support.recorded import recorded
 
 SMALL = SimSettings(accounts=12, miners=4, miner_updates=0, messages=0)
 
@@ -85,3 +88,27 @@ async def test_a_null_network_version_is_the_first() -> None:
     assert seven["storageminer"] == {"/": "bafkqaetgnfwc6nzpon2g64tbm5sw22lomvza"}  # fil/7/storageminer
     _, none = await ask(where, "StateActorManifestCID", [None])
     assert none["error"]["message"] == "could not find manifest cid for network version 0, actors version 0"
+
+
+#: how Lotus' source spells a type, and how Go's %T prints it
+_SPELLED = (("abinetwork.", "network."), ("verifregtypes.", "verifreg."), ("*MessageMatch", "*api.MessageMatch"))
+
+
+@pytest.mark.recorded
+@pytest.mark.parametrize(
+    ("document", "version", "least"), [("v1-full", V1, 140), ("v1-gateway", V1, 90), ("v2-full", V2, 45)]
+)
+def test_every_parameter_has_the_name_of_lotus_type(document: str, version: Versions, least: int) -> None:
+    with zstandard.open(recorded(f"openrpc/{document}.json.zst")) as file:
+        methods = {method["name"]: method for method in orjson.loads(file.read())["methods"]}
+    compared = 0
+    for method in REGISTRY.names(version).values():
+        # what the node decodes itself is passed on as it came
+        if method.raw or method.name not in methods or method.name == "Filecoin.EthCall":
+            continue
+        types = [param["description"].replace("[]byte", "[]uint8") for param in methods[method.name]["params"]]
+        for source, printed in _SPELLED:
+            types = [text.replace(source, printed) for text in types]
+        assert [param.go for param in method.params] == types, method.name
+        compared += 1
+    assert compared >= least
