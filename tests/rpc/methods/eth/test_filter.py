@@ -301,8 +301,8 @@ async def test_filters_are_bounded_in_number(quick: Store, total: int) -> None:
 async def test_a_filter_has_a_largest_size(quick: Store) -> None:
     await begun(quick)
     client = Client(await follower_over(quick))
-    addresses = [data(number.to_bytes(20, "big")) for number in range(1, 4000)]
-    error = await client.error("eth_newFilter", {"address": addresses})
+    values = [data(number.to_bytes(32, "big")) for number in range(1000)]
+    error = await client.error("eth_newFilter", {"topics": [values] * 4})
     assert error["code"] == -32005
     assert "the filter is too large" in error["message"]
 
