@@ -32,6 +32,8 @@ async def by_bridge(folder: str, at: Path) -> None:
     await store.close()
 
 
+# by the bridge takes minutes on a machine with other work
+@pytest.mark.timeout(900)
 @pytest.mark.recorded
 @pytest.mark.parametrize(
     ("folder", "fill"),
