@@ -35,8 +35,8 @@ class NodeInfo:
 
     @property
     def name(self) -> str:
-        """What logs, metrics and errors call the node: never with a token, user or password."""
-        return self.base
+        """What logs, metrics and errors call the node: host and port, for a path can hold a provider's key."""
+        return self.base.partition("/")[0]
 
     def url(self, version: str = "v1", *, websocket: bool = False) -> str:
         """The URL to dial, e.g. `ws://127.0.0.1:1234/rpc/v1`. Holds what the query held: not for logs."""

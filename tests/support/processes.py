@@ -38,16 +38,22 @@ class FollowerProcess:
 
     def __init__(self, arguments: tuple[str, ...], log: IO[bytes], environment: Mapping[str, str] | None) -> None:
         self._log = log
+        self._ended: str | None = None
         self.process = subprocess.Popen(
             [sys.executable, "-m", "follower.cli", *arguments],
             cwd=ROOT, env=clean_environment(environment), stdout=log, stderr=log,
         )  # fmt: skip
 
     def output(self) -> str:
-        """Standard output and error, as one text."""
-        self._log.flush()
+        """Standard output and error, as one text; after the block too."""
+        if self._ended is not None:
+            return self._ended
         with open(self._log.name, errors="replace") as file:
             return file.read()
+
+    def close(self) -> None:
+        """Keep the output beyond the life of its file."""
+        self._ended = self.output()
 
     def stop(self, signum: int = signal.SIGTERM, timeout: float = 90) -> int:
         """Send a signal and wait; the exit code."""
@@ -72,3 +78,4 @@ def follower_process(*arguments: str, environment: Mapping[str, str] | None = No
             except subprocess.TimeoutExpired:
                 running.process.kill()
                 running.process.wait()
+            running.close()
