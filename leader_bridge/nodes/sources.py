@@ -185,16 +185,18 @@ class Sources:
         """
         fetched = Fetched()
         left = list(dict.fromkeys(cids))
-        asked = False
+        answered = False
         unsure = ""
         for source in self.usable():
             if not left:
                 break
-            asked = True
             try:
                 left = await self._ask(source, left, fetched)
+                answered = True
             except NodeError as error:
                 source.record_failure(error)
+                # an error of the node's own is an answer, a cut connection is none
+                answered |= isinstance(error, CallFailed)
                 unsure = str(error)
                 left = [cid for cid in left if cid not in fetched.found]
         if not left:
@@ -205,8 +207,8 @@ class Sources:
             for s in self.all
             if not s.refusal and s.cooling_until > now and s.failures < _UNREACHABLE_AFTER and not s.wrong_objects
         ]
-        if not asked or awaited:
-            # one that rests may hold it: "nobody has it" is only said when everybody was asked who can be
+        if not answered or awaited:
+            # a node that cools down or was cut off may hold it: nobody has it only if all that can be asked said so
             reason = unsure or f"{', '.join(awaited) or 'every node'} cannot be asked just now"
             raise NoSource(reason, self.next_usable_in())
         fetched.missing = left

@@ -289,6 +289,20 @@ async def test_missing_is_said_only_when_every_node_was_asked() -> None:
     await shut(nodes, sources)
 
 
+async def test_nothing_is_missing_where_no_node_could_be_reached() -> None:
+    _, nodes, sources = await two_nodes()
+    absent = cid_of(b"nowhere")
+    for node in nodes:
+        await node.stop()
+    for _ in range(5):
+        # however often it fails: that a connection was cut says nothing of what its node holds
+        with pytest.raises(NoSource):
+            await sources.fetch([absent])
+        for source in sources.all:
+            source.cooling_until = 0
+    await sources.close()
+
+
 async def test_an_endpoint_with_small_batches_or_none_is_still_used() -> None:
     chain, nodes, sources = await two_nodes()
     cids = [tipset.key.cids[0] for tipset in chain.tipsets.values()]
