@@ -24,6 +24,7 @@ from leader_bridge.nodes.sources import NoSource
 from leader_bridge.store.backfill_floor import load_floor
 from leader_bridge.store.coverage import MESSAGES_INDEX, TIPSETS_INDEX
 from leader_bridge.store.indexer import can_index_events
+from leader_bridge.store.lazy_events import LazyEvents
 from leader_bridge.store.tipset_writer import GROUP, MirrorScope, NotAvailableYet, TipsetWriter
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class Backfill:
     """Runs beside the bridge, giving way to it: `head_change_lock` is held while a head change is in hand.
 
     `epochs` below the first head are fetched; `state` whether their state is too; `head` tells the head.
+    `lazy_events`, where state is not mirrored, indexes the events of each new head, and of older ones.
     """
 
     def __init__(
@@ -88,12 +90,14 @@ class Backfill:
         writer: TipsetWriter,
         *,
         state: bool,
+        lazy_events: LazyEvents | None = None,
         head: Callable[[], HeadEntry | None],
         head_change_lock: asyncio.Lock,
     ) -> None:
         self._store = store
         self._writer = writer
         self._state = state
+        self._lazy_events = lazy_events
         self._head = head
         self._head_change_lock = head_change_lock
         self._moved = asyncio.Event()
@@ -102,6 +106,8 @@ class Backfill:
 
     def notice_head(self) -> None:
         """There is a (new) head."""
+        if self._lazy_events is not None:
+            self.idle.clear()
         self._moved.set()
 
     async def run(self) -> None:
@@ -112,18 +118,42 @@ class Backfill:
                 await self._moved.wait()
                 continue
             self._writer.unlinked_row.clear()
+            is_complete = False
             try:
                 await self.one_pass()
+                is_complete = True
                 wait = _PASS_INTERVAL_SECONDS
-                if not self._writer.unlinked_row.is_set():
+                if not self._writer.unlinked_row.is_set() and self._lazy_events is None:
                     self.idle.set()
             except (NoSource, NotAvailableYet, StoreError, ChainError) as error:
                 log.info("backfill: %s; it goes on in a while", error)
                 wait = _RETRY_SECONDS
             # a fork whose parent lay below the store's bottom when it came: what it lacks is there by now
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._writer.unlinked_row.wait(), wait)
+                async with asyncio.timeout(wait):
+                    await self._serve_heads(is_complete)
                 self.idle.clear()
+
+    async def _serve_heads(self, is_complete: bool) -> None:
+        """Until a row lacks its parent's: index the events of each new head, where state is lazy.
+
+        `is_complete`: the pass before left nothing that a node may have.
+        """
+        if self._lazy_events is None:
+            await self._writer.unlinked_row.wait()
+            return
+        while not self._writer.unlinked_row.is_set():
+            self._moved.clear()
+            head = self._head()
+            if head is not None:
+                try:
+                    lacking = await self._lazy_events.find_lacking(TipsetKey(head.head.key), GROUP)
+                    await self._lazy_events.index(lacking[::-1])
+                    if is_complete and not self._moved.is_set():
+                        self.idle.set()
+                except (NoSource, NotAvailableYet, StoreError, ChainError) as error:
+                    log.info("the events of epoch %d are not indexed yet: %s", head.head.height, error)
+            await _first_set(self._moved, self._writer.unlinked_row)
 
     async def one_pass(self) -> None:
         """Fetch all that can be had now. Errors: NoSource, NotAvailableYet, StoreError, ChainError."""
@@ -152,7 +182,11 @@ class Backfill:
         """Write the rows of events that could not be written when their tipsets were stored."""
         for at in range(0, len(keys), GROUP):
             await self._give_way()
-            await self._writer.index_events(keys[at : at + GROUP])
+            part = keys[at : at + GROUP]
+            if self._lazy_events is None:
+                await self._writer.index_events(part)
+            elif not await self._lazy_events.index(part):
+                break  # no node holds the states of such old epochs
 
     async def _give_way(self) -> None:
         async with self._head_change_lock:
@@ -174,7 +208,11 @@ class Backfill:
             if bottom is not None and bottom.parent_height < 0:
                 unlinked.append(bottom.key)
             bottom = row
-            if not _whole(row) or (self._state and not row.held & HELD_STATE) or can_index_events(row.held):
+            if (
+                not _whole(row)
+                or (self._state and not row.held & HELD_STATE)
+                or can_index_events(row.held, needs_state=self._lazy_events is None)
+            ):
                 found.append(row)
             if row.height == 0:
                 break
@@ -259,3 +297,13 @@ class Backfill:
 
 def _whole(row: TipsetRow) -> bool:
     return row.held & (HELD_RECEIPTS | HELD_EVENTS) == HELD_RECEIPTS | HELD_EVENTS
+
+
+async def _first_set(*events: asyncio.Event) -> None:
+    """Wait until one of these events is set."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

@@ -37,6 +37,7 @@ from leader_bridge.nodes.subscription import (
     subscribe,
 )
 from leader_bridge.settings import BridgeSettings
+from leader_bridge.store.lazy_events import LazyEvents
 from leader_bridge.store.mirror import Mirror
 from leader_bridge.store.recorder import Recorder
 from leader_bridge.store.tipset_writer import MirrorScope, NotAvailableYet, TipsetWriter
@@ -108,6 +109,7 @@ class Bridge:
             store,
             self.writer,
             state=s.state == "full",
+            lazy_events=None if s.state == "full" else LazyEvents(store, self.writer, self.mirror),
             head=lambda: self.head,
             head_change_lock=self._head_change_lock,
         )

@@ -66,9 +66,13 @@ def signed_messages(tipsets: Iterable[Sequence[BlockMessages]]) -> Iterable[Cid]
     return (cid for blocks in tipsets for _, signed in blocks for cid in signed)
 
 
-def can_index_events(held: int) -> bool:
-    """Whether, by the flags of a tipset's row, its parent's events are still to be indexed and can be."""
-    return held & EVENTS_NEED == EVENTS_NEED and not held & INDEXED_EVENTS
+def can_index_events(held: int, *, needs_state: bool = True) -> bool:
+    """Whether, by the flags of a tipset's row, its parent's events are still to be indexed and can be.
+
+    Not `needs_state`: what is needed of the state is fetched beforehand.
+    """
+    needed = EVENTS_NEED if needs_state else EVENTS_NEED & ~HELD_STATE
+    return held & needed == needed and not held & INDEXED_EVENTS
 
 
 async def index_parents_events(

@@ -140,14 +140,16 @@ class TipsetWriter:
             self._network = await load_network(self._store)
         return self._network
 
-    async def index_events(self, keys: Sequence[TipsetKey]) -> int:
+    async def index_events(self, keys: Sequence[TipsetKey], *, needs_state: bool = True) -> int:
         """Write the event rows of the parents of stored tipsets, where they can be and are not yet; how many.
 
+        Not `needs_state`: the actors that emitted are held, whatever the tipsets' flags say of their state.
         Errors: NotAvailableYet, NoSource, StoreError, BadObject.
         """
         network = await self._load_network()
         async with self.rows_lock:
-            rows = [row for key in keys if (row := await self.row(key)) is not None and can_index_events(row.held)]
+            found = [row for key in keys if (row := await self.row(key)) is not None]
+            rows = [row for row in found if can_index_events(row.held, needs_state=needs_state)]
             if network is None or not rows:
                 return 0
             children = await self.tipsets([row.key for row in rows])

@@ -51,6 +51,8 @@ async def filled(
             node.advance(40)
             await reach(store, node, running)
         async with asyncio.timeout(60):
+            while bridge.head is None or bridge.head.head.key != node.heads.head.key:
+                await asyncio.sleep(0.002)
             await bridge.backfill.idle.wait()
         if bridge.traces is not None:
             async with asyncio.timeout(60):

@@ -16,6 +16,7 @@ from typing import Final
 
 from cachetools import LRUCache
 
+from blockstore.errors import Missing
 from blockstore.store import COVERAGE, EVENT_POSTINGS, EVENTS, Table
 from chain.address import from_id
 from chain.consensus.ancestry import Ancestor
@@ -38,6 +39,7 @@ from chain.index.event_rows import (
     posting_partition,
     value_term,
 )
+from chain.ipld.objects import FetchFailed
 from rpc.context import Context
 from rpc.lookup.actor_states import load_tree
 from rpc.lookup.ancestors import ancestry_of
@@ -180,27 +182,32 @@ class EventSearch:
         if criteria.delegated:
             found.append([emitter_term(address) for address in criteria.delegated])
         if criteria.ids:
-            found.append(await self._terms_of_ids(ctx, criteria.ids))
+            terms = await self._terms_of_ids(ctx, criteria.ids)
+            if terms is not None:
+                found.append(terms)
         for values in criteria.values:
             await ctx.checkpoint()
             found.append([value_term(*value) for value in values])
         return found
 
-    async def _terms_of_ids(self, ctx: Context, ids: Iterable[int]) -> list[Term]:
-        """An actor's events are listed under its delegated address, where it has one."""
+    async def _terms_of_ids(self, ctx: Context, ids: Iterable[int]) -> list[Term] | None:
+        """An actor's events are listed under its delegated address, where it has one; None where that is not held."""
         terms: list[Term] = []
         head = (await ctx.head()).tipset
-        tree = await load_tree(ctx, head.parent_state_root, head.height)
-        for actor_id in ids:
-            await ctx.checkpoint()
-            address = from_id(actor_id)
-            terms.append(emitter_term(address))
-            try:
-                delegated = (await tree.get(address)).delegated
-            except ActorNotFound:
-                continue
-            if delegated is not None:
-                terms.append(emitter_term(delegated))
+        try:
+            tree = await load_tree(ctx, head.parent_state_root, head.height)
+            for actor_id in ids:
+                await ctx.checkpoint()
+                address = from_id(actor_id)
+                terms.append(emitter_term(address))
+                try:
+                    delegated = (await tree.get(address)).delegated
+                except ActorNotFound:
+                    continue
+                if delegated is not None:
+                    terms.append(emitter_term(delegated))
+        except (Missing, FetchFailed):
+            return None
         return terms
 
     async def _find_groups(
