@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -84,34 +85,56 @@ class Lane:
     in the lane at once.
     """
 
-    __slots__ = ("_places", "calls", "per_request", "wait_seconds")
+    __slots__ = ("_queue", "_running", "calls", "parallel", "per_request", "wait_seconds")
 
     def __init__(self, calls: Budget, parallel: int, per_request: int, wait_seconds: float) -> None:
         self.calls = calls
         self.per_request = per_request
         self.wait_seconds = wait_seconds
-        self._places = asyncio.Semaphore(parallel)
+        self.parallel = parallel
+        #: places that are taken, or promised to who has waited
+        self._running = 0
+        self._queue: deque[asyncio.Future[None]] = deque()
+
+    def try_enter(self, client: str) -> bool:
+        """Take a place where one is free. Errors: ClientLimit, ServerBusy."""
+        if self._running >= self.parallel:
+            return False
+        self.calls.take(client)
+        self._running += 1
+        return True
 
     async def enter(self, client: str) -> None:
         """Wait for a place. Errors: ClientLimit, ServerBusy."""
+        if self.try_enter(client):
+            return
         self.calls.take(client)
+        place = asyncio.get_running_loop().create_future()
+        self._queue.append(place)
         try:
-            if not self._places.locked():
-                await self._places.acquire()
-                return
             async with asyncio.timeout(self.wait_seconds):
-                await self._places.acquire()
-        except TimeoutError:
+                await place
+        except BaseException as error:
             self.calls.give(client)
-            raise ServerBusy(f"too many {self.calls.what} at once: try again later") from None
-        except BaseException:
-            self.calls.give(client)
+            if place.done() and not place.cancelled():
+                # promised in the same moment: the next one gets it
+                self._pass_on()
+            if isinstance(error, TimeoutError):
+                raise ServerBusy(f"too many {self.calls.what} at once: try again later") from None
             raise
 
     def leave(self, client: str) -> None:
         """Give the place back."""
-        self._places.release()
         self.calls.give(client)
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        while self._queue:
+            place = self._queue.popleft()
+            if not place.done():
+                place.set_result(None)
+                return
+        self._running -= 1
 
 
 @dataclass(slots=True)

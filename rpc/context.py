@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
-from time import monotonic, perf_counter
+from time import perf_counter
 from typing import Any, Final
 
 from blockstore.store import Store
@@ -91,18 +91,16 @@ class Context:
 
         Errors: TimeBudgetExceeded, when the request has used its time; CancelledError, when its client has gone.
         """
-        if perf_counter() < self.services.pacer.slice_end:
+        now = perf_counter()
+        pacer = self.services.pacer
+        if now < pacer.slice_end:
             return _DONE
-        return self._next_slice()
-
-    async def _next_slice(self) -> None:
         if self.time_budget_seconds is not None:
-            now = monotonic()
             if self.deadline is None:
                 self.deadline = now + self.time_budget_seconds
             elif now > self.deadline:
                 raise TimeBudgetExceeded(self.time_budget_seconds)
-        await self.services.pacer.turn()
+        return _DONE if pacer.try_turn(now) else pacer.turn()
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -115,7 +113,7 @@ class Context:
         if admission is None:
             yield
             return
-        started = monotonic()
+        started = perf_counter()
         admission.waiting.take(self.account)
         if not self.waits:
             admission.working.give(self.account)
@@ -128,7 +126,7 @@ class Context:
                 admission.working.retake(self.account)
             admission.waiting.give(self.account)
             if self.deadline is not None:
-                self.deadline += monotonic() - started
+                self.deadline += perf_counter() - started
 
     def reserve(self, size: int) -> None:
         """Count `size` more bytes of memory that this request holds until its answer has left. Errors: Refused."""

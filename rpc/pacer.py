@@ -37,13 +37,24 @@ class LoopPacer:
         """How many walks wait for their slice."""
         return len(self._queue)
 
-    async def turn(self) -> None:
-        """Wait for a slice. Returns at once when nobody has used the one of this turn of the loop."""
+    def try_turn(self, now: float) -> bool:
+        """Take the slice of this turn of the loop, unless somebody has. `now`: `time.perf_counter`."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._loop, self._busy = loop, False
             self._queue.clear()
         if self._busy:
+            return False
+        self._busy = True
+        self.turns += 1
+        self.slice_end = now + self.slice_seconds
+        loop.call_soon(self._end)
+        return True
+
+    async def turn(self) -> None:
+        """Wait for a slice. Returns at once when nobody has used the one of this turn of the loop."""
+        if not self.try_turn(perf_counter()):
+            loop = asyncio.get_running_loop()
             place = loop.create_future()
             self._queue.append(place)
             try:
@@ -53,10 +64,10 @@ class LoopPacer:
                     # the slice was promised to who has just been cancelled: the next one gets it
                     self._end()
                 raise
-        self._busy = True
-        self.turns += 1
-        self.slice_end = perf_counter() + self.slice_seconds
-        loop.call_soon(self._end)
+            # promised: nobody else has taken it since
+            self.turns += 1
+            self.slice_end = perf_counter() + self.slice_seconds
+            loop.call_soon(self._end)
 
     def _end(self) -> None:
         """The turn of the loop is over: the slice goes to the next in the queue."""

@@ -44,7 +44,7 @@ from rpc.json_wire import (
 from rpc.known import known_methods
 from rpc.missing_objects import is_named, not_held
 from rpc.params import UNDEFINED_CID
-from rpc.registry import REGISTRY, V0, V1, V2, Cost, Method, Registry, Versions
+from rpc.registry import REGISTRY, V0, V1, V2, Method, Registry, Versions
 from rpc.server.limits import ServerSettings, make_admission
 from rpc.server.metrics import MethodStats, Metrics, now
 from rpc.server.refusal_log import RefusalLog
@@ -75,6 +75,7 @@ class Call:
     method: Method
     arguments: list[Any]
     stats: MethodStats
+    lane: Lane | None = None
 
 
 class Dispatcher:
@@ -102,11 +103,10 @@ class Dispatcher:
         self._methods = [registry.names(version) for version in _VERSIONS]
         known = known_methods()
         self._known = [known[version] for version in _VERSIONS]
-        self._routes: list[dict[str, tuple[Method, MethodStats]]] = [{} for _ in _VERSIONS]
+        self._routes: list[dict[str, tuple[Method, MethodStats, Lane | None]]] = [{} for _ in _VERSIONS]
         self._unknown = self.metrics.method(_UNKNOWN)
         self.refusals = RefusalLog()
         self.admission = admission or make_admission(self.settings, self.refusals.count)
-        self._lanes = {cost: self.admission.lanes.get(cost.value) for cost in Cost}
         #: channels closed because their client read too slowly
         self.slow_channels = 0
         self._drained: asyncio.Event | None = None
@@ -215,15 +215,26 @@ class Dispatcher:
                 raise MethodNotFound(f"method '{request.method}' not supported in this mode (no out channel support)")
             if self.guard is not None:
                 await self.guard(ctx, call.method)
-            lane = self._lanes[call.method.cost]
+            lane = call.lane
             if lane is None:
                 result = await call.method.handler(ctx, *call.arguments)
+            elif ctx.lane_places is None and lane.try_enter(ctx.account):
+                try:
+                    result = await call.method.handler(ctx, *call.arguments)
+                finally:
+                    lane.leave(ctx.account)
             else:
                 result = await self._in_lane(lane, ctx, call)
             if request_id is None:
                 stats.add(started, 0)
                 return 200, b""
-            text = await self._encode_large(ctx, result) if is_large(result) else self._encode_small(ctx, result)
+            kind = type(result)
+            if (kind is dict or kind is list) and is_large(result):
+                text = await self._encode_large(ctx, result)
+            else:
+                text = self.encode(result)
+                if len(text) > UNCOUNTED_BYTES:
+                    self._reserve_answer(ctx, len(text), len(text))
             answer = b'{"id":' + encode_id(request_id) + _RESULT + text + b"}\n"
             stats.add(started, 0)
             return 200, answer
@@ -261,12 +272,6 @@ class Dispatcher:
         finally:
             lane.leave(ctx.account)
 
-    def _encode_small(self, ctx: Context, result: Any) -> bytes:
-        text = self.encode(result)
-        if len(text) > UNCOUNTED_BYTES:
-            self._reserve_answer(ctx, len(text), len(text))
-        return text
-
     def _reserve_answer(self, ctx: Context, size: int, more: int) -> None:
         limit = self.settings.max_answer_bytes
         if size > limit:
@@ -295,7 +300,8 @@ class Dispatcher:
         ctx.time_budget_seconds, ctx.deadline = self.settings.batch_seconds, None
         ctx.lane_places = {}
         answers: list[bytes] = []
-        size = uncounted = 0
+        size = 0
+        reserved = ctx.reserved_bytes
         refused: RpcError | None = None
         width = self.settings.batch_parallel
         for at in range(0, len(requests), width):
@@ -314,14 +320,14 @@ class Dispatcher:
                 if answer:
                     answers.append(answer)
                     size += len(answer)
-                    uncounted += min(len(answer), UNCOUNTED_BYTES)
+            # large answers have been counted one by one
+            uncounted = size - (ctx.reserved_bytes - reserved)
             if uncounted > UNCOUNTED_BYTES:
                 try:
                     ctx.reserve(uncounted)
                 except Refused as error:
                     forget_frames(error)
                     refused = error
-                uncounted = 0
         if not answers:
             return 200, b""
         return 200, b"[" + b",".join(answers) + b"]"
@@ -334,22 +340,23 @@ class Dispatcher:
             raise request.fault
         name = request.method
         found = self._routes[ctx.version].get(name) or self._route(ctx.version, name)
-        method, stats = found
+        method, stats, lane = found
         if method.channel and ctx.session is None:
             return Call(method, [], stats)
         arguments = decode_arguments(method, request)
         if method.perm not in ctx.permissions:
             raise MethodError(f"missing permission to invoke '{method.field}' (need '{method.perm}')")
-        return Call(method, arguments, stats)
+        return Call(method, arguments, stats, lane)
 
-    def _route(self, version: int, name: str) -> tuple[Method, MethodStats]:
+    def _route(self, version: int, name: str) -> tuple[Method, MethodStats, Lane | None]:
         """Look a method up for the first time. Errors: NotServed, MethodNotFound."""
         method = self._methods[version].get(name)
         if method is None:
             if name in self._known[version]:
                 raise NotServed(name)
             raise MethodNotFound(f"method '{name}' not found")
-        route = self._routes[version][name] = method, self.metrics.method(method.name)
+        lane = self.admission.lanes.get(method.cost.value)
+        route = self._routes[version][name] = method, self.metrics.method(method.name), lane
         return route
 
     def _fault(self, raised: Exception, call: Call | None, name: str) -> RpcError:

@@ -115,9 +115,7 @@ async def state_changed_actors(ctx: Context, old: Cid, new: Cid) -> dict[str, An
         before = await StateTree.load(reader, old)
     with error_prefix("failed to load new state tree"):
         after = await StateTree.load(reader, new)
-    changed = (
-        (in_prefix(ctx, address), actor_json(actor)) async for address, _, actor in before.diff(after) if actor
-    )
+    changed = ((in_prefix(ctx, address), actor_json(actor)) async for address, _, actor in before.diff(after) if actor)
     return await object_of(ctx, changed)
 
 
