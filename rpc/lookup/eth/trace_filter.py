@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 from chain.errors import BadRequest
 from rpc import eth_json
-from rpc.lookup.events.log_filter import OPTIONAL_TEXT, decode_one_or_more
+from rpc.lookup.eth.filter_values import OPTIONAL_TEXT, decode_one_or_more
 from rpc.params import EthAddress, EthUint64, field_of, mismatch, param_of
 
 _ADDRESS: Final = param_of("address", EthAddress)

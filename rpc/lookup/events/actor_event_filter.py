@@ -12,7 +12,8 @@ from typing import Annotated, Any, Final
 from chain.address import Address
 from chain.errors import BadRequest
 from chain.tipset import EMPTY_KEY, Tipset, TipsetKey
-from rpc.lookup.events.log_filter import MAX_RANGE, check_length
+from rpc.lookup.eth.filter_values import check_length
+from rpc.lookup.events.log_filter import MAX_RANGE
 from rpc.params import Integer, field_of, mismatch, param_of
 
 #: the most keys that a filter may name

@@ -5,7 +5,6 @@ Limits and texts are Lotus', `node/impl/eth/events.go`.
 
 from __future__ import annotations
 
-from collections.abc import Sized
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
@@ -14,6 +13,7 @@ from chain.address import Address
 from chain.errors import BadAddress, BadRequest
 from chain.eth.types import filecoin_address
 from rpc.errors import LimitExceeded
+from rpc.lookup.eth.filter_values import OPTIONAL_TEXT, check_length, decode_one_or_more
 from rpc.lookup.events.criteria import EventCriteria, make_criteria
 from rpc.params import EthAddress, EthHash, EthUint64, field_of, mismatch, param_of
 
@@ -22,9 +22,6 @@ MAX_RANGE: Final = 2880
 MAX_TOPICS: Final = 4
 #: topics beyond which a filter is not even decoded
 MAX_TOPICS_READ: Final = 64
-#: the most addresses, and the most values of one topic or key, that a filter may name
-MAX_FILTER_VALUES: Final = 1000
-OPTIONAL_TEXT: Final = param_of("text", str | None)
 _OPTIONAL_HASH: Final = param_of("blockHash", EthHash | None)
 _HASH: Final = param_of("hash", EthHash)
 _ADDRESS: Final = param_of("address", EthAddress)
@@ -39,22 +36,6 @@ class LogFilter:
     block_hash: bytes | None = None
     addresses: tuple[bytes, ...] = ()
     topics: tuple[tuple[bytes, ...], ...] = ()
-
-
-def check_length(values: Sized, go: str, most: int = MAX_FILTER_VALUES) -> None:
-    """Refuse a part of a filter that names too much. `go`: the type that the text names. Errors: ValueError."""
-    if len(values) > most:
-        raise ValueError(f"too many items in a {go}: {len(values)}, max: {most}")
-
-
-def decode_one_or_more(value: Any, decode: Any, go: str) -> tuple[bytes, ...]:
-    """One value, or an array of them; null for none. Errors: ValueError."""
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        return (decode(value),)
-    check_length(value, go)
-    return tuple(decode(item) for item in value)
 
 
 class _FilterDecoder:
