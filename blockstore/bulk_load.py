@@ -1,4 +1,4 @@
-"""Storing a batch of an import: closed and loose objects in one transaction where the store has such.
+"""Stores a batch of an import: closed and loose objects in one transaction, where the store has transactions.
 
 In LMDB's tree the keys of a batch are scattered over all leaves. One sorted pass over both kinds touches each
 page once, and one commit writes it once; as two calls in smaller transactions it would cost about twice that.
@@ -18,17 +18,17 @@ from blockstore.store import Store
 
 @runtime_checkable
 class PerObjectStore(Protocol):
-    """A store that pays for each object: closing costs less where more is known."""
+    """A store where each object costs a statement. What the caller knows about objects saves statements."""
 
     async def put_closed(self, objects: Iterable[tuple[bytes, bytes]]) -> None:
-        """Store objects, closed: there is nothing below them, or it is durable already."""
+        """Store closed objects. What they link to is durable already."""
 
     async def mark_closed(self, multihashes: Iterable[bytes]) -> None:
-        """Mark objects that this store object has put, without looking for them."""
+        """Set the closed flag on objects that this instance wrote. Does not check that they exist."""
 
 
 def has_per_object_cost(store: Store) -> bool:
-    """Whether each object costs a round trip, so that it is worth finding out what need not be asked."""
+    """Whether each object costs a round trip, so that skipping objects pays."""
     return isinstance(store, PerObjectStore)
 
 
@@ -50,7 +50,7 @@ async def load_objects(store: Store, levels: Sequence[Pairs], loose: Pairs) -> N
 
 
 async def close_objects(store: Store, put: Sequence[bytes], others: Sequence[bytes]) -> None:
-    """Mark objects as closed; those in `put` were put by `load_objects` on this store object before.
+    """Set the closed flag. `put`: objects that `load_objects` wrote by this instance; `others`: any held ones.
 
     Errors: Missing, StoreUnavailable.
     """

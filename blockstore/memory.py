@@ -1,4 +1,4 @@
-"""The store in memory: what the contract means in its plainest form. For tests and made-up nodes."""
+"""The store in memory: the contract in its simplest form. For tests and simulated nodes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class MemoryStore:
         self._bytes = 0
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """There is nothing to close."""
 
     async def get(self, multihash: bytes) -> bytes | None:
         return self._objects.get(multihash)

@@ -1,4 +1,4 @@
-"""From a store URL to a store: the one place that knows every backend."""
+"""Opens the store that a URL names. The one place that knows every backend."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def open_store(
     if scheme == "memory":
         return _memory.setdefault(rest, MemoryStore(rest))
     if scheme == "cassandra":
-        # its drivers take a third of a second to import, which nobody else should pay
+        # importing its drivers takes a third of a second
         from blockstore.cassandra.store import CassandraStore
 
         options = shared or SharedStoreOptions()

@@ -1,4 +1,4 @@
-"""What every backend is: a small asynchronous protocol, with its contract in the docstrings.
+"""The protocol of every backend: small and asynchronous, with its contract in the docstrings.
 
 Two kinds of things are stored.
 
@@ -69,7 +69,7 @@ LEASE: Final = table("lease", "Who leads, under which term.")
 
 @dataclass(slots=True)
 class Batch:
-    """Row writes that go together. LMDB applies them in one transaction, Cassandra in order."""
+    """Row writes that belong together. LMDB applies them in one transaction, Cassandra in order."""
 
     puts: list[tuple[Table, bytes, bytes, bytes]] = field(default_factory=list)
     deletes: list[tuple[Table, bytes, bytes]] = field(default_factory=list)
@@ -120,7 +120,7 @@ class Store(Protocol):
     url: str
 
     async def close(self) -> None:
-        """Let go of files and connections. A second call does nothing."""
+        """Close files and connections. A second call does nothing."""
 
     # --- objects -----------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What a played node does wrong on request: for tests of whatever follows it.
+"""Faults of a played node, on request: for tests of what follows it.
 
 Everything here can be switched while the node runs. What concerns connections (drop them, restart, stand
 half open) is done by `PlayedNode`.

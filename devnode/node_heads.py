@@ -1,4 +1,4 @@
-"""The head of a node that is played here: a list of head changes that somebody moves along."""
+"""The head of a played node: its owner moves it, subscribers see each change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recorded calls, answered again: for what a played node cannot work out (traces need a virtual machine).
+"""Answers recorded calls: for what a played node cannot compute (traces need a virtual machine).
 
 A file holds a JSON line a call: `path`, `method`, `params`, then `result` or `error`. Methods that are answered
 here anyway are left alone; those that a follower forwards to a full node, or has from one, are answered from the file.

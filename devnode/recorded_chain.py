@@ -1,4 +1,4 @@
-"""A recorded chain in memory.
+"""Loads a recorded chain into memory.
 
 A recording is a folder with `chain.car.zst` (everything under every block that was ever a head),
 `chain_notify.jsonl.zst` (every frame of a `ChainNotify` subscription, with its time) and `network.json`.

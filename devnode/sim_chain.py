@@ -1,4 +1,4 @@
-"""A chain made up here: real headers, messages, states, receipts and events, with forks, from a seed.
+"""Makes a chain from a seed: real headers, messages, states, receipts and events, with forks.
 
 Made in the order that a network would: a tipset's messages are executed when a tipset is built on it, so a
 header names the state and the receipts of its parents. Nothing is signed or proven; tickets, proofs and
@@ -172,7 +172,7 @@ class SimulatedChain:
         return Change(reverts, tuple(applies))
 
     def late_block(self) -> Change:
-        """The head gives way to the same with one block more, as when that came late."""
+        """Replace the head by one with the same blocks and one more, as when a block comes late."""
         head = self._known[self.head.key]
         if self.head.height == 0:
             raise BadRequest("the genesis has one block")

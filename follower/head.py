@@ -27,7 +27,7 @@ _PAGE: Final = 100
 
 
 class HeadLog(Protocol):
-    """What is asked of a store here."""
+    """The part of a store that is used here."""
 
     async def head(self) -> HeadEntry | None:
         """The newest visible entry."""
@@ -53,7 +53,7 @@ class NewestHead:
         self.known: Head | None = None
 
     def forget(self) -> None:
-        """The log is another one now: the head that is known is not in it."""
+        """Forget the newest head: the log does not contain it any more."""
         self.known = None
 
     async def of(self, entry: HeadEntry) -> Head:
@@ -71,7 +71,7 @@ class NewestHead:
 
 
 class StoreHeads:
-    """A HeadSource over a store's head log. `poll_seconds` is how often subscribers' news are looked for."""
+    """A HeadSource over a store's head log. `poll_seconds`: how often the log is read for subscribers."""
 
     def __init__(self, store: HeadLog, index: ChainIndex, *, poll_seconds: float = 0.02) -> None:
         self._store = store
@@ -105,7 +105,7 @@ class StoreHeads:
             if after is not None:
                 async for entry in self._log(after, last):
                     yield entry
-                # the reader may know an entry that the poller has not come to
+                # the subscriber may know an entry that the poller has not read yet
                 last = max(last, after)
             while True:
                 if subscriber.behind and subscriber.queue.empty():

@@ -16,7 +16,7 @@ from rpc.server.server import Server
 log = logging.getLogger(__name__)
 
 #: seconds that the store may take to be told that this member leaves
-_FAREWELL: Final = 2.0
+_LEAVE_SECONDS: Final = 2.0
 
 
 def fleet_member(settings: Settings, version: str) -> Member | None:
@@ -74,25 +74,25 @@ class Membership:
             self._registration.start()
 
     async def leave(self, hurry: asyncio.Event) -> float:
-        """Tell everybody that this server goes, and give them time to hear it, or until `hurry`.
+        """Announce that this server stops, and wait until balancers have noticed, or until `hurry`.
 
-        What comes meanwhile is answered. Returns the seconds of `drain_seconds` that are left.
+        Requests are answered meanwhile. Returns the seconds of `drain_seconds` that are left.
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
         whole: float = self._settings["drain_seconds"]
         self._server.drain()
         if self._registration is not None:
-            await self._registration.drain(min(_FAREWELL, whole))
+            await self._registration.drain(min(_LEAVE_SECONDS, whole))
         if self._registration is not None or self._agent is not None:
             notice = min(self._settings["drain_notice_seconds"], whole) - (loop.time() - began)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(hurry.wait(), max(notice, 0))
         if self._registration is not None:
-            await self._registration.leave(_FAREWELL)
+            await self._registration.leave(_LEAVE_SECONDS)
         return max(whole - (loop.time() - began), 0.0)
 
     async def close(self) -> None:
-        """The last thing: no agent check is answered any more."""
+        """Answer no agent check any more."""
         if self._agent is not None:
             await self._agent.close()

@@ -1,4 +1,4 @@
-"""The agent check: a line to whoever connects, saying whether requests are wanted. HAProxy asks it about each second.
+"""The agent check: whoever connects gets a line that says whether to send requests. HAProxy asks each second.
 
     up ready              take requests
     drain                 what runs may end, nothing new
@@ -20,21 +20,21 @@ from typing import Final
 
 log = logging.getLogger(__name__)
 
-#: seconds for an answer to be found and taken; connections that are answered at once
-_PATIENCE: Final = 5.0
-_MOST: Final = 64
+#: seconds for an answer; connections that are answered at the same time
+_ANSWER_SECONDS: Final = 5.0
+_MAX_CONNECTIONS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Whether requests are wanted; `reason` says in a few words why not."""
+    """Whether to send requests. `reason`: why not, in a few words."""
 
     ready: bool
     draining: bool = False
     reason: str = ""
 
     def line(self) -> bytes:
-        """As the protocol has it."""
+        """The line of the agent protocol."""
         if self.draining:
             return b"drain\n"
         if self.ready:
@@ -66,8 +66,8 @@ class AgentCheck:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._busy += 1
         try:
-            if self._busy <= _MOST:
-                async with asyncio.timeout(_PATIENCE):
+            if self._busy <= _MAX_CONNECTIONS:
+                async with asyncio.timeout(_ANSWER_SECONDS):
                     writer.write((await self._condition()).line())
                     await writer.drain()
         except (TimeoutError, OSError) as error:

@@ -1,4 +1,4 @@
-"""What is done to a running balancer: a file is checked, then read anew. One class a kind of balancer."""
+"""Controls a running balancer: checks a new file, then reloads. One class for each kind of balancer."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ _MASTER: Final = 5.0
 _TAKE_OVER: Final = 10.0
 _STARTS: Final = 2.0
 _LOOK: Final = 0.05
-#: characters of a command's words that are told
+#: characters of a command's output in an error
 _TOLD: Final = 2000
 
 
 class BadConfiguration(Exception):
-    """The balancer does not take this file; the text is what it said."""
+    """The balancer refuses this file. The text is its output."""
 
 
 class ReloadFailed(Exception):
-    """The running balancer could not be told, or did not follow."""
+    """The running balancer could not be reached, or did not reload."""
 
 
 class Balancer(Protocol):
     """A kind of balancer."""
 
-    #: whether it finds out by itself which members are ready
+    #: whether it checks the health of members itself
     checks_health: bool
 
     def config(self, members: Sequence[Member], down: Collection[str], behind: Collection[str] = ()) -> str:
@@ -96,7 +96,7 @@ async def _told(command: str, file: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Haproxy:
-    """HAProxy under a master process, told by the master's socket, or by a command."""
+    """HAProxy under a master process. Reloads by the master's socket, or by a command."""
 
     settings: BalancerSettings
     master_socket: Path = Path("/run/haproxy-master.sock")
@@ -125,7 +125,7 @@ class Haproxy:
         failed = "Success=0" in answer
         while not failed and loop.time() < until:
             with contextlib.suppress(ReloadFailed):
-                # for a moment the master answers nothing: it starts itself anew
+                # the master does not answer for a moment while it re-executes itself
                 now, failed = _processes(await self._ask("show proc"))
                 if now and not now & before:
                     return
@@ -179,7 +179,7 @@ def _processes(proc: str) -> tuple[set[int], bool]:
 
 @dataclass(frozen=True, slots=True)
 class Nginx:
-    """nginx, told by its own command. Of readiness it learns from the file."""
+    """nginx. Reloads by its own command; the file tells it who is ready."""
 
     settings: BalancerSettings
     check_command: str = "nginx -t -q -c {file}"

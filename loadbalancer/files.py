@@ -1,4 +1,4 @@
-"""Writing a file so that whoever reads it finds the old one or the new one."""
+"""Replaces a file atomically: a reader finds the old one or the new one."""
 
 from __future__ import annotations
 

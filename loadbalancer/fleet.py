@@ -1,4 +1,4 @@
-"""Who serves: the rows of the FLEET table, how a follower keeps its own, and how a reader tells the dead.
+"""The fleet: rows of the FLEET table, how a follower renews its own, and how a reader finds the dead ones.
 
 One row a member, under the address that a balancer uses for it. The processes behind one address (workers on one
 port) keep one row together: any of them renews it. A row says that it was renewed by being another than before, so
@@ -29,19 +29,19 @@ from blockstore.store import FLEET, Batch, Store
 log = logging.getLogger(__name__)
 
 SERVING: Final = "serving"
-#: it answers what still comes, but wants nothing new
+#: it still answers, but takes nothing new
 DRAINING: Final = "draining"
 
 #: the partition holds no more rows than this (some 400 kB): who comes later is not registered
 MOST_MEMBERS: Final = 1000
 #: bytes of a row; a longer one is nobody's
 _MOST_BYTES: Final = 4096
-#: renewals that must fail to come until a member counts as gone, and until its row is removed
+#: missed renewals until a member counts as gone, and until its row is removed
 MISSED_RENEWALS: Final = 6
 _FORGET: Final = 60
 #: for a reader that looks once: seconds, and renewals, that a row may be old, whatever the clocks say
 _RECENT_SECONDS: Final = 120.0
-#: how often the others' rows are looked at by a member, in renewals of its own
+#: a member reads the others' rows once in so many renewals of its own
 _SWEEP: Final = 4
 
 _MEMBERS: Final = b"members"
@@ -72,7 +72,7 @@ def split_address(text: str) -> tuple[str, int]:
 
 
 def require_reachable_address(text: str) -> str:
-    """The address itself, when others could connect to it. Errors: BadAddress (a wildcard, port 0, no HOST:PORT)."""
+    """The address itself, if others can connect to it. Errors: BadAddress (a wildcard, port 0, no HOST:PORT)."""
     host, _ = split_address(text)
     try:
         wildcard = ipaddress.ip_address(host).is_unspecified
@@ -117,7 +117,7 @@ class Member:
 
 
 def decode_member(key: bytes, value: bytes) -> Member | None:
-    """The member that a row describes; None for a row that cannot be believed."""
+    """The member that a row describes; None for a row that is not valid."""
     try:
         if len(value) > _MOST_BYTES:
             raise ValueError("too long")
@@ -162,7 +162,7 @@ async def read_fleet(store: Store) -> dict[str, tuple[Member, bytes]]:
 
 
 def is_recent(member: Member, now_ms: int) -> bool:
-    """Whether a row read once may be of a member that lives: written lately, by clocks that need not agree.
+    """Whether a row that is read once may be of a living member: written lately, by clocks that need not agree.
 
     Within two minutes (or 24 renewals) of the reader's clock, in the past or the future. A member killed within
     that time still counts: the balancer's health checks keep requests from it.
@@ -237,7 +237,7 @@ class FleetWatch:
 
 
 class Registration:
-    """One process's part in keeping a member's row. What goes wrong is logged; it never stops serving.
+    """Keeps a member's row for one process. Errors are logged; they never stop serving.
 
     `draining` is asked at each renewal, so that a server that was told to drain says so here too.
     """

@@ -1,4 +1,4 @@
-"""A whole HAProxy configuration from the members of a fleet. Works with HAProxy 2.6 and later."""
+"""Makes a whole HAProxy configuration from the members of a fleet. Needs HAProxy 2.6 or later."""
 
 from __future__ import annotations
 
@@ -23,17 +23,16 @@ from loadbalancer.settings import (
 MONITOR: Final = "/balancer/healthz"
 
 _TEMPLATE: Final = """\
-# Written by `follower loadbalancer haproxy` from the fleet in the store: what is changed here is lost.
-# Start HAProxy with a master (`haproxy -Ws -S /run/haproxy-master.sock -f FILE`, Debian's unit does so): then
-# `--watch` can have it read this file again without dropping anything.
+# Written by `follower loadbalancer haproxy` from the fleet in the store. Your changes are lost.
+# Start HAProxy with a master (`haproxy -Ws -S /run/haproxy-master.sock -f FILE`, as Debian's unit does), so that
+# `--watch` can reload it without dropping a connection.
 
 global
     log stdout format raw local0 notice
     # (no maxconn: HAProxy takes as many connections as its limit of open files allows)
-    # What can be sent again must fit in a buffer whole: reads do, large batches do not and are then sent once.
+    # A request can be retried when it fits in a buffer. Larger ones (big batches) are sent once.
     tune.bufsize 32768
-    # After a reload the former process goes on with what it has: WebSockets for so long, then their clients
-    # must connect again. And no more than so many former processes.
+    # After a reload the former process keeps its WebSockets for so long; then their clients connect again.
     hard-stop-after 30m
     mworker-max-reloads 20
 
@@ -41,35 +40,35 @@ defaults
     mode http
     log global
     option httplog
-    # one line a fault, none a request
+    # log errors, not every request
     option dontlog-normal
 
-    # A request that got no answer, or 503 (a follower that drains, or has no head that it may serve), goes to
-    # another follower. One whose answer has begun, or takes long, does not.
+    # A request without an answer, or answered 503 (the follower drains, or has no head that it may serve), goes to
+    # another follower. One whose answer has begun or takes long does not.
     retries 3
     option redispatch 1
     retry-on conn-failure empty-response 503
 
     timeout connect 1s
     timeout check 3s
-    # until a request has come whole
+    # for a whole request
     timeout http-request 30s
-    # between two requests of a connection; followers wait for 5 minutes
+    # between two requests of a connection; followers wait 5 minutes
     timeout http-keep-alive 60s
     timeout client 60s
     # the longest answer: whole trees, StateWaitMsg
     timeout server 10m
     timeout queue 10s
-    # WebSockets: followers ping every 30 seconds, so that a silent one is dead
+    # WebSockets: followers ping every 30 seconds, so a silent one is dead
     timeout tunnel 2h
     timeout client-fin 30s
-    # in a reload a client's idle connection is closed behind its next answer, never under a request
+    # in a reload an idle client connection is closed after its next answer, never during a request
     option idle-close-on-response
     http-error status 503 content-type application/json string '{nobody}'
 
 frontend rpc
     bind {bind}
-    # HAProxy's own health, for what stands before it
+    # HAProxy's own health, for a balancer in front of it
     monitor-uri {monitor}
     acl none_ready nbsrv(followers) lt 1
     monitor fail if none_ready {{ nbsrv(last_resort) lt 1 }}
@@ -77,37 +76,37 @@ frontend rpc
     acl rpc path {rpc}
     acl health path {health}
     http-request return status 404 content-type text/plain string "404 page not found\\n" unless rpc or health
-    # the followers' own limit, in their own words
+    # the followers' limit and their answer
     http-request return status 500 content-type application/json string '{too_big}' if {{ req.body_size gt {limit} }}
 
-    # The client's address. What a client wrote there itself is not passed on.
+    # The client's address replaces what the client wrote there.
     http-request set-header X-Forwarded-For %[src]
     http-request set-header X-Forwarded-Proto {proto}
 
-    # Reads may be sent twice. What gives a message to a node, or reads a filter off, is sent again only when it
-    # certainly has not arrived (no connection). Looked for in the whole body, so that batches count too.
+    # Reads may be retried. Calls that send a message or poll a filter are retried only when the connection failed.
+    # The whole body is searched, so batches count too.
     http-request wait-for-body time 30s if rpc {{ method POST PUT }}
     acl writes req.body -m sub -i {writes}
     http-request disable-l7-retry if writes
-    # A follower whose head is behind or old has right answers still: better than none. HAProxy's log tells of it
-    # ("backend followers has no server available"), and X-Filecoin-Head-Age in each answer.
+    # When no follower is ready, those whose head is behind or old answer: better than none. HAProxy logs "backend
+    # followers has no server available"; X-Filecoin-Head-Age in each answer is the age of its head.
     use_backend last_resort if none_ready
     default_backend followers
 
 backend followers
-    # no stickiness: the head does not go back from one follower to another
+    # no sticky sessions: the head does not go back from one follower to another
     balance roundrobin
     # Ready: alive, whole, and with a head that is near the newest one. Draining: not ready.
     option httpchk
     http-check send meth GET uri /readyz ver HTTP/1.1 hdr Host follower
     http-check expect status 200
-    # a failed connection makes the next check come at once
+    # a failed connection brings the next check forward
     default-server check inter 1s fastinter 250ms downinter 1s fall 2 rise 1 observe layer4 on-error fastinter
     default-server init-addr last,libc,none
 {servers}
 
 backend last_resort
-    # all that are whole, however far behind
+    # every follower that is whole, however far behind
     balance roundrobin
     option httpchk
     http-check send meth GET uri {last_resort} ver HTTP/1.1 hdr Host follower

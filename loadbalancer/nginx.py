@@ -1,4 +1,4 @@
-"""A whole nginx configuration from the members of a fleet. Works with nginx 1.18 and later, without modules."""
+"""Makes a whole nginx configuration from the members of a fleet. Needs nginx 1.18 or later, no modules."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from loadbalancer.fleet import Member
 from loadbalancer.settings import BalancerSettings, body_limit, body_too_large_answer, describe, no_follower_answer
 
 _TEMPLATE: Final = """\
-# Written by `follower loadbalancer nginx` from the fleet in the store: what is changed here is lost.
-# nginx asks no follower about its health by itself. It leaves alone for 2 seconds one that failed; `--watch`
-# asks each follower's /readyz, marks here who is behind (`backup`: a last resort) or not ready (`down`), and has nginx
-# read this file again.
+# Written by `follower loadbalancer nginx` from the fleet in the store. Your changes are lost.
+# nginx does not check health. It skips a follower for 2 seconds after a failure. `--watch` asks each follower's
+# /readyz, marks here who is behind (`backup`: a last resort) or not ready (`down`), and reloads nginx.
 
 worker_processes auto;
 error_log stderr warn;
@@ -27,14 +26,14 @@ http {{
     access_log off;
     server_tokens off;
 {temporary}
-    # WebSockets say so; for all else the connection to the follower is kept
+    # connections to followers are kept open, but for WebSockets
     map $http_upgrade $connection_upgrade {{
         default upgrade;
         "" "";
     }}
 
     upstream followers {{
-        # round robin over all workers of nginx; no stickiness: the head does not go back from one to another
+        # round robin over all nginx workers; no sticky sessions: the head does not go back from one to another
         zone followers 512k;
 {servers}
         keepalive 64;
@@ -43,7 +42,7 @@ http {{
     server {{
         listen {bind};{tls}
 
-        # the followers' own limit, in their own words
+        # the followers' limit and their answer
         client_max_body_size {limit};
         error_page 413 =500 @too_big;
         error_page 502 504 =503 @nobody;
@@ -59,31 +58,31 @@ http {{
             proxy_set_header Host $host;
             proxy_set_header Upgrade $http_upgrade;
             proxy_set_header Connection $connection_upgrade;
-            # The client's address. What a client wrote there itself is not passed on.
+            # The client's address replaces what the client wrote there.
             proxy_set_header X-Forwarded-For $remote_addr;
             proxy_set_header X-Forwarded-Proto $scheme;
 
-            # A request that got no answer, or 503 (a follower that drains, or has no head that it may serve), goes
-            # to another follower. `non_idempotent`: calls are POSTs, which nginx would not send again otherwise, and
-            # it cannot tell a read from a MpoolPush. Followers serve no call that pays twice when sent twice: they
-            # pass on signed messages only, and a signed message has its nonce. Its sender may be told of the second
-            # one that it is known already. HAProxy tells them apart: `follower loadbalancer haproxy`.
+            # A request without an answer, or answered 503 (the follower drains, or has no head that it may serve),
+            # goes to another follower. `non_idempotent`: calls are POSTs, which nginx does not retry otherwise. It
+            # cannot tell a read from a MpoolPush, so it retries both. Followers forward signed messages only: with
+            # its nonce a message is executed once; the sender may read that it is already known. HAProxy does not
+            # retry such calls: `follower loadbalancer haproxy`.
             proxy_next_upstream error timeout http_503 non_idempotent;
             proxy_next_upstream_tries 4;
-            # nothing is sent again that was worked on for longer
+            # no retry after this time
             proxy_next_upstream_timeout 10s;
             proxy_connect_timeout 1s;
             # the longest answer (whole trees, StateWaitMsg), and a WebSocket's silence: followers ping every 30 seconds
             proxy_read_timeout 10m;
             proxy_send_timeout 60s;
-            # the body is read whole first, else it could not be sent to another follower
+            # nginx reads the whole body first, so that it can retry
             proxy_request_buffering on;
             proxy_buffers 16 32k;
             proxy_buffer_size 32k;
             proxy_max_temp_file_size 0;
         }}
 
-        # the followers' health, of whichever is asked
+        # the health of one of the followers
         location ~ ^/((health/)?(livez|readyz)|healthz)$ {{
             proxy_pass http://followers;
             proxy_http_version 1.1;
@@ -93,7 +92,7 @@ http {{
             proxy_read_timeout 5s;
         }}
 
-        # nginx's own health, for what stands before it
+        # nginx's own health, for a balancer in front of it
         location = /balancer/healthz {{
             default_type text/plain;
             return 200 "ok\\n";
@@ -150,11 +149,11 @@ def nginx_config(
 
 
 _CLOSE: Final = """\
-        # A reload closes idle connections at once, under a request that is on its way too. So none is idle:
-        # each answer ends its connection (`--keep-alive` keeps them).
+        # A reload closes idle connections at once, also when a request is on its way. So each answer closes its
+        # connection (`--keep-alive` keeps it open).
         keepalive_timeout 0;"""
 _KEEP: Final = """\
-        # a reload closes idle connections at once, under a request that is on its way too: clients send it again
+        # a reload closes idle connections at once: clients must retry a request that was on its way
         keepalive_timeout 75s;
         keepalive_requests 1000000;"""
 #: nginx wants at least one

@@ -1,4 +1,4 @@
-"""What an operator tells the balancer, and what both kinds of configuration have in common."""
+"""The operator's settings of a balancer, and what both kinds of configuration share."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Final
 
 from loadbalancer.fleet import BadAddress, Member, split_address
 
-#: what a follower answers; the rest (metrics) is not for the clients of a balancer
+#: the paths for clients; others (metrics) do not go through a balancer
 RPC_PATHS: Final = ("/rpc/v0", "/rpc/v1", "/rpc/v2")
 HEALTH_PATHS: Final = ("/health/livez", "/health/readyz", "/livez", "/readyz", "/healthz")
 
 #: 200 from a follower whose answers are right, also where its head is behind or old
 LAST_RESORT_PATH: Final = "/readyz?last-resort"
 
-#: what stands in a request that must not be sent twice: messages given to a node, filters that are read off
+#: words in a request that must not be sent twice: it sends a message, or polls a filter
 WRITES: Final = ("Push", "SendRawTransaction", "FilterChanges")
 
 #: where no member is registered: Lotus' own limit

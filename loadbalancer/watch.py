@@ -1,4 +1,4 @@
-"""Keeping a balancer's file, and the running balancer, as the fleet is.
+"""Keeps a balancer's file and the running balancer up to date with the fleet.
 
 The file is the one truth: it is written, then the balancer is told to read it. A file that the balancer would not
 take never takes the place of the former one. Whatever cannot be read or told is tried again at the next look; till
@@ -80,7 +80,7 @@ class _Observed:
 
 
 class Watcher:
-    """Applies the fleet to one balancer, in turns."""
+    """Applies the fleet to one balancer, turn by turn."""
 
     def __init__(self, fleet: FleetWatch, balancer: Balancer, file: Path, *, probe: Probe = probe_readiness) -> None:
         self._fleet = fleet
@@ -88,8 +88,8 @@ class Watcher:
         self._file = file
         self._probe = probe
         self._observed: dict[str, _Observed] = {}
-        #: the file is newer than what the balancer runs with
-        self._untold = False
+        #: the balancer has not loaded the file yet
+        self._needs_reload = False
         self._refused: str | None = None
         self._said = ""
 
@@ -108,7 +108,7 @@ class Watcher:
             self._say(logging.WARNING, f"the fleet cannot be read, the configuration stands: {error}")
             return
         if not members and self._file.exists():
-            # that all have gone is less likely than that none can renew; their health is checked anyway
+            # more likely nobody can renew than all are gone; the balancer checks their health anyway
             self._say(logging.WARNING, "no member of the fleet renews its registration: the configuration stands")
             return
         if not self._balancer.checks_health:
@@ -136,11 +136,11 @@ class Watcher:
                 except BadConfiguration:
                     self._refused = text
                     raise
-            self._untold = True
+            self._needs_reload = True
         self._refused = None
-        if self._untold:
+        if self._needs_reload:
             await self._balancer.reload(self._file)
-            self._untold = False
+            self._needs_reload = False
             marks = (("not ready", down), ("behind", behind))
             notes = [f", {name}: {', '.join(sorted(some))}" for name, some in marks if some]
             # that no follower is fresh is for somebody to look at
@@ -164,7 +164,7 @@ class Watcher:
         return frozenset(address for address, one in self._observed.items() if one.marked is readiness)
 
     def _say(self, level: int, text: str) -> None:
-        """Once, until something else is to be said."""
+        """Log a text once, until another one comes."""
         if text != self._said:
             log.log(level, "%s", text)
             self._said = text

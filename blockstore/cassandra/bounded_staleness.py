@@ -1,4 +1,4 @@
-"""How long a head may be served on what the last reads of the log proved: the bounded-staleness rule.
+"""The bounded-staleness rule: how long a head may be served after a read of the head log.
 
 Times are milliseconds. `began` and `now` come from a clock that only goes forward and counts suspended time
 (CLOCK_BOOTTIME); `wall` from the clock that `visible_at` is in, within epsilon of every other machine's.
@@ -98,7 +98,7 @@ class HeadWindow:
             if entry.visible_at < wall and (best is None or entry.seq > best.seq):
                 best = entry
         if best is not None:
-            # an older one was visible 2 epsilon before: no clock in bounds serves it any more
+            # older entries were visible 2 epsilon before: no clock within epsilon serves them any more
             for seq in [seq for seq in self.entries if seq < best.seq]:
                 del self.entries[seq]
         return best

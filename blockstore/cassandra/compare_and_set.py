@@ -1,4 +1,4 @@
-"""Compare-and-set of one row: by a conditional statement, settled by a SERIAL read where it timed out.
+"""Compare-and-set of one row: a conditional statement. After a time-out a SERIAL read tells the outcome.
 
 Values are stored as they are: two versions of LZ4 may write the same value in two ways, and be compared for ever.
 """
@@ -10,7 +10,7 @@ from typing import Any, Final
 from blockstore.cassandra.session import OutcomeUnknown, Session
 from blockstore.errors import StoreUnavailable
 
-#: how often one that timed out is tried again before the caller hears of it
+#: tries of a statement that times out
 _TRIES: Final = 5
 _PLAIN: Final = b"\0"
 
@@ -42,7 +42,7 @@ async def swap(
                 return False
         except OutcomeUnknown:
             uncertain = True
-        # a try that timed out may have been applied after all
+        # an earlier try that timed out may have been applied
         rows = await session.execute(f"SELECT v FROM {table} WHERE p = ? AND k = ?", where, serial=True)
         found = rows[0][0] if rows else None
         if found == wanted:

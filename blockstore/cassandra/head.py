@@ -1,4 +1,4 @@
-"""The head log in Cassandra: two compare-and-sets an entry, so that no follower shows it before every one may.
+"""The head log in Cassandra. Publishing an entry takes two compare-and-sets: no follower shows it before all may.
 
 The first compare-and-set, on (term, last sequence number), *prepares* an entry. Only when that is settled the
 second stamps `visible_at = max(now + delta, previous + 2 epsilon)`. A new term stamps what an older one left
@@ -21,7 +21,7 @@ from blockstore.head_log import decode_entry, encode_entry
 from blockstore.store import HEAD_LOG, HeadEntry
 from blockstore.store_clock import StoreClock, wall_ms
 
-#: how often a compare-and-set that timed out is tried again before the caller hears of it
+#: tries of a compare-and-set that times out
 _TRIES: Final = 5
 _PARTITION: Final = b"head"
 #: write times (microseconds) that a term has to itself where the clocks of leaders disagree
@@ -73,7 +73,7 @@ class CassandraHeadLog:
         self.fence = 0
         #: the newest stamp that is known here
         self._stamped = 0
-        #: the entry whose appending ended without our knowing how; 0: none
+        #: the entry whose append had an unknown outcome; 0: none
         self._left = 0
         table = f"{keyspace}.{HEAD_LOG.name}"
         self._init = f"INSERT INTO {table} (p, term, last, renewals, fence) VALUES (?, 0, 0, 0, 0) IF NOT EXISTS"
@@ -195,7 +195,7 @@ class CassandraHeadLog:
         raise StoreUnavailable(f"entry {seq} cannot be stamped: its writes time out")
 
     def publish_delay_ms(self) -> int:
-        """How long to wait, for the next stamp not to lie further ahead than delta."""
+        """Milliseconds to wait so that the next `visible_at` is at most delta ahead."""
         return max(0, self._stamped + 2 * self.epsilon_ms - self._now() - self._delta)
 
     async def tail(self, limit: int = 2) -> Tail:
@@ -206,7 +206,7 @@ class CassandraHeadLog:
         return Tail(entries, any(row[0] is not None and not row[2] for row in rows), lease)
 
     async def head(self) -> HeadEntry | None:
-        """The newest stamped entry; its reader minds `visible_at`."""
+        """The newest stamped entry. The caller must compare `visible_at` with the clock."""
         entries = (await self.tail()).entries
         return entries[-1] if entries else None
 
@@ -237,7 +237,7 @@ class CassandraHeadLog:
 
 
 async def _pause(tried: int) -> None:
-    """Before a compare-and-set is tried again: a node of the store may have been lost just now."""
+    """Wait before another try of a compare-and-set: a node of the store may have just failed."""
     if tried:
         await asyncio.sleep(min(0.5, 0.02 * 2**tried))
 

@@ -19,7 +19,7 @@ from blockstore.cassandra.session import Forbidden, refusal_text
 from blockstore.errors import StoreUnavailable
 from blockstore.store import FILTERS, FLEET, HEAD_LOG, TABLES
 
-#: objects that came alone, from who may not write the chain's: read where `objects` lacks one, and verified
+#: loose objects that followers write, whose role may not write `objects`. Read when `objects` lacks one, and verified
 LOOSE: Final = "loose"
 #: what a follower may write: nothing of the chain
 READER_WRITES: Final = (FILTERS.name, FLEET.name, LOOSE)
@@ -33,7 +33,7 @@ def statements(keyspace: str, replication: int = 1) -> list[str]:
         # `c` (closed) is a column of its own, so that a loose put, which leaves it alone, never reopens an object
         f"CREATE TABLE IF NOT EXISTS {keyspace}.objects (m blob PRIMARY KEY, d blob, c boolean)",
         f"CREATE TABLE IF NOT EXISTS {keyspace}.{LOOSE} (m blob PRIMARY KEY, d blob)",
-        # what publishing compares is static, beside the entries: one partition, one compare-and-set
+        # static columns hold what publishing compares: one partition, one compare-and-set
         f"CREATE TABLE IF NOT EXISTS {keyspace}.{HEAD_LOG.name} (p blob, seq bigint, entry blob, visible_at bigint, "
         "term bigint STATIC, last bigint STATIC, owner blob STATIC, renewals bigint STATIC, fence bigint STATIC, "
         "PRIMARY KEY (p, seq))",
@@ -47,7 +47,7 @@ def statements(keyspace: str, replication: int = 1) -> list[str]:
 
 
 def grants(keyspace: str, reader: str, writer: str) -> list[str]:
-    """What a follower's role (`reader`) and a bridge's (`writer`) are granted. Both exist already.
+    """The grants of a follower's role (`reader`) and a bridge's (`writer`). Both roles exist already.
 
     Errors: ValueError (not two different names of letters, digits and underscores).
     """

@@ -1,4 +1,4 @@
-"""The data path to Cassandra: one small seam, `Session`, and what stands behind it (acsylla, over the C++ driver).
+"""The data path to Cassandra: the protocol `Session` and its implementation by acsylla, over the C++ driver.
 
 A statement is its CQL text; it is prepared once a session. Everything runs at QUORUM unless said otherwise,
 over native protocol 4, which YugabyteDB, Cassandra and ScyllaDB all speak.
@@ -14,14 +14,14 @@ from typing import Any, Final, Protocol, TypeVar
 import acsylla
 
 from blockstore.cassandra.address import CassandraAddress
-from blockstore.errors import StoreError, StoreUnavailable
+from blockstore.errors import SchemaMismatch, StoreError, StoreUnavailable
 
 T = TypeVar("T")
 A = TypeVar("A")
 
 #: requests that one call keeps under way at a time
 BURST: Final = 128
-#: seconds before what failed is asked again, each time
+#: seconds before each retry
 _PAUSES: Final = (0.02, 0.1, 0.4, 1.0)
 #: servers must show a certificate that the CA has signed; names in it are not compared
 _VERIFY: Final = acsylla.SSLVerifyFlags.PEER_CERT
@@ -48,7 +48,7 @@ class Session(Protocol):
 
         What may be repeated is, for a second or two, while a node of the store is lost.
 
-        Errors: OutcomeUnknown, SchemaMissing, Forbidden, StoreUnavailable.
+        Errors: OutcomeUnknown, SchemaMissing, SchemaMismatch, Forbidden, StoreUnavailable.
         """
 
     async def close(self) -> None:
@@ -97,7 +97,7 @@ class AcsyllaSession:
 
     async def execute(self, cql: str, values: Sequence[Any] = (), *, serial: bool = False) -> list[list[Any]]:
         conditional = " IF " in cql
-        # a node that dies takes with it what it was asked: all but compare-and-sets can be asked again
+        # requests to a node that dies fail; all but compare-and-sets can be retried
         pauses = iter(() if conditional else _PAUSES)
         while True:
             try:
@@ -106,6 +106,8 @@ class AcsyllaSession:
                 raise Forbidden(f"{self._url}: {error}") from None
             except _errors.CassErrorServerInvalidQuery as error:
                 text = str(error)
+                if "undefined column" in text.lower():
+                    raise SchemaMismatch(f"{self._url} was made by another version: {text}") from None
                 if "does not exist" in text or "unconfigured table" in text.lower() or "undefined" in text.lower():
                     raise SchemaMissing(f"{self._url} has not been made yet") from None
                 raise StoreError(f"{self._url} refuses a statement: {text}") from None

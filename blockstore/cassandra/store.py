@@ -38,11 +38,11 @@ from blockstore.store_clock import wall_ms
 log = logging.getLogger(__name__)
 
 _SCHEMA_KEY: Final = b"\0schema"
-#: values below this size are not tried: LZ4 gains nothing there
+#: smaller values are not compressed: LZ4 gains nothing
 _SMALL: Final = 256
 #: Cassandra has no empty partition key, and none over 64 KiB; no multihash is so long
 _MAX_KEY: Final = 0xFFFF
-#: tables whose rows say what other rows and objects are there
+#: tables whose rows promise that other rows and objects are there
 _PROMISING: Final = frozenset({TIPSETS.name, COVERAGE.name, META.name})
 
 
@@ -51,7 +51,7 @@ _UNFENCED: Final = frozenset({FILTERS.name, FLEET.name, LEASE.name})
 
 
 def pack(data: bytes) -> bytes:
-    """The stored form of a value: LZ4 where that saves a tenth."""
+    """The stored form of a value: compressed when LZ4 saves at least a tenth."""
     if len(data) >= _SMALL:
         small = lz4.block.compress(data)
         if len(small) < len(data) * 9 // 10:
@@ -60,7 +60,7 @@ def pack(data: bytes) -> bytes:
 
 
 def unpack(value: bytes) -> bytes:
-    """What `pack` packed."""
+    """The inverse of `pack`."""
     return bytes(lz4.block.decompress(value[1:])) if value[0] else value[1:]
 
 
@@ -84,7 +84,7 @@ class CassandraStore:
         loose = f"{address.keyspace}.{cassandra_schema.LOOSE}"
         self._get_apart = f"SELECT d FROM {loose} WHERE m = ?"
         self._put_apart = f"INSERT INTO {loose} (m, d) VALUES (?, ?)"
-        #: this role may not write where the chain's objects stand
+        #: whether this role may not write the table `objects`
         self._restricted = False
 
     @classmethod
@@ -150,7 +150,7 @@ class CassandraStore:
         return unpack(rows[0][0]) if rows else await self._apart(bytes(multihash))
 
     async def _apart(self, multihash: bytes) -> bytes | None:
-        """A loose object that a follower wrote: as good as its hash."""
+        """A loose object that a follower wrote, if its hash is right."""
         rows = await self._execute(self._get_apart, [multihash])
         if not rows:
             return None
@@ -158,7 +158,7 @@ class CassandraStore:
             data = unpack(rows[0][0])
             verify(multihash, data)
         except (HashMismatch, BadCid, lz4.block.LZ4BlockError, IndexError) as error:
-            log.error("a loose object is not what its hash says, and is passed over: %s", error)
+            log.error("a loose object is ignored, its hash is wrong: %s", error)
             return None
         return data
 
@@ -185,12 +185,12 @@ class CassandraStore:
         if len(pairs) == 1:
             await self._put_one(self._put_closed, pairs[0])
             return
-        # some may be below others: none is marked before all are durable, whatever is lost meanwhile
+        # one may link to another: none is marked as closed before all are durable
         await burst(lambda pair: self._put_one(self._put_loose, pair), pairs)
         await burst(self._mark_closed, dict.fromkeys(pair[0] for pair in pairs))
 
     async def put_closed(self, objects: Iterable[tuple[bytes, bytes]]) -> None:
-        """Store closed objects below which all is durable already: in any order, one statement each."""
+        """Store closed objects in any order, one statement each. What they link to is durable already."""
         self._writable()
         await burst(lambda pair: self._put_one(self._put_closed, pair), objects)
 
@@ -203,12 +203,12 @@ class CassandraStore:
                 await self._put_one(self._put_loose, pair)
                 return
             except Forbidden:
-                # a follower's role: what it writes stands apart, where it can spoil nothing
+                # a follower's role writes to a table of its own
                 self._restricted = True
         await self._put_one(self._put_apart, pair)
 
     async def mark_closed(self, multihashes: Iterable[bytes]) -> None:
-        """Mark objects that were put by this store object: one statement each, for nothing is looked for."""
+        """Set the closed flag on objects that this instance wrote, one statement each. Does not look for them."""
         self._writable()
         await burst(self._mark_closed, dict.fromkeys(multihashes))
 
@@ -325,7 +325,7 @@ class CassandraStore:
         await self._log.append(entry)
 
     def publish_delay_ms(self) -> int:
-        """Milliseconds to wait before one more head change is published: else it would show later than delta."""
+        """Milliseconds to wait before the next head change is published, so that it shows within delta."""
         return self._log.publish_delay_ms()
 
     async def head(self) -> HeadEntry | None:

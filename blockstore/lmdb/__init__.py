@@ -1,1 +1,1 @@
-"""The embedded store: one LMDB environment, many processes of one machine, one writer. Nothing about other backends."""
+"""The embedded store: one LMDB environment, many processes on one machine, one writer. Knows no other backend."""

@@ -252,6 +252,9 @@ class Server:
             headers["X-Filecoin-Head-Age"] = str(ctx.pinned.age_seconds(int(time.time())))
         headers.update(ctx.added_headers())
         response = web.Response(status=status, body=body, content_type=_JSON, headers=headers)
+        if self._shared.draining:
+            # here, for the answer may be on its way when this returns
+            response.force_close()
         if ctx.reserved_bytes:
             # who does not read loses the connection
             seconds = self.settings.write_timeout_seconds + len(body) / self.settings.min_transfer_rate
