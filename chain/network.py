@@ -6,7 +6,8 @@ last epoch of the version before it).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,14 +16,18 @@ import orjson
 from blockstore.cid import Cid, parse
 from blockstore.errors import BadCid
 from blockstore.store import META, Batch, Store
-from chain.errors import BadRequest
+from chain.errors import BadRequest, ChainError
 
 _KEY: Final = b"network"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NetworkRecord:
-    """`upgrades`: (height, network version), rising; height -1 for what holds from genesis on."""
+    """`upgrades`: (height, network version), rising; height -1 for what holds from genesis on.
+
+    Shared by all parts of a process. Only `take_upgrades` changes it, ahead of the head: what is true of an epoch that
+    a head has reached stays true.
+    """
 
     name: str
     genesis: Cid
@@ -33,11 +38,11 @@ class NetworkRecord:
 
     def version_at(self, epoch: int) -> int:
         """The network version at an epoch."""
-        version = self.upgrades[0][1]
-        for height, upgraded in self.upgrades:
-            if epoch > height:
-                version = upgraded
-        return version
+        return version_in(self.upgrades, epoch)
+
+    def take_upgrades(self, newer: NetworkRecord) -> None:
+        """Take the upgrade schedule of a newer record of the same store."""
+        self.upgrades = newer.upgrades
 
     def to_json(self) -> dict[str, Any]:
         """The form of `network.json`, and the genesis."""
@@ -99,3 +104,37 @@ async def load_network(store: Store) -> NetworkRecord | None:
 def save_network(batch: Batch, record: NetworkRecord) -> None:
     """Write the record with a batch."""
     batch.put(META, b"", _KEY, orjson.dumps(record.to_json()))
+
+
+class ScheduleConflict(ChainError):
+    """Two sources of the upgrade schedule disagree about an epoch that is served already, or about the head."""
+
+
+def version_in(upgrades: Sequence[tuple[int, int]], epoch: int) -> int:
+    """The network version at an epoch by (height, network version) pairs, rising."""
+    version = upgrades[0][1]
+    for height, upgraded in upgrades:
+        if epoch > height:
+            version = upgraded
+    return version
+
+
+def merge_upgrades(record: NetworkRecord, upgrades: Sequence[tuple[int, int]], head: int, source: str) -> NetworkRecord:
+    """The record with the upgrades ahead of epoch `head` as `upgrades` has them; later versions of its own stay.
+
+    Upgrades at or below the head are never changed: answers about those epochs were given. `head` -1: nothing was
+    published yet. `source` names where `upgrades` come from. Errors: ScheduleConflict, where they say another version
+    at the head.
+    """
+    if head < 0:
+        return replace(record, upgrades=tuple(upgrades))
+    version, theirs = record.version_at(head), version_in(upgrades, head)
+    if version != theirs:
+        raise ScheduleConflict(
+            f"{source} says network version {theirs} at epoch {head}, the store's upgrade schedule {version}"
+        )
+    past = [(height, upgraded) for height, upgraded in record.upgrades if height < head]
+    ahead = [(height, upgraded) for height, upgraded in upgrades if height >= head]
+    newest = max(upgraded for _, upgraded in upgrades)
+    later = [(height, upgraded) for height, upgraded in record.upgrades if height >= head and upgraded > newest]
+    return replace(record, upgrades=(*past, *ahead, *later))

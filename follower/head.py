@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, Protocol
 
 from blockstore.errors import Missing, StoreError
@@ -51,19 +51,23 @@ class NewestHead:
         self._index = index
         #: the newest head so far
         self.known: Head | None = None
+        #: awaited before a head is served for the first time
+        self.before_new_head: Callable[[], Awaitable[None]] | None = None
 
     def forget(self) -> None:
         """Forget the newest head: the log does not contain it any more."""
         self.known = None
 
     async def of(self, entry: HeadEntry) -> Head:
-        """The head after an entry. Errors: NotHeld."""
+        """The head after an entry. Errors: NotHeld; and what `before_new_head` raises."""
         head = self.known
         if head is None or head.seq != entry.seq or head.tipset.key != entry.head.key:
             try:
                 tipset = await self._index.tipset(TipsetKey(entry.head.key))
             except Missing as error:
                 raise NotHeld(f"the head's block: {error}") from None
+            if self.before_new_head is not None:
+                await self.before_new_head()
             head = Head(entry.seq, entry, tipset)
             if self.known is None or self.known.seq < entry.seq:
                 self.known = head
@@ -76,7 +80,8 @@ class StoreHeads:
     def __init__(self, store: HeadLog, index: ChainIndex, *, poll_seconds: float = 0.02) -> None:
         self._store = store
         self._poll_seconds = poll_seconds
-        self._newest = NewestHead(index)
+        #: `newest.before_new_head` is awaited before a head is served for the first time
+        self.newest = NewestHead(index)
         self._subscribers: set[_Subscriber] = set()
         self._poller: asyncio.Task[None] | None = None
         self._seen = 0
@@ -86,7 +91,7 @@ class StoreHeads:
         entry = await self._store.head()
         if entry is None:
             raise NotHeld("any head: nothing has been published to this store yet")
-        return await self._newest.of(entry)
+        return await self.newest.of(entry)
 
     async def subscribe(self, after: int | None = None) -> AsyncIterator[HeadEntry]:
         """Every entry after `after` in order, without a gap; ends when the reader is too slow.

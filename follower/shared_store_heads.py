@@ -78,7 +78,8 @@ class SharedStoreHeads:
         self._wait_seconds = wait_seconds
         self._now = now
         self._wall = wall
-        self._newest = NewestHead(index)
+        #: `newest.before_new_head` is awaited before a head is served for the first time
+        self.newest = NewestHead(index)
         self._waiting: asyncio.Task[HeadEntry | None] | None = None
         self._reads: dict[asyncio.Task[None], None] = {}
         self._running: list[asyncio.Task[None]] = []
@@ -120,7 +121,7 @@ class SharedStoreHeads:
             entry = await asyncio.shield(self._waiting)
         if entry is None:
             raise self._why_none()
-        return await self._newest.of(entry)
+        return await self.newest.of(entry)
 
     def _servable(self) -> HeadEntry | None:
         if not self.clock.is_accurate:
@@ -241,7 +242,7 @@ class SharedStoreHeads:
             "the store's head log went back, as one that is restored from a backup does: heads that clients have seen "
             "are not in it. This follower starts over from the log as it is now and ends all subscriptions"
         )
-        self._newest.forget()
+        self.newest.forget()
         self._pushes.end_subscriptions()
 
     async def _whole(self, tail: Tail) -> Tail:
@@ -294,7 +295,7 @@ class SharedStoreHeads:
 
         Errors: NotHeld.
         """
-        return self._newest.known if self._servable() is None else await self.current()
+        return self.newest.known if self._servable() is None else await self.current()
 
     async def check(self) -> CheckResult:
         """Health: whether a head can be served, or could a moment ago.

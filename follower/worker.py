@@ -7,7 +7,7 @@ import contextlib
 import gc
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -157,6 +157,18 @@ def filter_limits(settings: Settings) -> FilterLimits:
     )
 
 
+def network_reader(services: Services) -> Callable[[], Awaitable[None]]:
+    """Reads the network's record anew: an upgrade is announced, or found, while followers serve."""
+
+    async def read() -> None:
+        record = await load_network(services.store)
+        if record is not None and record != services.network:
+            log.warning("the upgrade schedule has changed: %s", record.upgrades[-3:])
+            services.network.take_upgrades(record)
+
+    return read
+
+
 async def run_worker(settings: Settings, *, started: Callable[[str], None] | None = None) -> int:
     """Serve until SIGINT or SIGTERM, then drain. `started` is called with the URL once requests are taken."""
     register_all()
@@ -204,6 +216,7 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         ),
         extra={"eth_filter_limits": filter_limits(settings)},
     )
+    heads.newest.before_new_head = network_reader(services)
     host, port = split_listen(settings["listen"])
     watchers = [asyncio.create_task(followed.watch())] if followed is not None else []
     admin: Admin | None = None

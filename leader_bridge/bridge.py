@@ -19,6 +19,8 @@ from typing import Final, Protocol, runtime_checkable
 from blockstore.errors import Fenced, SchemaMismatch, StoreError, WrongNetwork
 from blockstore.store import HeadEntry, Store
 from chain.errors import BadObject, BadRequest
+from chain.network import ScheduleConflict
+from chain.tipset import TipsetKey
 from leader_bridge import metrics
 from leader_bridge.backfill import Backfill
 from leader_bridge.clock import monotonic
@@ -26,6 +28,7 @@ from leader_bridge.follow.head_path import HeadPath, PathFinder
 from leader_bridge.follow.head_rules import HeadRules, NodeBehind, ReorgBelowFinality, ReorgPermit
 from leader_bridge.follow.network import check_network
 from leader_bridge.follow.publisher import Publisher
+from leader_bridge.follow.upgrade_schedule import UpgradeSchedule
 from leader_bridge.nodes.sources import NoSource, Source, Sources
 from leader_bridge.nodes.subscription import (
     CURRENT,
@@ -131,6 +134,7 @@ class Bridge:
             permit or ReorgPermit(),
             lagging_node_grace_seconds=s.lagging_node_grace_seconds,
         )
+        self._schedule = UpgradeSchedule(store, s.network_file, self.writer.forget_network)
         #: the node that is followed ("": none), and its newest known epoch
         self.following = ""
         self.node_height = -1
@@ -241,6 +245,10 @@ class Bridge:
                 self._report_stop("reorg_below_finality", f"{error}; --accept-reorg-below-finality permits it, once")
                 source.cool_down(seconds=settings.refused_head_cooldown_seconds)
                 continue
+            except ScheduleConflict as error:
+                self._report_stop("network_version", str(error))
+                source.cool_down(seconds=settings.refused_head_cooldown_seconds)
+                continue
             except (NotAvailableYet, NoSource, BadObject, StoreError) as error:
                 log.warning("not published yet, tried again: %s", error)
                 source.cool_down(seconds=settings.first_backoff_seconds)
@@ -283,6 +291,9 @@ class Bridge:
         await self.publisher.load_head()
         await self._rules.load(self.head.head if self.head else None)
         await check_network(self.store, client, self.settings.network_file)
+        await self._schedule.merge(client, self.head.head.height if self.head else -1)
+        if self.head is not None:
+            await self._schedule.check_head(client, TipsetKey(self.head.head.key), self.head.head.height)
         subscription = await subscribe(client, poll_interval=self.settings.poll_interval_seconds)
         self.reconnects += 1
         if self.reconnects:
@@ -387,9 +398,18 @@ class Bridge:
             await self._publish(source, path)
 
     async def _publish(self, source: Source, path: HeadPath) -> None:
-        """Publish a path that the rules allow. Errors: ReorgBelowFinality; and as `Publisher.publish`."""
+        """Publish a path that the rules and the upgrade schedule allow.
+
+        Errors: ReorgBelowFinality, ScheduleConflict; and as `Publisher.publish`.
+        """
         self._rules.check_path(source.name, path)
-        await self.publisher.publish(path)
+        before = self.head.head.height if self.head is not None else -1
+        check = asyncio.create_task(self._schedule.check(source.client, path.applies, before))
+        try:
+            await self.publisher.publish(path, check)
+        finally:
+            check.cancel()
+            await asyncio.gather(check, return_exceptions=True)
         assert self.head is not None
         await self._rules.follow_head(source.name, self.head.head, path)
         self._report_published()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 
@@ -74,10 +75,10 @@ class Publisher:
         except NotAvailableYet as error:
             log.warning("the genesis is not held: %s", error)
 
-    async def publish(self, path: HeadPath) -> None:
-        """Store what is applied, then append the head change. The path applies something.
+    async def publish(self, path: HeadPath, check: asyncio.Task[None]) -> None:
+        """Store what is applied, then append the head change, unless `check` fails. The path applies something.
 
-        Errors: Fenced, NotAvailableYet, NoSource, StoreError.
+        Errors: those of `check`, Fenced, NotAvailableYet, NoSource, StoreError.
         """
         self._recorder.ask()
         if self.traces is not None:
@@ -100,6 +101,7 @@ class Publisher:
         await self._recorder.keep(TipsetKey(head.key).cid, before)
         if self.traces is not None:
             await self.traces.settle()
+        await check
         await self._store.append_head(entry)
         self.head = entry
         metrics.HEAD_HEIGHT.set(head.height)

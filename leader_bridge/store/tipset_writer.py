@@ -140,6 +140,10 @@ class TipsetWriter:
             self._network = await load_network(self._store)
         return self._network
 
+    def forget_network(self) -> None:
+        """The network's record was changed: read it again."""
+        self._network = None
+
     async def index_events(self, keys: Sequence[TipsetKey], *, needs_state: bool = True) -> int:
         """Write the event rows of the parents of stored tipsets, where they can be and are not yet; how many.
 

@@ -59,8 +59,8 @@ async def test_a_wrong_node_in_the_list_is_struck_off_and_the_right_one_followed
     assert "ChainNotify" not in wrong.asked
 
 
-async def test_the_network_file_overrules_what_the_node_says(world: World, tmp_path: Path) -> None:
-    node = await world.node()
+async def test_the_network_file_overrules_the_nodes_parameters(world: World, tmp_path: Path) -> None:
+    node = await world.node(schedule=lambda epoch: 17 + (epoch > 5))
     file = tmp_path / "network.json"
     content = {
         "network_name": "testing",

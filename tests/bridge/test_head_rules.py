@@ -124,17 +124,16 @@ async def test_a_reorg_of_950_epochs_is_refused_until_an_operator_permits_one(
         await node.go_to(ours.key)
         await until(lambda: at_head(bridge, ours))
         await node.go_to(theirs.key)
+        await until(lambda: stopped("reorg_below_finality") == 1)
         await until_judged(node)
         assert at_head(bridge, ours)
-        assert stopped("reorg_below_finality") == 1
     assert caplog.text.count("--accept-reorg-below-finality") == 1, "said, and said once"
     assert f"leaves ours at epoch {base.height}" in caplog.text
 
     permit = ReorgPermit(is_given=True)
     async with permitted(world.store, node.url, permit) as bridge:
-        await until(lambda: at_head(bridge, theirs))
-        assert stopped("reorg_below_finality") == 0
-        assert not permit.is_given
+        await until(lambda: at_head(bridge, theirs) and not permit.is_given)
+        await until(lambda: stopped("reorg_below_finality") == 0)
         # the permission was for one
         _, again = deep_fork(world.chain, base)
         again = world.chain.line(again, 5)[-1]
@@ -186,8 +185,7 @@ async def test_a_node_on_the_refused_chain_is_left_for_one_on_ours(world: World)
         top = world.chain.line(ours, 3)[-1]
         right.objects.update(world.chain.objects)
         await right.go_to(top.key)
-        await until(lambda: at_head(bridge, top))
-        assert stopped("reorg_below_finality") == 0
+        await until(lambda: at_head(bridge, top) and stopped("reorg_below_finality") == 0)
 
 
 # --- coming back ------------------------------------------------------------------------------------
