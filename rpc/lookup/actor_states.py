@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from functools import partial
 from typing import Any
 
@@ -62,7 +63,7 @@ async def tree_at(ctx: Context, key: TipsetKey) -> StateTree:
     return await load_tree(ctx, tipset.parent_state_root, tipset.height)
 
 
-async def load_tree(ctx: Context, root: Cid, epoch: int, *, walks: bool = False) -> StateTree:
+def load_tree(ctx: Context, root: Cid, epoch: int, *, walks: bool = False) -> Awaitable[StateTree]:
     """The actors under a state root, which the network version at `epoch` holds for.
 
     A tree that `walks` leaves the process's cache of nodes alone, and lets other requests go on at each read. What
@@ -71,8 +72,8 @@ async def load_tree(ctx: Context, root: Cid, epoch: int, *, walks: bool = False)
     """
     check = partial(check_code, ctx.network, epoch)
     if walks:
-        return await StateTree.load(PacedReader(ctx), root, None, check)
-    return await StateTree.load(ctx.objects, root, node_cache(ctx), check)
+        return StateTree.load(PacedReader(ctx), root, None, check)
+    return StateTree.load(ctx.objects, root, node_cache(ctx), check)
 
 
 def actor_json(actor: Actor) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Walks over whole trees, and the long answers that they make: they let other requests go on, in bounded memory.
 
 `PacedReader` has a checkpoint before each read, so that every walk over it yields the loop, however deep the walk
-lies. `ListWriter` holds a list as its JSON text, a tenth of what its values take.
+lies. `list_of` and `object_of` hold an answer as its JSON text, a tenth of what its values take.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rpc.json_wire import encoder
 
 T = TypeVar("T")
 
-#: values that are written at once
+#: values that are written at once, with a checkpoint behind them
 _PART: Final = 64
 
 
@@ -40,42 +40,25 @@ class PacedReader:
         return await self._objects.get_many(cids)
 
 
-class ListWriter:
-    """A JSON list that is written while a walk makes its values; the text counts as memory of the request."""
-
-    def __init__(self, ctx: Context) -> None:
-        self._ctx = ctx
-        self._encode = encoder(ctx.network.address_prefix)
-        self._part: list[Any] = []
-        self._written: list[orjson.Fragment] = []
-
-    async def add(self, value: Any) -> None:
-        """One value more. Errors: Refused (too much memory), and those of a checkpoint."""
-        self._part.append(value)
-        if len(self._part) == _PART:
-            self._write()
-        await self._ctx.checkpoint()
-
-    def _write(self) -> None:
-        text = self._encode(self._part)[1:-1]
-        self._ctx.reserve(len(text))
-        # several values, commas between them: in its list it reads as so many
-        self._written.append(orjson.Fragment(text))
-        self._part.clear()
-
-    def finish(self) -> list[Any]:
-        """The list, for the encoder alone: an element stands for several values. Errors: Refused."""
-        if self._part:
-            self._write()
-        return self._written
-
-
 async def list_of(ctx: Context, values: AsyncIterable[Any]) -> list[Any]:
-    """The list of what a walk yields, as `ListWriter.finish` gives it. Errors: the walk's; Refused."""
-    writer = ListWriter(ctx)
+    """The list of what a walk yields, for the encoder: an element may stand for several values.
+
+    Longer lists are held as JSON text, which counts as memory of the request. Errors: the walk's; Refused (too much
+    memory); those of a checkpoint.
+    """
+    encode = encoder(ctx.network.address_prefix)
+    written: list[Any] = []
+    part: list[Any] = []
     async for value in values:
-        await writer.add(value)
-    return writer.finish()
+        part.append(value)
+        if len(part) == _PART:
+            text = encode(part)[1:-1]
+            ctx.reserve(len(text))
+            # several values with commas between them: in its list it reads as so many
+            written.append(orjson.Fragment(text))
+            part.clear()
+            await ctx.checkpoint()
+    return written + part
 
 
 async def object_of(ctx: Context, entries: AsyncIterable[tuple[str, Any]]) -> dict[str, Any]:

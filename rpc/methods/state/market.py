@@ -12,11 +12,12 @@ from chain.actors.load import MARKET, Loaded, States
 from chain.actors.schema import type_of
 from chain.address import Address
 from chain.ipld.hamt import Hamt
+from chain.ipld.objects import ObjectReader
 from chain.tipset import TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError, error_prefix
 from rpc.lookup.actor_states import states_at
-from rpc.lookup.long_answers import object_of, paced
+from rpc.lookup.long_answers import PacedReader, object_of, paced
 from rpc.params import Integer
 from rpc.registry import Cost, method
 
@@ -31,9 +32,9 @@ _BALANCES_BITS = 6
 _NO_STATE = {"SectorNumber": 0, "SectorStartEpoch": -1, "LastUpdatedEpoch": -1, "SlashEpoch": -1}
 
 
-async def market_at(ctx: Context, key: TipsetKey, *, walks: bool = False) -> tuple[States, Loaded]:
-    """The actors at a tipset, and the market among them; `walks` as in `states_of`."""
-    _, states = await states_at(ctx, key, walks=walks)
+async def market_at(ctx: Context, key: TipsetKey) -> tuple[States, Loaded]:
+    """The actors at a tipset, and the market among them."""
+    _, states = await states_at(ctx, key)
     return states, await states.load(MARKET, "market")
 
 
@@ -50,10 +51,9 @@ async def state_market_balance(ctx: Context, address: Address, tipset_key: Tipse
 @method("Filecoin.StateMarketParticipants", cost=Cost.SCAN)
 async def state_market_participants(ctx: Context, tipset_key: TipsetKey) -> dict[str, dict[str, str]]:
     """The market balance of each account that has one."""
-    states, market = await market_at(ctx, tipset_key, walks=True)
-    tables = [
-        map_items(states.reader, market.state[name], _BIG, _BALANCES_BITS) for name in ("LockedTable", "EscrowTable")
-    ]
+    _, market = await market_at(ctx, tipset_key)
+    reader = PacedReader(ctx)
+    tables = [map_items(reader, market.state[name], _BIG, _BALANCES_BITS) for name in ("LockedTable", "EscrowTable")]
     locked = {key: amount async for key, amount in paced(ctx, tables[0])}
     prefix = ctx.network.address_prefix
     return {
@@ -73,17 +73,17 @@ def _deal(market: Loaded, proposal: Any, state: dict[str, Any] | None) -> dict[s
 @method("Filecoin.StateMarketDeals", cost=Cost.HEAVY)
 async def state_market_deals(ctx: Context, tipset_key: TipsetKey) -> dict[str, Any]:
     """All deals by number."""
-    states, market = await market_at(ctx, tipset_key, walks=True)
-    return await object_of(ctx, _deals(states, market))
+    _, market = await market_at(ctx, tipset_key)
+    return await object_of(ctx, _deals(PacedReader(ctx), market))
 
 
-async def _deals(states: States, market: Loaded) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+async def _deals(reader: ObjectReader, market: Loaded) -> AsyncIterator[tuple[str, dict[str, Any]]]:
     """(number, deal) of all deals, ascending. Walks proposals and states in step."""
     proposal = type_of("market", "DealProposal", market.version)
     state = type_of("market", "DealState", market.version)
-    held = array_items(states.reader, market.state["States"], state, _STATES_BITS)
+    held = array_items(reader, market.state["States"], state, _STATES_BITS)
     following = await anext(held, None)
-    async for at, found in array_items(states.reader, market.state["Proposals"], proposal, _PROPOSALS_BITS):
+    async for at, found in array_items(reader, market.state["Proposals"], proposal, _PROPOSALS_BITS):
         while following is not None and following[0] < at:
             following = await anext(held, None)
         is_there = following is not None and following[0] == at

@@ -14,7 +14,7 @@ from chain.tipset import Tipset, TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError, error_prefix
 from rpc.lookup.actor_states import states_at
-from rpc.lookup.long_answers import list_of
+from rpc.lookup.long_answers import PacedReader, list_of
 from rpc.params import Integer, Uint64
 from rpc.peer_id import peer_id_text
 from rpc.registry import V0, V1, Cost, method
@@ -46,9 +46,9 @@ BitField = Annotated[bytes | None, _BitField()]
 async def _miner(
     ctx: Context, key: TipsetKey, address: Address, where: str = "", *, walks: bool = False
 ) -> tuple[Tipset, Miner]:
-    """The tipset and the miner. `where`: Lotus' prefix of the error texts; "-" for no text of its own. `walks`: see
-    `states_of`."""
-    tipset, states = await states_at(ctx, key, walks=walks)
+    """The tipset and the miner. `where`: Lotus' prefix of the error texts; "-" for no text of its own. `walks`: other
+    requests go on at each read of the miner."""
+    tipset, states = await states_at(ctx, key)
     if where == "-":
         loaded = await states.load(address, "miner")
     else:
@@ -56,7 +56,7 @@ async def _miner(
             actor = await states.actor(address)
         with error_prefix(where + _STATE):
             loaded = await states.state_of(actor, "miner")
-    return tipset, Miner(states.reader, loaded)
+    return tipset, Miner(PacedReader(ctx) if walks else ctx.objects, loaded)
 
 
 async def _merged(miner: Miner, pick: Callable[[dict[str, Any]], bytes]) -> bytes:

@@ -29,7 +29,7 @@ from chain.tipset import Tipset, TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError, error_prefix
 from rpc.lookup.actor_states import states_at, states_of
-from rpc.lookup.long_answers import list_of
+from rpc.lookup.long_answers import PacedReader, list_of
 from rpc.params import Integer, Uint64
 from rpc.registry import Cost, method
 
@@ -101,9 +101,9 @@ async def state_miner_power(ctx: Context, address: Address, tipset_key: TipsetKe
 @method("Filecoin.StateListMiners", cost=Cost.HEAVY)
 async def state_list_miners(ctx: Context, tipset_key: TipsetKey) -> list[Any] | None:
     """All miners with a claim, in the order of the power actor's map. null for none."""
-    _, states = await states_at(ctx, tipset_key, walks=True)
+    _, states = await states_at(ctx, tipset_key)
     power = await _loaded(states, POWER, "power")
-    claims = await Hamt.load(states.reader, power.state["Claims"])
+    claims = await Hamt.load(PacedReader(ctx), power.state["Claims"])
     return await list_of(ctx, (Address.checked(key) async for key, _ in claims.items())) or None
 
 
