@@ -1,39 +1,58 @@
-"""`make bench`: every benchmark in turn, or those named: `python -m benches import mirror`."""
+"""`make bench`: every benchmark in turn, or those named: `python -m benches import mirror`.
+
+`--short`: seconds each instead of minutes, to see that they run and to compare two versions. Short runs vary more: take
+several of each version, in turn.
+"""
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import platform
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
-#: name -> (module, arguments of a run that takes minutes at most)
-BENCHES: dict[str, tuple[str, list[str]]] = {
-    "store": ("benches.store", []),
-    "import": ("benches.import_car", []),
-    "mirror": ("benches.mirror", []),
-    "head": ("benches.head_latency", []),
-    "chain": ("benches.chain_methods", []),
-    "state": ("benches.state_methods", ["--seconds", "1"]),
-    "eth": ("benches.eth_methods", []),
-    "tree": ("benches.state_tree", []),
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """A module with a `main`, and its arguments for a run of minutes at most and for one of seconds."""
+
+    module: str
+    arguments: tuple[str, ...]
+    short: tuple[str, ...]
+
+
+BENCHES: Final = {
+    "store": Bench("benches.store", (), ("--objects", "20000")),
+    "import": Bench("benches.import_car", (), ("--gigabytes", "0.05")),
+    "mirror": Bench("benches.mirror", (), ("--objects", "10000", "--epoch", "2000")),
+    "head": Bench("benches.head_latency", (), ("--changes", "20")),
+    "chain": Bench("benches.chain_methods", (), ("--seconds", "0.3")),
+    "state": Bench("benches.state_methods", ("--seconds", "1"), ("--seconds", "0.2")),
+    "eth": Bench("benches.eth_methods", (), ("--seconds", "0.3", "--events", "20000")),
+    "tree": Bench("benches.state_tree", (), ("--actors", "20000")),
 }
 
 
-def main() -> int:
-    """Exit code 0; 2 for a name that is no benchmark."""
-    names = sys.argv[1:] or list(BENCHES)
-    unknown = [name for name in names if name not in BENCHES]
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmarks that are named. Exit code 0; 2 for a name that is no benchmark."""
+    parser = argparse.ArgumentParser(prog="python -m benches", description="Run the benchmarks.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHES)}; none: all")
+    parser.add_argument("--short", action="store_true", help="seconds each, not minutes")
+    args = parser.parse_args(arguments)
+    unknown = [name for name in args.names if name not in BENCHES]
     if unknown:
-        print(f"no benchmark {unknown[0]!r}; there are {', '.join(BENCHES)}", file=sys.stderr)
-        return 2
+        parser.error(f"no benchmark {unknown[0]!r}; there are {', '.join(BENCHES)}")
     print(f"{platform.machine()}, Python {platform.python_version()}; machines differ: compare within one run")
-    for name in names:
-        module, arguments = BENCHES[name]
-        print(f"\n== {name} ({module})", flush=True)
+    for name in args.names or BENCHES:
+        bench = BENCHES[name]
+        print(f"\n== {name} ({bench.module})", flush=True)
         began = time.monotonic()
-        sys.argv = [module, *arguments]
-        importlib.import_module(module).main()
+        sys.argv = [bench.module, *(bench.short if args.short else bench.arguments)]
+        importlib.import_module(bench.module).main()
         print(f"-- {time.monotonic() - began:.0f} s")
     return 0
 
