@@ -146,6 +146,19 @@ async def test_a_term_given_up_is_taken_at_once(store: CassandraStore) -> None:
         await store.append_head(entry(1000, 1))
 
 
+async def test_a_read_of_the_log_shows_the_lease(store: CassandraStore) -> None:
+    """What followers tell by that somebody leads: no read of its own."""
+    assert (await store.head_tail()).lease == (0, 0)
+    term = await store.new_term("one")
+    await store.renew_lease(term, 5)
+    assert (await store.head_tail()).lease == (1, 5)
+    await store.append_head(entry(1, term))
+    await store.renew_lease(term, 6)
+    tail = await store.head_tail()
+    assert [one.seq for one in tail.entries] == [1]
+    assert tail.lease == (1, 6)
+
+
 async def test_an_import_leads_while_it_runs(store: CassandraStore) -> None:
     led: list[tuple[str, int]] = []
     one, stop = start(store, store, "one", led)
