@@ -241,8 +241,10 @@ class Fleet:
 
     def __init__(
         self, folder: Path, url: str, *, followers: int = 3, replication: int = 1, interval: float = 0.3,
-        delta_ms: int = 500, epsilon_ms: int = 50,
+        delta_ms: int = 500, epsilon_ms: int = 50, ready_lag: int = 0,
     ) -> None:  # fmt: skip
+        #: epochs; followers compare their heads with the node's where it is given
+        self.ready_lag = ready_lag
         self.folder = folder
         self.url = url
         self.count = followers
@@ -311,9 +313,11 @@ class Fleet:
     def follower(self) -> Process:
         """One follower more."""
         port = free_port()
+        node = f"http://127.0.0.1:{self.node_port}"
+        followed = ["--node", node, "--ready-lag-epochs", str(self.ready_lag)] if self.ready_lag else []
         made = Process(
             self.folder, f"follower-{port}", "serve", "--listen", f"127.0.0.1:{port}", *self._shared,
-            "--renew-seconds", "1", "--ready-head-age-epochs", "0",
+            "--renew-seconds", "1", "--ready-head-age-epochs", "0", *followed,
         )  # fmt: skip
         self.followers.append(made)
         self.ports.append(port)

@@ -104,6 +104,29 @@ async def test_a_short_run_with_every_trouble_of_ours(tmp_path: Path) -> None:
 
 
 @pytest.mark.recorded
+async def test_without_a_leader_every_follower_is_behind_and_none_is_down(tmp_path: Path) -> None:
+    required("haproxy")
+    url = await one_node()
+    async with Fleet(tmp_path, url, delta_ms=DELTA, epsilon_ms=EPSILON, ready_lag=15) as fleet:
+        async with Clients(fleet.proxy.port, fleet.truth).asking() as clients:
+            await clients.more(300)
+            for bridge in fleet.bridges:
+                bridge.kill()
+            for port in fleet.ports:
+                assert "epochs behind the node" in await fleet.ready(port, False)
+            # until HAProxy has seen it too
+            async with asyncio.timeout(60):
+                while "backend followers has no server available" not in fleet.proxy.log():
+                    await asyncio.sleep(0.05)
+            await clients.more(1_000)
+            fleet.bridge()
+            for port in fleet.ports:
+                await fleet.ready(port)
+            await clients.more(300)
+        judge(clients.report, 3)
+
+
+@pytest.mark.recorded
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 async def test_200_000_requests(tmp_path: Path, cluster: ClusterOfThree) -> None:
