@@ -133,7 +133,7 @@ async def test_kill_9_at_twenty_moments_leaves_every_published_head_whole(
         store = await open_store(url, map_size=1 << 30)
         before = await store.head()
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.bridge.bridge_process", url, node.url, stderr=asyncio.subprocess.PIPE
+            sys.executable, "-m", "tests.support.bridge.process", url, node.url, stderr=asyncio.subprocess.PIPE
         )
         assert process.stderr is not None
         said = asyncio.create_task(process.stderr.read())

@@ -22,7 +22,7 @@ from leader_bridge.settings import BridgeSettings
 from rpc.client.node_info import parse_node_info
 from rpc.methods import register_all
 from rpc.server.dispatch import Dispatcher
-from tests.bridge.visible_rows import visible_rows
+from tests.support.bridge.visible_rows import visible_rows
 from tests.support.recorded import recorded
 from tests.support.served import services_over
 from tests.support.whole_path import CHAINS, filled

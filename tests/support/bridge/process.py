@@ -1,4 +1,4 @@
-"""A bridge in a process of its own, to be killed: `python -m tests.bridge.bridge_process STORE NODE`."""
+"""A bridge in a process of its own, to be killed: `python -m tests.support.bridge.process STORE NODE`."""
 
 from __future__ import annotations
 
