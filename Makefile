@@ -47,7 +47,7 @@ audit: $(READY)
 LOWEST := .venv-lowest
 test-lowest: $(LOWEST)/.ready
 	$(LOWEST)/bin/python -m pytest -m "not long" --numprocesses auto --dist loadfile \
-	  tests/chain tests/blockstore/test_car.py tests/blockstore/test_lmdb_store.py tests/rpc/test_server.py tests/rpc/test_wire.py \
+	  tests/chain tests/blockstore/test_car.py tests/blockstore/test_lmdb_store.py tests/rpc/test_server.py tests/rpc/test_websocket.py tests/rpc/test_wire.py \
 	  tests/rpc/test_admin.py tests/rpc/test_client.py tests/rpc/methods/test_chain_methods.py tests/follower/test_cli.py
 
 $(LOWEST)/.ready: pyproject.toml requirements/lowest.txt

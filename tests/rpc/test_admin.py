@@ -19,10 +19,10 @@ from rpc.server.auth import make_token
 from rpc.server.dispatch import Dispatcher
 from rpc.server.limits import ServerSettings
 from rpc.server.server import serve
-from tests.rpc.test_server import ECHO, call, soon
 from tests.support.http_raw import post
 from tests.support.wire_methods import make_registry
 from tests.support.wire_node import services
+from tests.support.wire_server import ECHO, call, soon
 
 SECRET = b"0123456789abcdef0123456789abcdef"
 

@@ -14,8 +14,8 @@ from rpc.context import Context
 from rpc.errors import ClientLimit, ServerBusy
 from rpc.server.limits import ServerSettings, make_admission
 from rpc.server.server_state import TURN_REQUESTS, ServerState
-from tests.rpc.test_server import ECHO, Node, call, node, soon, until
 from tests.support.http_raw import Answer, RawClient, post, request
+from tests.support.wire_server import ECHO, Node, call, node, soon, until
 
 MIB = 1 << 20
 ATTACKER = {"X-Forwarded-For": "203.0.113.7"}

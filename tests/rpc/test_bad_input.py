@@ -28,11 +28,11 @@ from rpc.json_wire import encode_id, go_float
 from rpc.node_errors import CallFailed, NodeUnavailable
 from rpc.server.dispatch import Dispatcher
 from rpc.server.limits import ServerSettings
-from tests.rpc.test_server import ECHO, call, node, soon, until
 from tests.support.http_raw import RawClient, post, request
 from tests.support.paths import ROOT
 from tests.support.wire_methods import make_registry
 from tests.support.wire_node import services
+from tests.support.wire_server import ECHO, call, node, soon, until
 
 MIB = 1 << 20
 
