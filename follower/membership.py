@@ -64,7 +64,8 @@ class Membership:
         health = self._server.health
         whole, fresh = await asyncio.gather(health.whole(), health.fresh())
         failed = [f"{name}: {result.text}" for name, result in (whole | fresh).items() if not result.ok]
-        return Condition(not failed, reason="; ".join(failed))
+        is_whole = all(result.ok for result in whole.values())
+        return Condition(not failed, reason="; ".join(failed), behind=is_whole)
 
     async def join(self) -> None:
         """Answer agent checks, and be in the fleet from now on. Errors: OSError (the agent's address)."""

@@ -1,6 +1,7 @@
 """The agent check: whoever connects gets a line that says whether to send requests. HAProxy asks each second.
 
-    up ready              take requests
+    up ready 100%         take requests
+    up ready 1%           the same, but others first: the head is behind or old
     drain                 what runs may end, nothing new
     down #reason          not now
 
@@ -27,18 +28,24 @@ _MAX_CONNECTIONS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Whether to send requests. `reason`: why not, in a few words."""
+    """Whether to send requests. `reason`: why not, in a few words.
+
+    `behind`: its answers are right, but its head is not near the newest one. It counts where `ready` is not set.
+    """
 
     ready: bool
     draining: bool = False
     reason: str = ""
+    behind: bool = False
 
     def line(self) -> bytes:
         """The line of the agent protocol."""
         if self.draining:
             return b"drain\n"
         if self.ready:
-            return b"up ready\n"
+            return b"up ready 100%\n"
+        if self.behind:
+            return b"up ready 1%\n"
         plain = "".join(c if c.isascii() and c.isprintable() and c != "," else " " for c in self.reason)
         return b"down #%s\n" % plain[:120].encode()
 

@@ -102,6 +102,8 @@ backend followers
     http-check expect status 200
     # a failed connection brings the next check forward
     default-server check inter 1s fastinter 250ms downinter 1s fall 2 rise 1 observe layer4 on-error fastinter
+    # the agent of a follower that is behind asks for 1 % of its weight
+    default-server weight 100
     default-server init-addr last,libc,none
 {servers}
 

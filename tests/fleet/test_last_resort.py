@@ -49,7 +49,7 @@ class Follower:
         return CheckResult(self.is_fresh, "9 epochs behind the node")
 
     async def condition(self) -> Condition:
-        return Condition(self.is_whole and self.is_fresh, reason="behind or worse")
+        return Condition(self.is_whole and self.is_fresh, reason="behind or worse", behind=self.is_whole)
 
 
 class FixedFleet:
@@ -180,6 +180,29 @@ async def test_nobody_whole_is_nobody(kind: str) -> None:
                         if response.status == 200:
                             break
                     await asyncio.sleep(0.05)
+
+
+async def test_an_agent_check_alone_keeps_those_that_are_behind_for_last() -> None:
+    """A configuration of somebody's own: weights by agent checks, no health path."""
+    async with balanced("haproxy", agents=True) as one:
+        one.stop.set()
+        await one.watching
+        await asyncio.to_thread(one.proxy.process.terminate)  # type: ignore[union-attr]
+        await asyncio.to_thread(one.proxy.process.wait)  # type: ignore[union-attr]
+        ours = one.proxy.file.read_text().splitlines(keepends=True)
+        dropped = ("use_backend", "option httpchk", "http-check")
+        one.proxy.file.write_text("".join(line for line in ours if not line.strip().startswith(dropped)))
+        await asyncio.to_thread(one.proxy.start)
+        for follower in one.followers:
+            follower.is_fresh = False
+        await asyncio.sleep(2.5)  # two checks
+        await one.answer(0, 1, 2)
+        one.followers[1].is_fresh = True
+        await one.answer(1)
+        # not whole is down, whatever the weights
+        for follower in one.followers:
+            follower.is_whole = follower is one.followers[2]
+        await one.answer(2)
 
 
 def test_nginx_has_backups_only_beside_better_ones() -> None:

@@ -120,7 +120,7 @@ async def test_workers_of_one_address_are_one_member_and_drain_together(store: S
             with contextlib.closing(writer):
                 return await reader.read()
 
-        assert await agent() == b"up ready\n"
+        assert await agent() == b"up ready 100%\n"
         async with Load(f"http://{follower.address}/rpc/v1", clients=2, keep_alive=False) as load:
             await load.goes_on(20)
             follower.stop()

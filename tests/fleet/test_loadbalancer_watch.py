@@ -294,7 +294,9 @@ def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("condition", "line"),
     [
-        (Condition(True), b"up ready\n"),
+        (Condition(True), b"up ready 100%\n"),
+        (Condition(False, behind=True, reason="node: 9 epochs behind"), b"up ready 1%\n"),
+        (Condition(False, draining=True, behind=True), b"drain\n"),
         (Condition(True, draining=True), b"drain\n"),
         (Condition(False, draining=True, reason="x"), b"drain\n"),
         (Condition(False, reason="head: gone"), b"down #head: gone\n"),

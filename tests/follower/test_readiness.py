@@ -81,11 +81,17 @@ async def test_a_head_that_grows_old_is_not_ready_but_a_last_resort(follower: Ag
     assert await follower.status("/readyz?last-resort") == 200
 
 
-async def test_the_agent_check_says_why(follower: Aging) -> None:
+async def test_the_agent_check_asks_for_little_or_says_why(follower: Aging, monkeypatch: pytest.MonkeyPatch) -> None:
     membership = Membership(load_settings(None, {}, {}), follower.server, follower.store, None)
-    assert (await membership.condition()).line() == b"up ready\n"
+    assert (await membership.condition()).line() == b"up ready 100%\n"
     follower.now += EPOCHS * DELAY + 1
-    assert (await membership.condition()).line().startswith(b"down #age: the head is 301 s old")
+    assert (await membership.condition()).line() == b"up ready 1%\n"
+
+    async def gone() -> None:
+        raise StoreUnavailable("the store is gone")
+
+    monkeypatch.setattr(follower.store, "head", gone)
+    assert (await membership.condition()).line().startswith(b"down #store: the store is gone")
 
 
 async def test_a_head_from_the_future_is_young(follower: Aging) -> None:
