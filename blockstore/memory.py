@@ -113,7 +113,9 @@ class MemoryStore:
             found.put(key, value)
         return True
 
-    async def new_term(self, owner: str) -> int:
+    async def new_term(self, owner: str, after: int | None = None) -> int:
+        if after is not None and after != self._term:
+            raise Fenced(f"term {self._term} has begun meanwhile, after term {after}")
         self._term += 1
         return self._term
 

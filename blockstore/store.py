@@ -181,8 +181,11 @@ class Store(Protocol):
 
     # --- head log ----------------------------------------------------------------------------------
 
-    async def new_term(self, owner: str) -> int:
-        """Begin a new leader term and fence every older one."""
+    async def new_term(self, owner: str, after: int | None = None) -> int:
+        """Begin a new leader term and fence every older one.
+
+        Only if the newest term is `after`, where that is given (0: none yet). Errors: Fenced, when it is another.
+        """
 
     async def append_head(self, entry: HeadEntry) -> None:
         """Append an entry: `seq` must be the last one's + 1, `term` the newest. Errors: Fenced.

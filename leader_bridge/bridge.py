@@ -73,7 +73,8 @@ class PacedStore(Protocol):
 class Bridge:
     """Follows `nodes` (best first) and keeps `store`. `await run()` until `stop()`.
 
-    `permit`: an operator's permission for one reorg below finality.
+    `permit`: an operator's permission for one reorg below finality. `after_term`: the newest term there may be when
+    this bridge begins its own (None: any).
 
     `run` returns after `stop`, and raises only what it cannot wait out: WrongNetwork (no node in the list is
     of the store's network), Fenced (another bridge leads), SchemaMismatch, BadRequest (the network file).
@@ -86,6 +87,7 @@ class Bridge:
         settings: BridgeSettings | None = None,
         *,
         permit: ReorgPermit | None = None,
+        after_term: int | None = None,
     ) -> None:
         self.settings = settings or BridgeSettings()
         s = self.settings
@@ -139,6 +141,7 @@ class Bridge:
         self.following = ""
         self.node_height = -1
         self.reconnects = -1
+        self._after_term = after_term
         self._stopping = asyncio.Event()
         #: why nothing is published ("": it is), told once in the log
         self._stopped_because = ""
@@ -162,6 +165,16 @@ class Bridge:
     def term(self) -> int:
         """The leader term that this bridge publishes under; 0 before it has one."""
         return self.publisher.term
+
+    @property
+    def progress(self) -> int:
+        """A number that grows with everything published or fetched."""
+        return self.mirror.fetched + (self.head.seq if self.head else 0)
+
+    @property
+    def published_height(self) -> int:
+        """Epoch of the published head; -1 without one."""
+        return self.head.head.height if self.head else -1
 
     def stop(self) -> None:
         """Ask `run` to end after the head change in hand."""
@@ -208,7 +221,7 @@ class Bridge:
         wait = self.settings.first_backoff_seconds
         while True:
             try:
-                return await self.store.new_term(owner)
+                return await self.store.new_term(owner, self._after_term)
             except (Fenced, SchemaMismatch):
                 raise
             except StoreError as error:

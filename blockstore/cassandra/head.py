@@ -98,13 +98,18 @@ class CassandraHeadLog:
                 return
         raise StoreUnavailable("the head log cannot be made: its writes time out")
 
-    async def new_term(self, owner: str) -> int:
-        """Fence every older term, then stamp what one of them left prepared. `fence` is this term's from then on."""
+    async def new_term(self, owner: str, after: int | None = None) -> int:
+        """Fence every older term, then stamp what one of them left prepared. `fence` is this term's from then on.
+
+        Errors: Fenced, when `after` is given and is not the newest term: another bridge was faster.
+        """
         mark = f"{owner}\0{secrets.token_hex(8)}".encode()
         for tried in range(_TRIES * 4):
             await _pause(tried)
             term, _, held_by, _, fence = await self._read_state()
             if held_by != mark:  # else: a try that timed out was applied after all
+                if after is not None and term != after:
+                    raise Fenced(f"term {term} has begun meanwhile, after term {after}")
                 # above every write time of older terms, and near the wall clock: ScyllaDB refuses times far ahead
                 fence = max(self._now() * 1000, fence + _TERM_WRITES)
                 try:

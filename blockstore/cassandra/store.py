@@ -316,9 +316,9 @@ class CassandraStore:
 
     # --- head log ----------------------------------------------------------------------------------
 
-    async def new_term(self, owner: str) -> int:
+    async def new_term(self, owner: str, after: int | None = None) -> int:
         self._writable()
-        return await self._log.new_term(owner)
+        return await self._log.new_term(owner, after)
 
     async def append_head(self, entry: HeadEntry) -> None:
         self._writable()

@@ -328,9 +328,11 @@ class LmdbStore:
 
     # --- head log ----------------------------------------------------------------------------------
 
-    async def new_term(self, owner: str) -> int:
+    async def new_term(self, owner: str, after: int | None = None) -> int:
         def begin(txn: Any) -> int:
             term = self._current_term(txn) + 1
+            if after is not None and after != term - 1:
+                raise Fenced(f"term {term - 1} has begun meanwhile, after term {after}")
             txn.put(
                 _table_key(b"", _TERM_KEY), term.to_bytes(8, "big") + owner.encode(), db=self._tables[LEASE.name]
             )

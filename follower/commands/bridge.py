@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import secrets
 import socket
@@ -60,6 +61,7 @@ async def _follow(settings: Settings, stop: asyncio.Event, accepts_reorg_below_f
     from leader_bridge.bridge import Bridge
     from leader_bridge.follow.head_rules import ReorgPermit
     from leader_bridge.follow.lease import LeaseStore, lead
+    from leader_bridge.follow.standby import StandbyNodes
     from rpc.client.node_info import parse_node_info
 
     shared = replace(shared_options(settings), may_create_tables=True)
@@ -69,13 +71,16 @@ async def _follow(settings: Settings, stop: asyncio.Event, accepts_reorg_below_f
 
     permit = ReorgPermit(accepts_reorg_below_finality)
 
-    def new_bridge() -> Bridge:
-        return Bridge(store, parse_node_info(settings["node"]), bridge_settings(settings, owner), permit=permit)
+    nodes = parse_node_info(settings["node"])
+
+    def new_bridge(after_term: int | None = None) -> Bridge:
+        return Bridge(store, nodes, bridge_settings(settings, owner), permit=permit, after_term=after_term)
 
     try:
         async with metrics_server(settings["metrics_listen"]):
             if isinstance(store, LeaseStore):
-                await lead(store, new_bridge, owner, settings["lease_seconds"], stop)
+                async with contextlib.aclosing(StandbyNodes(nodes)) as standby:
+                    await lead(store, new_bridge, owner, settings["lease_seconds"], stop, nodes=standby)
             else:
                 await _run_until(new_bridge(), stop)
     finally:

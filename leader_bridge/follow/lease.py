@@ -1,12 +1,14 @@
-"""Who leads, where several bridges stand over one shared store.
+"""Leader election among the bridges of a shared store.
 
-The leader counts a number up in the store. A standby watches that number by its own clock, and begins a new
-term when it has stood still for a lease time and a half, so within two: nobody compares clocks. That the old
-leader still runs does no harm: the store refuses what an older term appends. A bridge that is fenced so
-publishes nothing any more and becomes a standby itself.
+The leader counts a number up in the store. A standby watches that number by its own clock. When it has stood still for
+a lease time and a half (so within two), the standby begins a new term, if the term that it watched is still the newest:
+nobody compares clocks, and a lease that was just taken holds. An old leader that still runs does no harm: the store
+refuses what an older term appends. A fenced bridge publishes nothing and becomes a standby.
 
-A bridge whose clock is further from the store's than epsilon does not lead: its stamps would lie to the followers.
-It says so, stands down if it leads, and comes back when its clock is right.
+A leader that makes no progress steps down for a standby that is ahead (`leader_bridge.follow.standby`).
+
+A bridge whose clock is further from the store's than epsilon does not lead: its stamps would mislead the followers.
+It says so, steps down if it leads, and comes back when its clock is right.
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from blockstore.errors import Fenced, StoreError
+from blockstore.store import Batch, Table
 from blockstore.store_clock import StoreClock, wall_ms
 from leader_bridge import metrics
 from leader_bridge.clock import monotonic
+from leader_bridge.follow.standby import Progress, StandbyNodes, announce, wait_until_stuck, withdraw
 
 if TYPE_CHECKING:
     from blockstore.cassandra.head import Lease
@@ -32,7 +36,9 @@ log = logging.getLogger(__name__)
 #: in lease times: how often the leader counts up and a standby looks, and how long the number must stand still
 _RENEW: Final = 1 / 4
 _LOOK: Final = 1 / 10
-_PATIENCE: Final = (1.4, 1.7)
+_EXPIRES: Final = (1.4, 1.7)
+#: lease times for which a bridge that stepped down leaves its old lease to others
+_YIELD: Final = 2.5
 _CLOCK_SECONDS: Final = 1.0
 #: what a leader that stops in order leaves
 _GIVEN_UP: Final = -1
@@ -45,8 +51,8 @@ class LeaseStore(Protocol):
     async def lease(self) -> Lease:
         """Who leads."""
 
-    async def new_term(self, owner: str) -> int:
-        """Begin a new leader term and fence every older one."""
+    async def new_term(self, owner: str, after: int | None = None) -> int:
+        """Begin a new leader term and fence every older one. Errors: Fenced, when `after` is not the newest term."""
 
     async def renew_lease(self, term: int, renewals: int) -> None:
         """Count the lease of `term` up. Errors: Fenced."""
@@ -57,8 +63,23 @@ class LeaseStore(Protocol):
     def epsilon_ms(self) -> int:
         """The most that a clock may differ from it."""
 
+    async def write(self, batch: Batch) -> None:
+        """See `blockstore.store.Store`."""
 
-class Leading(Protocol):
+    async def scan(
+        self,
+        table: Table,
+        partition: bytes,
+        *,
+        start: bytes = b"",
+        end: bytes | None = None,
+        reverse: bool = False,
+        limit: int = 1000,
+    ) -> list[tuple[bytes, bytes]]:
+        """See `blockstore.store.Store`."""
+
+
+class Leading(Progress, Protocol):
     """What leads: `leader_bridge.bridge.Bridge`."""
 
     @property
@@ -72,14 +93,17 @@ class Leading(Protocol):
         """Ask `run` to end."""
 
 
-async def wait_for_turn(store: LeaseStore, owner: str, lease_seconds: float) -> None:
-    """Return when nobody leads: no term yet, one that was given up or is our own, or a counter that stands still.
+async def wait_for_turn(store: LeaseStore, owner: str, lease_seconds: float, yielded_term: int = 0) -> int:
+    """Wait until nobody leads: no term yet, one that was given up or is our own, or a counter that stands still. The
+    newest term then.
 
+    `yielded_term`: the term that this bridge gave up for another one to take, which has some lease times for it.
     While the store does not answer nothing is known, and the waiting begins anew.
     """
     seen: tuple[int, int] | None = None
     since = 0.0
-    publish_wait_seconds = lease_seconds * random.uniform(*_PATIENCE)
+    began = monotonic()
+    expires_seconds = lease_seconds * random.uniform(*_EXPIRES)
     while True:
         try:
             lease = await store.lease()
@@ -88,15 +112,17 @@ async def wait_for_turn(store: LeaseStore, owner: str, lease_seconds: float) -> 
             seen = None
         else:
             now = monotonic()
-            if lease.term == 0 or lease.owner == owner or lease.renewals == _GIVEN_UP:
-                return
-            if seen != (lease.term, lease.renewals):
+            if yielded_term and lease.term == yielded_term and now - began < lease_seconds * _YIELD:
+                pass
+            elif lease.term == 0 or lease.owner == owner or lease.renewals == _GIVEN_UP:
+                return lease.term
+            elif seen != (lease.term, lease.renewals):
                 if seen is None:
                     log.info("standing by: %s leads, term %d", lease.owner, lease.term)
                 seen, since = (lease.term, lease.renewals), now
-            elif now - since >= publish_wait_seconds:
+            elif now - since >= expires_seconds:
                 log.warning("%s has not renewed term %d for %.1f s", lease.owner, lease.term, now - since)
-                return
+                return lease.term
         await asyncio.sleep(lease_seconds * _LOOK)
 
 
@@ -193,23 +219,34 @@ class _Clock:
 
 async def lead(
     store: LeaseStore,
-    make: Callable[[], Leading],
+    make: Callable[[int], Leading],
     owner: str,
     lease_seconds: float,
     stop: asyncio.Event,
     *,
+    nodes: StandbyNodes | None = None,
     wall: Callable[[], int] = wall_ms,
 ) -> None:
     """Stand by, lead, and stand by again when fenced, until `stop` is set. `owner` is this process's own name.
 
+    `make` makes what leads, given the term after which it may begin its own. `nodes`: whose heads a standby announces.
     `wall` is this machine's clock, milliseconds since 1970. Errors: what a leader's `run` raises, but for Fenced.
     """
     stopped = asyncio.create_task(stop.wait())
     clock = _Clock(store, wall)
+    yielded_term = 0
 
-    async def my_turn() -> None:
+    async def my_turn() -> int:
         await clock.wait_until_right()
-        await wait_for_turn(store, owner, lease_seconds)
+        announcing = asyncio.create_task(announce(store, owner, nodes, lease_seconds)) if nodes is not None else None
+        try:
+            return await wait_for_turn(store, owner, lease_seconds, yielded_term)
+        finally:
+            if announcing is not None:
+                announcing.cancel()
+                await asyncio.gather(announcing, return_exceptions=True)
+                with contextlib.suppress(StoreError):
+                    await withdraw(store, [owner])
 
     try:
         while not stop.is_set():
@@ -219,10 +256,10 @@ async def lead(
                 turn.cancel()
                 await asyncio.gather(turn, return_exceptions=True)
                 return
-            turn.result()
+            newest = turn.result()
             metrics.LEADS.set(1)
             try:
-                await _lead_once(store, make(), clock, lease_seconds, stopped)
+                yielded_term = await _lead_once(store, make(newest), clock, lease_seconds, stopped)
             finally:
                 metrics.LEADS.set(0)
     finally:
@@ -232,23 +269,26 @@ async def lead(
 
 async def _lead_once(
     store: LeaseStore, leader: Leading, clock: _Clock, lease_seconds: float, stopped: asyncio.Task[bool]
-) -> None:
-    """One term, to its end."""
+) -> int:
+    """One term, to its end. The term, where this bridge stepped down for a standby; else 0."""
     running = asyncio.create_task(leader.run())
     renewing = asyncio.create_task(_renew(store, leader, lease_seconds))
     off = asyncio.create_task(clock.wait_until_off())
+    stuck = asyncio.create_task(wait_until_stuck(store, leader, lease_seconds))
     try:
-        await asyncio.wait({running, stopped, off}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({running, stopped, off, stuck}, return_when=asyncio.FIRST_COMPLETED)
         leader.stop()
         await running
     except Fenced as error:
         log.warning("fenced: %s", error)
     finally:
-        stands_down = stopped.done() or off.done()
-        for task in (running, renewing, off):
+        is_stuck = stuck.done()
+        steps_down = stopped.done() or off.done() or is_stuck
+        for task in (running, renewing, off, stuck):
             task.cancel()
-        await asyncio.gather(running, renewing, off, return_exceptions=True)
-    if stands_down and leader.term:
+        await asyncio.gather(running, renewing, off, stuck, return_exceptions=True)
+    if steps_down and leader.term:
         # the next one need not wait
         with contextlib.suppress(StoreError):
             await store.renew_lease(leader.term, _GIVEN_UP)
+    return leader.term if is_stuck else 0

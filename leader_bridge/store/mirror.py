@@ -139,6 +139,8 @@ class Mirror:
         self._in_flight = in_flight
         self._batch = batch
         self._actor_code = actor_code
+        #: objects fetched by walks so far
+        self.fetched = 0
         #: code that is stored, or that no node holds: not looked for again (some twenty a network version)
         self._known_code: set[Cid] = set()
         self._flush_objects = flush_objects
@@ -238,6 +240,7 @@ class _Walk:
                 data[cid.multihash] = found
                 self._out.fetched_bytes += len(found)
             self._out.fetched += len(fetched.found)
+            self._m.fetched += len(fetched.found)
             metrics.OBJECTS.inc(len(fetched.found))
         return [(n, how, data.get(n.multihash)) for n, how in zip(part, held, strict=True)]
 

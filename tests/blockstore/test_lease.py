@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from blockstore.cassandra.session import AcsyllaSession
 from blockstore.cassandra.store import CassandraStore
 from blockstore.errors import Fenced
 from blockstore.memory import MemoryStore
+from blockstore.store import Batch, Table
 from blockstore.store_clock import ClockOff, wall_ms
 from leader_bridge import metrics
 from leader_bridge.follow.lease import LeaseStore, hold_lease, lead
@@ -32,13 +34,17 @@ async def store() -> AsyncIterator[CassandraStore]:
 class Leader:
     """Publishes an entry now and then, as a bridge does."""
 
-    def __init__(self, store: CassandraStore, name: str, led: list[tuple[str, int]]) -> None:
-        self.store, self.name, self.led = store, name, led
+    def __init__(
+        self, store: CassandraStore, name: str, led: list[tuple[str, int]], after_term: int | None = None
+    ) -> None:
+        self.store, self.name, self.led, self.after_term = store, name, led, after_term
         self.term = 0
+        self.progress = 0
+        self.published_height = -1
         self.stopping = asyncio.Event()
 
     async def run(self) -> None:
-        self.term = await self.store.new_term(self.name)
+        self.term = await self.store.new_term(self.name, self.after_term)
         self.led.append((self.name, self.term))
         head = await self.store.head()
         seq = head.seq if head else 0
@@ -71,6 +77,12 @@ class Stuck:
     def epsilon_ms(self) -> int:
         return self.store.epsilon_ms()
 
+    async def write(self, batch: Batch) -> None:
+        await self.store.write(batch)
+
+    async def scan(self, table: Table, partition: bytes, **bounds: Any) -> list[tuple[bytes, bytes]]:
+        return await self.store.scan(table, partition, **bounds)
+
 
 def start(
     store: LeaseStore,
@@ -81,7 +93,11 @@ def start(
     wall: Callable[[], int] = wall_ms,
 ) -> tuple[asyncio.Task[None], asyncio.Event]:
     stop = asyncio.Event()
-    return asyncio.create_task(lead(store, lambda: Leader(at, name, led), name, lease, stop, wall=wall)), stop
+
+    def make(after_term: int) -> Leader:
+        return Leader(at, name, led, after_term)
+
+    return asyncio.create_task(lead(store, make, name, lease, stop, wall=wall)), stop
 
 
 async def until(led: list[tuple[str, int]], count: int) -> None:
@@ -195,7 +211,7 @@ async def test_other_errors_end_it_and_are_told(store: CassandraStore) -> None:
             raise RuntimeError("of another network")
 
     with pytest.raises(RuntimeError, match="another network"):
-        await lead(store, lambda: Broken(store, "one", []), "one", LEASE, asyncio.Event())
+        await lead(store, lambda after: Broken(store, "one", []), "one", LEASE, asyncio.Event())
 
 
 async def test_a_bridge_whose_clock_is_off_does_not_lead_and_says_so(
