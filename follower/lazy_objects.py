@@ -1,7 +1,7 @@
-"""State that is held lazily: an object is asked of the full nodes when it is first read.
+"""Lazy state: an object is fetched from the full nodes when it is first read.
 
-The nodes are asked in their order: what one lacks, lies about or cannot say goes to the next. An object
-counts as missing only when every node was asked and said that it has none.
+The nodes are asked in their order. An object that one node lacks, answers wrongly or cannot answer is asked of the
+next. It counts as missing only when every node has said that it does not have it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rpc.node_errors import CallFailed, NodeError
 
 log = logging.getLogger(__name__)
 
-#: in the text of a node's error that says of an object that it is not there
+#: what a node's error contains when the node does not have the object
 _ABSENT: Final = ("not find", "not found")
 
 Outcome = bytes | StoreError | None
@@ -36,7 +36,7 @@ def lazy_fetch(clients: Sequence[NodeClient], batch: int) -> Fetch:
         left = list(outcomes)
         for client in clients:
             parts = [left[at : at + batch] for at in range(0, len(left), batch)]
-            for part, answers in zip(parts, await asyncio.gather(*(_ask(client, p) for p in parts)), strict=True):
+            for part, answers in zip(parts, await asyncio.gather(*(_ask_node(client, p) for p in parts)), strict=True):
                 for cid, answer in zip(part, answers, strict=True):
                     # that this node has none says nothing against another that could not be asked
                     if answer is not None or outcomes[cid] is None:
@@ -49,7 +49,7 @@ def lazy_fetch(clients: Sequence[NodeClient], batch: int) -> Fetch:
     return fetch
 
 
-async def _ask(client: NodeClient, cids: Sequence[Cid]) -> list[Outcome]:
+async def _ask_node(client: NodeClient, cids: Sequence[Cid]) -> list[Outcome]:
     """One request to one node: verified bytes, None for what it says it has not, errors for the rest."""
     try:
         answers = await client.read_objects(cids)
@@ -58,12 +58,12 @@ async def _ask(client: NodeClient, cids: Sequence[Cid]) -> list[Outcome]:
         if isinstance(error, CallFailed) and len(cids) > 1:
             # an endpoint with a smaller limit for batches, or none at all
             half = len(cids) // 2
-            return await _ask(client, cids[:half]) + await _ask(client, cids[half:])
+            return await _ask_node(client, cids[:half]) + await _ask_node(client, cids[half:])
         return [FetchFailed(cid, str(error)) for cid in cids]
-    return [_checked(client, cid, answer) for cid, answer in zip(cids, answers, strict=True)]
+    return [_verify_answer(client, cid, answer) for cid, answer in zip(cids, answers, strict=True)]
 
 
-def _checked(client: NodeClient, cid: Cid, answer: bytes | CallFailed) -> Outcome:
+def _verify_answer(client: NodeClient, cid: Cid, answer: bytes | CallFailed) -> Outcome:
     if isinstance(answer, CallFailed):
         if answer.code != METHOD_NOT_FOUND and any(words in answer.message for words in _ABSENT):
             return None

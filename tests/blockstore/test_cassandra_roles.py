@@ -23,6 +23,7 @@ from tests.support.bridge.chain import SmallChain
 from tests.support.bridge.node import TestNode, until
 from tests.support.bridge.running import following, replay_log
 from tests.support.cassandra.server import cassandra_with_roles
+from tests.support.processes import follower_process, free_port, run_follower
 
 KEYSPACE = "with_roles"
 SECRETS = {"web": "web-S3cret", "bridge": "bridge-S3cret"}
@@ -190,3 +191,20 @@ def test_a_server_that_asks_for_names_is_told_apart_from_one_that_is_down(schema
 
     with pytest.raises(StoreError, match="refuses users without a name"):
         asyncio.run(open_without())
+
+
+def test_no_command_over_a_real_server_shows_the_password(schema: str) -> None:
+    """Drivers log too; `follower` runs at its most talkative level."""
+    node = ["--node", f"http://127.0.0.1:{free_port()}"]
+    shown = ""
+    for arguments in (["status"], ["schema", "--apply"], ["loadbalancer", "haproxy"], ["config"]):
+        done = run_follower(*arguments, "--store", url("bridge"), "--log-level", "debug")
+        shown += done.stdout + done.stderr
+    for arguments in (["bridge", *node], ["serve", *node, "--listen", f"127.0.0.1:{free_port()}", "--fleet", "off"]):
+        with follower_process(*arguments, "--store", url("bridge"), "--log-level", "debug") as running:
+            deadline = time.monotonic() + 60
+            while running.process.poll() is None and not running.output() and time.monotonic() < deadline:
+                time.sleep(0.1)
+        shown += running.output()
+    assert KEYSPACE in shown
+    assert not [secret for secret in SECRETS.values() if secret in shown]
