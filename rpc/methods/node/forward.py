@@ -56,6 +56,7 @@ FORWARDED: Final = (
     # F3
     Forwarded("Filecoin.F3GetCertificate"),
     Forwarded("Filecoin.F3GetLatestCertificate"),
+    # a node refuses an empty key here, too
     Forwarded("Filecoin.F3GetECPowerTable"),
     Forwarded("Filecoin.F3GetF3PowerTable", key=0),
     Forwarded("Filecoin.F3GetPowerTableByInstance"),
