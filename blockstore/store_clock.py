@@ -112,8 +112,15 @@ class StoreClock:
     @property
     def is_accurate(self) -> bool:
         """Whether our clock is within epsilon of the store's for certain."""
-        offset = self.offset
-        return offset is not None and offset.is_within(self.epsilon_ms)
+        return self.is_accurate_at(self._now(), self._wall())
+
+    def is_accurate_at(self, now: int, wall: int) -> bool:
+        """`is_accurate` where both clocks have just been read. Each request asks, so this makes no `Offset`."""
+        best = self._best
+        if best is None or now - self._measured_at > MAX_AGE_MS:
+            return False
+        drift, ahead = (now - best.at) * _DRIFT, wall - now
+        return best.high + drift - ahead <= self.epsilon_ms and ahead - best.low + drift <= self.epsilon_ms
 
     @property
     def text(self) -> str:

@@ -124,10 +124,11 @@ class SharedStoreHeads:
         return await self.newest.of(entry)
 
     def _servable(self) -> HeadEntry | None:
-        if not self.clock.is_accurate:
+        now, wall = self._now(), self._wall()
+        if not self.clock.is_accurate_at(now, wall):
             return None
         # both clocks are cut to whole milliseconds: the later moment is the careful one for the horizon
-        entry = self.window.head(self._now() + 1, self._wall())
+        entry = self.window.head(now + 1, wall)
         if entry is not None:
             self._servable_at = asyncio.get_running_loop().time()
         return entry
