@@ -21,6 +21,9 @@ _COMMAND: Final = re.compile(
     r"(?:^ {4}(?:\S+=\S+ )*(?:\S*/)?|`(?:\S*/)?|\| (?:\S*/)?|=(?:\S*/)?)follower ([a-z]+)\b([^`\n]*(?:\\\n[^`\n]*)*)",
     re.MULTILINE,
 )
+_FILE: Final = re.compile(
+    r"`((?:benches|blockstore|chain|devnode|docs|follower|leader_bridge|loadbalancer|rpc|requirements|tests)/[\w./-]*)`"
+)
 _ROOM: Final = re.compile(r"^\| `([a-z_0-9/]+)/` \|", re.MULTILINE)
 
 
@@ -51,6 +54,14 @@ def test_every_make_target_exists(page: Path) -> None:
     targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(_TARGET.findall(_code(page.read_text())))
     assert named <= targets, f"{_name(page)} names make targets that do not exist: {sorted(named - targets)}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=_name)
+def test_every_named_file_exists(page: Path) -> None:
+    """Files and folders of the tree in backticks; NAME in a name stands for any."""
+    text = re.sub(r"^New file .*$", "", page.read_text(), flags=re.MULTILINE)
+    lost = [path for path in _FILE.findall(text) if "NAME" not in path and not (ROOT / path).exists()]
+    assert not lost, f"{_name(page)} names {lost}"
 
 
 def _code(text: str) -> str:
