@@ -135,7 +135,8 @@ class ServerState:
         for transport, data in outbox:
             if data is None:
                 transport.close()
-            else:
+            elif not transport.is_closing():
+                # a peer that is gone by now: uvloop raises at a write, and the others' answers would be lost
                 transport.write(data)
 
     def start(self, status: int) -> bytes:

@@ -426,3 +426,25 @@ async def test_metrics() -> None:
         assert "follower_head_seq 1.0" in text
         assert "follower_rpc_in_flight 0.0" in text
         assert (await get(n, "/debug/metrics"))[0] == 200
+
+
+async def test_a_peer_that_is_gone_takes_no_others_answer_with_it() -> None:
+    """Answers of one turn of the loop are written together; the first of them is for a connection that was reset."""
+    async with node() as served:
+        first, second = [await RawClient.connect(served.port) for _ in range(2)]
+        for client in (first, second):
+            await client.send(request(ECHO % (1, 1)))
+            await client.answer()
+        state = served.server._shared
+        address = first.writer.get_extra_info("sockname")
+        gone = next(one for one in state.connections if one.transport.get_extra_info("peername") == address)
+        there = next(one for one in state.connections if one is not gone)
+        gone.transport.abort()
+        while gone in state.connections:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        state.send(gone.transport, b"lost")
+        state.send(there.transport, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+        assert (await asyncio.wait_for(second.answer(), 20)).body == b"hi"
+        await first.close()
+        await second.close()
