@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import orjson
 
-from devnode.recorded_chain import lines
+from devnode.recorded_chain import read_records
 from rpc.context import Context
 from rpc.errors import RpcError
 from rpc.params import RawParams
@@ -32,7 +32,7 @@ def with_answers(registry: Registry, files: Iterable[Path]) -> Registry:
     lacked: dict[tuple[Versions, str], Answers] = {}
     forwarded: dict[str, Answers] = {}
     for file in files:
-        for record in lines(file):
+        for record in read_records(file):
             version = _PATHS.get(record.get("path", ""))
             name = record.get("method", "")
             if version is None:

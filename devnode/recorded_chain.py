@@ -119,7 +119,7 @@ class _Loader:
         """The first head and the changes after it, of a file of notifications. Errors: BadRequest, OSError."""
         first: Tipset | None = None
         changes: list[Change] = []
-        for at, events in frames(notify):
+        for at, events in read_notifications(notify):
             tipsets = [(event["Type"], self.tipset(event["Val"])) for event in events]
             if first is None:
                 if not tipsets or tipsets[0][0] != "current":
@@ -158,7 +158,7 @@ class _Loader:
                 await writer.write(tipset)
 
 
-def lines(path: Path) -> Iterator[dict[str, Any]]:
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a JSON-lines file, plain or `.zst`. Errors: OSError, BadRequest (not JSON, not zstd)."""
     with path.open("rb") as file:
         stream: Any = zstandard.ZstdDecompressor().stream_reader(file) if path.suffix == ".zst" else file
@@ -169,9 +169,9 @@ def lines(path: Path) -> Iterator[dict[str, Any]]:
             raise BadRequest(f"{path}: {error}") from None
 
 
-def frames(path: Path) -> Iterator[tuple[float, list[dict[str, Any]]]]:
+def read_notifications(path: Path) -> Iterator[tuple[float, list[dict[str, Any]]]]:
     """(time, events) of each notification of a recording. Errors: OSError, BadRequest."""
-    for record in lines(path):
+    for record in read_records(path):
         try:
             frame = record["frame"]
             if frame.get("method") == "xrpc.ch.val":

@@ -31,7 +31,7 @@ from devnode.sim_state import (
     State,
     StateMaker,
     Work,
-    amt,
+    write_amt,
 )
 
 NETWORK: Final = "simnet"
@@ -288,7 +288,7 @@ class SimulatedChain:
 
     def _meta(self, messages: Sequence[SimMessage]) -> Cid:
         roots = [
-            amt(self._put, [one.cid for one in messages if (one.kind == BLS) is bls], version=0)
+            write_amt(self._put, [one.cid for one in messages if (one.kind == BLS) is bls], version=0)
             for bls in (True, False)
         ]
         raw = encode(roots)

@@ -51,8 +51,8 @@ _TERM: Final = encode([b"", b"", 0]) + b"\xf6"
 _EVENTS: Final = 3
 
 
-def built(coroutine: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine that waits for nothing, as the tree writers are when they only `put`."""
+def run_without_waiting(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never waits, as tree writers do that only call `put`. Its result."""
     try:
         coroutine.send(None)
     except StopIteration as ended:
@@ -61,9 +61,9 @@ def built(coroutine: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("a tree writer had to wait")
 
 
-def amt(put: Put, values: Sequence[Any], version: int = 3, bit_width: int = 3) -> Cid:
+def write_amt(put: Put, values: Sequence[Any], version: int = 3, bit_width: int = 3) -> Cid:
     """Write an AMT at once."""
-    return built(amt_build(put, values, version, bit_width))
+    return run_without_waiting(amt_build(put, values, version, bit_width))
 
 
 def _octets(data: bytes) -> bytes:
@@ -150,7 +150,7 @@ class StateMaker:
         self.manifest = self._store(put, [[name, code] for name, code in self.codes.items()])
         self.empty = self._store(put, [])
         self._empty_map = LiveHamt.build(put, ())
-        self.empty_array = amt(put, [], version=0)
+        self.empty_array = write_amt(put, [], version=0)
         self._miner_parts(put)
 
     @staticmethod
@@ -162,7 +162,7 @@ class StateMaker:
 
     def _miner_parts(self, put: Put) -> None:
         """What miners have in common, and the encoded pieces around what changes."""
-        arrays = {width: amt(put, [], 3, width) for width in (2, 3, 4, 5, 6)}
+        arrays = {width: write_amt(put, [], 3, width) for width in (2, 3, 4, 5, 6)}
         self._sectors = [
             encode(
                 [
@@ -175,7 +175,7 @@ class StateMaker:
         power = [encode_bigint(_SECTORS * _SECTOR_SIZE)] * 2
         none = [b"", b""]
         self._partition = [_EIGHT, b"", b"", b"", b"", arrays[4], arrays[3], power, none, none, none]
-        partitions = amt(put, [self._partition], 3, 3)
+        partitions = write_amt(put, [self._partition], 3, 3)
         sectors = self._sectors_root(put, self._sectors)
         idle = [arrays[3], arrays[5], b"", b"", 0, 0, none, arrays[2], arrays[5], arrays[3], arrays[2], none, b""]
         self._idle = link(self._store(put, idle))
@@ -358,7 +358,7 @@ class StateMaker:
             head = self._new_sectors(put, random, number, work.epoch)
             ledger.set_head(self.miner_id(number), head)
         actors = state.actors.set(put, ledger.records())
-        return Done(self._state(put, actors), amt(put, receipts, version=0), total)
+        return Done(self._state(put, actors), write_amt(put, receipts, version=0), total)
 
     def _new_sectors(self, put: Put, random: Random, number: int, epoch: int) -> Cid:
         """A miner's state after one of its sectors was sealed anew."""
@@ -376,7 +376,7 @@ class StateMaker:
         for _ in range(_EVENTS):
             sector = encode(random.randrange(1 << 20))
             found.append([emitter, [[3, "$type", 0x51, encode("sector-activated")], [3, "sector", 0x51, sector]]])
-        return amt(put, found, 3, 5)
+        return write_amt(put, found, 3, 5)
 
 
 class _Ledger:

@@ -15,7 +15,7 @@ from rpc.server.server import Server
 
 log = logging.getLogger(__name__)
 
-#: seconds that the store may take to be told that this member leaves
+#: seconds for each write that says that this member leaves
 _LEAVE_SECONDS: Final = 2.0
 
 

@@ -60,11 +60,11 @@ def tune_garbage_collector() -> None:
 
 
 async def wait_for_store(settings: Settings, stopping: asyncio.Event) -> tuple[Store, NetworkRecord] | None:
-    """The store, once it exists, names its network and holds a head; None when told to stop before.
+    """Wait until the store exists, names its network and holds a head. None when `stopping` is set first.
 
     A follower may start before its bridge. Errors: every other StoreError (another schema, …).
     """
-    told = ""
+    last_reason = ""
     shared = shared_options(settings)
     while not stopping.is_set():
         store: Store | None = None
@@ -83,9 +83,9 @@ async def wait_for_store(settings: Settings, stopping: asyncio.Event) -> tuple[S
             reason = str(error)
         if store is not None:
             await store.close()
-        if reason != told:
+        if reason != last_reason:
             log.info("waiting for the store %s: %s", settings.shown("store"), reason)
-            told = reason
+            last_reason = reason
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stopping.wait(), _STORE_WAIT)
     return None

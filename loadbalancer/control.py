@@ -23,7 +23,7 @@ _TAKE_OVER: Final = 10.0
 _STARTS: Final = 2.0
 _LOOK: Final = 0.05
 #: characters of a command's output in an error
-_TOLD: Final = 2000
+_MAX_OUTPUT: Final = 2000
 
 
 class BadConfiguration(Exception):
@@ -58,14 +58,14 @@ def _words(command: str, file: Path) -> list[str]:
 
 
 async def _run(command: str, file: Path) -> tuple[int, str]:
-    """A command's exit code and words; `{file}` in it is the configuration. Errors: OSError, ValueError."""
+    """A command's exit code and output; `{file}` in it is the configuration. Errors: OSError, ValueError."""
     words = _words(command, file)
     process = await asyncio.create_subprocess_exec(
         *words, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
     try:
         async with asyncio.timeout(_COMMAND):
-            said, _ = await process.communicate()
+            output, _ = await process.communicate()
     except BaseException as error:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
@@ -73,25 +73,17 @@ async def _run(command: str, file: Path) -> tuple[int, str]:
         if isinstance(error, TimeoutError):
             return 1, f"no end within {_COMMAND:g} s"
         raise
-    return process.returncode or 0, said.decode(errors="replace").strip()[-_TOLD:]
+    return process.returncode or 0, output.decode(errors="replace").strip()[-_MAX_OUTPUT:]
 
 
-async def _checked(command: str, file: Path) -> None:
+async def _run_or_raise(command: str, file: Path, failure: type[BadConfiguration | ReloadFailed]) -> None:
+    """Run a command. Errors: `failure`, with the command's output."""
     try:
-        code, said = await _run(command, file)
+        code, output = await _run(command, file)
     except (OSError, ValueError) as error:
-        raise BadConfiguration(f"{command}: {error}") from None
+        raise failure(f"{command}: {error}") from None
     if code:
-        raise BadConfiguration(f"{command} ended with {code}: {said}")
-
-
-async def _told(command: str, file: Path) -> None:
-    try:
-        code, said = await _run(command, file)
-    except (OSError, ValueError) as error:
-        raise ReloadFailed(f"{command}: {error}") from None
-    if code:
-        raise ReloadFailed(f"{command} ended with {code}: {said}")
+        raise failure(f"{command} ended with {code}: {output}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +102,18 @@ class Haproxy:
 
     async def check(self, file: Path) -> None:
         """Errors: BadConfiguration."""
-        await _checked(self.check_command, file)
+        await _run_or_raise(self.check_command, file, BadConfiguration)
 
     async def reload(self, file: Path) -> None:
         """Returns when a new worker has taken over. Errors: ReloadFailed."""
         if self.reload_command:
-            await _told(self.reload_command, file)
+            await _run_or_raise(self.reload_command, file, ReloadFailed)
             return
         before, _ = _processes(await self._ask("show proc"))
-        answer = await self._ask("reload")
+        answer = ""
+        with contextlib.suppress(ReloadFailed):
+            # the master may reset this connection while it re-executes itself: what follows tells the outcome
+            answer = await self._ask("reload")
         loop = asyncio.get_running_loop()
         until = loop.time() + _TAKE_OVER
         # versions from 2.7 on answer when it is done; those before only begin
@@ -192,8 +187,8 @@ class Nginx:
 
     async def check(self, file: Path) -> None:
         """Errors: BadConfiguration."""
-        await _checked(self.check_command, file)
+        await _run_or_raise(self.check_command, file, BadConfiguration)
 
     async def reload(self, file: Path) -> None:
         """Errors: ReloadFailed."""
-        await _told(self.reload_command, file)
+        await _run_or_raise(self.reload_command, file, ReloadFailed)

@@ -239,7 +239,7 @@ class FleetWatch:
 class Registration:
     """Keeps a member's row for one process. Errors are logged; they never stop serving.
 
-    `draining` is asked at each renewal, so that a server that was told to drain says so here too.
+    `draining` is read at each renewal, so that the row of a draining server says so.
     """
 
     def __init__(self, store: Store, member: Member, draining: Callable[[], bool] = lambda: False) -> None:

@@ -114,8 +114,8 @@ class AcsyllaSession:
             except _errors.CassException as error:
                 pause = next(pauses, None)
                 if pause is None:
-                    told = f"{self._url} cannot be used: {error}"
-                    raise (OutcomeUnknown(told) if conditional else StoreUnavailable(told)) from None
+                    text = f"{self._url} cannot be used: {error}"
+                    raise (OutcomeUnknown(text) if conditional else StoreUnavailable(text)) from None
             await asyncio.sleep(pause)
 
     async def _once(self, cql: str, values: Sequence[Any], serial: bool, idempotent: bool) -> list[list[Any]]:

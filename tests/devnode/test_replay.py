@@ -17,7 +17,7 @@ from blockstore.store import TipsetRef
 from chain.errors import BadRequest
 from chain.tipset import TipsetKey
 from devnode.node_heads import NodeHeads
-from devnode.recorded_chain import RecordedChain, frames, lines
+from devnode.recorded_chain import RecordedChain, read_notifications, read_records
 from devnode.replay import ReplayNode, start_replay
 from devnode.sim_chain import SimSettings, SimulatedChain
 from rpc.client.client import NodeClient
@@ -52,7 +52,7 @@ def link(cid: Cid) -> dict[str, str]:
 
 
 async def test_every_frame_comes_out_as_it_was_recorded(folder: Path) -> None:
-    wanted = [events for _, events in frames(folder / "chain_notify.jsonl.zst")]
+    wanted = [events for _, events in read_notifications(folder / "chain_notify.jsonl.zst")]
     async with replaying(folder) as (node, client):
         socket = await client.connect()
         channel = await socket.open_channel("Filecoin.ChainNotify", [], 5)
@@ -119,7 +119,7 @@ async def test_an_object_comes_with_the_change_that_needs_it(folder: Path) -> No
 async def test_recorded_calls_are_answered_again(tmp_path: Path) -> None:
     folder = recorded("devnet/chain_notify.jsonl.zst").parent
     traces = recorded("devnet/traces.jsonl.zst")
-    calls = [call for number, call in enumerate(lines(traces)) if number % 97 == 0]
+    calls = [call for number, call in enumerate(read_records(traces)) if number % 97 == 0]
     async with replaying(folder, at_end=True, answers=[traces]) as (_, client):
         for call in calls:
             assert await client.call(call["method"], *call["params"]) == call["result"]
@@ -167,7 +167,7 @@ async def test_without_notifications_the_chain_is_played_tipset_by_tipset() -> N
         head = await client.call("Filecoin.ChainHead")
     (asked,) = (
         call
-        for call in lines(recorded("busy/rpc.jsonl.zst"))
+        for call in read_records(recorded("busy/rpc.jsonl.zst"))
         if call["method"] == "Filecoin.ChainHead" and call["path"] == "/rpc/v1"
     )
     assert head == asked["result"]
