@@ -62,6 +62,8 @@ _UNKNOWN: Final = "unknown"
 UNCOUNTED_BYTES: Final = 64 << 10
 #: memory that a parsed JSON value takes, about
 BYTES_PER_VALUE: Final = 64
+#: calls of a batch that are begun before others go on, where none has a checkpoint of its own
+_CALLS_BETWEEN_CHECKPOINTS: Final = 32
 #: decimal digits of a sequence number, at most
 _MAX_DIGITS: Final = 19
 
@@ -143,8 +145,9 @@ class Dispatcher:
         mine = ctx is None
         if ctx is None:
             ctx = self.context(version)
+        working = self.admission.working
         try:
-            self.admission.working.take(ctx.account)
+            working.take(ctx.account)
         except Refused as refused:
             return refused.http_status, encode_error(refused, b"null")
         try:
@@ -171,13 +174,18 @@ class Dispatcher:
                 return _refused(error, whose)
             return await self._one(ctx, request)
         finally:
-            self.leave(ctx)
+            working.give(ctx.account)
+            if self._drained is not None:
+                self._look_whether_drained()
             if mine:
                 ctx.release()
 
     def leave(self, ctx: Context) -> None:
         """One request less is under way."""
         self.admission.working.give(ctx.account)
+        self._look_whether_drained()
+
+    def _look_whether_drained(self) -> None:
         if self._drained is not None and not self.in_flight:
             self._drained.set()
 
@@ -300,17 +308,19 @@ class Dispatcher:
         ctx.time_budget_seconds, ctx.deadline = self.settings.batch_seconds, None
         ctx.lane_places = {}
         answers: list[bytes] = []
-        size = 0
+        size = checked = 0
         reserved = ctx.reserved_bytes
         refused: RpcError | None = None
         width = self.settings.batch_parallel
         for at in range(0, len(requests), width):
             part = requests[at : at + width]
-            try:
-                await ctx.checkpoint()
-            except TimeBudgetExceeded as error:
-                forget_frames(error)
-                refused = error
+            if at >= checked + _CALLS_BETWEEN_CHECKPOINTS:
+                checked = at
+                try:
+                    await ctx.checkpoint()
+                except TimeBudgetExceeded as error:
+                    forget_frames(error)
+                    refused = error
             if size > self.settings.max_batch_answer_bytes:
                 refused = LimitExceeded("the answers to this batch are too big together: ask for less at once")
             if refused is not None:

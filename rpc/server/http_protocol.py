@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from time import time
 from typing import Final
 
@@ -299,7 +300,11 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
         if body:
             self.parser.feed_data(body)
         shared = self._shared
-        query = self.url.partition(b"?")[2]
+        query = b""
+        version = _PATHS.get(self.url)
+        if version is None:
+            path, _, query = self.url.partition(b"?")
+            version = _PATHS[path]
         permissions: frozenset[str] | None = None
         if self.authorization is not None or query:
             permissions = shared.wire.permissions(self.authorization, query)
@@ -307,36 +312,36 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
                 self._answered(401, b"", None)
                 return
         self._find_account()
-        if self._account:
+        shared.turn_total += 1
+        if self._account and shared.turn_total > TURN_REQUESTS:
             counts = shared.turn_counts
             count = counts.get(self._account, 0)
             if count >= TURN_REQUESTS:
                 # others want their turn of the loop too
                 self._state = _RUN
                 self.deadline = 0.0
-                shared.defer(self._account, lambda: self._run_deferred(body, permissions))
+                shared.defer(self._account, partial(self._run_deferred, version, query, body, permissions))
                 return
             counts[self._account] = count + 1
-        self._run(body, permissions)
+        self._run(version, query, body, permissions)
 
-    def _run_deferred(self, body: bytes, permissions: frozenset[str] | None) -> None:
+    def _run_deferred(self, version: int, query: bytes, body: bytes, permissions: frozenset[str] | None) -> None:
         if self._state == _RUN:
-            self._run(body, permissions)
+            self._run(version, query, body, permissions)
             self._work()
 
-    def _run(self, body: bytes, permissions: frozenset[str] | None) -> None:
+    def _run(self, version: int, query: bytes, body: bytes, permissions: frozenset[str] | None) -> None:
         """Answer the request that has been read: at once, or when its task ends."""
         shared = self._shared
         dispatcher = shared.dispatcher
-        path, _, query = self.url.partition(b"?")
-        ctx = dispatcher.context(_PATHS[path], permissions)
+        ctx = dispatcher.context(version, permissions)
         ctx.account = self._account
         if query:
             ctx.verbose = wants_verbose(query)
         ctx.find_client = self._client
         self._state = _RUN
         self.deadline = 0.0
-        answer = dispatcher.http(ctx.version, body, ctx, self.min_head)
+        answer = dispatcher.http(version, body, ctx, self.min_head)
         try:
             running = run_until_blocked(shared.loop, answer)
         except Exception:
@@ -349,7 +354,7 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
             return
         shared.end_of_turn()
         self._running = running
-        running.task.add_done_callback(lambda task: self._later(task, ctx))
+        running.task.add_done_callback(partial(self._later, ctx))
 
     def _find_account(self) -> None:
         """Say whose shares the request uses: a balancer's connection carries many clients."""
@@ -362,7 +367,7 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
     def _client(self) -> str:
         return self._shared.clients.of_transport(self.transport, self.forwarded.decode("latin-1"))
 
-    def _later(self, task: asyncio.Task[tuple[int, bytes]], ctx: Context) -> None:
+    def _later(self, ctx: Context, task: asyncio.Task[tuple[int, bytes]]) -> None:
         self._running = None
         if self._state == _GONE:
             ctx.release()

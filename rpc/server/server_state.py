@@ -17,7 +17,7 @@ from rpc.server.limits import ServerSettings
 
 #: bytes of answers that wait for the end of a turn of the loop
 _OUTBOX: Final = 256 << 10
-#: requests of one client that are begun in one turn of the loop
+#: requests that are begun in one turn of the loop, and beyond them of one client
 TURN_REQUESTS: Final = 64
 #: when a client that was refused may ask again
 RETRY_AFTER_SECONDS: Final = 1
@@ -64,7 +64,8 @@ class ServerState:
     #: what leaves when this turn of the loop is over; None behind it closes the connection
     _outbox: list[tuple[asyncio.Transport, bytes | None]] = field(default_factory=list)
     _outbox_bytes: int = 0
-    #: requests begun in this turn of the loop, by client
+    #: requests begun in this turn of the loop, and by client once there are many
+    turn_total: int = 0
     turn_counts: dict[str, int] = field(default_factory=dict)
     #: by client, requests that wait for another turn
     _is_deferral_due: bool = False
@@ -129,7 +130,9 @@ class ServerState:
 
     def flush(self) -> None:
         """Write what is waiting."""
-        self.turn_counts.clear()
+        self.turn_total = 0
+        if self.turn_counts:
+            self.turn_counts.clear()
         outbox, self._outbox = self._outbox, []
         self._outbox_bytes = 0
         for transport, data in outbox:
