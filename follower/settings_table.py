@@ -201,7 +201,7 @@ SETTINGS: Final = (
         "Memory held for clients, a process, in MiB: partial bodies and messages, answers being built or not yet sent.",
     ),
     Setting(
-        "memory_budget_mb_per_client", whole_number(1, 1 << 20), 64, SERVE, "What one client may hold of it, in MiB."
+        "memory_budget_mb_per_client", whole_number(1, 1 << 20), 96, SERVE, "What one client may hold of it, in MiB."
     ),
     Setting(
         "min_transfer_kb_per_second",

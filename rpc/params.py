@@ -48,6 +48,9 @@ RawParams = NewType("RawParams", object)
 ABSENT: Final = object()
 
 UNDEFINED_CID: Final = Cid()
+#: CIDs in a tipset key and items in any other list: decoding more would keep the event loop for long
+MAX_KEY_CIDS: Final = 1_000
+MAX_LIST: Final = 10_000
 
 
 class Decoder(Protocol):
@@ -99,6 +102,11 @@ def field_of(struct: str, path: str) -> Iterator[None]:
     except ValueError as error:
         text = str(error).replace(" into Go value of type ", f" into Go struct field {struct}.{path} of type ", 1)
         raise ValueError(text) from None
+
+
+def _check_length(value: list[Any], most: int) -> None:
+    if len(value) > most:
+        raise ValueError(f"too many items: {len(value)}, max: {most}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +208,7 @@ class _KeyParam:
             return EMPTY_KEY
         if not isinstance(value, list):
             raise mismatch(value, "[]cid.Cid")
+        _check_length(value, MAX_KEY_CIDS)
         return TipsetKey.of(CID.decode(item) for item in value)
 
 
@@ -232,6 +241,7 @@ class _List:
             return []
         if not isinstance(value, list):
             raise mismatch(value, self.go)
+        _check_length(value, MAX_LIST)
         return [self.item.decode(item) for item in value]
 
 

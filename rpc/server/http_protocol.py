@@ -311,7 +311,8 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
             if permissions is None:
                 self._answered(401, b"", None)
                 return
-        self._find_account()
+        if self.forwarded or self._account is not self._peer_account:
+            self._find_account()
         shared.turn_total += 1
         if self._account and shared.turn_total > TURN_REQUESTS:
             counts = shared.turn_counts

@@ -28,7 +28,7 @@ class ServerSettings:
     max_values: int = 150_000
     #: bytes held for clients: partial bodies and frames, answers being built, what has not been sent yet
     memory_budget_bytes: int = 256 << 20
-    memory_budget_bytes_per_client: int = 64 << 20
+    memory_budget_bytes_per_client: int = 96 << 20
     #: bytes a second that a body, a message or a reader must make at least, behind the time-outs below
     min_transfer_rate: int = 16 << 10
     #: the request line and the headers of one request

@@ -41,6 +41,8 @@ log = logging.getLogger("follower.rpc")
 
 _VERSIONS: Final = {"/rpc/v0": 0, "/rpc/v1": 1, "/rpc/v2": 2}
 _JSON: Final = "application/json"
+#: seconds for which the text of the metrics is kept
+_METRICS_SECONDS: Final = 0.5
 #: seconds between two looks at the connections' deadlines
 _SWEEP: Final = 1.0
 
@@ -85,6 +87,8 @@ class Server:
         self._listeners: list[asyncio.Server] = []
         self._sweeper = self._loop.create_task(self._sweep())
         self._head: Head | None = None
+        self._metrics_text = b""
+        self._metrics_until = 0.0
         self._stopped = False
         self.host = ""
         self.port = 0
@@ -341,10 +345,15 @@ class Server:
     # --- metrics ---------------------------------------------------------------------------------------
 
     async def _metrics(self) -> web.Response:
+        if self._loop.time() < self._metrics_until:
+            # writing them takes some milliseconds: whoever asks more often reads the same text
+            return web.Response(body=self._metrics_text, headers={"Content-Type": CONTENT_TYPE})
         with contextlib.suppress(Exception):
             async with asyncio.timeout(1.0):
                 self._head = await self._services.head_source.current()
-        return web.Response(body=self.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+        self._metrics_text = self.metrics.text()
+        self._metrics_until = self._loop.time() + _METRICS_SECONDS
+        return web.Response(body=self._metrics_text, headers={"Content-Type": CONTENT_TYPE})
 
     def _register_metrics(self) -> None:
         metrics = self.metrics

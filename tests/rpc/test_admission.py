@@ -350,3 +350,47 @@ async def test_a_client_with_many_connections_has_its_share_of_a_turn(monkeypatc
             client.writer.write(request(ECHO % (1, 1), headers=ATTACKER))
             client.writer.transport.abort()
         await until(lambda: not state.connections and nothing_is_held(n.server.dispatcher.admission))
+
+
+# --- the client has gone -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("websocket", [False, True])
+async def test_a_walk_ends_when_its_client_has_gone(websocket: bool) -> None:
+    async with node(eof_timeout_seconds=0.05) as n, aiohttp.ClientSession() as session:
+        admission = n.server.dispatcher.admission
+        if websocket:
+            socket = await session.ws_connect(n.server.url)
+            await socket.send_bytes(call("Test.Walk"))
+            await until(lambda: admission.lanes["scan"].calls.used == 1)
+            await socket.close()
+        else:
+            client = await RawClient.connect(n.port)
+            await client.send(request(call("Test.Walk")))
+            await until(lambda: admission.lanes["scan"].calls.used == 1)
+            client.writer.close()
+        await soon(n.gate.cancelled.wait())
+        await until(lambda: nothing_is_held(admission))
+
+
+async def test_a_walk_beyond_its_time_ends_and_says_so() -> None:
+    async with node(request_seconds=0.05) as n:
+        answer = await soon(post(n.port, call("Test.Walk")))
+        assert json.loads(answer.body)["error"]["code"] == -32005
+        assert nothing_is_held(n.server.dispatcher.admission)
+
+
+async def test_what_does_not_walk_is_answered_beside_walks() -> None:
+    async with node(eof_timeout_seconds=0.05) as n:
+        walks = [await RawClient.connect(n.port) for _ in range(8)]
+        for client in walks:
+            await client.send(request(call("Test.Walk")))
+        await until(lambda: n.server.dispatcher.admission.lanes["scan"].calls.used == 8)
+        pacer = n.server.dispatcher.services.pacer
+        before = pacer.turns
+        for _ in range(50):
+            assert (await soon(post(n.port, ECHO % (1, 1)))).status == 200
+        # between two answers lie a few turns of the loop, with one slice of a walk each, however many walks there are
+        assert 0 < pacer.turns - before < 50 * 20
+        for client in walks:
+            await client.close()

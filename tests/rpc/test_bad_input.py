@@ -5,14 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import aiohttp
 import orjson
 import pytest
 from hypothesis import HealthCheck, given
@@ -23,13 +18,14 @@ import rpc.methods.node.node  # noqa: F401
 from blockstore.cid import cid_of
 from blockstore.errors import Missing, StoreFull, StoreUnavailable
 from chain.errors import NotHeld, NullRound
+from chain.tipset import TipsetKey
 from rpc.errors import wire_error
-from rpc.json_wire import encode_id, go_float
+from rpc.json_wire import encode_id, encode_pieces, encoder, go_float, is_large
 from rpc.node_errors import CallFailed, NodeUnavailable
+from rpc.params import param_of
 from rpc.server.dispatch import Dispatcher
 from rpc.server.limits import ServerSettings
 from tests.support.http_raw import RawClient, post, request
-from tests.support.paths import ROOT
 from tests.support.wire_methods import make_registry
 from tests.support.wire_node import services
 from tests.support.wire_server import ECHO, call, node, soon, until
@@ -254,6 +250,92 @@ async def test_a_failed_request_leaves_no_cycle() -> None:
     assert found < len(failing)
 
 
+# --- numbers that are none -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [b"1e999", b"-1e999", b"1E+400"])
+async def test_an_id_beyond_a_float64_is_a_parse_error_with_an_answer(number: bytes) -> None:
+    async with node() as n, aiohttp.ClientSession() as session:
+        body = b'{"jsonrpc":"2.0","id":%s,"method":"Test.Echo","params":[1]}' % number
+        answer = await soon(post(n.port, body))
+        told = json.loads(answer.body)
+        assert (answer.status, told["id"], told["error"]["code"]) == (500, None, -32700)
+        answer = await soon(post(n.port, b"[%s,%s]" % (ECHO % (1, 1), body)))
+        assert (answer.status, json.loads(answer.body)["error"]["code"]) == (500, -32700)
+        # a session drops what is no request, as go-jsonrpc does, and goes on
+        async with session.ws_connect(n.server.url) as socket:
+            await socket.send_bytes(body)
+            await socket.send_bytes(ECHO % (2, 2))
+            assert json.loads((await soon(socket.receive())).data)["id"] == 2
+
+
+@pytest.mark.parametrize("number", [b"9" * 4000, b"0." + b"1" * 5000, b"1e308", b"-0.0"])
+async def test_ids_that_are_long_come_back_as_a_float64(number: bytes) -> None:
+    async with node() as n:
+        answer = await soon(post(n.port, b'{"jsonrpc":"2.0","id":%s,"method":"Test.Echo","params":[1]}' % number))
+        assert (answer.status, json.loads(answer.body)["result"]) == (200, 1)
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "-1", "1.5", "x", "", "\u0661", "99999999999999999999"])
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_min_head_that_is_no_number_is_the_clients_fault(text: str, chunked: bool) -> None:
+    async with node() as n:
+        body = ECHO % (1, 1)
+        client = await RawClient.connect(n.port)
+        head = f"POST /rpc/v1 HTTP/1.1\r\nHost: x\r\nX-Filecoin-Min-Head: {text}\r\n".encode()
+        if chunked:
+            whole = head + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+        else:
+            whole = head + b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+        await client.send(whole)
+        answer = await soon(client.answer())
+        assert (answer.status, json.loads(answer.body)["error"]["code"]) == (400, -32600)
+        await client.close()
+
+
+@pytest.mark.parametrize("path", ["POST /rpc/v1", "POST /elsewhere"])
+async def test_a_length_of_thousands_of_digits_is_the_clients_fault(path: str) -> None:
+    async with node() as n:
+        client = await RawClient.connect(n.port)
+        await client.send(f"{path} HTTP/1.1\r\nHost: x\r\nContent-Length: {'9' * 5000}\r\n\r\n".encode())
+        assert (await soon(client.answer())).status == 400
+        await client.close()
+
+
+def test_lists_of_parameters_are_bounded() -> None:
+    key = param_of("key", TipsetKey)
+    with pytest.raises(ValueError, match="too many items: 1001, max: 1000"):
+        key.decode([None] * 1001)
+    numbers = param_of("numbers", list[int])
+    assert len(numbers.decode([1] * 10_000)) == 10_000
+    with pytest.raises(ValueError, match="too many items"):
+        numbers.decode([1] * 10_001)
+
+
+def test_a_large_result_is_written_in_pieces_that_make_the_same_text() -> None:
+    encode = encoder("f")
+    row = {"a": [1, {"b": None}], "c": "<&>", "d": b"x"}
+    values: list[Any] = [
+        [], {}, [1], {"a": 1}, [row] * 1000, {f"k{n}": row for n in range(1000)}, {"a": [row] * 300, "b": 1, "c": {}},
+        [[row] * 200, [], {"x": [1] * 500}] * 50, {"<": {"&": [2**70] * 129}}, [None] * 129, "x", [[]] * 128,
+    ]  # fmt: skip
+    for value in values:
+        assert b"".join(encode_pieces(value, encode)) == encode(value)
+    assert max(map(len, encode_pieces([row] * 10_000, encode))) < 20_000
+    assert is_large([0] * 129)
+    assert is_large({"a": [0] * 129})
+    assert not is_large([0] * 128)
+
+
+async def test_what_the_slower_reader_takes_is_bounded() -> None:
+    dispatcher = Dispatcher(services(), make_registry())
+    lone = b'{"jsonrpc":"2.0","id":1,"method":"Test.Echo","params":["%s"]}'
+    _, answer = await dispatcher.http(1, lone % (b"\\ud800" * 10))
+    assert json.loads(answer)["result"] == "\N{REPLACEMENT CHARACTER}" * 10
+    _, answer = await dispatcher.http(1, lone % (b"\\ud800" * 50_000))
+    assert json.loads(answer)["error"]["code"] == -32700
+
+
 # --- sizes and times -----------------------------------------------------------------------------------------
 
 
@@ -347,100 +429,3 @@ async def test_a_trickled_body_earns_no_time() -> None:
         assert (await soon(client.answer())).status == 408
         task.cancel()
         await client.close()
-
-
-# --- a real process ------------------------------------------------------------------------------------------
-
-_SERVER = """
-import asyncio, sys, uvloop
-from tests.support.wire_methods import make_registry
-from tests.support.wire_node import services
-from rpc.server.server import serve
-
-async def main():
-    server = await serve(services(), "127.0.0.1", 0, registry=make_registry())
-    print(server.port, flush=True)
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-    await server.stop(1)
-
-uvloop.run(main())
-"""
-
-
-@dataclass
-class Process:
-    """A server in a process of its own."""
-
-    pid: int
-    port: int
-
-    def rss(self) -> int:
-        """Resident bytes."""
-        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-    def peak(self) -> int:
-        """The most resident bytes so far."""
-        text = Path(f"/proc/{self.pid}/status").read_text()
-        return int(text.partition("VmHWM:")[2].split()[0]) << 10
-
-
-@pytest.fixture(scope="module")
-def process() -> Iterator[Process]:
-    if not Path("/proc/self/statm").exists():
-        pytest.skip("needs /proc to see a process' memory")
-    root = ROOT
-    with subprocess.Popen(
-        [sys.executable, "-c", _SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root
-    ) as child:
-        assert child.stdout is not None
-        yield Process(child.pid, int(child.stdout.readline()))
-        child.communicate(timeout=20)
-    assert child.returncode == 0
-
-
-async def test_hundred_mebibytes_in_one_string(process: Process) -> None:
-    answer = await soon(post(process.port, call("Test.Add", "x" * (99 * MIB), 1)))
-    assert (answer.status, json.loads(answer.body)["error"]["code"]) == (500, -32700)
-    assert process.peak() < 700 * MIB
-    assert (await soon(post(process.port, ECHO % (1, 1)))).status == 200
-
-
-async def test_hundred_mebibytes_of_small_values(process: Process) -> None:
-    """What would be gigabytes of Python objects is refused before it is parsed."""
-    answer = await soon(post(process.port, b"[" + b"[]," * (33 * MIB) + b"[]]"))
-    assert (answer.status, json.loads(answer.body)["error"]["code"]) == (500, -32700)
-    assert process.peak() < 700 * MIB
-
-
-async def test_more_than_is_allowed_is_not_even_read(process: Process) -> None:
-    before = process.rss()
-    client = await RawClient.connect(process.port)
-    await client.send(request(b"", headers={"X": "y"}).replace(b"Content-Length: 0", b"Content-Length: 99999999999"))
-    answer = await soon(client.answer())
-    assert answer.status == 500
-    assert "bigger than maximum" in json.loads(answer.body)["error"]["message"]
-    await client.close()
-    assert process.rss() < before + 64 * MIB
-
-
-async def test_many_half_open_connections(process: Process) -> None:
-    """Five hundred peers that each say they will send 100 MiB and send a little."""
-    before = process.rss()
-    part = request(b"", headers={}).replace(b"Content-Length: 0", b"Content-Length: 104857600") + b"[" * 1000
-    clients = await asyncio.gather(*(RawClient.connect(process.port) for _ in range(500)))
-    for client in clients:
-        await client.send(part)
-    assert (await soon(post(process.port, ECHO % (1, 1)))).status == 200
-    assert process.rss() < before + 64 * MIB
-    for client in clients:
-        client.writer.transport.abort()
-
-
-async def test_batches_over_and_over(process: Process) -> None:
-    body = b"[" + b",".join(ECHO % (i, i) for i in range(10_000)) + b"]"
-    for _ in range(3):
-        await soon(post(process.port, body))
-    before = process.rss()
-    for _ in range(8):
-        assert len(json.loads((await soon(post(process.port, body))).body)) == 10_000
-    assert process.rss() < before + 32 * MIB

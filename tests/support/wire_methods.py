@@ -130,6 +130,16 @@ def make_registry(gate: Gate | None = None) -> Registry:
         await gate.wait()
         return "done"
 
+    @method("Test.Walk", cost=Cost.SCAN)
+    async def walk(ctx: Context) -> None:
+        """Walks without end, and never waits by itself."""
+        try:
+            while True:
+                await ctx.checkpoint()
+        except asyncio.CancelledError:
+            gate.cancelled.set()
+            raise
+
     @method("Test.Count", channel=True)
     async def count(ctx: Context, upto: int) -> AsyncIterator[int]:
         """0, 1, …; ends before `upto`."""
