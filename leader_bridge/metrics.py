@@ -30,3 +30,6 @@ STOPPED: Final = Gauge(
     "1 while the bridge publishes nothing for this reason, though a node has a head.",
     ["reason"],
 )
+POST_CONFLICTS: Final = Counter(
+    "follower_bridge_post_conflicts", "Children that disagree with another about the state after their parent."
+)

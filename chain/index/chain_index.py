@@ -98,15 +98,25 @@ def height_row(height: int) -> tuple[bytes, bytes]:
     return (height // HEIGHT_BUCKET).to_bytes(8, "big"), height.to_bytes(8, "big")
 
 
-def index_rows(batch: Batch, tipset: Tipset, parent: TipsetRow | None, held: int) -> TipsetRow:
-    """Write the TIPSETS, HEIGHTS and (of the parent) POST rows of a tipset; its own row is returned."""
+def post_row(child: Tipset) -> bytes:
+    """The POST row of a tipset's parent."""
+    return encode([child.parent_state_root, child.parent_message_receipts])
+
+
+def index_rows(
+    batch: Batch, tipset: Tipset, parent: TipsetRow | None, held: int, *, has_post: bool = True
+) -> TipsetRow:
+    """Write the TIPSETS, HEIGHTS and (of the parent) POST rows of a tipset; its own row is returned.
+
+    Not `has_post`: the caller writes the POST row.
+    """
     row = row_of(tipset, parent, held)
     cid = tipset.key.cid
     batch.put(TIPSETS, cid, b"", row.encode())
     partition, prefix = height_row(tipset.height)
     batch.put(HEIGHTS, partition, prefix + cid, bytes(tipset.key))
-    post = encode([tipset.parent_state_root, tipset.parent_message_receipts])
-    batch.put(POST, tipset.parents.cid, b"", post)
+    if has_post:
+        batch.put(POST, tipset.parents.cid, b"", post_row(tipset))
     return row
 
 

@@ -76,7 +76,8 @@ class Publisher:
             log.warning("the genesis is not held: %s", error)
 
     async def publish(self, path: HeadPath, check: asyncio.Task[None]) -> None:
-        """Store what is applied, then append the head change, unless `check` fails. The path applies something.
+        """Store what is applied, then append the head change. The path applies something. No row is written, and
+        nothing published, unless `check` ends well.
 
         Errors: those of `check`, Fenced, NotAvailableYet, NoSource, StoreError.
         """
@@ -87,7 +88,7 @@ class Publisher:
             # below the first head of a store: who reads the log wants the header of what is reverted
             if await self._writer.row(TipsetKey(ref.key)) is None:
                 await self._writer.write_partial((await self._writer.tipsets([TipsetKey(ref.key)]))[0])
-        await self._writer.write(path.applies, self._scope)
+        await self._writer.write(path.applies, self._scope, check=check)
         refs = tuple(TipsetRef(tipset.height, tipset.key) for tipset in path.applies)
         head = refs[-1]
         entry = HeadEntry(
@@ -101,7 +102,6 @@ class Publisher:
         await self._recorder.keep(TipsetKey(head.key).cid, before)
         if self.traces is not None:
             await self.traces.settle()
-        await check
         await self._store.append_head(entry)
         self.head = entry
         metrics.HEAD_HEIGHT.set(head.height)

@@ -35,7 +35,7 @@ from chain.known_networks import known_network
 from chain.network import NetworkRecord, load_network, read_network_file, save_network
 from chain.tipset import TipsetKey
 from leader_bridge.follow.lease import hold_lease
-from leader_bridge.imports.index import Indexer, load_tipset, publish_head
+from leader_bridge.imports.index import Indexer, is_heavier, load_tipset, publish_head
 from leader_bridge.imports.progress import Reporter, Silent
 from leader_bridge.imports.recent_objects import Recent
 from leader_bridge.imports.spill_file import KeySpillFile
@@ -287,7 +287,13 @@ class _Import:
 
     async def _up(self, spool: KeySpillFile, state: _State, network: NetworkRecord, actor_code: bool) -> None:
         """Close and index from the oldest tipset to the head."""
-        indexer = Indexer(self._store, network, actor_code=actor_code, recent=self._recent)
+        indexer = Indexer(
+            self._store,
+            network,
+            actor_code=actor_code,
+            recent=self._recent,
+            will_publish=await is_heavier(self._store, TipsetKey.of(parse(text) for text in state.head)),
+        )
         self._progress.phase("tipsets", spool.count, "tipsets")
         self._progress.at(0)
         keys = spool.backwards()

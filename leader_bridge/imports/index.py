@@ -37,6 +37,7 @@ from leader_bridge.store.indexer import (
     index_tipset,
     signed_messages,
 )
+from leader_bridge.store.post_rows import add_post_rows
 
 #: the most tipsets in one head log entry, where an import moves a head that was there
 _ENTRY: Final = 900
@@ -63,12 +64,22 @@ async def _load_tipsets(store: Store, keys: Sequence[TipsetKey]) -> list[Tipset]
 
 
 class Indexer:
-    """Closes what tipsets name and writes their rows, oldest first: each row is made from its parent's."""
+    """Closes what tipsets name and writes their rows, oldest first: each row is made from its parent's.
+
+    `will_publish`: the head above the tipsets is to be published.
+    """
 
     def __init__(
-        self, store: Store, network: NetworkRecord, *, actor_code: bool = False, recent: Recent | None = None
+        self,
+        store: Store,
+        network: NetworkRecord,
+        *,
+        actor_code: bool = False,
+        recent: Recent | None = None,
+        will_publish: bool = True,
     ) -> None:
         self._store = store
+        self._will_publish = will_publish
         self._network = network
         self._closer = Closer(store, actor_code=actor_code, recent=recent)
         self._reader = Objects(store, cache_bytes=16 << 20)
@@ -88,6 +99,7 @@ class Indexer:
         await self._store.close_many([cid.multihash for tipset in tipsets for cid in tipset.key.cids])
         listed: list[list[BlockMessages]] = []
         before = await self._store.rows(TIPSETS, [(tipset.key.cid, b"") for tipset in tipsets])
+        await add_post_rows(self._store, batch, tipsets, are_published=self._will_publish)
         for tipset, held, old in zip(tipsets, flags, before, strict=True):
             parent = await self._parent(tipset)
             if old is not None:
@@ -167,6 +179,15 @@ class Indexer:
         except (IndexError, TypeError) as error:
             raise BadObject(f"{root} is not an AMT of receipts: {error}") from None
         return True
+
+
+async def is_heavier(store: Store, key: TipsetKey) -> bool:
+    """Whether a stored tipset is to be the store's head: its chain is heavier, or there is none. Errors: Missing."""
+    last = await store.head()
+    if last is None:
+        return True
+    ours, theirs = await _load_tipsets(store, [TipsetKey(last.head.key), key])
+    return theirs.parent_weight > ours.parent_weight or theirs.key == ours.key
 
 
 async def publish_head(store: Store, key: TipsetKey, term: int = 0) -> bool:

@@ -46,14 +46,14 @@ def index_tipset(
     messages: Sequence[BlockMessages] | None,
     held: int,
 ) -> TipsetRow:
-    """Add the rows of `tipset` to `batch`: TIPSETS, HEIGHTS, POST of its parents, MESSAGES; its own row.
+    """Add the rows of `tipset` to `batch`: TIPSETS, HEIGHTS, MESSAGES; its own row. POST rows: see `post_rows`.
 
     `parent` is the row of the parent tipset where it is known (None at the bottom of what is held);
     `messages` what each block lists, in block order, or None where the messages are not held (no MESSAGES
     rows then); `held` the flags of `chain.index.chain_index` that say what of the tipset is stored. The caller writes
     the batch after everything that `held` promises is durable.
     """
-    row = index_rows(batch, tipset, parent, held)
+    row = index_rows(batch, tipset, parent, held, has_post=False)
     if messages is not None:
         key = message_key(tipset.height, tipset.key.cid)
         for cid in included_messages(messages):

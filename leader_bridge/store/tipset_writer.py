@@ -48,6 +48,7 @@ from leader_bridge.store.indexer import (
     signed_messages,
 )
 from leader_bridge.store.mirror import Mirror
+from leader_bridge.store.post_rows import add_post_rows
 
 log = logging.getLogger(__name__)
 
@@ -182,16 +183,19 @@ class TipsetWriter:
         *,
         retries_missing: bool = True,
         reports_missing: bool = True,
+        check: asyncio.Task[None] | None = None,
     ) -> list[TipsetRow]:
-        """Store tipsets (parents before children) and their rows, which are returned.
+        """Store tipsets (parents before children) and their rows, which are returned. They are ancestors of the
+        published head, or of the one that is to be published.
 
         `retries_missing`: ask several times for what is missing, for a node may be late. `reports_missing`: log and
-        count it.
-        Errors: NotAvailableYet (messages are held nowhere), NoSource, StoreError.
+        count it. `check`: no row is written before it has ended well.
+        Errors: those of `check`, NotAvailableYet (messages are held nowhere), NoSource, StoreError, BadObject.
         """
         rows: list[TipsetRow] = []
         for at in range(0, len(tipsets), GROUP):
-            rows.extend(await self._write_group(tipsets[at : at + GROUP], scope, retries_missing, reports_missing))
+            part = tipsets[at : at + GROUP]
+            rows.extend(await self._write_group(part, scope, retries_missing, reports_missing, check))
         return rows
 
     async def mirror(self, tipsets: Sequence[Tipset], scope: MirrorScope, *, retries_missing: bool = True) -> list[int]:
@@ -241,7 +245,12 @@ class TipsetWriter:
         return True
 
     async def _write_group(
-        self, tipsets: Sequence[Tipset], scope: MirrorScope, retries_missing: bool, reports_missing: bool
+        self,
+        tipsets: Sequence[Tipset],
+        scope: MirrorScope,
+        retries_missing: bool,
+        reports_missing: bool,
+        check: asyncio.Task[None] | None,
     ) -> list[TipsetRow]:
         flags = await self.mirror(tipsets, scope, retries_missing=retries_missing)
         for tipset, held in zip(tipsets, flags, strict=True):
@@ -250,8 +259,11 @@ class TipsetWriter:
             if reports_missing:
                 self._report_missing(tipset, held, scope)
         await self.put_headers(tipsets)
+        if check is not None:
+            await check
         async with self.rows_lock:
             batch = Batch()
+            await add_post_rows(self._store, batch, tipsets, are_published=True)
             rows: list[TipsetRow] = []
             epochs: list[tuple[int, int]] = []
             known: dict[TipsetKey, TipsetRow] = {}
@@ -289,6 +301,7 @@ class TipsetWriter:
             before = await self.row(tipset.key)
             batch = Batch()
             parent = await self.row(tipset.parents)
+            await add_post_rows(self._store, batch, [tipset], are_published=False)
             index_tipset(batch, tipset, parent, messages, held | (before.held if before else 0))
             indices = (TIPSETS_INDEX,) if messages is None else (TIPSETS_INDEX, MESSAGES_INDEX)
             epochs = [(tipset.height, tipset.height)]
