@@ -1,0 +1,1 @@
+"""Writing tipsets: objects, rows, recorded answers, traces."""
