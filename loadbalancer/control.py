@@ -109,7 +109,7 @@ class Haproxy:
         if self.reload_command:
             await _run_or_raise(self.reload_command, file, ReloadFailed)
             return
-        before, _ = _processes(await self._ask("show proc"))
+        before, _ = _processes(await self._first_answer("show proc"))
         answer = ""
         with contextlib.suppress(ReloadFailed):
             # the master may reset this connection while it re-executes itself: what follows tells the outcome
@@ -135,6 +135,18 @@ class Haproxy:
             try:
                 return await asyncio.open_unix_connection(str(self.master_socket))
             except ConnectionRefusedError:
+                if loop.time() >= until:
+                    raise
+            await asyncio.sleep(_LOOK)
+
+    async def _first_answer(self, command: str) -> str:
+        """As `_ask`, again for a while: a master that has just started resets connections. Errors: ReloadFailed."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _STARTS
+        while True:
+            try:
+                return await self._ask(command)
+            except ReloadFailed:
                 if loop.time() >= until:
                     raise
             await asyncio.sleep(_LOOK)
