@@ -21,7 +21,7 @@ from chain.ipld.dag_cbor import decode, encode
 from chain.ipld.hamt import hamt_set
 from chain.ipld.objects import Objects
 from chain.tipset import Tipset
-from devnode.sim_chain import SimSettings
+from devnode.sim_chain import NETWORK_VERSION, SimSettings
 from devnode.simulate import SimulatedNode
 from rpc.methods import register_all
 from rpc.params import Param
@@ -181,7 +181,7 @@ async def test_states_before_the_unknown_upgrade_are_decoded(node: SimulatedNode
     old = [{"/": str(cid)} for cid in (await node.index.at_height(node.head, 2)).key.cids]
     before = await ask(dispatcher, "StateReadState", known["miner"], old)
     assert before["result"]["State"]["Info"]
-    assert (await ask(dispatcher, "StateNetworkVersion", old))["result"] == LAST_NETWORK_VERSION
+    assert (await ask(dispatcher, "StateNetworkVersion", old))["result"] == NETWORK_VERSION
     assert (await ask(dispatcher, "StateNetworkVersion", []))["result"] == LAST_NETWORK_VERSION + 1
     after = await ask(dispatcher, "StateReadState", known["miner"], [])
     assert NOT_HELD in after["error"]["message"]
