@@ -299,7 +299,6 @@ class EventSearch:
         slices: list[Ancestor] = []
         count = 0
         for place in places:
-            await ctx.checkpoint()
             mark = marks.get(place.block_hash)
             if mark is not None and not (mark.events if refs is None else refs.get(place.block_hash)):
                 continue
@@ -307,12 +306,14 @@ class EventSearch:
                 async for hits in self._search_slice(ctx, slices, refs, marks, criteria):
                     yield hits
                 slices, count = [], 0
+                await ctx.checkpoint()
                 if hits := await self._search_receipts(ctx, place, criteria):
                     yield hits
                 continue
             slices.append(place)
             count += mark.chunks if refs is None else len(refs[place.block_hash])
             if count >= _SLICE:
+                await ctx.checkpoint()
                 async for hits in self._search_slice(ctx, slices, refs, marks, criteria):
                     yield hits
                 slices, count = [], 0

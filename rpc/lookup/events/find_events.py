@@ -5,7 +5,7 @@ Source: Lotus `chain/index/events.go`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import orjson
@@ -23,6 +23,8 @@ from rpc.lookup.events.event_search import event_search
 
 #: the most results from more than one tipset, Lotus' default
 MAX_EVENTS: Final = 10_000
+#: events that are written as JSON between two checkpoints
+_RUN: Final = 64
 _TOO_MANY: Final = "filter matches too many events, try a more restricted filter"
 
 
@@ -51,17 +53,15 @@ async def find_in(ctx: Context, tipsets: Sequence[Tipset], wanted: EventCriteria
     )
 
 
-async def logs_json(ctx: Context, hits: Iterable[Hit], removed: bool = False) -> orjson.Fragment:
+async def logs_json(ctx: Context, hits: Sequence[Hit], removed: bool = False) -> orjson.Fragment:
     """Events as logs; those that no contract emits in this form are left out.
 
     Errors: NotEthTx, EthAddressError.
     """
     logs: list[bytes] = []
-    for hit in hits:
+    for at in range(0, len(hits), _RUN):
         await ctx.checkpoint()
-        log = hit.log(removed)
-        if log is not None:
-            logs.append(log)
+        logs += [log for hit in hits[at : at + _RUN] if (log := hit.log(removed)) is not None]
     return join_json(logs)
 
 
