@@ -63,7 +63,16 @@ class PlayedNode:
             checks=Checks(live={"node": self._alive}, ready={"node": self._alive}),
         )
         # a session that stands half open must not be ended by this side's own pings
-        self._settings = ServerSettings(ws_channel_buffer=4096, ws_ping_seconds=86_400.0)
+        self._settings = ServerSettings(
+            ws_channel_buffer=4096,
+            ws_ping_seconds=86_400.0,
+            # Lotus bounds bodies alone
+            max_body_bytes=100 << 20,
+            max_batch_answer_bytes=512 << 20,
+            max_answer_bytes=512 << 20,
+            memory_budget_bytes=2 << 30,
+            memory_budget_bytes_per_client=2 << 30,
+        )
         self._registry = registry
         self._server: _NodeServer | None = None
         self._host = "127.0.0.1"
