@@ -29,6 +29,8 @@ _FREE_PLACE_TIMEOUT_SECONDS: Final = 10.0
 _FIRST_VALUE_SECONDS: Final = 0.2
 #: seconds that a client has to take the end of its session
 _CLOSE_TIMEOUT_SECONDS: Final = 5.0
+#: bytes of the pings and pongs that come between two looks: never more than so much, and no part of a message
+_CONTROL_FRAMES_BYTES: Final = 256
 #: bytes of an unfinished message that are not counted as memory
 _UNCOUNTED: Final = 16 << 10
 _CANCEL: Final = "xrpc.cancel"
@@ -127,8 +129,11 @@ class WebSocketSession:
         if self._partial_bytes and not self._calls:
             allowed = settings.body_timeout_seconds + self._partial_bytes / settings.min_transfer_rate
             if now - self._partial_since > allowed:
-                self._abort()
-                return
+                if self._partial_bytes > _CONTROL_FRAMES_BYTES:
+                    self._abort()
+                    return
+                # pongs: the socket answers and takes them itself, and nobody is told
+                self._whole_message()
         transport = self._transport()
         unsent = 0 if transport is None else transport.get_write_buffer_size()
         taken = self._sent_bytes - unsent

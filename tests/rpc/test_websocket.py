@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -113,3 +114,16 @@ async def test_a_slow_reader_loses_its_channel_and_nothing_else() -> None:
         await ws.send_bytes(call("Test.Echo", "alive", id=2))
         assert (await receive(ws))["result"] == "alive"
         await ws.close()
+
+
+async def test_pongs_are_no_unfinished_message() -> None:
+    """A client that only listens answers the server's pings, and is not cut for it."""
+    async with node() as n, session(n) as ws:
+        await ws.send_str('{"jsonrpc":"2.0","id":1,"method":"Test.Echo","params":[1,2]}')
+        assert (await receive(ws))["id"] == 1
+        (held,) = n.server._sockets.values()
+        await ws.pong(b"here")
+        await until(lambda: held._partial_bytes > 0)
+        held.check_progress(asyncio.get_running_loop().time() + 3600)
+        await ws.send_str('{"jsonrpc":"2.0","id":2,"method":"Test.Echo","params":[1,2]}')
+        assert (await receive(ws))["id"] == 2
