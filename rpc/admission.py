@@ -16,8 +16,12 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 from rpc.errors import ClientLimit, ServerBusy
+
+#: clients in a budget's table beyond which those that use nothing are taken out
+_IDLE_CLIENTS: Final = 1024
 
 
 class Budget:
@@ -26,7 +30,7 @@ class Budget:
     `on_refusal` is called with the budget's name and the client, when something is refused.
     """
 
-    __slots__ = ("_on_refusal", "by_client", "cap", "client_cap", "name", "used", "what")
+    __slots__ = ("_on_refusal", "_prune_at", "by_client", "cap", "client_cap", "name", "used", "what")
 
     def __init__(
         self, name: str, what: str, cap: int, client_cap: int, on_refusal: Callable[[str, str], object] | None = None
@@ -36,9 +40,11 @@ class Budget:
         self.cap = cap
         self.client_cap = client_cap
         self.used = 0
-        #: what each client uses; who uses nothing is not in it
+        #: what each client uses. Who uses nothing any more stays for a while: to take an entry out and put it back
+        #: for each request costs more than the rest
         self.by_client: dict[str, int] = {}
         self._on_refusal = on_refusal
+        self._prune_at = _IDLE_CLIENTS
 
     def take(self, client: str, amount: int = 1) -> None:
         """Use `amount` more. Errors: ClientLimit (the client's share is used up), ServerBusy (all is)."""
@@ -67,11 +73,10 @@ class Budget:
         """Use `amount` less."""
         self.used -= amount
         if client and amount:
-            left = self.by_client[client] - amount
-            if left:
-                self.by_client[client] = left
-            else:
-                del self.by_client[client]
+            self.by_client[client] -= amount
+            if len(self.by_client) > self._prune_at:
+                self.by_client = {one: used for one, used in self.by_client.items() if used}
+                self._prune_at = max(_IDLE_CLIENTS, 2 * len(self.by_client))
 
     def _refuse(self, client: str) -> None:
         if self._on_refusal is not None:
