@@ -143,6 +143,8 @@ class Bridge:
         self.reconnects = -1
         self._after_term = after_term
         self._stopping = asyncio.Event()
+        #: the node to follow next, where one was found to be ahead
+        self._choose_next: Source | None = None
         #: why nothing is published ("": it is), told once in the log
         self._stopped_because = ""
 
@@ -195,6 +197,8 @@ class Bridge:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         finally:
+            # a task whose cancellation was swallowed ends at its next turn
+            self._stopping.set()
             for one in (task, stop):
                 one.cancel()
             await asyncio.gather(task, stop, return_exceptions=True)
@@ -252,7 +256,7 @@ class Bridge:
                 continue
             except _NodeStalled as error:
                 log.warning("%s: %s is followed instead", error, error.other.name)
-                self.sources.prefer(error.other)
+                self._choose_next = error.other
                 continue
             except ReorgBelowFinality as error:
                 self._report_stop("reorg_below_finality", f"{error}; --accept-reorg-below-finality permits it, once")
@@ -280,6 +284,9 @@ class Bridge:
         tried. While all cool down, those that failed are asked every few seconds whether they are there again."""
         while True:
             usable = self.sources.usable()
+            chosen, self._choose_next = self._choose_next, None
+            if chosen in usable:
+                return chosen
             if usable:
                 return usable[0]
             if not await self.sources.probe():

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
 from typing import Any, Final
 
 import orjson
@@ -17,6 +16,7 @@ import orjson
 from blockstore.cid import Cid
 from blockstore.store import META, RECORDED, Batch, Store
 from chain.index.recorded_answers import F3_CERTIFICATE, NETWORK_PARAMS
+from leader_bridge.clock import monotonic
 from rpc.client.client import NodeClient
 from rpc.errors import METHOD_NOT_FOUND
 from rpc.node_errors import CallFailed, NodeError
@@ -63,7 +63,7 @@ class Recorder:
         self._wait_seconds = publish_wait_seconds
         self._retry_seconds = retry_seconds
         self._client: NodeClient | None = None
-        #: when a question may be asked again on this connection (`time.monotonic`), after an error
+        #: when a question may be asked again on this connection (the loop's clock), after an error
         self._ask_again_at: dict[bytes, float] = {}
         #: the newest answers; None until those beside the head before are read
         self._newest: dict[bytes, Any] | None = None
@@ -114,7 +114,7 @@ class Recorder:
     async def _answers(self, client: NodeClient) -> dict[bytes, Any]:
         found: dict[bytes, Any] = {}
         for key, method in QUESTIONS.items():
-            if time.monotonic() < self._ask_again_at.get(key, 0.0):
+            if monotonic() < self._ask_again_at.get(key, 0.0):
                 continue
             try:
                 answer = await client.call(method)
@@ -122,7 +122,7 @@ class Recorder:
                 log.debug("%s does not answer %s: %s", client.name, method, error)
                 # a node without the method never has it; one whose F3 is not ready soon may be
                 pause = math.inf if error.code == METHOD_NOT_FOUND else self._retry_seconds
-                self._ask_again_at[key] = time.monotonic() + pause
+                self._ask_again_at[key] = monotonic() + pause
             except NodeError as error:
                 log.debug("%s was asked %s: %s", client.name, method, error)
             else:

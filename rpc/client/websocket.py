@@ -133,8 +133,8 @@ class WsConnection:
     async def close(self) -> None:
         """End the connection and all that waits on it."""
         self._reader.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._reader
+        # not `await self._reader`: a cancellation of the caller would be taken for the reader's
+        await asyncio.gather(self._reader, return_exceptions=True)
         self._break("closed here")
         with contextlib.suppress(Exception):
             await asyncio.wait_for(self._socket.close(), 2)
