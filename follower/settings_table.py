@@ -31,8 +31,10 @@ ENV_PREFIX: Final = "FOLLOWER_"
 
 #: groups of subcommands; `follower up` runs a bridge and its followers
 SERVE: Final = ("up", "serve")
+#: those that run messages, or start the process that does
+EXECUTE: Final = (*SERVE, "execute")
 BRIDGE: Final = ("up", "bridge")
-BOTH: Final = ("up", "bridge", "serve")
+BOTH: Final = ("up", "bridge", "serve", "execute")
 #: those that read a shared store's head or write it
 SHARED_STORE: Final = (*BOTH, "import", "schema", "loadbalancer")
 
@@ -424,6 +426,33 @@ SETTINGS: Final = (
         5.0,
         (*BOTH, "import"),
         "Seconds without a renewal after which a bridge or an import loses its lease of a shared store.",
+    ),
+    Setting(
+        "execution",
+        one_of("auto", "on", "off"),
+        "auto",
+        SERVE,
+        "Execute messages (eth_call, gas estimates) beside the followers: auto where the extension is installed.",
+    ),
+    Setting(
+        "executor_socket", parse_text, "", EXECUTE, "Unix socket of an executor that runs apart; empty: one is started."
+    ),
+    Setting("execution_threads", whole_number(1, 256), 2, EXECUTE, "Messages that the executor runs at once."),
+    Setting("execution_queue", whole_number(1, 100_000), 256, EXECUTE, "Executions that may wait for a thread."),
+    Setting(
+        "execution_seconds",
+        number(0.1, 3600),
+        20.0,
+        EXECUTE,
+        "The longest that one execution may take; after it the executor ends itself and is started again.",
+    ),
+    Setting("execution_cache_mb", whole_number(1, 1 << 20), 256, EXECUTE, "The executor's memory for objects, in MiB."),
+    Setting(
+        "execution_memory_mb",
+        whole_number(256, 1 << 20),
+        2048,
+        EXECUTE,
+        "Memory, in MiB, over which the executor ends itself and is started again.",
     ),
     Setting(
         "log_level",

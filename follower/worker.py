@@ -19,6 +19,7 @@ from blockstore.store import META, Store
 from chain.index.chain_index import ChainIndex
 from chain.ipld.objects import Objects
 from chain.network import NetworkRecord, load_network
+from follower.executor.child import executor_of
 from follower.head import StoreHeads
 from follower.lazy_objects import lazy_fetch
 from follower.membership import Membership, fleet_member
@@ -221,11 +222,13 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
     watchers = [asyncio.create_task(followed.watch())] if followed is not None else []
     admin: Admin | None = None
     part: Membership | None = None
+    executing = contextlib.AsyncExitStack()
 
     async def stop(_: float) -> None:
         stopping.set()
 
     try:
+        services.executor = await executing.enter_async_context(executor_of(settings))
         limits = server_settings(settings)
         files = raise_open_file_limit()
         limits = replace(limits, max_connections=connections_within(files, limits.max_connections))
@@ -255,6 +258,7 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
             await admin.close()
         for watcher in watchers:
             watcher.cancel()
+        await executing.aclose()
         if lanes is not None:
             await lanes.close()
         await store.close()

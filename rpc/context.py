@@ -15,6 +15,7 @@ from chain.network import NetworkRecord
 from chain.tipset import Tipset, TipsetKey
 from rpc.admission import Admission
 from rpc.errors import TimeBudgetExceeded, Unavailable
+from rpc.executor import Executor
 from rpc.permissions import DEFAULT_PERMISSIONS
 from rpc.services import Head, NodeClient, Services
 from rpc.session import Session
@@ -190,6 +191,11 @@ class Context:
     def node(self) -> NodeClient | None:
         """The full node behind, where there is one."""
         return self.services.node
+
+    @property
+    def executor(self) -> Executor | None:
+        """The virtual machine, where there is one."""
+        return self.services.executor
 
     @property
     def extra(self) -> dict[str, Any]:

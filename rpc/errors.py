@@ -130,6 +130,10 @@ class LimitExceeded(RpcError):
     code = LIMIT_EXCEEDED
 
 
+class ExecutionRefused(LimitExceeded):
+    """A message that uses more gas than this follower lets it use."""
+
+
 class TimeBudgetExceeded(LimitExceeded):
     """A request that took longer than it may."""
 

@@ -11,6 +11,7 @@ _HOW: Final = {
     "decoded": "from the objects of the chain, decoded",
     "indexed": "from index rows that the bridge or an import wrote",
     "recorded": "from what a full node answered, stored beside the tipset",
+    "executed": "by the virtual machine beside the followers; where there is none, as forwarded",
     "forwarded": "by a full node, at the head that the request sees; without a node an error",
     "local": "by the process itself",
 }

@@ -17,6 +17,7 @@ from chain.index.chain_index import ChainIndex
 from chain.ipld.objects import Objects
 from chain.network import NetworkRecord
 from chain.tipset import Tipset, TipsetKey
+from rpc.executor import Executor
 from rpc.pacer import LoopPacer
 
 
@@ -107,6 +108,8 @@ class Services:
     network: NetworkRecord
     head_source: HeadSource
     node: NodeClient | None = None
+    #: runs messages; None where this process has no virtual machine
+    executor: Executor | None = None
     #: e.g. "lotus-follower/0.1.0"; what `Version` and `web3_clientVersion` name
     agent: str = "lotus-follower"
     checks: Checks = field(default_factory=Checks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from cachetools import LRUCache
@@ -24,6 +24,7 @@ _Found = bytes | StoreError | None
 
 #: bytes of memory that a cached entry takes besides its content
 _OVERHEAD = 150
+_MADE_BYTES = 64 << 20
 
 
 class FetchFailed(StoreUnavailable):
@@ -56,6 +57,8 @@ class Objects:
         self._fetch = fetch
         self._cache: LRUCache[bytes, bytes] = LRUCache(cache_bytes, getsizeof=lambda v: len(v) + _OVERHEAD)
         self._cache_limit = cache_bytes // 16
+        #: objects of states that were executed here and are on no chain yet
+        self._made: LRUCache[bytes, bytes] = LRUCache(_MADE_BYTES, getsizeof=lambda v: len(v) + _OVERHEAD)
         #: the fetch that is under way for each multihash
         self._waiting: dict[bytes, asyncio.Future[_Found]] = {}
         self._to_fetch: list[Cid] = []
@@ -79,7 +82,7 @@ class Objects:
             return Cid(cid).identity_content
         self.reads += 1
         self.round_trips += 1
-        data = await self._store.get(multihash)
+        data = await self._store.get(multihash) or self._made.get(multihash)
         if data is None:
             data = (await self._fetch_missing([Cid(cid)]))[0]
         if len(data) < self._cache_limit:
@@ -105,6 +108,7 @@ class Objects:
             self.round_trips += 1
             missing: list[int] = []
             for at, multihash, data in zip(asked, hashes, await self._store.get_many(hashes), strict=True):
+                data = data or self._made.get(multihash)
                 if data is None:
                     missing.append(at)
                     continue
@@ -118,6 +122,12 @@ class Objects:
                     if len(data) < self._cache_limit:
                         self._cache[Cid(cids[at]).multihash] = data
         return out  # type: ignore[return-value]
+
+    def remember(self, objects: Mapping[bytes, bytes]) -> None:
+        """Keep objects (bytes by multihash) that are not stored, the newest 64 MiB of them, in memory."""
+        for multihash, data in objects.items():
+            if len(data) < _MADE_BYTES // 16:
+                self._made[multihash] = data
 
     async def _fetch_missing(self, cids: Sequence[Cid]) -> list[bytes]:
         if any(cid.multihash == GENESIS_PARENT_MULTIHASH for cid in cids):

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from follower.executor.child import is_executing
 from follower.settings import Settings, split_listen
 from follower.supervisor import Child
 
@@ -48,6 +49,16 @@ def worker_children(
         Child(f"worker {number}", arguments, environment, stage=2, starts_after=starts_after)
         for number in range(1, settings["workers"] + 1)
     ]
+
+
+def executor_children(
+    settings: Settings, environment: dict[str, str], config: Path | None, folder: Path
+) -> list[Child]:
+    """The executor to supervise, where messages are executed; its socket, in `folder`, goes into `environment`."""
+    if settings["executor_socket"] or not is_executing(settings):
+        return []
+    environment["FOLLOWER_EXECUTOR_SOCKET"] = str(folder / "executor.sock")
+    return [Child("executor", ["execute", *config_arguments(config)], environment, stage=1)]
 
 
 def config_arguments(config: Path | None) -> list[str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
+from pathlib import Path
 from typing import Final
 
 from follower.commands.command import Command
-from follower.commands.processes import run_loop, worker_children
+from follower.commands.processes import executor_children, run_loop, worker_children
 from follower.settings import Settings
 
 
@@ -25,8 +27,11 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
         return run_loop(run_worker(settings, started=started))
     fleet_member(settings, "")  # reports bad settings once, here, and not once per worker
     print(f"serving {settings.shown('store')} at http://{settings['listen']}/rpc/v1", flush=True)
-    workers = worker_children(settings, settings.environment(), args.config)
-    return run_loop(Supervisor(workers, stop_seconds=settings["drain_seconds"] + 10).run())
+    environment = settings.environment()
+    with tempfile.TemporaryDirectory(prefix="follower-run-") as folder:
+        children = executor_children(settings, environment, args.config, Path(folder))
+        children += worker_children(settings, environment, args.config)
+        return run_loop(Supervisor(children, stop_seconds=settings["drain_seconds"] + 10).run())
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

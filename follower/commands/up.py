@@ -6,10 +6,11 @@ import argparse
 import contextlib
 import socket
 import tempfile
+from pathlib import Path
 from typing import Final
 
 from follower.commands.command import Command
-from follower.commands.processes import config_arguments, run_loop, worker_children
+from follower.commands.processes import config_arguments, executor_children, run_loop, worker_children
 from follower.settings import Settings
 from follower.supervisor import Child, Supervisor
 
@@ -35,6 +36,8 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
             children.append(Child("simulated node", ["simulate", "--listen", node], environment))
             print(CALIBNET_HINT, flush=True)
         config = config_arguments(args.config)
+        runtime = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="follower-run-")))
+        children += executor_children(settings, environment, args.config, runtime)
         children.append(Child("bridge", ["bridge", *config], environment, stage=1, starts_after=node))
         children += worker_children(settings, environment, args.config, starts_after=node)
         print(f"answering at http://{settings['listen']}/rpc/v1 (Ctrl-C stops it)", flush=True)

@@ -12,7 +12,7 @@ from chain.actors.load import States
 from chain.address import Address
 from chain.errors import ActorNotFound
 from chain.ipld.tree_nodes import NodeCache
-from chain.state.state_tree import Actor, StateTree
+from chain.state.state_tree import Actor, StateTree, UnresolvedAddress
 from chain.tipset import Tipset, TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError
@@ -111,3 +111,29 @@ async def lookup_id(ctx: Context, address: Address, key: TipsetKey) -> Address:
         return await tree.lookup_id(address)
     except ActorNotFound as error:
         raise actor_not_found(error) from error
+
+
+async def key_address(ctx: Context, tipset: Tipset, address: Address) -> Address:
+    """The key or delegated address of an account. Errors: MethodError, ActorNotFound, and those of the account's state.
+
+    An account that this tipset's messages made is found in the state after them, as far as that is known.
+    """
+    if address.protocol in (1, 3, 4):
+        return address
+    if address.protocol == 2:
+        raise MethodError("cannot resolve actor address to key address")
+    if not address:
+        raise MethodError("failed to find actor: <empty>")
+    before = await load_tree(ctx, tipset.parent_state_root, tipset.height)
+    try:
+        return await before.account_key(address)
+    except (ActorNotFound, UnresolvedAddress) as error:
+        after = await ctx.index.post(tipset.key)
+        if after is None or after[0] == tipset.parent_state_root:
+            if isinstance(error, ActorNotFound):
+                raise ActorNotFound(f"failed to find actor: {in_prefix(ctx, address)}") from error
+            raise
+    try:
+        return await (await load_tree(ctx, after[0], tipset.height + 1)).account_key(address)
+    except ActorNotFound as error:
+        raise ActorNotFound(f"failed to find actor: {in_prefix(ctx, address)}") from error

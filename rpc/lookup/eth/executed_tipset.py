@@ -18,9 +18,11 @@ from chain.state.tipset_events import read_receipts
 from chain.tipset import Tipset
 from chain.tipset_messages import IncludedMessage
 from rpc.context import Context
+from rpc.errors import Unavailable
 from rpc.eth_json import Place
 from rpc.lookup.decoded_cache import decoded_cache, keep
 from rpc.lookup.eth.block_parameter import block_hash
+from rpc.lookup.tipset_execution import check_executed, executed_roots
 from rpc.lookup.tipset_inclusion import included_in
 from rpc.missing_objects import not_held
 
@@ -54,17 +56,22 @@ class Executed:
 
 
 async def find_post_roots(ctx: Context, tipset: Tipset) -> PostRoots | None:
-    """What is there after a tipset; None where no child of it is known. At most one row, usually cached."""
+    """What is there after a tipset. Known from a child (at most one row, usually cached), else executed; else None."""
     found = await ctx.index.post(tipset.key)
     if found is not None:
+        check_executed(ctx, tipset, *found)
         return PostRoots(*found)
     head = (await ctx.head()).tipset
-    if tipset.height >= head.height:
+    if tipset.height < head.height:
+        child = await ctx.index.at_height(head, tipset.height + 1, previous=False)
+        if child.parents == tipset.key:
+            return PostRoots(child.parent_state_root, child.parent_message_receipts)
+    if ctx.executor is None:
         return None
-    child = await ctx.index.at_height(head, tipset.height + 1, previous=False)
-    if child.parents != tipset.key:
+    try:
+        return PostRoots(*await executed_roots(ctx, ctx.executor, tipset))
+    except (NotHeld, Unavailable):
         return None
-    return PostRoots(child.parent_state_root, child.parent_message_receipts)
 
 
 async def load_receipts(ctx: Context, tipset: Tipset, post: PostRoots) -> list[Receipt]:

@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from chain.message import encode_message
 from rpc import eth_json
 from rpc.context import Context
 from rpc.errors import MethodError
+from rpc.execution.answers import answer_once
+from rpc.execution.eth_call import estimate_eth_gas, eth_call_result
+from rpc.execution.eth_message import EthCall, EthCallParam
+from rpc.execution.or_forward import execute_or_forward
+from rpc.executor import Executor
 from rpc.lookup.eth.block_parameter import (
-    PENDING,
     BlockParam,
-    BlockParameter,
     node_block_parameter,
     select,
 )
@@ -23,6 +27,7 @@ from rpc.params import EthBytes, RawParams, param_of, raw_list
 from rpc.registry import EVERY_VERSION, Cost, method
 
 _BLOCK: Final = param_of("block", BlockParam)
+_CALL: Final = param_of("call", EthCallParam)
 #: by name and alias: what is passed on as it came
 _FORWARDED: Final = (
     ("Filecoin.EthSendRawTransaction", "eth_sendRawTransaction"),
@@ -30,17 +35,20 @@ _FORWARDED: Final = (
 )
 
 
-async def _pinned(ctx: Context, value: Any) -> Any:
-    """A block parameter as the hash of the tipset that it means here. Errors: BadRequest, NullRound, NotFound."""
-    block: BlockParameter = _BLOCK.decode(value)
-    return node_block_parameter(await select(ctx, block))
+@method("Filecoin.EthCall", aliases=("eth_call",), versions=EVERY_VERSION, cost=Cost.EXECUTE, answered="executed")
+async def eth_call(ctx: Context, call: EthCallParam, block: BlockParam) -> Any:
+    """What a call returns after a block. Errors: BadRequest, NeedsNode, ExecutionReverted (with the revert's bytes)."""
+    try:
+        message = call.message()
+    except MethodError as error:
+        raise MethodError(f"failed to convert ethcall to filecoin message: {error}") from None
+    tipset = await select(ctx, block)
 
+    async def run(executor: Executor) -> str:
+        key = b"call" + tipset.key + encode_message(message)
+        return eth_json.data(await answer_once(ctx, key, lambda: eth_call_result(ctx, executor, message, tipset)))
 
-@method("Filecoin.EthCall", aliases=("eth_call",), versions=EVERY_VERSION, cost=Cost.EXECUTE, answered="forwarded")
-async def eth_call(ctx: Context, call: Any, block: BlockParam) -> Any:
-    """What a call returns after a block, executed by a full node. Errors: BadRequest, NeedsNode, the node's own
-    (3 with the revert's bytes)."""
-    return await forward(ctx, "Filecoin.EthCall", [call, node_block_parameter(await select(ctx, block))])
+    return await execute_or_forward(ctx, run, "Filecoin.EthCall", [call.to_json(), node_block_parameter(tipset)])
 
 
 @method(
@@ -48,16 +56,26 @@ async def eth_call(ctx: Context, call: Any, block: BlockParam) -> Any:
     aliases=("eth_estimateGas",),
     versions=EVERY_VERSION,
     cost=Cost.EXECUTE,
-    answered="forwarded",
+    answered="executed",
 )
 async def eth_estimate_gas(ctx: Context, params: RawParams) -> Any:
-    """The gas that a call takes, executed by a full node after a block or at the head. Errors: as `EthCall`."""
+    """The gas limit that a call needs at the head. Errors: as `EthCall`."""
     given = raw_list(params, 1, 2)
     try:
-        block = await _pinned(ctx, PENDING if len(given) == 1 or given[1] is None else given[1])
+        block = None if len(given) == 1 or given[1] is None else _BLOCK.decode(given[1])
+        call: EthCall = _CALL.decode(given[0])
     except ValueError as error:
         raise MethodError(f"decoding params: {error}") from None
-    return await forward(ctx, "Filecoin.EthEstimateGas", [given[0], block])
+    message = call.message()
+    tipset = (await ctx.head()).tipset if block is None else await select(ctx, block)
+
+    async def run(executor: Executor) -> str:
+        # estimated at the head, whatever the block
+        key = b"gas" + (await ctx.head()).tipset.key + tipset.key + encode_message(message)
+        return hex(await answer_once(ctx, key, lambda: estimate_eth_gas(ctx, executor, message, tipset)))
+
+    asked = [call.to_json(), node_block_parameter(tipset)]
+    return await execute_or_forward(ctx, run, "Filecoin.EthEstimateGas", asked)
 
 
 def _forward_transaction(name: str) -> Callable[..., Awaitable[Any]]:

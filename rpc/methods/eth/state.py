@@ -166,7 +166,7 @@ async def eth_get_transaction_count(ctx: Context, address: EthAddress, block: Bl
     """The nonce of an account, or of a living contract, after a block. `pending` counts the mempool's messages
     too, which a full node knows. Errors: BadRequest, NotHeld, NeedsNode."""
     wanted = _checked(address, "invalid address: ")
-    if block == BlockParameter(tag=PENDING):
+    if block == BlockParameter(tag=PENDING) and (ctx.node is not None or ctx.executor is None):
         return await forward(ctx, "Filecoin.EthGetTransactionCount", [eth_json.data(address), PENDING])
     tipset = await select(ctx, block)
     post = await find_post_roots(ctx, tipset)

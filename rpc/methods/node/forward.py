@@ -12,14 +12,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from blockstore.cid import Cid
-from chain.errors import ChainError, NotHeld
-from chain.tipset import TipsetKey
 from rpc.context import Context
-from rpc.errors import MethodError
 from rpc.known import known_methods
 from rpc.lookup.forward import forward
-from rpc.lookup.message_search import NO_LIMIT, Found, Miss, search
 from rpc.params import RawParams
 from rpc.registry import V0, V1, Cost, Versions, method
 
@@ -35,12 +30,7 @@ class Forwarded:
 
 FORWARDED: Final = (
     # execution
-    Forwarded("Filecoin.StateCall", key=1),
-    Forwarded("Filecoin.StateCompute", key=2),
-    Forwarded("Filecoin.GasEstimateFeeCap", key=2),
-    Forwarded("Filecoin.GasEstimateGasLimit", key=1),
-    Forwarded("Filecoin.GasEstimateMessageGas", key=2),
-    # the node refuses an empty key
+    # an empty key is no tipset there: the node refuses it
     Forwarded("Filecoin.MinerGetBaseInfo"),
     # the mempool
     Forwarded("Filecoin.MpoolGetNonce"),
@@ -88,34 +78,3 @@ def _declare() -> None:
 
 
 _declare()
-
-
-@method("Filecoin.StateReplay", cost=Cost.EXECUTE, answered="forwarded")
-async def state_replay(ctx: Context, key: TipsetKey, message: Cid) -> Any:
-    """Executes a message again, in a tipset or (empty key) where it was executed. Answered by a full node.
-
-    Errors: NeedsNode, no such message on chain, and the node's own.
-    """
-    if not key and ctx.node is not None:
-        key, message = await _execution(ctx, message)
-    params = [[_link(cid) for cid in key.cids], _link(message) if message else None]
-    return await forward(ctx, "Filecoin.StateReplay", params)
-
-
-def _link(cid: Cid) -> dict[str, str]:
-    return {"/": str(cid)}
-
-
-async def _execution(ctx: Context, message: Cid) -> tuple[TipsetKey, Cid]:
-    """The tipset that includes a message, and the message executed. An empty key if that is not held."""
-    try:
-        found = (await search(ctx, (await ctx.head()).tipset, message, NO_LIMIT, True))[1]
-    except NotHeld:
-        return TipsetKey(), message
-    except ChainError as error:
-        raise MethodError(f"searching for msg {message}: {error}") from error
-    if isinstance(found, Found):
-        return found.tipset.parents, found.cid
-    if found is Miss.BEYOND_HELD:
-        return TipsetKey(), message
-    raise MethodError(f"didn't find msg {message}")

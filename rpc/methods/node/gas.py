@@ -1,13 +1,50 @@
-"""`GasEstimateGasPremium`. Source: Lotus `node/impl/gasutils`."""
+"""Gas of a message and what it should pay. Source: Lotus `node/impl/gasutils`, `node/impl/full/gas.go`.
+
+A node adds noise of half a percent to premiums so that messages spread; so does this.
+"""
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 from chain.address import Address
 from chain.tipset import TipsetKey
+from rpc import lotus_json
 from rpc.context import Context
+from rpc.execution import gas
+from rpc.execution.message_param import MessageParam
+from rpc.execution.or_forward import execute_or_forward
+from rpc.executor import Executor
 from rpc.lookup.gas_premium import estimate_premium, with_noise
-from rpc.params import Int64, Uint64
+from rpc.lookup.tipsets import read_tipset
+from rpc.params import BigInt, Exactly, Int64, Uint64, field_of, mismatch, param_of
 from rpc.registry import Cost, method
+
+_AMOUNT = param_of("amount", BigInt).decode
+_BOOL = Exactly("bool", bool, False).decode
+
+
+class _SpecDecoder:
+    go = "api.MessageSendSpec"
+
+    def decode(self, value: Any) -> tuple[int, bool]:
+        """(MaxFee in attoFIL, MaximizeFeeCap). Errors: ValueError."""
+        if value is None:
+            return 0, False
+        if not isinstance(value, dict):
+            raise mismatch(value, self.go)
+        fields = {name.lower(): item for name, item in value.items()}
+        with field_of("MessageSendSpec", "MaxFee"):
+            fee = 0 if fields.get("maxfee") is None else _AMOUNT(fields["maxfee"])
+        with field_of("MessageSendSpec", "MaximizeFeeCap"):
+            return fee, _BOOL(fields.get("maximizefeecap"))
+
+
+SendSpec = Annotated[tuple[int, bool], _SpecDecoder()]
+
+
+def _links(key: TipsetKey) -> list[dict[str, str]]:
+    return [{"/": str(cid)} for cid in key.cids]
 
 
 @method("Filecoin.GasEstimateGasPremium", cost=Cost.SCAN)
@@ -16,3 +53,33 @@ async def gas_estimate_gas_premium(
 ) -> str:
     """The premium, in attoFIL per gas unit, that gets a message included within so many blocks. Errors: NotHeld."""
     return str(with_noise(await estimate_premium(ctx, within, key)))
+
+
+@method("Filecoin.GasEstimateFeeCap", cost=Cost.CHAIN)
+async def gas_estimate_fee_cap(ctx: Context, message: MessageParam, blocks: Int64, key: TipsetKey) -> str:
+    """attoFIL a gas unit that still pays the base fee after it rose for so many blocks. Errors: NotHeld."""
+    return str(gas.estimate_fee_cap(await read_tipset(ctx, key), message.gas_premium, blocks))
+
+
+@method("Filecoin.GasEstimateGasLimit", cost=Cost.EXECUTE, answered="executed")
+async def gas_estimate_gas_limit(ctx: Context, message: MessageParam, key: TipsetKey) -> Any:
+    """The gas that a message uses at the head. Errors: OutOfGas, ExecutionReverted, MethodError, NeedsNode."""
+
+    async def run(executor: Executor) -> int:
+        return await gas.estimate_gas_limit(ctx, executor, message, await read_tipset(ctx, key))
+
+    params = [lotus_json.message(message), _links(key)]
+    return await execute_or_forward(ctx, run, "Filecoin.GasEstimateGasLimit", params, 1)
+
+
+@method("Filecoin.GasEstimateMessageGas", cost=Cost.EXECUTE, answered="executed")
+async def gas_estimate_message_gas(ctx: Context, message: MessageParam, spec: SendSpec, key: TipsetKey) -> Any:
+    """The message with gas limit, premium and fee cap set where they are zero. Errors: as `GasEstimateGasLimit`."""
+
+    async def run(executor: Executor) -> dict[str, Any]:
+        max_fee, maximizes = spec
+        tipset = await read_tipset(ctx, key)
+        return lotus_json.message(await gas.estimate_message_gas(ctx, executor, message, tipset, max_fee, maximizes))
+
+    params = [lotus_json.message(message), {"MaxFee": str(spec[0]), "MaximizeFeeCap": spec[1]}, _links(key)]
+    return await execute_or_forward(ctx, run, "Filecoin.GasEstimateMessageGas", params, 2)

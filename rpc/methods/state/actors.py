@@ -14,11 +14,11 @@ from chain.actors.versions import LAST_NETWORK_VERSION, BadNetworkVersion, actor
 from chain.address import Address
 from chain.address import parse as parse_address
 from chain.errors import ActorNotFound, BadAddress, NotFound, NotHeld
-from chain.state.state_tree import StateTree, UnresolvedAddress
+from chain.state.state_tree import StateTree
 from chain.tipset import TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError, error_prefix
-from rpc.lookup.actor_states import actor_json, find_actor, in_prefix, load_tree, lookup_id, tree_at
+from rpc.lookup.actor_states import actor_json, find_actor, in_prefix, key_address, load_tree, lookup_id, tree_at
 from rpc.lookup.long_answers import PacedReader, list_of, object_of
 from rpc.params import Integer
 from rpc.registry import Cost, method
@@ -77,26 +77,7 @@ async def state_account_key(ctx: Context, address: Address, tipset_key: TipsetKe
 
     An account that this tipset's messages made is found in the state after them, as far as that is known.
     """
-    tipset = await ctx.tipset(tipset_key)
-    if address.protocol in (1, 3, 4):
-        return address
-    if address.protocol == 2:
-        raise MethodError("cannot resolve actor address to key address")
-    if not address:
-        raise MethodError("failed to find actor: <empty>")
-    before = await load_tree(ctx, tipset.parent_state_root, tipset.height)
-    try:
-        return await before.account_key(address)
-    except (ActorNotFound, UnresolvedAddress) as error:
-        after = await ctx.index.post(tipset.key)
-        if after is None or after[0] == tipset.parent_state_root:
-            if isinstance(error, ActorNotFound):
-                raise ActorNotFound(f"failed to find actor: {in_prefix(ctx, address)}") from error
-            raise
-    try:
-        return await (await load_tree(ctx, after[0], tipset.height + 1)).account_key(address)
-    except ActorNotFound as error:
-        raise ActorNotFound(f"failed to find actor: {in_prefix(ctx, address)}") from error
+    return await key_address(ctx, await ctx.tipset(tipset_key), address)
 
 
 @method("Filecoin.StateListActors", cost=Cost.HEAVY)

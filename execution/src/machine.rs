@@ -1,0 +1,166 @@
+//! One machine: messages applied one after the other on a state.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result, anyhow};
+use cid::Cid;
+use fvm::call_manager::DefaultCallManager;
+use fvm::engine::MultiEngine;
+use fvm::executor::{ApplyKind, ApplyRet, DefaultExecutor, Executor, ThreadedExecutor};
+use fvm::kernel::filecoin::DefaultFilecoinKernel;
+use fvm::machine::{DefaultMachine, NetworkConfig};
+use fvm_shared::bigint::BigInt;
+use fvm_shared::chainid::ChainID;
+use fvm_shared::econ::TokenAmount;
+use fvm_shared::message::Message;
+use fvm_shared::version::NetworkVersion;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList};
+
+use crate::store::{Cache, Facts, Missing, Objects, SharedObjects};
+use crate::{ExecutionError, NotHeld, trace};
+
+type Kernel = DefaultFilecoinKernel<DefaultCallManager<DefaultMachine<SharedObjects, Facts>>>;
+// fvm needs 64 MiB of stack, which the threads of this executor have
+type Runner = ThreadedExecutor<DefaultExecutor<Kernel>>;
+
+/// Where and when a machine runs.
+pub struct Place {
+    pub network_version: u32,
+    pub chain_id: u64,
+    pub epoch: i64,
+    pub timestamp: u64,
+    pub base_fee: u128,
+    pub supply: u128,
+    pub tracing: bool,
+}
+
+/// A virtual machine over one state. Messages change it; nothing is written anywhere but by who calls `flush`.
+#[pyclass(frozen)]
+pub struct Machine {
+    runner: Mutex<Runner>,
+    objects: Arc<Objects>,
+    missing: Arc<Mutex<Option<Missing>>>,
+}
+
+impl Machine {
+    pub fn make(
+        py: Python<'_>,
+        multi: &MultiEngine,
+        cache: Arc<Cache>,
+        get: Py<PyAny>,
+        externs: Py<PyAny>,
+        place: Place,
+        root: &[u8],
+    ) -> PyResult<Self> {
+        let missing = Arc::new(Mutex::new(None));
+        let objects = Arc::new(Objects { get, cache, written: Mutex::default(), missing: missing.clone() });
+        let facts = Facts { externs, missing: missing.clone() };
+        let store = SharedObjects(objects.clone());
+        let made = py.detach(|| guarded(|| runner(multi, store, facts, place, root)));
+        match made {
+            Ok(runner) => Ok(Machine { runner: Mutex::new(runner), objects, missing }),
+            Err(error) => Err(fault(py, &missing, error)),
+        }
+    }
+}
+
+#[pymethods]
+impl Machine {
+    /// Apply a message (CBOR, unsigned). `length`: its bytes on chain. Errors: NotHeld, ExecutionError.
+    ///
+    /// A dict: exit_code, return (bytes), return_codec, gas_used, penalty, miner_tip, base_fee_burn,
+    /// over_estimation_burn, refund, gas_refund, gas_burned, events_root (bytes or None),
+    /// events [(emitter, [(flags, key, codec, value)])], failure (text or None), trace (see `trace.rs`).
+    fn apply<'py>(&self, py: Python<'py>, message: &[u8], implicit: bool, length: usize) -> PyResult<Bound<'py, PyDict>> {
+        let done = py.detach(|| {
+            guarded(|| {
+                let message: Message = fvm_ipld_encoding::from_slice(message).context("not a message")?;
+                let kind = if implicit { ApplyKind::Implicit } else { ApplyKind::Explicit };
+                self.runner.lock().map_err(|_| anyhow!("the machine has panicked"))?.execute_message(message, kind, length)
+            })
+        });
+        let done = done.map_err(|error| fault(py, &self.missing, error))?;
+        if let Some(error) = held_back(py, &self.missing) {
+            return Err(error);
+        }
+        report(py, done)
+    }
+
+    /// The state root, and the objects written since the last flush: (root, [(multihash, bytes)]).
+    fn flush<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyList>)> {
+        let root = py
+            .detach(|| guarded(|| self.runner.lock().map_err(|_| anyhow!("the machine has panicked"))?.flush()))
+            .map_err(|error| fault(py, &self.missing, error))?;
+        if let Some(error) = held_back(py, &self.missing) {
+            return Err(error);
+        }
+        let out = PyList::empty(py);
+        for (key, data) in self.objects.written.lock().expect("the lock of written objects").iter() {
+            out.append((PyBytes::new(py, key), PyBytes::new(py, data)))?;
+        }
+        Ok((PyBytes::new(py, &root.to_bytes()), out))
+    }
+}
+
+fn runner(multi: &MultiEngine, store: SharedObjects, facts: Facts, place: Place, root: &[u8]) -> Result<Runner> {
+    let version = NetworkVersion::try_from(place.network_version)
+        .map_err(|_| anyhow!("network version {} is unknown", place.network_version))?;
+    let mut config = NetworkConfig::new(version);
+    config.chain_id(ChainID::from(place.chain_id));
+    let mut context = config.for_epoch(place.epoch, place.timestamp, Cid::try_from(root)?);
+    context.set_base_fee(TokenAmount::from_atto(BigInt::from(place.base_fee)));
+    context.set_circulating_supply(TokenAmount::from_atto(BigInt::from(place.supply)));
+    context.tracing = place.tracing;
+    let machine = DefaultMachine::new(&context, store, facts)?;
+    Ok(ThreadedExecutor(DefaultExecutor::new(multi.get(&config)?, machine)?))
+}
+
+/// A panic of the machine as an error.
+fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()));
+        Err(anyhow!("the machine panicked: {}", text.unwrap_or_default()))
+    })
+}
+
+fn fault(py: Python<'_>, missing: &Mutex<Option<Missing>>, error: anyhow::Error) -> PyErr {
+    held_back(py, missing).unwrap_or_else(|| ExecutionError::new_err(format!("{error:#}")))
+}
+
+/// What was not held, as an exception; it stays, for the state of this machine cannot be trusted any more.
+fn held_back(py: Python<'_>, missing: &Mutex<Option<Missing>>) -> Option<PyErr> {
+    match missing.lock().expect("the lock of what is missing").clone()? {
+        Missing::Object(cid) => Some(NotHeld::new_err(PyBytes::new(py, &cid.to_bytes()).unbind())),
+        Missing::Fact(text) => Some(NotHeld::new_err(text)),
+    }
+}
+
+fn report<'py>(py: Python<'py>, done: ApplyRet) -> PyResult<Bound<'py, PyDict>> {
+    let out = PyDict::new(py);
+    out.set_item("exit_code", done.msg_receipt.exit_code.value())?;
+    out.set_item("return", PyBytes::new(py, done.msg_receipt.return_data.bytes()))?;
+    out.set_item("return_codec", done.return_codec)?;
+    out.set_item("gas_used", done.msg_receipt.gas_used)?;
+    out.set_item("penalty", trace::attos(&done.penalty))?;
+    out.set_item("miner_tip", trace::attos(&done.miner_tip))?;
+    out.set_item("base_fee_burn", trace::attos(&done.base_fee_burn))?;
+    out.set_item("over_estimation_burn", trace::attos(&done.over_estimation_burn))?;
+    out.set_item("refund", trace::attos(&done.refund))?;
+    out.set_item("gas_refund", done.gas_refund)?;
+    out.set_item("gas_burned", done.gas_burned)?;
+    out.set_item("events_root", done.msg_receipt.events_root.map(|cid| PyBytes::new(py, &cid.to_bytes())))?;
+    let events = PyList::empty(py);
+    for stamped in done.events {
+        let entries = PyList::empty(py);
+        for entry in stamped.event.entries {
+            entries.append((entry.flags.bits(), entry.key, entry.codec, PyBytes::new(py, &entry.value)))?;
+        }
+        events.append((stamped.emitter, entries))?;
+    }
+    out.set_item("events", events)?;
+    out.set_item("failure", done.failure_info.map(|failure| failure.to_string()))?;
+    out.set_item("trace", trace::events(py, done.exec_trace)?)?;
+    Ok(out)
+}

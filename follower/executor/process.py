@@ -1,0 +1,111 @@
+"""`follower execute`: builds an executor over the store, compiles the actors' code, serves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import Final
+
+from blockstore.errors import StoreError
+from blockstore.store import Store
+from chain.errors import ChainError
+from chain.index.chain_index import ChainIndex
+from chain.ipld.objects import Objects
+from chain.network import NetworkRecord
+from chain.tipset import TipsetKey
+from follower.executor.local import LocalExecutor
+from follower.executor.server import ExecutorLimits, ExecutorServer
+from follower.lazy_objects import lazy_fetch
+from follower.node_route import NodeLanes
+from follower.settings import Settings
+from follower.worker import wait_for_store
+from rpc.errors import RpcError
+from rpc.executor import Place
+
+log = logging.getLogger(__name__)
+
+#: seconds between two looks whether the head has other code than what is compiled
+_COMPILE_SECONDS: Final = 10.0
+
+
+async def run_executor(settings: Settings, path: Path, stop: asyncio.Event, *, with_parent: bool) -> int:
+    """Serve at `path` until `stop`; with `with_parent` also until standard input ends."""
+    opened = await wait_for_store(settings, stop)
+    if opened is None:
+        return 0
+    store, network = opened
+    lanes = NodeLanes.open(settings)
+    is_lazy = settings["state"] == "lazy"
+    fetch = lazy_fetch(lanes.object_clients, settings["fetch_batch"]) if lanes is not None and is_lazy else None
+    objects = Objects(store, cache_bytes=16 << 20, fetch=fetch)
+    index = ChainIndex(store, objects, network)
+    executor = LocalExecutor(
+        objects,
+        index,
+        network,
+        threads=settings["execution_threads"],
+        cache_bytes=settings["execution_cache_mb"] << 20,
+    )
+    limits = ExecutorLimits(
+        lanes=settings["execution_threads"],
+        queue=settings["execution_queue"],
+        run_seconds=settings["execution_seconds"],
+        memory_bytes=settings["execution_memory_mb"] << 20,
+    )
+    server = ExecutorServer(executor, limits)
+    tasks = [asyncio.create_task(_keep_compiled(executor, store, index, network, server, path))]
+    if with_parent:
+        tasks.append(asyncio.create_task(_stop_with_parent(stop)))
+    try:
+        await stop.wait()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await server.close()
+        if lanes is not None:
+            await lanes.close()
+        await store.close()
+    return 0
+
+
+async def _keep_compiled(
+    executor: LocalExecutor, store: Store, index: ChainIndex, network: NetworkRecord, server: ExecutorServer, path: Path
+) -> None:
+    """Compile the code of the head's actors, then listen; compile again when an upgrade has changed them."""
+    compiled = 0
+    while True:
+        try:
+            entry = await store.head()
+            if entry is not None:
+                tipset = await index.tipset(TipsetKey(entry.head.key))
+                version = network.version_at(tipset.height)
+                if version != compiled:
+                    place = Place(
+                        tipset.parent_state_root,
+                        tipset.height,
+                        tipset.min_timestamp,
+                        version,
+                        network.eth_chain_id,
+                        tipset.parent_base_fee,
+                        tipset.key,
+                    )
+                    await executor.run(place, [])
+                    if not compiled:
+                        await server.start(path)
+                        log.info("executing messages at %s, network version %d", path, version)
+                    compiled = version
+        except (ChainError, StoreError, RpcError) as error:
+            log.warning("messages cannot be executed: %s", error)
+        await asyncio.sleep(_COMPILE_SECONDS)
+
+
+async def _stop_with_parent(stop: asyncio.Event) -> None:
+    """Set `stop` when standard input ends: the process that holds its other end has gone."""
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await reader.read()
+    stop.set()

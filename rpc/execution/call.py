@@ -1,0 +1,134 @@
+"""One message applied beside the chain, as Lotus' `StateManager.callInternal` does it. Nothing of it is kept.
+
+Source: Lotus `chain/stmgr/call.go`, `chain/vm/fvm.go`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from blockstore.cid import Cid
+from chain.actors.load import States
+from chain.address import Address
+from chain.errors import ActorNotFound, ChainError
+from chain.message import BLS, DELEGATED, SECP256K1, Message, SignedMessage, encode_message, encode_signed_message
+from chain.state.state_tree import Actor, StateTree
+from chain.tipset import Tipset
+from chain.tipset_messages import IncludedMessage
+from rpc.context import Context
+from rpc.errors import MethodError
+from rpc.executor import IMPLICIT_GAS, SYSTEM, Applied, Executor, Place, Reward, Step
+from rpc.lookup.actor_states import key_address
+from rpc.lookup.tipset_execution import explicit, place_at, refuse_migration
+from rpc.lookup.tipset_inclusion import included_in
+
+BLOCK_GAS: Final = 10_000_000_000
+_SIGNATURE: Final = bytes(65)
+
+
+class SenderInvalid(MethodError):
+    """The sender is not on chain, or may not send: callers may try again without that check."""
+
+
+class Prior(enum.Enum):
+    """Which messages of the tipset are applied first."""
+
+    NONE = enum.auto()
+    ALL = enum.auto()
+    SAME_SENDER = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """A message as it was applied (nonce and gas limit set), and what became of it."""
+
+    message: Message
+    applied: Applied
+    has_gas_cost: bool
+
+
+def chain_length(message: Message, sender: Address) -> int:
+    """The bytes that a message takes on chain with the signature of `sender`'s kind."""
+    kind = {1: SECP256K1, 3: BLS, 4: DELEGATED}.get(sender[0])
+    if kind is None or kind == BLS:
+        return len(encode_message(message))
+    return len(encode_signed_message(SignedMessage(message, (kind, _SIGNATURE))))
+
+
+async def call(
+    ctx: Context,
+    executor: Executor,
+    message: Message,
+    tipset: Tipset,
+    *,
+    root: Cid | None = None,
+    prior: Prior,
+    checks_gas: bool,
+    skips_sender_check: bool = False,
+    tracing: bool = False,
+) -> Invocation:
+    """Apply a message at a tipset: on `root`, or on the tipset's parent state after the messages `prior`.
+
+    Errors: SenderInvalid, MethodError, NotHeld, Unavailable.
+    """
+    if tipset.height > 0:
+        floor = tipset.height if root is not None else (await ctx.index.parent(tipset)).height
+        refuse_migration(ctx.network, floor, tipset.height + 1)
+    base = tipset.parent_state_root if root is None else root
+    place = place_at(ctx, tipset, base, tipset.height, tipset.min_timestamp, tracing=tracing)
+    before = await _prior_steps(ctx, tipset, message, prior)
+    if before:
+        run = await executor.run(replace(place, tracing=False), before, keep_state=True)
+        assert run.root is not None
+        place = replace(place, root=run.root, supply_root=base)
+    sender = Address(message.from_)
+    actor, created = await _sender(ctx, executor, place, sender, skips_sender_check)
+    message = replace(message, nonce=0 if actor is None else actor.nonce)
+    if not message.gas_fee_cap:
+        # gas is free: the machine is made anew on this state, without a base fee
+        place = replace(place, base_fee=0, supply_root=None)
+    steps: list[Step | Reward] = list(created)
+    if not checks_gas:
+        message = replace(message, gas_limit=IMPLICIT_GAS)
+        steps = [*steps, Step(encode_message(message), 0, implicit=True, gas_cap=BLOCK_GAS)]
+    else:
+        key = sender if skips_sender_check else await _key_of(ctx, tipset, sender)
+        is_implicit = skips_sender_check and not created
+        steps = [*steps, Step(encode_message(message), chain_length(message, key), implicit=is_implicit)]
+    run = await executor.run(place, steps)
+    return Invocation(message, run.applied[-1], checks_gas)
+
+
+async def _prior_steps(ctx: Context, tipset: Tipset, message: Message, prior: Prior) -> list[Step]:
+    if prior is Prior.NONE:
+        return []
+    messages: Sequence[IncludedMessage] = await included_in(ctx, tipset)
+    if prior is Prior.SAME_SENDER:
+        messages = [one for one in messages if one.message.from_ == message.from_]
+    return [explicit(one) for one in messages]
+
+
+async def _sender(
+    ctx: Context, executor: Executor, place: Place, sender: Address, may_lack: bool
+) -> tuple[Actor | None, list[Step]]:
+    """The sender's actor, or the step that makes a placeholder of it."""
+    tree = await StateTree.load(executor, place.root)
+    states = States(executor, tree, place.network_version, ctx.network.address_prefix)
+    try:
+        return await states.tree.get(sender), []
+    except ActorNotFound:
+        if not may_lack:
+            text = f"sender {sender.text(ctx.network.address_prefix)} not found on chain: sender validation failed"
+            raise SenderInvalid(text) from None
+    create = Message(0, sender, SYSTEM, 0, 0, IMPLICIT_GAS, 0, 0, 0, b"")
+    return None, [Step(encode_message(create), 0, implicit=True)]
+
+
+async def _key_of(ctx: Context, tipset: Tipset, sender: Address) -> Address:
+    try:
+        return await key_address(ctx, tipset, sender)
+    except (ChainError, MethodError) as error:
+        raise MethodError(f"could not resolve key: {error}") from None

@@ -1,0 +1,115 @@
+"""What a failed execution says: names of exit codes, revert reasons, and the error that clients get.
+
+Sources: go-state-types `exitcode/names.go`; Lotus `api/api_errors.go`, `chain/types/ethtypes/eth_types.go`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from chain.errors import BadObject
+from chain.ipld.dag_cbor import decode
+from rpc.errors import ExecutionReverted
+from rpc.executor import Applied
+
+SENDER_INVALID: Final = 1
+OUT_OF_GAS: Final = 7
+_NAMES: Final = {
+    0: "Ok",
+    1: "SysErrSenderInvalid",
+    2: "SysErrSenderStateInvalid",
+    3: "SysErrReserved1",
+    4: "SysErrIllegalInstruction",
+    5: "SysErrInvalidReceiver",
+    6: "SysErrInsufficientFunds",
+    7: "SysErrOutOfGas",
+    8: "SysErrReserved2",
+    9: "SysErrIllegalExitCode",
+    10: "SysFatal",
+    11: "SysErrMissingReturn",
+    12: "SysErrReserved3",
+    13: "SysErrReserved4",
+    14: "SysErrReserved5",
+    15: "SysErrReserved6",
+    16: "ErrIllegalArgument",
+    17: "ErrNotFound",
+    18: "ErrForbidden",
+    19: "ErrInsufficientFunds",
+    20: "ErrIllegalState",
+    21: "ErrSerialization",
+    22: "ErrUnhandledMessage",
+    23: "ErrUnspecified",
+    24: "ErrAssertionFailed",
+    25: "ErrReadOnly",
+    26: "ErrNotPayable",
+}
+_ERROR: Final = bytes.fromhex("08c379a0")
+_PANIC: Final = bytes.fromhex("4e487b71")
+_PANICS: Final = {
+    0x00: "Panic()",
+    0x01: "Assert()",
+    0x11: "ArithmeticOverflow()",
+    0x12: "DivideByZero()",
+    0x21: "InvalidEnumVariant()",
+    0x22: "InvalidStorageArray()",
+    0x31: "PopEmptyArray()",
+    0x32: "ArrayIndexOutOfBounds()",
+    0x41: "OutOfMemory()",
+    0x51: "CalledUninitializedFunction()",
+}
+_WORD: Final = 32
+_MAX_UINT64: Final = (1 << 64) - 1
+
+
+def exit_code_text(code: int) -> str:
+    """An exit code as Lotus writes it: the name where it has one, then the number."""
+    name = _NAMES.get(code)
+    return str(code) if name is None else f"{name}({code})"
+
+
+def failure_text(applied: Applied) -> str:
+    """The error of a result as Lotus writes it; empty for a success."""
+    if not applied.exit_code:
+        return ""
+    return f"{applied.failure or 'unknown error'} (RetCode={applied.exit_code})"
+
+
+def revert_reason(data: bytes) -> str:
+    """What bytes that a contract reverted with say: `Error(…)`, a panic's name, or the bytes in hex."""
+    if len(data) >= 4 + _WORD:
+        if data[:4] == _PANIC:
+            code = int.from_bytes(data[4 : 4 + _WORD], "big")
+            return _PANICS.get(code, f"Panic({code:#x})")
+        if data[:4] == _ERROR:
+            text = _error_text(data[4:])
+            if text is not None:
+                return f"Error({text.decode(errors='replace')})"
+    return "0x" + data.hex()
+
+
+def _error_text(data: bytes) -> bytes | None:
+    offset = int.from_bytes(data[:_WORD], "big")
+    if offset > _MAX_UINT64 or len(data) < offset + _WORD:
+        return None
+    length = int.from_bytes(data[offset : offset + _WORD], "big")
+    start = offset + _WORD
+    return data[start : start + length] if length <= len(data) - start else None
+
+
+def reverted(applied: Applied) -> ExecutionReverted:
+    """The error that a failed call answers: code 3, the returned bytes as `data`."""
+    returned = _cbor_bytes(applied.return_)
+    reason = ""
+    if returned is not None:
+        reason = f", revert reason=[{revert_reason(returned) if returned else 'none'}]"
+    text = f"message execution failed (exit=[{exit_code_text(applied.exit_code)}]{reason}, "
+    return ExecutionReverted(f"{text}vm error=[{failure_text(applied)}])", data="0x" + (returned or b"").hex())
+
+
+def _cbor_bytes(data: bytes) -> bytes | None:
+    """The byte string that CBOR bytes hold; None where they hold something else."""
+    try:
+        value = decode(data)
+    except BadObject:
+        return None
+    return value if type(value) is bytes else None

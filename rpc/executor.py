@@ -1,0 +1,128 @@
+"""The seam to the virtual machine: what is asked of an executor, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from blockstore.cid import Cid
+from chain.address import from_id
+from chain.ipld.bigint import encode_bigint
+from chain.ipld.dag_cbor import encode
+from chain.message import Message, encode_message
+from chain.tipset import TipsetKey
+
+SYSTEM: Final = from_id(0)
+REWARD: Final = from_id(2)
+#: the gas limit that Lotus gives to implicit messages
+IMPLICIT_GAS: Final = (1 << 62) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where and when a machine runs. Amounts in attoFIL, `timestamp` in seconds since 1970.
+
+    The circulating supply follows from the epoch and from `supply_root`, or from `root` where that is None. `anchor` is
+    the tipset whose ancestry answers questions about the chain: randomness and tipset CIDs.
+    """
+
+    root: Cid
+    epoch: int
+    timestamp: int
+    network_version: int
+    chain_id: int
+    base_fee: int
+    anchor: TipsetKey
+    tracing: bool = False
+    supply_root: Cid | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One message to apply: its unsigned CBOR, and its length on chain in bytes (a signed one is longer).
+
+    Implicit messages may come from any actor, ignore the nonce, and pay no gas. `cid`: the message's CID on chain,
+    which for a signed message is not that of its unsigned form. `gas_cap`: a message that uses as much is refused.
+    """
+
+    message: bytes
+    length: int
+    implicit: bool = False
+    cid: Cid | None = None
+    gas_cap: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """Pay the miner of a block (an ID address): the tips of the `messages` steps before this one, less penalties."""
+
+    miner: bytes
+    win_count: int
+    messages: int
+    epoch: int
+
+    def step(self, paid: Sequence[Applied]) -> Step:
+        """The implicit message, once what the block's messages paid is known."""
+        penalty, tips = sum(one.penalty for one in paid), sum(one.miner_tip for one in paid)
+        params = encode([self.miner, encode_bigint(penalty), encode_bigint(tips), self.win_count])
+        return implicit_step(REWARD, 2, params, self.epoch)
+
+
+def implicit_step(to: bytes, method: int, params: bytes, nonce: int) -> Step:
+    """A message of the system actor."""
+    raw = encode_message(Message(0, to, SYSTEM, nonce, 0, IMPLICIT_GAS, 0, 0, method, params))
+    return Step(raw, len(raw), implicit=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What became of a message. Amounts in attoFIL; `trace` in the order of events (`execution/src/trace.rs`)."""
+
+    exit_code: int
+    return_: bytes
+    return_codec: int | None
+    gas_used: int
+    penalty: int
+    miner_tip: int
+    base_fee_burn: int
+    over_estimation_burn: int
+    refund: int
+    gas_refund: int
+    gas_burned: int
+    events_root: Cid | None
+    events: Sequence[Any]
+    failure: str | None
+    trace: Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The results of all `steps` (rewards as the messages that they became), and the state after them, if asked for.
+
+    `objects` are those that the state is made of, by multihash, if asked for.
+    """
+
+    applied: tuple[Applied, ...]
+    root: Cid | None
+    steps: tuple[Step, ...] = ()
+    objects: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class Executor(Protocol):
+    """Runs messages, and reads objects: those of the store, and for a while those of states that runs have made."""
+
+    async def run(
+        self, place: Place, steps: Sequence[Step | Reward], *, keep_state: bool = False, objects: bool = False
+    ) -> Run:
+        """Apply messages to a state, one after the other. `keep_state`: the state after them stays readable; `objects`:
+        what it is made of is returned too.
+
+        Errors: NotHeld (an object or a fact of the chain is not held), Unavailable, ExecutionRefused.
+        """
+
+    async def get(self, cid: bytes) -> bytes:
+        """An object. Errors: Missing."""
+
+    async def get_many(self, cids: Sequence[bytes]) -> list[bytes]:
+        """Objects in the order of `cids`. Errors: Missing."""
