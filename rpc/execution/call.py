@@ -19,7 +19,7 @@ from chain.state.state_tree import Actor, StateTree
 from chain.tipset import Tipset
 from chain.tipset_messages import IncludedMessage
 from rpc.context import Context
-from rpc.errors import MethodError
+from rpc.errors import MethodError, RpcError
 from rpc.executor import IMPLICIT_GAS, SYSTEM, Applied, Executor, Place, Reward, Step
 from rpc.lookup.actor_states import key_address
 from rpc.lookup.tipset_execution import explicit, place_at, refuse_migration
@@ -27,10 +27,21 @@ from rpc.lookup.tipset_inclusion import included_in
 
 BLOCK_GAS: Final = 10_000_000_000
 _SIGNATURE: Final = bytes(65)
+_PANIC: Final = "runtime error: invalid memory address or nil pointer dereference"
 
 
 class SenderInvalid(MethodError):
     """The sender is not on chain, or may not send: callers may try again without that check."""
+
+
+class NodePanics(RpcError):
+    """A sender whose key address is an actor ID (the burnt funds' account): a node's method ends in a panic."""
+
+    code = 0
+
+    def __init__(self, method: str = "") -> None:
+        text = f"fatal error calling '{method}': panic in rpc method '{method}': {_PANIC}"
+        super().__init__(text if method else _PANIC)
 
 
 class Prior(enum.Enum):
@@ -96,6 +107,8 @@ async def call(
         steps = [*steps, Step(encode_message(message), 0, implicit=True, gas_cap=BLOCK_GAS)]
     else:
         key = sender if skips_sender_check else await _key_of(ctx, tipset, sender)
+        if key[0] not in (1, 3, 4):
+            raise NodePanics
         is_implicit = skips_sender_check and not created
         steps = [*steps, Step(encode_message(message), chain_length(message, key), implicit=is_implicit)]
     run = await executor.run(place, steps)

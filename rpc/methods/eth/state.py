@@ -34,6 +34,7 @@ from rpc.lookup.eth.block_parameter import (
 from rpc.lookup.eth.executed_tipset import PostRoots, find_post_roots
 from rpc.lookup.eth.transactions import load_tree_after
 from rpc.lookup.forward import forward
+from rpc.lookup.next_nonce import next_nonce
 from rpc.params import EthAddress, EthBytes, RawParams, json_kind, raw_list
 from rpc.registry import EVERY_VERSION, Cost, method
 
@@ -166,8 +167,13 @@ async def eth_get_transaction_count(ctx: Context, address: EthAddress, block: Bl
     """The nonce of an account, or of a living contract, after a block. `pending` counts the mempool's messages
     too, which a full node knows. Errors: BadRequest, NotHeld, NeedsNode."""
     wanted = _checked(address, "invalid address: ")
-    if block == BlockParameter(tag=PENDING) and (ctx.node is not None or ctx.executor is None):
-        return await forward(ctx, "Filecoin.EthGetTransactionCount", [eth_json.data(address), PENDING])
+    if block == BlockParameter(tag=PENDING):
+        if ctx.node is not None or ctx.executor is None:
+            return await forward(ctx, "Filecoin.EthGetTransactionCount", [eth_json.data(address), PENDING])
+        try:
+            return hex(await next_nonce(ctx, wanted))
+        except ActorNotFound as error:
+            raise MethodError(f"failed to get nonce from mpool: {error}") from error
     tipset = await select(ctx, block)
     post = await find_post_roots(ctx, tipset)
     if post is None:

@@ -33,7 +33,6 @@ FORWARDED: Final = (
     # an empty key is no tipset there: the node refuses it
     Forwarded("Filecoin.MinerGetBaseInfo"),
     # the mempool
-    Forwarded("Filecoin.MpoolGetNonce"),
     Forwarded("Filecoin.MpoolPending", key=0),
     Forwarded("Filecoin.MpoolSelect", key=0),
     Forwarded("Filecoin.MpoolGetConfig"),

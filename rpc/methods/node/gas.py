@@ -12,6 +12,7 @@ from chain.tipset import TipsetKey
 from rpc import lotus_json
 from rpc.context import Context
 from rpc.execution import gas
+from rpc.execution.call import NodePanics
 from rpc.execution.message_param import MessageParam
 from rpc.execution.or_forward import execute_or_forward
 from rpc.executor import Executor
@@ -66,7 +67,11 @@ async def gas_estimate_gas_limit(ctx: Context, message: MessageParam, key: Tipse
     """The gas that a message uses at the head. Errors: OutOfGas, ExecutionReverted, MethodError, NeedsNode."""
 
     async def run(executor: Executor) -> int:
-        return await gas.estimate_gas_limit(ctx, executor, message, await read_tipset(ctx, key))
+        tipset = await read_tipset(ctx, key)
+        try:
+            return await gas.estimate_gas_limit(ctx, executor, message, tipset)
+        except NodePanics:
+            raise NodePanics("Filecoin.GasEstimateGasLimit") from None
 
     params = [lotus_json.message(message), _links(key)]
     return await execute_or_forward(ctx, run, "Filecoin.GasEstimateGasLimit", params, 1)
@@ -79,7 +84,11 @@ async def gas_estimate_message_gas(ctx: Context, message: MessageParam, spec: Se
     async def run(executor: Executor) -> dict[str, Any]:
         max_fee, maximizes = spec
         tipset = await read_tipset(ctx, key)
-        return lotus_json.message(await gas.estimate_message_gas(ctx, executor, message, tipset, max_fee, maximizes))
+        try:
+            found = await gas.estimate_message_gas(ctx, executor, message, tipset, max_fee, maximizes)
+        except NodePanics:
+            raise NodePanics("Filecoin.GasEstimateMessageGas") from None
+        return lotus_json.message(found)
 
     params = [lotus_json.message(message), {"MaxFee": str(spec[0]), "MaximizeFeeCap": spec[1]}, _links(key)]
     return await execute_or_forward(ctx, run, "Filecoin.GasEstimateMessageGas", params, 2)

@@ -1,0 +1,23 @@
+"""What of a mempool can be told without one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chain.address import Address
+from rpc.context import Context
+from rpc.lookup.forward import forward
+from rpc.lookup.next_nonce import next_nonce
+from rpc.registry import Cost, method
+
+
+@method("Filecoin.MpoolGetNonce", cost=Cost.EXECUTE, answered="forwarded")
+async def mpool_get_nonce(ctx: Context, address: Address) -> Any:
+    """The nonce of an account's next message: the full node's answer, which counts pending messages.
+
+    Without a node, the nonce after the head's messages, where the head can be executed.
+    Errors: NeedsNode, ActorNotFound.
+    """
+    if ctx.node is not None or ctx.executor is None:
+        return await forward(ctx, "Filecoin.MpoolGetNonce", [address.text(ctx.network.address_prefix)])
+    return await next_nonce(ctx, address)
