@@ -3,6 +3,7 @@
 # make bench  the benchmarks       make test-long   the tests that take minutes
 # make attack   strangers against a real follower, and what another client notices   make fuzz   odd requests, 10 minutes
 # make test-lowest   some tests with the oldest libraries that are allowed   make lock   writes requirements/
+# make execution   builds the virtual machine (cargo needed): eth_call and the like with no full node
 # make docs-tables   writes the tables of methods, settings, metrics and decisions in docs/
 # make bench-fleet   the shared store and a fleet over it (a Cassandra is started, or CASSANDRA_HOSTS)
 PYTHON ?= python3
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: audit lock test-lowest docs-tables attack fuzz run test test-long check bench bench-fleet clean help
+.PHONY: execution audit lock test-lowest docs-tables attack fuzz run test test-long check bench bench-fleet clean help
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -62,6 +63,12 @@ lock: $(READY)
 	$(LOCK) $(UPGRADE) --output-file requirements/run.txt
 	$(LOCK) $(UPGRADE) --group dev --constraint requirements/run.txt --output-file requirements/dev.txt
 	$(LOCK) $(UPGRADE) --group test --resolution lowest-direct --output-file requirements/lowest.txt
+
+# the virtual machine: cargo builds it once, outside the checkout
+execution: $(READY)
+	command -v cargo >/dev/null || { echo "make execution needs cargo (https://rustup.rs)"; exit 1; }
+	CARGO_TARGET_DIR="$${CARGO_TARGET_DIR:-$${XDG_CACHE_HOME:-$$HOME/.cache}/lotus-follower/execution}" \
+		$(BIN)/python -m pip install --quiet ./execution
 
 docs-tables: $(READY)
 	$(BIN)/python -m tests.docs.tables

@@ -38,7 +38,8 @@ _AMOUNTS = ("penalty", "miner_tip", "base_fee_burn", "over_estimation_burn", "re
 
 
 class LocalExecutor:
-    """An Executor. `threads`: messages at once; `cache_bytes`: objects kept; `state_bytes`: states that runs have made.
+    """An Executor. `threads`: messages at once; `cache_bytes`: objects kept; `state_bytes`: states that runs have made;
+    `engine`: one whose code is compiled already.
 
     Errors: those of `rpc.executor.Executor`.
     """
@@ -53,11 +54,12 @@ class LocalExecutor:
         cache_bytes: int = 256 << 20,
         state_bytes: int = 128 << 20,
         read_now: Callable[[bytes], bytes | None] | None = None,
+        engine: vm.Engine | None = None,
     ) -> None:
         self._objects = objects
         self._index = index
         self._network = network
-        self._engine = vm.Engine(threads, cache_bytes)
+        self._engine = vm.Engine(threads, cache_bytes) if engine is None else engine
         self._pool = ThreadPoolExecutor(threads, "executor")
         self._made: LRUCache[bytes, bytes] = LRUCache(state_bytes, getsizeof=lambda data: len(data) + 100)
         self._read_now = read_now

@@ -12,7 +12,7 @@ from typing import Final
 
 from blockstore.cid import Cid
 from blockstore.errors import Missing
-from chain.errors import BadObject
+from chain.errors import BadObject, NotHeld
 from chain.message import Receipt
 from chain.state.tipset_events import read_receipts
 from chain.tipset import Tipset

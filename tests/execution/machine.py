@@ -1,0 +1,80 @@
+"""A follower's services with the virtual machine, over a recorded chain on disk. Code is compiled once a process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blockstore.open import open_store
+from chain.index.chain_index import ChainIndex
+from chain.ipld.objects import Objects
+from chain.network import load_network
+from follower.head import StoreHeads
+from leader_bridge.imports.importer import import_car
+from rpc.services import Services
+from tests.support.recorded import recorded
+
+_ENGINE_CACHE_BYTES = 128 << 20
+
+
+@cache
+def engine() -> Any:
+    """The engine of this process. Skips the test where the extension is not installed; fails it in CI."""
+    try:
+        import lotus_follower_execution as vm
+    except ImportError:
+        reason = "the virtual machine is not installed (make execution)"
+        if os.environ.get("REQUIRE_SERVERS") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return vm.Engine(2, _ENGINE_CACHE_BYTES)
+
+
+def import_recorded(folder: str, at: Path) -> str:
+    """The URL of a store in `at` with a recorded chain, imported where it is not there."""
+    url = f"lmdb://{at / folder}"
+    if not (at / folder).exists():
+
+        async def run() -> None:
+            store = await open_store(url)
+            car, network = recorded(f"{folder}/chain.car.zst"), recorded(f"{folder}/network.json")
+            await import_car(store, car, network_file=network)
+            await store.close()
+
+        # in a loop of its own, as another process would
+        asyncio.run(run())
+    return url
+
+
+@asynccontextmanager
+async def executing(url: str) -> AsyncIterator[Services]:
+    """Services over a store, with an executor in this process."""
+    found = engine()
+    from follower.executor.local import LocalExecutor
+
+    store = await open_store(url, readonly=True)
+    network = await load_network(store)
+    assert network is not None
+    objects = Objects(store)
+    index = ChainIndex(store, objects, network)
+    executor = LocalExecutor(objects, index, network, engine=found)
+    services = Services(
+        store=store,
+        index=index,
+        objects=objects,
+        network=network,
+        head_source=StoreHeads(store, index),
+        executor=executor,
+    )
+    try:
+        yield services
+    finally:
+        executor.close()
+        await store.close()
