@@ -11,15 +11,16 @@ from typing import Any, Final
 
 from chain.address import Address
 from chain.errors import ChainError
+from chain.exit_codes import exit_code_text
 from chain.message import Message
 from chain.tipset import Tipset
 from rpc.context import Context
 from rpc.errors import MethodError, OutOfGas
 from rpc.execution.call import BLOCK_GAS, Invocation, Prior, SenderInvalid, call
-from rpc.execution.revert import OUT_OF_GAS, SENDER_INVALID, exit_code_text, failure_text, reverted
-from rpc.execution.trace_json import lotus_trace
+from rpc.execution.revert import OUT_OF_GAS, SENDER_INVALID, failure_text, reverted
 from rpc.executor import Executor
 from rpc.lookup.actor_states import key_address
+from rpc.lookup.execution_trace import lotus_trace
 from rpc.lookup.gas_premium import estimate_premium, with_noise
 
 #: Lotus' `GasLimitOverestimation`

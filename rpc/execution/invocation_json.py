@@ -8,8 +8,8 @@ from blockstore.cid import Cid
 from chain.message import Message, Receipt
 from rpc import lotus_json
 from rpc.execution.revert import failure_text
-from rpc.execution.trace_json import lotus_trace
 from rpc.executor import Applied
+from rpc.lookup.execution_trace import lotus_trace
 
 
 def invocation_json(

@@ -1,6 +1,6 @@
-"""What a failed execution says: names of exit codes, revert reasons, and the error that clients get.
+"""What a failed execution says: revert reasons, and the error that clients get.
 
-Sources: go-state-types `exitcode/names.go`; Lotus `api/api_errors.go`, `chain/types/ethtypes/eth_types.go`.
+Source: Lotus `api/api_errors.go`, `chain/types/ethtypes/eth_types.go`.
 """
 
 from __future__ import annotations
@@ -8,41 +8,13 @@ from __future__ import annotations
 from typing import Final
 
 from chain.errors import BadObject
+from chain.exit_codes import exit_code_text
 from chain.ipld.dag_cbor import decode
 from rpc.errors import ExecutionReverted
 from rpc.executor import Applied
 
 SENDER_INVALID: Final = 1
 OUT_OF_GAS: Final = 7
-_NAMES: Final = {
-    0: "Ok",
-    1: "SysErrSenderInvalid",
-    2: "SysErrSenderStateInvalid",
-    3: "SysErrReserved1",
-    4: "SysErrIllegalInstruction",
-    5: "SysErrInvalidReceiver",
-    6: "SysErrInsufficientFunds",
-    7: "SysErrOutOfGas",
-    8: "SysErrReserved2",
-    9: "SysErrIllegalExitCode",
-    10: "SysFatal",
-    11: "SysErrMissingReturn",
-    12: "SysErrReserved3",
-    13: "SysErrReserved4",
-    14: "SysErrReserved5",
-    15: "SysErrReserved6",
-    16: "ErrIllegalArgument",
-    17: "ErrNotFound",
-    18: "ErrForbidden",
-    19: "ErrInsufficientFunds",
-    20: "ErrIllegalState",
-    21: "ErrSerialization",
-    22: "ErrUnhandledMessage",
-    23: "ErrUnspecified",
-    24: "ErrAssertionFailed",
-    25: "ErrReadOnly",
-    26: "ErrNotPayable",
-}
 _ERROR: Final = bytes.fromhex("08c379a0")
 _PANIC: Final = bytes.fromhex("4e487b71")
 _PANICS: Final = {
@@ -59,12 +31,6 @@ _PANICS: Final = {
 }
 _WORD: Final = 32
 _MAX_UINT64: Final = (1 << 64) - 1
-
-
-def exit_code_text(code: int) -> str:
-    """An exit code as Lotus writes it: the name where it has one, then the number."""
-    name = _NAMES.get(code)
-    return str(code) if name is None else f"{name}({code})"
 
 
 def failure_text(applied: Applied) -> str:

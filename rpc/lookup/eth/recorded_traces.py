@@ -8,10 +8,13 @@ from typing import Any, Final
 
 import orjson
 
+from chain.errors import NotHeld
 from chain.index.recorded_answers import TRACES, kept_answers
 from chain.tipset import Tipset
 from rpc.context import Context
-from rpc.errors import MethodError
+from rpc.errors import MethodError, Unavailable
+from rpc.executor import Executor
+from rpc.lookup.eth.executed_traces import execute_traces
 
 #: bytes of JSON that are parsed between two checkpoints
 _PART_BYTES: Final = 256 << 10
@@ -29,10 +32,26 @@ class TracesNotRecorded(Exception):
 
 
 async def read_traces(ctx: Context, tipsets: Sequence[Tipset]) -> list[bytes | None]:
-    """The recorded traces of tipsets, JSON. The genesis has none to record: nothing was executed."""
+    """The traces of tipsets, JSON: recorded ones, else made by execution, else None.
+
+    The genesis has none: nothing was executed.
+    """
     asked = [tipset for tipset in tipsets if tipset.height]
     found = iter(await kept_answers(ctx.store, [tipset.key.cid for tipset in asked], TRACES) if asked else ())
-    return [next(found) if tipset.height else b"[]" for tipset in tipsets]
+    traces = [next(found) if tipset.height else b"[]" for tipset in tipsets]
+    if ctx.executor is not None:
+        for at, tipset in enumerate(tipsets):
+            if traces[at] is None:
+                traces[at] = await _executed(ctx, ctx.executor, tipset)
+    return traces
+
+
+async def _executed(ctx: Context, executor: Executor, tipset: Tipset) -> bytes | None:
+    """The traces of a tipset that is executed here; None where it cannot be."""
+    try:
+        return await execute_traces(ctx, executor, tipset)
+    except (NotHeld, Unavailable):
+        return None
 
 
 async def read_tipset_traces(ctx: Context, tipset: Tipset) -> bytes:
