@@ -12,8 +12,7 @@ from typing import Any, Final
 from blockstore.cid import Cid
 from blockstore.errors import Missing
 from chain.errors import NotHeld
-from follower.executor.server import MISSING, NOT_HELD, REFUSED
-from follower.executor.wire import BadFrame, frame, pack_run, read_frame, unpack_result
+from follower.executor.wire import MISSING, NOT_HELD, REFUSED, BadFrame, frame, pack_run, read_frame, unpack_result
 from rpc.errors import ExecutionRefused, Unavailable
 from rpc.executor import Place, Reward, Run, Step
 

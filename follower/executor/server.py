@@ -18,7 +18,17 @@ from typing import Any, Final
 from blockstore.errors import Missing, StoreError
 from chain.errors import ChainError
 from follower.executor.local import LocalExecutor
-from follower.executor.wire import BadFrame, frame, pack_result, read_frame, unpack_run
+from follower.executor.wire import (
+    MISSING,
+    NOT_HELD,
+    REFUSED,
+    UNAVAILABLE,
+    BadFrame,
+    frame,
+    pack_result,
+    read_frame,
+    unpack_run,
+)
 from rpc.errors import ExecutionRefused, Unavailable
 
 log = logging.getLogger(__name__)
@@ -27,11 +37,6 @@ log = logging.getLogger(__name__)
 HUNG: Final = 75
 GREW: Final = 76
 _WATCH_SECONDS: Final = 0.25
-#: kinds of error on the wire
-NOT_HELD: Final = "not held"
-MISSING: Final = "missing"
-UNAVAILABLE: Final = "unavailable"
-REFUSED: Final = "refused"
 
 
 @dataclass(frozen=True, slots=True)

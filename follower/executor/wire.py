@@ -15,6 +15,11 @@ from rpc.executor import Applied, Place, Reward, Run, Step
 #: bytes of a frame, at most: a trace of a message that used all the gas it may
 MAX_FRAME: Final = 256 << 20
 _LENGTH: Final = 4
+#: kinds of error
+NOT_HELD: Final = "not held"
+MISSING: Final = "missing"
+UNAVAILABLE: Final = "unavailable"
+REFUSED: Final = "refused"
 
 
 class BadFrame(ConnectionError):
