@@ -16,12 +16,12 @@ _BYTES: Final = param_of("data", bytes).decode
 
 
 class _MessageDecoder:
-    go = "types.Message"
+    go = "*types.Message"
 
     def decode(self, value: Any) -> Message:
         """Errors: ValueError."""
         if not isinstance(value, dict):
-            raise mismatch(value, self.go)
+            raise mismatch(value, "types.RawMessage")
         fields = {name.lower(): item for name, item in value.items()}
 
         def read(name: str, decoder: Any, zero: Any) -> Any:

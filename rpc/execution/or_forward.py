@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+import orjson
+
 from chain.errors import NotHeld
 from rpc.context import Context
 from rpc.errors import Unavailable
 from rpc.executor import Executor
+from rpc.json_wire import encoder
 from rpc.lookup.forward import forward
 
 T = TypeVar("T")
@@ -22,10 +25,16 @@ async def execute_or_forward(
     Errors: those of `run`; NeedsNode, and the node's own.
     """
     if ctx.executor is None:
-        return await forward(ctx, name, params, key)
+        return await forward(ctx, name, _plain(ctx, params), key)
     try:
         return await run(ctx.executor)
     except (NotHeld, Unavailable):
         if ctx.node is None:
             raise
-        return await forward(ctx, name, params, key)
+        return await forward(ctx, name, _plain(ctx, params), key)
+
+
+def _plain(ctx: Context, params: list[Any]) -> list[Any]:
+    """Parameters as plain JSON values, as the node's client sends them."""
+    values: list[Any] = orjson.loads(encoder(ctx.network.address_prefix)(params))
+    return values

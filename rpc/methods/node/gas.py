@@ -26,14 +26,14 @@ _BOOL = Exactly("bool", bool, False).decode
 
 
 class _SpecDecoder:
-    go = "api.MessageSendSpec"
+    go = "*api.MessageSendSpec"
 
     def decode(self, value: Any) -> tuple[int, bool]:
         """(MaxFee in attoFIL, MaximizeFeeCap). Errors: ValueError."""
         if value is None:
             return 0, False
         if not isinstance(value, dict):
-            raise mismatch(value, self.go)
+            raise mismatch(value, "api.MessageSendSpec")
         fields = {name.lower(): item for name, item in value.items()}
         with field_of("MessageSendSpec", "MaxFee"):
             fee = 0 if fields.get("maxfee") is None else _AMOUNT(fields["maxfee"])

@@ -63,14 +63,26 @@ async def test_an_empty_key_becomes_the_pinned_heads() -> None:
     node = Asked()
     dispatcher, services = await _dispatcher(node)
     key = [{"/": str(cid)} for cid in (await services.head_source.current()).tipset.key.cids]
-    assert (await _ask(dispatcher, "Filecoin.StateCall", [{"To": "f01"}, []]))["result"] == "done"
-    assert (await _ask(dispatcher, "Filecoin.StateCall", [{"To": "f01"}, None]))["result"] == "done"
+    assert (await _ask(dispatcher, "Filecoin.MpoolSelect", [[], 0.5]))["result"] == "done"
+    assert (await _ask(dispatcher, "Filecoin.MpoolSelect", [None, 0.5]))["result"] == "done"
     assert (await _ask(dispatcher, "Filecoin.MpoolGetNonce", ["f01"]))["result"] == "done"
     assert node.calls == [
-        ("Filecoin.StateCall", [{"To": "f01"}, key]),
-        ("Filecoin.StateCall", [{"To": "f01"}, key]),
+        ("Filecoin.MpoolSelect", [key, 0.5]),
+        ("Filecoin.MpoolSelect", [key, 0.5]),
         ("Filecoin.MpoolGetNonce", ["f01"]),
     ]
+
+
+async def test_a_message_to_execute_is_passed_on_whole() -> None:
+    register_all()
+    node = Asked()
+    dispatcher, services = await _dispatcher(node)
+    key = [{"/": str(cid)} for cid in (await services.head_source.current()).tipset.key.cids]
+    given = {"To": "f01", "From": "f02", "Value": "5", "Method": 7, "Params": "AQI="}
+    assert (await _ask(dispatcher, "Filecoin.StateCall", [given, []]))["result"] == "done"
+    ((name, (message, at)),) = node.calls
+    assert (name, at) == ("Filecoin.StateCall", key)
+    assert {field: message[field] for field in given} == given
 
 
 @pytest.mark.parametrize("line", forwarding.FORWARDED, ids=lambda line: line.name)
