@@ -36,8 +36,12 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
             children.append(Child("simulated node", ["simulate", "--listen", node], environment))
             print(CALIBNET_HINT, flush=True)
         config = config_arguments(args.config)
+        # a simulated state has no code to execute
+        if node:
+            environment["FOLLOWER_EXECUTION"] = "off"
         runtime = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="follower-run-")))
-        children += executor_children(settings, environment, args.config, runtime)
+        if not node:
+            children += executor_children(settings, environment, args.config, runtime)
         children.append(Child("bridge", ["bridge", *config], environment, stage=1, starts_after=node))
         children += worker_children(settings, environment, args.config, starts_after=node)
         print(f"answering at http://{settings['listen']}/rpc/v1 (Ctrl-C stops it)", flush=True)

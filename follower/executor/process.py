@@ -76,6 +76,7 @@ async def _keep_compiled(
 ) -> None:
     """Compile the code of the head's actors, then listen; compile again when an upgrade has changed them."""
     compiled = 0
+    told = ""
     while True:
         try:
             entry = await store.head()
@@ -98,7 +99,9 @@ async def _keep_compiled(
                         log.info("executing messages at %s, network version %d", path, version)
                     compiled = version
         except (ChainError, StoreError, RpcError) as error:
-            log.warning("messages cannot be executed: %s", error)
+            if str(error) != told:
+                told = str(error)
+                log.warning("messages cannot be executed now: %s", told)
         await asyncio.sleep(_COMPILE_SECONDS)
 
 
