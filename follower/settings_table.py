@@ -446,6 +446,20 @@ SETTINGS: Final = (
         EXECUTE,
         "The longest that one execution may take; after it the executor ends itself and is started again.",
     ),
+    Setting(
+        "execution_gas_cap",
+        whole_number(1_000_000, 1 << 62),
+        10_000_000_000,
+        EXECUTE,
+        "The most gas that the messages of one request may use; a request that would use more is refused.",
+    ),
+    Setting(
+        "execution_trace_entries",
+        whole_number(1_000, 10_000_000),
+        100_000,
+        EXECUTE,
+        "The longest trace of messages that a client made up, in entries: calls, gas charges, log lines.",
+    ),
     Setting("execution_cache_mb", whole_number(1, 1 << 20), 256, EXECUTE, "The executor's memory for objects, in MiB."),
     Setting(
         "execution_memory_mb",

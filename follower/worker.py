@@ -215,7 +215,7 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
                 settings["lease_seconds"],
             ),
         ),
-        extra={"eth_filter_limits": filter_limits(settings)},
+        extra={"eth_filter_limits": filter_limits(settings), "execution_gas_cap": settings["execution_gas_cap"]},
     )
     heads.newest.before_new_head = network_reader(services)
     host, port = split_listen(settings["listen"])
@@ -228,13 +228,15 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         stopping.set()
 
     try:
-        services.executor = await executing.enter_async_context(executor_of(settings))
+        executor = services.executor = await executing.enter_async_context(executor_of(settings))
         limits = server_settings(settings)
         files = raise_open_file_limit()
         limits = replace(limits, max_connections=connections_within(files, limits.max_connections))
         server = await serve(services, host, port, settings=limits)
         readiness = ReadinessWatch(server.health, heads)
         readiness.register(server.metrics)
+        if executor is not None:
+            executor.register(server.metrics)
         watchers.append(asyncio.create_task(readiness.run()))
         if settings["admin_listen"]:
             admin = Admin(

@@ -171,8 +171,15 @@ class NeedsNode(RpcError):
 
     code = NEEDS_NODE
 
-    def __init__(self, method: str) -> None:
-        super().__init__(f"method '{method}' needs a full node, and this follower was started without one (--node)")
+    def __init__(self, method: str, *, could_execute: bool = False) -> None:
+        """`could_execute`: this follower would answer itself, had it the virtual machine."""
+        text = f"method '{method}' needs a full node, and this follower was started without one (--node)"
+        if could_execute:
+            text += (
+                "; it can execute by itself where the virtual machine is installed (`make execution`, or"
+                " `pip install lotus-follower[execution]`) and the setting execution is not off"
+            )
+        super().__init__(text)
 
 
 class OutOfGas(RpcError):

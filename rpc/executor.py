@@ -43,7 +43,8 @@ class Step:
     """One message to apply: its unsigned CBOR, and its length on chain in bytes (a signed one is longer).
 
     Implicit messages may come from any actor, ignore the nonce, and pay no gas. `cid`: the message's CID on chain,
-    which for a signed message is not that of its unsigned form. `gas_cap`: a message that uses as much is refused.
+    which for a signed message is not that of its unsigned form. `gas_cap` marks what a client made up, with the most
+    gas that all such messages of a run may use together: beyond it the run is refused. Its events are not returned.
     """
 
     message: bytes
@@ -118,7 +119,8 @@ class Executor(Protocol):
         """Apply messages to a state, one after the other. `keep_state`: the state after them stays readable; `objects`:
         what it is made of is returned too.
 
-        Errors: NotHeld (an object or a fact of the chain is not held), Unavailable, ExecutionRefused.
+        Errors: NotHeld (an object or a fact of the chain is not held), Unavailable, ExecutionRefused (more gas than a
+        step's `gas_cap`, or a longer trace than is built).
         """
 
     async def get(self, cid: bytes) -> bytes:

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,9 @@ log = logging.getLogger(__name__)
 MODULE: Final = "lotus_follower_execution"
 _FIRST_DELAY_SECONDS: Final = 0.5
 _LONGEST_DELAY_SECONDS: Final = 30.0
+_STOP_SECONDS: Final = 10.0
+#: after a life of so many seconds the delay is the first one again
+_HEALTHY_SECONDS: Final = 60.0
 
 
 def is_executing(settings: Settings) -> bool:
@@ -29,7 +33,10 @@ def is_executing(settings: Settings) -> bool:
         return False
     installed = importlib.util.find_spec(MODULE) is not None
     if not installed and settings["execution"] == "on":
-        raise CannotRun("execution is on, but the virtual machine is not installed: run `make execution`")
+        raise CannotRun(
+            "execution is on, but the virtual machine is not installed: run `make execution`,"
+            " or `pip install lotus-follower[execution]`"
+        )
     return installed
 
 
@@ -37,7 +44,7 @@ def is_executing(settings: Settings) -> bool:
 async def executor_of(settings: Settings) -> AsyncIterator[RemoteExecutor | None]:
     """The executor of this process: the one at `executor_socket`, else one of its own; None where there is none."""
     if settings["executor_socket"]:
-        client = RemoteExecutor(Path(settings["executor_socket"]))
+        client = RemoteExecutor(Path(settings["executor_socket"]), settings["execution_seconds"])
         try:
             yield client
         finally:
@@ -50,7 +57,7 @@ async def executor_of(settings: Settings) -> AsyncIterator[RemoteExecutor | None
         path = Path(folder, "executor.sock")
         environment = {**settings.environment(), "FOLLOWER_EXECUTOR_SOCKET": str(path)}
         running = asyncio.create_task(_keep_running(environment))
-        client = RemoteExecutor(path)
+        client = RemoteExecutor(path, settings["execution_seconds"])
         try:
             yield client
         finally:
@@ -63,6 +70,7 @@ async def _keep_running(environment: Mapping[str, str]) -> None:
     """Start the executor, and again when it ends, until cancelled."""
     pause = _FIRST_DELAY_SECONDS
     while True:
+        began = time.monotonic()
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "follower.cli", "execute", "--with-parent",
             env={**os.environ, **environment}, stdin=asyncio.subprocess.PIPE, start_new_session=True,
@@ -72,8 +80,14 @@ async def _keep_running(environment: Mapping[str, str]) -> None:
         except asyncio.CancelledError:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
-            await process.wait()
+                try:
+                    await asyncio.wait_for(process.wait(), _STOP_SECONDS)
+                except TimeoutError:
+                    process.kill()
+                    await process.wait()
             raise
+        if time.monotonic() - began > _HEALTHY_SECONDS:
+            pause = _FIRST_DELAY_SECONDS
         log.warning("the executor ended with code %s, starting it again in %.1f s", code, pause)
         await asyncio.sleep(pause)
         pause = min(pause * 2, _LONGEST_DELAY_SECONDS)

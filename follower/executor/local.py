@@ -12,10 +12,11 @@ import lotus_follower_execution as vm
 from cachetools import LRUCache
 
 from blockstore.cid import Cid
-from blockstore.errors import Missing, StoreError
+from blockstore.errors import Missing
 from chain.actors.economy import circulating_supply
 from chain.actors.load import POWER, States
 from chain.consensus.beacon import beacon_entry, blake2b_256, ticket_digest_at
+from chain.consensus.fault import find_fault
 from chain.errors import NotHeld
 from chain.index.chain_index import ChainIndex
 from chain.ipld.objects import Objects
@@ -34,12 +35,13 @@ OUT_OF_GAS = 7
 
 #: seconds that the machine waits for an object or a fact of the chain
 _READ_SECONDS = 30.0
+_TOO_LONG = "the trace has {} entries, and at most {} are built here (setting execution_trace_entries)"
 _AMOUNTS = ("penalty", "miner_tip", "base_fee_burn", "over_estimation_burn", "refund")
 
 
 class LocalExecutor:
     """An Executor. `threads`: messages at once; `cache_bytes`: objects kept; `state_bytes`: states that runs have made;
-    `engine`: one whose code is compiled already.
+    `trace_entries`: the longest trace of messages with a gas cap; `engine`: one whose code is compiled already.
 
     Errors: those of `rpc.executor.Executor`.
     """
@@ -53,6 +55,7 @@ class LocalExecutor:
         threads: int = 2,
         cache_bytes: int = 256 << 20,
         state_bytes: int = 128 << 20,
+        trace_entries: int = 100_000,
         read_now: Callable[[bytes], bytes | None] | None = None,
         engine: vm.Engine | None = None,
     ) -> None:
@@ -62,6 +65,7 @@ class LocalExecutor:
         self._engine = vm.Engine(threads, cache_bytes) if engine is None else engine
         self._pool = ThreadPoolExecutor(threads, "executor")
         self._made: LRUCache[bytes, bytes] = LRUCache(state_bytes, getsizeof=lambda data: len(data) + 100)
+        self._trace_entries = trace_entries
         self._read_now = read_now
         self._nodes = NodeCache(32 << 20)
         self._loop = asyncio.get_running_loop()
@@ -107,16 +111,23 @@ class LocalExecutor:
         self, place: Place, steps: Sequence[Step | Reward], keep_state: bool, objects: bool, anchor: Tipset, supply: int
     ) -> Run:
         try:
+            self._probe(place, anchor, supply, steps)
             machine = self._machine(place, anchor, supply)
             applied: list[Applied] = []
             done: list[Step] = []
+            traced = 0
             for step in steps:
                 if isinstance(step, Reward):
                     step = step.step(applied[len(applied) - step.messages :])
+                found = machine.apply(step.message, step.implicit, step.length)
                 if step.gas_cap is not None:
-                    self._probe(step, place, anchor, supply, done)
+                    # nobody asks for these events, and a message may emit a hundred thousand
+                    found["events"] = ()
+                    traced += len(found["trace"])
+                    if traced > self._trace_entries:
+                        raise ExecutionRefused(_TOO_LONG.format(traced, self._trace_entries))
                 done.append(step)
-                applied.append(_applied(machine.apply(step.message, step.implicit, step.length)))
+                applied.append(_applied(found))
             if not keep_state:
                 return Run(tuple(applied), None, tuple(done))
             root, written = machine.flush()
@@ -133,7 +144,7 @@ class LocalExecutor:
     def _machine(self, place: Place, anchor: Tipset, supply: int) -> Any:
         return self._engine.machine(
             self._get,
-            _Facts(self, anchor),
+            _Facts(self, anchor, place),
             network_version=place.network_version,
             chain_id=place.chain_id,
             epoch=place.epoch,
@@ -144,16 +155,31 @@ class LocalExecutor:
             tracing=place.tracing,
         )
 
-    def _probe(self, step: Step, place: Place, anchor: Tipset, supply: int, before: Sequence[Step]) -> None:
-        """Run a message with the gas that it may use, before it gets a limit that is none. Errors: ExecutionRefused."""
+    def _probe(self, place: Place, anchor: Tipset, supply: int, steps: Sequence[Step | Reward]) -> None:
+        """Run messages with the gas that they may use together, where their limits allow more. A machine cannot be
+        stopped, so this comes before they get their own limits. Errors: ExecutionRefused."""
+        left = min(
+            (step.gas_cap for step in steps if isinstance(step, Step) and step.gas_cap is not None), default=None
+        )
+        if left is None:
+            return
+        cap = left
+        limits = [decode_message(one.message).gas_limit for one in steps if isinstance(one, Step) and one.gas_cap]
+        if sum(limits) <= cap:
+            return
         machine = self._machine(replace(place, tracing=False), anchor, supply)
-        for one in before:
-            machine.apply(one.message, one.implicit, one.length)
-        message = decode_message(step.message)
-        capped = replace(message, gas_limit=min(message.gas_limit, step.gas_cap or 0))
-        found = machine.apply(encode_message(capped), step.implicit, step.length)
-        if found["exit_code"] == OUT_OF_GAS or found["gas_used"] >= (step.gas_cap or 0):
-            raise ExecutionRefused(f"the message uses more than {step.gas_cap} gas, which is the most allowed here")
+        for step in steps:
+            assert isinstance(step, Step)
+            if step.gas_cap is None:
+                machine.apply(step.message, step.implicit, step.length)
+                continue
+            message = decode_message(step.message)
+            capped = replace(message, gas_limit=min(message.gas_limit, left))
+            found = machine.apply(encode_message(capped), step.implicit, step.length)
+            left -= found["gas_used"]
+            # a call below that ran out of gas leaves its caller a 64th
+            if left < cap // 32 or (found["exit_code"] == OUT_OF_GAS and capped.gas_limit < message.gas_limit):
+                raise ExecutionRefused(f"the execution uses more than {cap} gas, which is the most allowed here")
 
     def _get(self, cid: bytes) -> bytes | None:
         multihash = Cid(cid).multihash
@@ -185,25 +211,42 @@ class LocalExecutor:
         """The CID of the tipset key at an epoch, or before a null round."""
         return bytes((await self._index.at_height(anchor, epoch)).key.cid)
 
+    async def consensus_fault(
+        self, anchor: Tipset, place: Place, one: bytes, other: bytes, extra: bytes
+    ) -> tuple[bytes, int, int] | None:
+        """(miner, epoch, kind) of the fault that two headers prove; None where they prove none."""
+        witnesses = one, other, extra
+        found = await find_fault(self, self._index, self._network, anchor, place.root, place.epoch, witnesses)
+        return None if found is None else (found.miner, found.epoch, found.kind)
+
 
 class _Facts:
     """What the machine asks about the chain of `anchor`."""
 
-    def __init__(self, executor: LocalExecutor, anchor: Tipset) -> None:
+    def __init__(self, executor: LocalExecutor, anchor: Tipset, place: Place) -> None:
         self._executor = executor
         self._anchor = anchor
+        self._place = place
+        self._known: LRUCache[tuple[str, int], bytes] = LRUCache(1024)
 
     def chain_randomness(self, epoch: int) -> bytes:
-        return self._executor.wait_for(self._executor.ticket_digest(self._anchor, epoch))
+        return self._fact("ticket", self._executor.ticket_digest, epoch)
 
     def beacon_randomness(self, epoch: int) -> bytes:
-        return self._executor.wait_for(self._executor.beacon_digest(self._anchor, epoch))
+        return self._fact("beacon", self._executor.beacon_digest, epoch)
 
     def tipset_cid(self, epoch: int) -> bytes:
-        return self._executor.wait_for(self._executor.tipset_cid(self._anchor, epoch))
+        return self._fact("tipset", self._executor.tipset_cid, epoch)
+
+    def _fact(self, kind: str, find: Callable[[Tipset, int], Coroutine[Any, Any, bytes]], epoch: int) -> bytes:
+        """A contract may ask for the same a hundred thousand times; the event loop is asked once."""
+        found = self._known.get((kind, epoch))
+        if found is None:
+            found = self._known[kind, epoch] = self._executor.wait_for(find(self._anchor, epoch))
+        return found
 
     def consensus_fault(self, one: bytes, other: bytes, extra: bytes) -> tuple[bytes, int, int] | None:
-        raise StoreError("consensus faults cannot be verified here")
+        return self._executor.wait_for(self._executor.consensus_fault(self._anchor, self._place, one, other, extra))
 
 
 def _applied(found: dict[str, Any]) -> Applied:

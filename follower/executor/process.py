@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -28,10 +30,15 @@ log = logging.getLogger(__name__)
 
 #: seconds between two looks whether the head has other code than what is compiled
 _COMPILE_SECONDS: Final = 10.0
+#: seconds for runs to end after the process was told to stop
+_EXIT_SECONDS: Final = 5.0
+#: the workers go first: answers from the store are short
+_NICENESS: Final = 5
 
 
 async def run_executor(settings: Settings, path: Path, stop: asyncio.Event, *, with_parent: bool) -> int:
     """Serve at `path` until `stop`; with `with_parent` also until standard input ends."""
+    os.nice(_NICENESS)
     opened = await wait_for_store(settings, stop)
     if opened is None:
         return 0
@@ -47,6 +54,7 @@ async def run_executor(settings: Settings, path: Path, stop: asyncio.Event, *, w
         network,
         threads=settings["execution_threads"],
         cache_bytes=settings["execution_cache_mb"] << 20,
+        trace_entries=settings["execution_trace_entries"],
     )
     limits = ExecutorLimits(
         lanes=settings["execution_threads"],
@@ -68,6 +76,10 @@ async def run_executor(settings: Settings, path: Path, stop: asyncio.Event, *, w
         if lanes is not None:
             await lanes.close()
         await store.close()
+        # a machine cannot be interrupted, and the interpreter would wait for its thread
+        last = threading.Timer(_EXIT_SECONDS, os._exit, (0,))
+        last.daemon = True
+        last.start()
     return 0
 
 

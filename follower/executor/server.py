@@ -12,9 +12,11 @@ import logging
 import os
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from blockstore.cid import Cid
 from blockstore.errors import Missing, StoreError
 from chain.errors import ChainError
 from follower.executor.local import LocalExecutor
@@ -30,6 +32,7 @@ from follower.executor.wire import (
     unpack_run,
 )
 from rpc.errors import ExecutionRefused, Unavailable
+from rpc.executor import Place, Reward, Step
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +40,11 @@ log = logging.getLogger(__name__)
 HUNG: Final = 75
 GREW: Final = 76
 _WATCH_SECONDS: Final = 0.25
+#: a run that gets little CPU time may take so many times longer
+_BUSY_FACTOR: Final = 5
+
+
+_Run = tuple[Place, list[Step | Reward], bool, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +65,8 @@ class ExecutorServer:
         self._limits = limits
         self._lanes = asyncio.Semaphore(limits.lanes)
         self._waiting = 0
-        self._began: dict[int, float] = {}
+        #: of what runs: when it began, by the clock and by this process's CPU time
+        self._began: dict[int, tuple[float, float]] = {}
         self._number = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -94,21 +103,21 @@ class ExecutorServer:
         try:
             while True:
                 number, kind, value = await read_frame(reader)
-                task = asyncio.create_task(self._answer(writer, answers, number, kind, value))
+                task = asyncio.create_task(self._answer(writer, answers, number, _asked(kind, value)))
                 self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                task.add_done_callback(partial(self._answered, writer))
+        except (BadFrame, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            log.warning("a worker sent what cannot be read: %s", error)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
-        except (BadFrame, ValueError, TypeError) as error:
-            log.warning("a worker sent what cannot be read: %s", error)
         finally:
             writer.close()
 
     async def _answer(
-        self, writer: asyncio.StreamWriter, answers: asyncio.Lock, number: int, kind: str, value: Any
+        self, writer: asyncio.StreamWriter, answers: asyncio.Lock, number: int, asked: _Run | list[Cid]
     ) -> None:
         try:
-            found = await (self._run(value) if kind == "run" else self._executor.get_many(value))
+            found = await (self._executor.get_many(asked) if isinstance(asked, list) else self._run(asked))
             data = frame([number, None, found])
         except Missing as error:
             data = frame([number, MISSING, [bytes(error.key), str(error)]])
@@ -123,7 +132,14 @@ class ExecutorServer:
                 writer.write(data)
                 await writer.drain()
 
-    async def _run(self, value: Any) -> list[Any]:
+    def _answered(self, writer: asyncio.StreamWriter, task: asyncio.Task[None]) -> None:
+        """A fault of this process ends the connection: whoever waits at its other end learns that no answer comes."""
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("an execution failed", exc_info=error)
+            writer.close()
+
+    async def _run(self, asked: _Run) -> list[Any]:
         if self._waiting >= self._limits.queue:
             raise Unavailable("too many executions are waiting: try again")
         self._waiting += 1
@@ -134,12 +150,17 @@ class ExecutorServer:
         self._number += 1
         number = self._number
         try:
-            self._began[number] = time.monotonic()
-            place, steps, keep_state, objects = unpack_run(value)
+            self._began[number] = time.monotonic(), time.process_time()
+            place, steps, keep_state, objects = asked
             return pack_result(await self._executor.run(place, steps, keep_state=keep_state, objects=objects))
         finally:
             self._began.pop(number, None)
             self._lanes.release()
+
+    def _hangs(self, began: float, used: float) -> bool:
+        """On a busy machine a run may take long and yet get little CPU time: that is no hang."""
+        took, limit = time.monotonic() - began, self._limits.run_seconds
+        return took > limit and (time.process_time() - used > limit or took > limit * _BUSY_FACTOR)
 
     async def _watch(self) -> None:
         """End the process when a run hangs or memory grows: a machine cannot be interrupted."""
@@ -147,13 +168,22 @@ class ExecutorServer:
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
             oldest = min(self._began.values(), default=None)
-            if oldest is not None and time.monotonic() - oldest > self._limits.run_seconds:
+            if oldest is not None and self._hangs(*oldest):
                 log.error("a message runs for more than %.0f s: the executor ends itself", self._limits.run_seconds)
                 os._exit(HUNG)
             resident = _resident_bytes(page)
             if resident > self._limits.memory_bytes:
                 log.error("the executor takes %d MiB: it ends itself", resident >> 20)
                 os._exit(GREW)
+
+
+def _asked(kind: str, value: Any) -> _Run | list[Cid]:
+    """What a worker asks for. Errors: BadFrame, and whatever values of other types lead to."""
+    if kind == "run":
+        return unpack_run(value)
+    if kind == "get" and all(isinstance(one, bytes) for one in value):
+        return [Cid(one) for one in value]
+    raise BadFrame(f"no request: {kind!r:.40}")
 
 
 def _resident_bytes(page: int) -> int:

@@ -14,6 +14,7 @@ from blockstore.cid import Cid
 from chain.actors.load import States
 from chain.address import Address
 from chain.errors import ActorNotFound, ChainError
+from chain.ipld.objects import ObjectReader
 from chain.message import BLS, DELEGATED, SECP256K1, Message, SignedMessage, encode_message, encode_signed_message
 from chain.state.state_tree import Actor, StateTree
 from chain.tipset import Tipset
@@ -21,7 +22,7 @@ from chain.tipset_messages import IncludedMessage
 from rpc.context import Context
 from rpc.errors import MethodError, RpcError
 from rpc.executor import IMPLICIT_GAS, SYSTEM, Applied, Executor, Place, Reward, Step
-from rpc.lookup.actor_states import key_address
+from rpc.lookup.actor_states import key_address, node_cache
 from rpc.lookup.tipset_execution import explicit, place_at, refuse_migration
 from rpc.lookup.tipset_inclusion import included_in
 
@@ -61,6 +62,12 @@ class Invocation:
     has_gas_cost: bool
 
 
+def gas_cap(ctx: Context) -> int:
+    """The most gas that the messages of one request may use (setting `execution_gas_cap`)."""
+    cap: int = ctx.extra.get("execution_gas_cap", BLOCK_GAS)
+    return cap
+
+
 def chain_length(message: Message, sender: Address) -> int:
     """The bytes that a message takes on chain with the signature of `sender`'s kind."""
     kind = {1: SECP256K1, 3: BLS, 4: DELEGATED}.get(sender[0])
@@ -96,7 +103,9 @@ async def call(
         assert run.root is not None
         place = replace(place, root=run.root, supply_root=base)
     sender = Address(message.from_)
-    actor, created = await _sender(ctx, executor, place, sender, skips_sender_check)
+    # the executor alone has the state that a run made; others are stored, and this process caches them
+    reader: ObjectReader = executor if before else ctx.objects
+    actor, created = await _sender(ctx, reader, place, sender, skips_sender_check)
     message = replace(message, nonce=0 if actor is None else actor.nonce)
     if not message.gas_fee_cap:
         # gas is free: the machine is made anew on this state, without a base fee
@@ -104,13 +113,14 @@ async def call(
     steps: list[Step | Reward] = list(created)
     if not checks_gas:
         message = replace(message, gas_limit=IMPLICIT_GAS)
-        steps = [*steps, Step(encode_message(message), 0, implicit=True, gas_cap=BLOCK_GAS)]
+        steps = [*steps, Step(encode_message(message), 0, implicit=True, gas_cap=gas_cap(ctx))]
     else:
         key = sender if skips_sender_check else await _key_of(ctx, tipset, sender)
         if key[0] not in (1, 3, 4):
             raise NodePanics
         is_implicit = skips_sender_check and not created
-        steps = [*steps, Step(encode_message(message), chain_length(message, key), implicit=is_implicit)]
+        length = chain_length(message, key)
+        steps = [*steps, Step(encode_message(message), length, implicit=is_implicit, gas_cap=gas_cap(ctx))]
     run = await executor.run(place, steps)
     return Invocation(message, run.applied[-1], checks_gas)
 
@@ -125,11 +135,11 @@ async def _prior_steps(ctx: Context, tipset: Tipset, message: Message, prior: Pr
 
 
 async def _sender(
-    ctx: Context, executor: Executor, place: Place, sender: Address, may_lack: bool
+    ctx: Context, reader: ObjectReader, place: Place, sender: Address, may_lack: bool
 ) -> tuple[Actor | None, list[Step]]:
     """The sender's actor, or the step that makes a placeholder of it."""
-    tree = await StateTree.load(executor, place.root)
-    states = States(executor, tree, place.network_version, ctx.network.address_prefix)
+    tree = await StateTree.load(reader, place.root, node_cache(ctx))
+    states = States(reader, tree, place.network_version, ctx.network.address_prefix)
     try:
         return await states.tree.get(sender), []
     except ActorNotFound:

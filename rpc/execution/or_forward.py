@@ -9,7 +9,7 @@ import orjson
 
 from chain.errors import NotHeld
 from rpc.context import Context
-from rpc.errors import Unavailable
+from rpc.errors import NeedsNode, Unavailable
 from rpc.executor import Executor
 from rpc.json_wire import encoder
 from rpc.lookup.forward import forward
@@ -25,6 +25,8 @@ async def execute_or_forward(
     Errors: those of `run`; NeedsNode, and the node's own.
     """
     if ctx.executor is None:
+        if ctx.node is None:
+            raise NeedsNode(name, could_execute=True)
         return await forward(ctx, name, _plain(ctx, params), key)
     try:
         return await run(ctx.executor)

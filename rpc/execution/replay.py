@@ -10,6 +10,7 @@ from chain.message import Message, decode_message, encode_message
 from chain.tipset import Tipset
 from rpc.context import Context
 from rpc.errors import MethodError
+from rpc.execution.call import gas_cap
 from rpc.execution.invocation_json import invocation_json
 from rpc.executor import Executor, Step
 from rpc.lookup.tipset_execution import EVENTS_SINCE, execute_tipset, place_at, refuse_migration
@@ -21,7 +22,7 @@ async def replay(ctx: Context, executor: Executor, tipset: Tipset, cid: Cid) -> 
     has_events = ctx.network.version_at(tipset.height) >= EVENTS_SINCE
     for one, applied in done.messages:
         if one.cid == cid:
-            return invocation_json(one.message, applied, has_gas_cost=True, has_events=has_events, cid=cid)
+            return invocation_json(ctx, one.message, applied, has_gas_cost=True, has_events=has_events, cid=cid)
     raise MethodError("given message not found in tipset")
 
 
@@ -36,18 +37,19 @@ async def compute(
         message = decode_message(step.message)
         cid = step.cid or message.cid
         trace.append(
-            invocation_json(message, applied, has_gas_cost=not step.implicit, has_events=has_events, cid=cid)
+            invocation_json(ctx, message, applied, has_gas_cost=not step.implicit, has_events=has_events, cid=cid)
         )
     root = done.root
     if messages:
         refuse_migration(ctx.network, tipset.height, height)
         place = place_at(ctx, tipset, root, height, tipset.min_timestamp, tracing=True)
-        steps = [Step(raw := encode_message(one), len(raw)) for one in messages]
+        cap = gas_cap(ctx)
+        steps = [Step(raw := encode_message(one), len(raw), gas_cap=cap) for one in messages]
         run = await executor.run(place, steps, keep_state=True)
         assert run.root is not None
         root = run.root
         trace += [
-            invocation_json(one, applied, has_gas_cost=True, has_events=has_events)
+            invocation_json(ctx, one, applied, has_gas_cost=True, has_events=has_events)
             for one, applied in zip(messages, run.applied, strict=True)
         ]
     return {"Root": root, "Trace": trace}
