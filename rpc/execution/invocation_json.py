@@ -7,13 +7,15 @@ from typing import Any
 from blockstore.cid import Cid
 from chain.message import Message, Receipt
 from rpc import lotus_json
+from rpc.context import Context
 from rpc.execution.revert import failure_text
 from rpc.executor import Applied
-from rpc.lookup.execution_trace import lotus_trace
+from rpc.json_wire import encoder
+from rpc.lookup.execution_trace import in_levels, lotus_trace
 
 
 def invocation_json(
-    message: Message, applied: Applied, *, has_gas_cost: bool, has_events: bool, cid: Cid | None = None
+    ctx: Context, message: Message, applied: Applied, *, has_gas_cost: bool, has_events: bool, cid: Cid | None = None
 ) -> dict[str, Any]:
     """`cid`: the message's own on chain where that is a signed one. `Duration` is 0: no client may rely on it."""
     receipt = Receipt(
@@ -24,7 +26,7 @@ def invocation_json(
         "Msg": lotus_json.message(message),
         "MsgRct": lotus_json.receipt(receipt),
         "GasCost": _gas_cost(message, applied if has_gas_cost else None),
-        "ExecutionTrace": lotus_trace(applied.trace),
+        "ExecutionTrace": in_levels(lotus_trace(applied.trace), encoder(ctx.network.address_prefix)),
         "Error": failure_text(applied),
         "Duration": 0,
     }

@@ -5,8 +5,10 @@ Sources: Lotus `chain/types/execresult.go`; filecoin-ffi `rust/src/fvm/machine.r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
+
+import orjson
 
 from blockstore.cid import Cid
 from chain.address import Address, from_id
@@ -16,20 +18,53 @@ _UNDISPATCHED: Final = {5: 6, 6: 5}
 _ASSERTION_FAILED: Final = 10
 
 
+#: levels of calls that are encoded as one; a JSON encoder takes 254 levels, and a call has two
+_LEVELS: Final = 50
+
+
 def lotus_trace(events: Sequence[Any]) -> dict[str, Any]:
-    """types.ExecutionTrace. Charges before the first call stand first in it, as the node has them."""
-    waiting = iter(events)
+    """types.ExecutionTrace. Charges before the first call stand first in it, as the node has them.
+
+    Calls nest up to 1,025 deep. `in_levels` makes of it what can be encoded.
+    """
     before: list[dict[str, Any]] = []
-    for event in waiting:
-        if event[0] == "gas":
-            before.append(_charge(event))
-        elif event[0] == "call":
-            trace = _call(event, waiting)
-            trace["GasCharges"] = [*before, *(trace["GasCharges"] or [])]
-            after = [_charge(one) for one in waiting if one[0] == "gas"]
-            trace["GasCharges"] = (trace["GasCharges"] + after) or None
-            return trace
-    return _empty(before)
+    top: dict[str, Any] | None = None
+    open_calls: list[dict[str, Any]] = []
+    for event in events:
+        if event[0] == "call":
+            call = _call(event)
+            if open_calls:
+                open_calls[-1]["Subcalls"].append(call)
+            elif top is None:
+                top = call
+                call["GasCharges"] = before
+            else:
+                break
+            open_calls.append(call)
+        elif open_calls:
+            _note(open_calls, event)
+        elif event[0] == "gas":
+            (before if top is None else top["GasCharges"]).append(_charge(event))
+    if top is None:
+        return _empty(before)
+    for call in _calls(top):
+        _leave_out_empty(call)
+    return top
+
+
+def in_levels(trace: dict[str, Any], encode: Callable[[Any], bytes]) -> dict[str, Any]:
+    """The trace with deep calls as their JSON text, as `encode` writes it: for the encoder alone. Changes `trace`."""
+    places: list[tuple[list[Any], int]] = []
+    waiting = [(trace, 1)]
+    while waiting:
+        call, level = waiting.pop()
+        below = call["Subcalls"] or []
+        if level % _LEVELS == 0:
+            places += [(below, at) for at in range(len(below))]
+        waiting += [(one, level + 1) for one in below]
+    for calls, at in reversed(places):
+        calls[at] = orjson.Fragment(encode(calls[at]))
+    return trace
 
 
 def _empty(charges: list[dict[str, Any]]) -> dict[str, Any]:
@@ -42,35 +77,10 @@ def _empty(charges: list[dict[str, Any]]) -> dict[str, Any]:
     return {"Msg": message, "MsgRct": returned, "GasCharges": charges or None, "Subcalls": None}
 
 
-def _call(event: Sequence[Any], waiting: Iterator[Sequence[Any]]) -> dict[str, Any]:
+def _call(event: Sequence[Any]) -> dict[str, Any]:
     _, sender, to, method, params, value, gas_limit, read_only = event
     codec, data = params or (0, b"")
-    charges: list[dict[str, Any]] = []
-    calls: list[dict[str, Any]] = []
-    logs: list[str] = []
-    objects: list[dict[str, Any]] = []
-    returned: dict[str, Any] = {"ExitCode": 0, "Return": None, "ReturnCodec": 0}
-    invoked: dict[str, Any] | None = None
-    for one in waiting:
-        kind = one[0]
-        if kind == "gas":
-            charges.append(_charge(one))
-        elif kind == "call":
-            calls.append(_call(one, waiting))
-        elif kind == "actor":
-            invoked = _actor(one)
-        elif kind == "log":
-            logs.append(one[1])
-        elif kind == "ipld":
-            objects.append({"Op": one[1], "Cid": Cid(one[2]), "Size": one[3]})
-        elif kind == "return":
-            back_codec, back = one[2] or (0, b"")
-            returned = {"ExitCode": one[1], "Return": back or None, "ReturnCodec": back_codec}
-            break
-        elif kind == "error":
-            returned["ExitCode"] = _UNDISPATCHED.get(one[1], _ASSERTION_FAILED)
-            break
-    trace: dict[str, Any] = {
+    return {
         "Msg": {
             "From": from_id(sender),
             "To": Address(to),
@@ -81,16 +91,50 @@ def _call(event: Sequence[Any], waiting: Iterator[Sequence[Any]]) -> dict[str, A
             "GasLimit": gas_limit,
             "ReadOnly": read_only,
         },
-        "MsgRct": returned,
+        "MsgRct": {"ExitCode": 0, "Return": None, "ReturnCodec": 0},
+        "InvokedActor": None,
+        "GasCharges": [],
+        "Subcalls": [],
+        "Logs": [],
+        "IpldOps": [],
     }
-    if invoked is not None:
-        trace["InvokedActor"] = invoked
-    trace |= {"GasCharges": charges or None, "Subcalls": calls or None}
-    if logs:
-        trace["Logs"] = logs
-    if objects:
-        trace["IpldOps"] = objects
-    return trace
+
+
+def _note(open_calls: list[dict[str, Any]], event: Sequence[Any]) -> None:
+    """Note what happened in the innermost call; its end closes it."""
+    call = open_calls[-1]
+    kind = event[0]
+    if kind == "gas":
+        call["GasCharges"].append(_charge(event))
+    elif kind == "actor":
+        call["InvokedActor"] = _actor(event)
+    elif kind == "log":
+        call["Logs"].append(event[1])
+    elif kind == "ipld":
+        call["IpldOps"].append({"Op": event[1], "Cid": Cid(event[2]), "Size": event[3]})
+    elif kind == "return":
+        codec, data = event[2] or (0, b"")
+        call["MsgRct"] = {"ExitCode": event[1], "Return": data or None, "ReturnCodec": codec}
+        open_calls.pop()
+    elif kind == "error":
+        call["MsgRct"]["ExitCode"] = _UNDISPATCHED.get(event[1], _ASSERTION_FAILED)
+        open_calls.pop()
+
+
+def _calls(top: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    waiting = [top]
+    while waiting:
+        call = waiting.pop()
+        waiting += call["Subcalls"]
+        yield call
+
+
+def _leave_out_empty(call: dict[str, Any]) -> None:
+    for name in ("InvokedActor", "Logs", "IpldOps"):
+        if not call[name]:
+            del call[name]
+    for name in ("GasCharges", "Subcalls"):
+        call[name] = call[name] or None
 
 
 def _charge(event: Sequence[Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ native calls of its own is left out or shown as the `delegatecall` that it is. S
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -86,7 +87,7 @@ async def execute_traces(ctx: Context, executor: Executor, tipset: Tipset) -> by
         caller = await resolve_eth_address(tree, Address(one.message.from_))
         environment = _Environment(caller)
         try:
-            _add_traces(environment, [], lotus_trace(applied.trace))
+            _add_traces(environment, lotus_trace(applied.trace))
         except BadObject as error:
             raise NotHeld(f"the traces of message {one.cid}: {error}") from None
         traces += [trace | place for trace in environment.traces]
@@ -107,18 +108,27 @@ class _Environment:
     last_bytecode: bytes | None = None
 
 
-def _add_traces(env: _Environment, address: list[int], call: _Trace) -> None:
-    """Add the trace of a call and of the calls below it. Errors: BadObject."""
-    trace, inner = _trace_of(env, address, call)
-    if trace is not None:
-        env.traces.append(trace)
-        env.subtraces += 1
-    if trace is None or inner is None or inner.get("InvokedActor") is None or not inner["Subcalls"]:
-        return
-    below = _Environment(_address_of(inner["InvokedActor"]), _is_evm(inner["InvokedActor"]), traces=env.traces)
-    for one in inner["Subcalls"]:
-        _add_traces(below, [*address, below.subtraces], one)
-    trace["subtraces"] = below.subtraces
+def _add_traces(top: _Environment, call: _Trace) -> None:
+    """Add the trace of a message and of the calls below it, which nest up to 1,025 deep. Errors: BadObject."""
+    # of each level: whose calls they are, the address of the trace above, the calls left, the trace above
+    levels: list[tuple[_Environment, list[int], Iterator[_Trace], _Trace | None]] = [(top, [], iter([call]), None)]
+    while levels:
+        env, address, calls, above = levels[-1]
+        one = next(calls, None)
+        if one is None:
+            levels.pop()
+            if above is not None:
+                above["subtraces"] = env.subtraces
+            continue
+        here = address if above is None else [*address, env.subtraces]
+        trace, inner = _trace_of(env, here, one)
+        if trace is not None:
+            env.traces.append(trace)
+            env.subtraces += 1
+        if trace is None or inner is None or inner.get("InvokedActor") is None or not inner["Subcalls"]:
+            continue
+        below = _Environment(_address_of(inner["InvokedActor"]), _is_evm(inner["InvokedActor"]), traces=env.traces)
+        levels.append((below, here, iter(inner["Subcalls"]), trace))
 
 
 def _trace_of(env: _Environment, address: list[int], call: _Trace) -> tuple[_Trace | None, _Trace | None]:
