@@ -7,6 +7,7 @@ is given. An attack goes on whatever the server answers.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import sys
 import time
@@ -16,6 +17,7 @@ from typing import Any
 
 import aiohttp
 
+from tests.attack.hostile_code import endless_calls, hostile_calls
 from tests.attack.wire import ATTACKER, HOST, Peer, call, post
 
 #: what an attack counts: "answered", "refused" (503, 429, an error of a limit), "closed", "wrong"
@@ -347,6 +349,28 @@ async def walks(port: int, end: float, tally: Tally) -> None:
 async def forwarded(port: int, end: float, tally: Tally) -> None:
     one = post(call("eth_call", {"to": "0x" + "11" * 20, "data": "0x"}, "latest"))
     await _over_and_over(port, end, tally, 64, lambda: one)
+
+
+# --- what the virtual machine executes ---------------------------------------------------------------------
+
+
+async def _some_sender(port: int) -> tuple[str, int]:
+    """An account that has sent a message, and the head's height."""
+    head = await _result(port, "Filecoin.ChainHead")
+    message = await _result(port, "Filecoin.ChainGetMessage", await _some_message(port))
+    return message["From"], head["Height"]
+
+
+@attack("hostile-calls", "16 connections with code that loops, recurses, fills memory, emits events, returns 1 MiB")
+async def hostile(port: int, end: float, tally: Tally) -> None:
+    request, numbers = hostile_calls(*await _some_sender(port)), itertools.count()
+    await _over_and_over(port, end, tally, 16, lambda: post(request(next(numbers))))
+
+
+@attack("endless-calls", "4 `StateCall` of code that ends within any bounded gas, and not with 4.6 × 10^18")
+async def endless(port: int, end: float, tally: Tally) -> None:
+    request, numbers = endless_calls((await _some_sender(port))[0]), itertools.count()
+    await _over_and_over(port, end, tally, 4, lambda: post(request(next(numbers))))
 
 
 # --- what is no number ---------------------------------------------------------------------------------------

@@ -15,9 +15,12 @@ from tests.support.paths import ROOT
 
 #: what is promised while an attack runs
 MAX_PEAK_BYTES = 700 << 20
+MAX_EXECUTOR_BYTES = 2 << 30
 MAX_P99_SECONDS = 0.025
 #: what a stranger may make a follower log in one attack
 MAX_LOG_BYTES = 256 << 10
+#: attacks on a follower that executes
+EXECUTING = frozenset({"hostile-calls", "endless-calls"})
 #: seconds for the server to close what an attacker has left behind
 _SETTLE_SECONDS = 20.0
 #: file descriptors that may stay: caches of the store, the witness's last connection
@@ -34,15 +37,17 @@ class Result:
     peak_bytes: int
     files_before: int
     files_after: int
+    executor_bytes: int = 0
     faults: list[str] = field(default_factory=list)
 
     def row(self) -> str:
         """A line of the table in docs/security.md."""
         seen = ", ".join(f"{count:,} {what}" for what, count in sorted(self.attack.items())) or "nothing"
+        executor = f" + {self.executor_bytes >> 20}" if self.executor_bytes else ""
         return (
             f"| {self.name} | {self.witness['failed']} of {self.witness['asked']:,} "
             f"| {self.witness['p50'] * 1e3:.1f} | {self.witness['p99'] * 1e3:.1f} | {self.witness['worst'] * 1e3:.0f} "
-            f"| {self.peak_bytes >> 20} | {seen} |"
+            f"| {self.peak_bytes >> 20}{executor} | {seen} |"
         )
 
 
@@ -70,7 +75,13 @@ def attack(name: str, stores: Stores, seconds: float) -> Result:
         more: list[str] = []
         if name == "forwarded":
             more = ["--node", stack.enter_context(server.silent_node())]
+        executes = name in EXECUTING
+        more += ["--execution", "on" if executes else "off"]
         follower = stack.enter_context(server.served(stores.store_of(name), stores.folder, *more))
+        executor = server.PeakOfChildren(follower.pid)
+        if executes:
+            server.wait_until_it_executes(follower)
+            stack.enter_context(executor)
         _report(["tests.attack.witness", str(follower.port), "0.5"])  # the caches of a server that was just started
         before = follower.open_files()
         attacker = subprocess.Popen(
@@ -84,7 +95,11 @@ def attack(name: str, stores: Stores, seconds: float) -> Result:
         finally:
             attacker.kill()
         peak, after = follower.peak_bytes(), follower.settled_files(before + _FILES_OVER, _SETTLE_SECONDS)
-    result = Result(name, witness, json.loads(out), peak, before, after)
+    result = Result(name, witness, json.loads(out), peak, before, after, executor.peak_bytes)
+    if executor.peak_bytes > MAX_EXECUTOR_BYTES:
+        result.faults.append(f"the executor took {executor.peak_bytes >> 20} MiB, more than {MAX_EXECUTOR_BYTES >> 20}")
+    if executes and not result.attack.get("answered"):
+        result.faults.append("no hostile call was answered")
     if witness["failed"]:
         result.faults.append(f"{witness['failed']} of the witness's requests failed: {witness['failures']}")
     if peak > MAX_PEAK_BYTES:

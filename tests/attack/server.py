@@ -6,13 +6,15 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.attack.wire import HOST
+from tests.attack.wire import HOST, call
 from tests.support.paths import ROOT
 from tests.support.recorded import recorded
 
@@ -21,6 +23,8 @@ ACTORS = 60_000
 #: seconds for a server to answer, and to end
 _READY_SECONDS = 60.0
 _STOP_SECONDS = 60.0
+#: seconds to compile the actors' code on a busy machine
+_COMPILED_SECONDS = 300.0
 
 
 def follower(*arguments: str) -> list[str]:
@@ -108,6 +112,45 @@ def served(store: str, folder: Path, *arguments: str) -> Iterator[Served]:
     finally:
         process.kill()
         process.wait()
+
+
+class PeakOfChildren:
+    """The most memory that a child of a process had, looked at five times a second while the block runs."""
+
+    def __init__(self, pid: int) -> None:
+        self.peak_bytes = 0
+        self._children = Path(f"/proc/{pid}/task/{pid}/children")
+        self._ended = threading.Event()
+        self._watching = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> PeakOfChildren:
+        self._watching.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._watching.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.2):
+            for pid in self._children.read_text().split():
+                # one that ends is another one's turn
+                with suppress(OSError, IndexError):
+                    status = Path(f"/proc/{pid}/status").read_text()
+                    self.peak_bytes = max(self.peak_bytes, int(status.partition("VmHWM:")[2].split()[0]) << 10)
+
+
+def wait_until_it_executes(served: Served) -> None:
+    """Wait for a first `eth_call`: the actors' code is compiled by then. Errors: TimeoutError."""
+    end = time.monotonic() + _COMPILED_SECONDS
+    url = f"http://{HOST}:{served.port}/rpc/v1"
+    while time.monotonic() < end:
+        request = urllib.request.Request(url, call("eth_call", {"data": "0x00"}, "latest"))
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            if b'"result"' in answer.read():
+                return
+        time.sleep(0.5)
+    raise TimeoutError(f"the follower executes nothing: {served.log.read_text()[-2000:]}")
 
 
 @contextmanager

@@ -24,9 +24,8 @@ from tests.support.recorded import recorded
 _ENGINE_CACHE_BYTES = 128 << 20
 
 
-@cache
-def engine() -> Any:
-    """The engine of this process. Skips the test where the extension is not installed; fails it in CI."""
+def require_machine() -> Any:
+    """The extension's module. Skips the test where it is not installed; fails it in CI."""
     try:
         import lotus_follower_execution as vm
     except ImportError:
@@ -34,7 +33,13 @@ def engine() -> Any:
         if os.environ.get("REQUIRE_SERVERS") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
-    return vm.Engine(2, _ENGINE_CACHE_BYTES)
+    return vm
+
+
+@cache
+def engine() -> Any:
+    """The engine of this process. Errors: as `require_machine`."""
+    return require_machine().Engine(2, _ENGINE_CACHE_BYTES)
 
 
 def import_recorded(folder: str, at: Path) -> str:

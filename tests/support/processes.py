@@ -18,9 +18,12 @@ __all__ = ["FollowerProcess", "clean_environment", "follower_process", "free_por
 
 
 def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment without any setting of a follower, and `more`."""
+    """This process's environment without any setting of a follower, and `more`.
+
+    Nothing is executed unless a test asks for it: compiling the actors' code takes each process 15 s of CPU time.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("FOLLOWER_", "FULLNODE_"))}
-    return {**kept, **(more or {})}
+    return {**kept, "FOLLOWER_EXECUTION": "off", **(more or {})}
 
 
 def run_follower(
