@@ -77,7 +77,7 @@ async def ask(store: Store, method: str, *params: object) -> object:
 
 
 async def events(store: Store) -> list[object]:
-    """All events of the chain, newest epochs included_messages, as a client is told them."""
+    """All events of the chain, newest epochs included, as a client is told them."""
     found = await ask(store, "Filecoin.GetActorEventsRaw", {"fromHeight": 0})
     assert isinstance(found, list)
     return found
