@@ -464,7 +464,7 @@ SETTINGS: Final = (
     Setting(
         "execution_memory_mb",
         whole_number(256, 1 << 20),
-        2048,
+        1536,
         EXECUTE,
         "Memory, in MiB, over which the executor ends itself and is started again.",
     ),

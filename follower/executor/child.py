@@ -44,7 +44,7 @@ def is_executing(settings: Settings) -> bool:
 async def executor_of(settings: Settings) -> AsyncIterator[RemoteExecutor | None]:
     """The executor of this process: the one at `executor_socket`, else one of its own; None where there is none."""
     if settings["executor_socket"]:
-        client = RemoteExecutor(Path(settings["executor_socket"]), settings["execution_seconds"])
+        client = RemoteExecutor(Path(settings["executor_socket"]))
         try:
             yield client
         finally:
@@ -57,7 +57,7 @@ async def executor_of(settings: Settings) -> AsyncIterator[RemoteExecutor | None
         path = Path(folder, "executor.sock")
         environment = {**settings.environment(), "FOLLOWER_EXECUTOR_SOCKET": str(path)}
         running = asyncio.create_task(_keep_running(environment))
-        client = RemoteExecutor(path, settings["execution_seconds"])
+        client = RemoteExecutor(path)
         try:
             yield client
         finally:

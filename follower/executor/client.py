@@ -21,20 +21,18 @@ from rpc.server.metrics import Metrics
 
 #: an execution that was cut off is asked once more: it changes nothing
 _TRIES: Final = 2
-#: seconds during which messages without a gas limit are refused after one of them has hung the executor
+#: seconds during which messages without a gas limit are refused after the executor ended in the middle of one that
+#: had run for so many seconds: it hung, or its trace filled the memory
 _PAUSE_SECONDS: Final = 600.0
+_SUSPECT_SECONDS: Final = 2.0
 _NOT_HELD_PREFIX: Final = "not held: "
 
 
 class RemoteExecutor:
-    """An Executor in another process. It connects when it is first asked, and again after the process was lost.
+    """An Executor in another process. It connects when it is first asked, and again after the process was lost."""
 
-    `hang_seconds`: after so long an executor ends itself for a message that hangs.
-    """
-
-    def __init__(self, path: Path, hang_seconds: float = 20.0) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._hang_seconds = hang_seconds
         self._paused_until = 0.0
         self.executions = 0
         self.seconds = 0.0
@@ -54,14 +52,15 @@ class RemoteExecutor:
         started = time.monotonic()
         if limitless and started < self._paused_until:
             raise ExecutionRefused(
-                "a message without a gas limit has hung the executor: for ten minutes no such message is executed here"
+                "a message without a gas limit has ended the executor: for ten minutes no such message is executed here"
             )
+        lost = self.lost
         asked = pack_run(place, list(steps), keep_state, objects)
         try:
             # one that hung would hang again
             found = unpack_result(await self._ask("run", asked, 1 if limitless else _TRIES))
         except Unavailable:
-            if limitless and time.monotonic() - started > self._hang_seconds * 0.9:
+            if limitless and self.lost > lost and time.monotonic() - started > _SUSPECT_SECONDS:
                 self._paused_until = time.monotonic() + _PAUSE_SECONDS
             raise
         finally:

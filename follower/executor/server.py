@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 #: exit codes: a message hung, memory grew over its limit
 HUNG: Final = 75
 GREW: Final = 76
-_WATCH_SECONDS: Final = 0.25
+_WATCH_SECONDS: Final = 0.1
 #: a run that gets little CPU time may take so many times longer
 _BUSY_FACTOR: Final = 5
 
@@ -54,7 +54,7 @@ class ExecutorLimits:
     lanes: int = 2
     queue: int = 256
     run_seconds: float = 20.0
-    memory_bytes: int = 2 << 30
+    memory_bytes: int = 1536 << 20
 
 
 class ExecutorServer:

@@ -43,16 +43,18 @@ CODE: Final[dict[str, str]] = {
 ENDLESS_ABOVE_THE_CAP: Final = "5b5a67" + (20_000_000_000).to_bytes(8, "big").hex() + "10600057" + "00"
 
 
-def _numbered(code: str, number: int) -> str:
+def numbered(code: str, number: int) -> str:
     """The code with a tail that is never run."""
     return code + "00" + number.to_bytes(8, "big").hex()
 
 
-def _eth(method: str, code: str) -> bytes:
+def eth_request(method: str, code: str) -> bytes:
+    """A request about the creation of a contract."""
     return call(method, {"data": "0x" + code}, "latest")
 
 
-def _message(sender: str, code: str, nonce: int, gas: int) -> dict[str, Any]:
+def creation(sender: str, code: str, nonce: int, gas: int) -> dict[str, Any]:
+    """A message that creates a contract, as JSON."""
     params = base64.b64encode(encode(bytes.fromhex(code))).decode()
     return {
         "Version": 0, "To": "f010", "From": sender, "Nonce": nonce, "Value": "0", "GasLimit": gas, "GasFeeCap": "0",
@@ -65,16 +67,16 @@ def hostile_calls(sender: str, height: int) -> Callable[[int], bytes]:
     codes = list(CODE.values())
 
     def request(number: int) -> bytes:
-        code = _numbered(codes[number % len(codes)], number)
+        code = numbered(codes[number % len(codes)], number)
         kind = number // len(codes) % 5
         if kind == 2:
-            return _eth("eth_estimateGas", code)
+            return eth_request("eth_estimateGas", code)
         if kind == 3:
-            return call("Filecoin.StateCall", _message(sender, code, 0, 0), [])
+            return call("Filecoin.StateCall", creation(sender, code, 0, 0), [])
         if kind == 4:
-            some = [_message(sender, code, nonce, 1 << 61) for nonce in range(50)]
+            some = [creation(sender, code, nonce, 1 << 61) for nonce in range(50)]
             return call("Filecoin.StateCompute", height, some, [])
-        return _eth("eth_call", code)
+        return eth_request("eth_call", code)
 
     return request
 
@@ -83,6 +85,6 @@ def endless_calls(sender: str) -> Callable[[int], bytes]:
     """`StateCall` of code that ends within any bounded gas, and does not end with Lotus' limit for such calls."""
 
     def request(number: int) -> bytes:
-        return call("Filecoin.StateCall", _message(sender, _numbered(ENDLESS_ABOVE_THE_CAP, number), 0, 0), [])
+        return call("Filecoin.StateCall", creation(sender, numbered(ENDLESS_ABOVE_THE_CAP, number), 0, 0), [])
 
     return request

@@ -59,8 +59,8 @@ def import_recorded(folder: str, at: Path) -> str:
 
 
 @asynccontextmanager
-async def executing(url: str) -> AsyncIterator[Services]:
-    """Services over a store, with an executor in this process."""
+async def executing(url: str, **limits: int) -> AsyncIterator[Services]:
+    """Services over a store, with an executor in this process; `limits` as LocalExecutor takes them."""
     found = engine()
     from follower.executor.local import LocalExecutor
 
@@ -69,7 +69,7 @@ async def executing(url: str) -> AsyncIterator[Services]:
     assert network is not None
     objects = Objects(store)
     index = ChainIndex(store, objects, network)
-    executor = LocalExecutor(objects, index, network, engine=found)
+    executor = LocalExecutor(objects, index, network, engine=found, **limits)
     services = Services(
         store=store,
         index=index,

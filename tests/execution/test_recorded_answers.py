@@ -18,6 +18,8 @@ from rpc.lookup.tipset_execution import crosses_migration, execute_tipset
 from rpc.methods import register_all
 from rpc.server.dispatch import Dispatcher
 from rpc.services import Services
+from tests.attack.hostile_code import CODE, creation, eth_request, numbered
+from tests.attack.wire import call
 from tests.execution.machine import engine, executing, import_recorded
 from tests.support.recorded import recorded
 
@@ -130,3 +132,37 @@ async def test_executed_tipsets_give_the_roots_that_the_chain_has(
                 equal += 1
             child = tipset
     assert equal >= least
+
+
+@pytest.mark.recorded
+@pytest.mark.timeout(900)
+async def test_what_a_client_makes_up_is_bounded(stores: Path) -> None:
+    register_all()
+    sender = next(
+        one["params"][0]["From"]
+        for one in records("busy")
+        if one["method"] == "Filecoin.StateCall" and one["params"][0]["From"][1] in "13" and "result" in one
+    )
+    async with executing(await asyncio.to_thread(import_recorded, "busy", stores), trace_entries=40_000) as services:
+        dispatcher = Dispatcher(services)
+
+        async def ask(body: bytes) -> dict[str, Any]:
+            answer: dict[str, Any] = orjson.loads((await dispatcher.http(1, body))[1])
+            return answer
+
+        async def state_call(code: str) -> dict[str, Any]:
+            return await ask(call("Filecoin.StateCall", creation(sender, code, 0, 0), []))
+
+        # a loop ends with its gas; without a limit of Lotus' it is refused
+        assert "SysErrOutOfGas(7)" in (await ask(eth_request("eth_call", CODE["empty loop"])))["error"]["message"]
+        error = (await state_call(CODE["empty loop"]))["error"]
+        assert (error["code"], "more than 10000000000 gas" in error["message"]) == (-32005, True)
+        services.extra["execution_gas_cap"] = 100_000_000
+        error = (await ask(eth_request("eth_call", numbered(CODE["empty loop"], 1))))["error"]
+        assert (error["code"], "more than 100000000 gas" in error["message"]) == (-32005, True)
+        assert "result" in await ask(eth_request("eth_call", numbered("00", 2)))
+        del services.extra["execution_gas_cap"]
+        # a long trace is not built; a deep one is
+        error = (await state_call(CODE["20,000 empty events, and an end"]))["error"]
+        assert (error["code"], "entries" in error["message"]) == (-32005, True)
+        assert (await state_call("00"))["result"]["MsgRct"]["ExitCode"] == 0
