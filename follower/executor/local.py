@@ -68,6 +68,7 @@ class LocalExecutor:
         self._trace_entries = trace_entries
         self._read_now = read_now
         self._nodes = NodeCache(32 << 20)
+        self._supplies: LRUCache[tuple[Cid, int, int], int] = LRUCache(256)
         self._loop = asyncio.get_running_loop()
 
     async def run(
@@ -98,8 +99,13 @@ class LocalExecutor:
             pledge: int = (await first.load(POWER, "power")).state["TotalPledgeCollateral"]
             return pledge
 
-        here = await states(place.supply_root or place.root, place.network_version)
-        return (await circulating_supply(here, place.epoch, genesis_pledge)).circulating
+        root = place.supply_root or place.root
+        key = root, place.epoch, place.network_version
+        kept = self._supplies.get(key)
+        if kept is None:
+            here = await states(root, place.network_version)
+            kept = self._supplies[key] = (await circulating_supply(here, place.epoch, genesis_pledge)).circulating
+        return kept
 
     def close(self) -> None:
         """Wait for what is running."""
