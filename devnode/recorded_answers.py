@@ -40,7 +40,7 @@ def with_answers(registry: Registry, files: Iterable[Path]) -> Registry:
             method = registry.names(version).get(name)
             if method is None:
                 answers = lacked.setdefault((version, name), {})
-            elif method.answered in ("forwarded", "recorded"):
+            elif method.answered in ("executed", "forwarded", "recorded"):
                 answers = forwarded.setdefault(method.name, {})
             else:
                 continue

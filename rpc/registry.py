@@ -56,7 +56,7 @@ H = TypeVar("H", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One declaration. `answered` is "decoded", "indexed", "recorded", "forwarded" or "local".
+    """One declaration. `answered` is "decoded", "indexed", "recorded", "executed", "forwarded" or "local".
 
     `raw` marks a method that takes its parameters as they came (`RawParams`); `channel`, one whose handler
     is an async generator and whose values are pushed over a WebSocket.
