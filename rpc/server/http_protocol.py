@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
-from time import time
 from typing import Final
 
 import httptools
@@ -397,6 +396,7 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
 
     def _write(self, status: int, body: bytes, *, close: bool, ctx: Context | None = None) -> None:
         shared = self._shared
+        start = shared.start(status)
         more = b"\r\n\r\n"
         if close:
             more = b"\r\nConnection: close\r\n\r\n"
@@ -405,12 +405,10 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
             more = b"\r\nConnection: keep-alive\r\n\r\n"
         if ctx is not None:
             if ctx.pinned is not None:
-                head = ctx.pinned
-                age = head.age_seconds(int(time()))
-                more = b"\r\nX-Filecoin-Head: %b\r\nX-Filecoin-Head-Age: %d%b" % (head.text, age, more)
+                more = shared.head_lines(ctx.pinned) + more
             if ctx.headers is not None:
                 more = "".join(f"\r\n{name}: {value}" for name, value in ctx.added_headers()).encode() + more
-        start = shared.start(status) + b"%d" % len(body) + more
+        start += b"%d" % len(body) + more
         if len(body) < _SMALL:
             shared.send(self.transport, start + body)
         else:

@@ -14,6 +14,7 @@ from wsgiref.handlers import format_date_time
 from rpc.server.client_address import Clients
 from rpc.server.dispatch import Dispatcher
 from rpc.server.limits import ServerSettings
+from rpc.services import Head
 
 #: bytes of answers that wait for the end of a turn of the loop
 _OUTBOX: Final = 256 << 10
@@ -73,6 +74,8 @@ class ServerState:
     _empty: asyncio.Event | None = None
     _second: int = 0
     _starts: dict[int, bytes] = field(default_factory=dict)
+    _head: Head | None = None
+    _head_lines: bytes = b""
 
     def leave(self, connection: HttpConnection) -> None:
         """A connection has ended or is another's now."""
@@ -146,9 +149,21 @@ class ServerState:
         """The status line and the header lines that every answer has; made anew once a second."""
         second = int(time())
         if second != self._second:
-            self._second = second
-            self._starts = {}
+            self._begin_second(second)
         return self._starts.get(status) or self._make_start(status, second)
+
+    def head_lines(self, head: Head) -> bytes:
+        """The header lines that name an answer's head and its age; made anew once a second. Called after `start`."""
+        if head is not self._head:
+            age = head.age_seconds(self._second)
+            self._head_lines = b"\r\nX-Filecoin-Head: %b\r\nX-Filecoin-Head-Age: %d" % (head.text, age)
+            self._head = head
+        return self._head_lines
+
+    def _begin_second(self, second: int) -> None:
+        self._second = second
+        self._starts = {}
+        self._head = None
 
     def _make_start(self, status: int, second: int) -> bytes:
         lines = [
