@@ -8,7 +8,7 @@ import gc
 import logging
 import signal
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -90,6 +90,33 @@ async def wait_for_store(settings: Settings, stopping: asyncio.Event) -> tuple[S
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stopping.wait(), _STORE_WAIT)
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What a process that answers reads from: the store, and with a full node behind it that node's `lanes`."""
+
+    store: Store
+    network: NetworkRecord
+    lanes: NodeLanes | None
+    objects: Objects
+    index: ChainIndex
+
+
+async def open_sources(settings: Settings, stopping: asyncio.Event, cache_bytes: int) -> Sources | None:
+    """Open them when the store is ready; None when `stopping` is set first. `cache_bytes`: objects kept in memory.
+
+    Errors: as `wait_for_store`.
+    """
+    opened = await wait_for_store(settings, stopping)
+    if opened is None:
+        return None
+    store, network = opened
+    lanes = NodeLanes.open(settings)
+    is_lazy = settings["state"] == "lazy"
+    fetch = lazy_fetch(lanes.object_clients, settings["fetch_batch"]) if lanes is not None and is_lazy else None
+    objects = Objects(store, cache_bytes=cache_bytes, fetch=fetch)
+    return Sources(store, network, lanes, objects, ChainIndex(store, objects, network))
 
 
 def build_heads(store: Store, index: ChainIndex, settings: Settings) -> StoreHeads | SharedStoreHeads:
@@ -186,15 +213,11 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
     for signum in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signum, on_signal)
 
-    opened = await wait_for_store(settings, stopping)
-    if opened is None:
+    sources = await open_sources(settings, stopping, settings["object_cache_mb"] << 20)
+    if sources is None:
         return 0
-    store, network = opened
-    lanes = NodeLanes.open(settings)
-    is_lazy = settings["state"] == "lazy"
-    fetch = lazy_fetch(lanes.object_clients, settings["fetch_batch"]) if lanes is not None and is_lazy else None
-    objects = Objects(store, cache_bytes=settings["object_cache_mb"] << 20, fetch=fetch)
-    index = ChainIndex(store, objects, network)
+    store, network, lanes = sources.store, sources.network, sources.lanes
+    objects, index = sources.objects, sources.index
     heads = build_heads(store, index, settings)
     followed = FollowedNode(lanes.watch_client) if lanes is not None else None
     services = Services(

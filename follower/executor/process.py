@@ -11,23 +11,19 @@ from pathlib import Path
 from typing import Final
 
 from blockstore.errors import StoreError
-from blockstore.store import Store
 from chain.errors import ChainError
-from chain.index.chain_index import ChainIndex
-from chain.ipld.objects import Objects
-from chain.network import NetworkRecord
 from chain.tipset import TipsetKey
 from follower.executor.local import LocalExecutor
 from follower.executor.server import ExecutorLimits, ExecutorServer
-from follower.lazy_objects import lazy_fetch
-from follower.node_route import NodeLanes
 from follower.settings import Settings
-from follower.worker import wait_for_store
+from follower.worker import Sources, open_sources
 from rpc.errors import RpcError
 from rpc.executor import Place
 
 log = logging.getLogger(__name__)
 
+#: little: what runs read is kept in the machine's own cache (`execution_cache_mb`)
+_OBJECT_CACHE_BYTES: Final = 16 << 20
 #: seconds between two looks whether the head has other code than what is compiled
 _COMPILE_SECONDS: Final = 10.0
 #: seconds for runs to end after the process was told to stop
@@ -39,19 +35,13 @@ _NICENESS: Final = 5
 async def run_executor(settings: Settings, path: Path, stop: asyncio.Event, *, with_parent: bool) -> int:
     """Serve at `path` until `stop`; with `with_parent` also until standard input ends."""
     os.nice(_NICENESS)
-    opened = await wait_for_store(settings, stop)
-    if opened is None:
+    sources = await open_sources(settings, stop, _OBJECT_CACHE_BYTES)
+    if sources is None:
         return 0
-    store, network = opened
-    lanes = NodeLanes.open(settings)
-    is_lazy = settings["state"] == "lazy"
-    fetch = lazy_fetch(lanes.object_clients, settings["fetch_batch"]) if lanes is not None and is_lazy else None
-    objects = Objects(store, cache_bytes=16 << 20, fetch=fetch)
-    index = ChainIndex(store, objects, network)
     executor = LocalExecutor(
-        objects,
-        index,
-        network,
+        sources.objects,
+        sources.index,
+        sources.network,
         threads=settings["execution_threads"],
         cache_bytes=settings["execution_cache_mb"] << 20,
         trace_entries=settings["execution_trace_entries"],
@@ -63,7 +53,7 @@ async def run_executor(settings: Settings, path: Path, stop: asyncio.Event, *, w
         memory_bytes=settings["execution_memory_mb"] << 20,
     )
     server = ExecutorServer(executor, limits)
-    tasks = [asyncio.create_task(_keep_compiled(executor, store, index, network, server, path))]
+    tasks = [asyncio.create_task(_keep_compiled(executor, sources, server, path))]
     if with_parent:
         tasks.append(asyncio.create_task(_stop_with_parent(stop)))
     try:
@@ -73,9 +63,9 @@ async def run_executor(settings: Settings, path: Path, stop: asyncio.Event, *, w
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await server.close()
-        if lanes is not None:
-            await lanes.close()
-        await store.close()
+        if sources.lanes is not None:
+            await sources.lanes.close()
+        await sources.store.close()
         # a machine cannot be interrupted, and the interpreter would wait for its thread
         last = threading.Timer(_EXIT_SECONDS, os._exit, (0,))
         last.daemon = True
@@ -83,25 +73,23 @@ async def run_executor(settings: Settings, path: Path, stop: asyncio.Event, *, w
     return 0
 
 
-async def _keep_compiled(
-    executor: LocalExecutor, store: Store, index: ChainIndex, network: NetworkRecord, server: ExecutorServer, path: Path
-) -> None:
+async def _keep_compiled(executor: LocalExecutor, sources: Sources, server: ExecutorServer, path: Path) -> None:
     """Compile the code of the head's actors, then listen; compile again when an upgrade has changed them."""
     compiled = 0
     told = ""
     while True:
         try:
-            entry = await store.head()
+            entry = await sources.store.head()
             if entry is not None:
-                tipset = await index.tipset(TipsetKey(entry.head.key))
-                version = network.version_at(tipset.height)
+                tipset = await sources.index.tipset(TipsetKey(entry.head.key))
+                version = sources.network.version_at(tipset.height)
                 if version != compiled:
                     place = Place(
                         tipset.parent_state_root,
                         tipset.height,
                         tipset.min_timestamp,
                         version,
-                        network.eth_chain_id,
+                        sources.network.eth_chain_id,
                         tipset.parent_base_fee,
                         tipset.key,
                     )

@@ -22,11 +22,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from blockstore.errors import Fenced, StoreError
-from blockstore.store import Batch, Table
 from blockstore.store_clock import StoreClock, wall_ms
 from leader_bridge import metrics
 from leader_bridge.clock import monotonic
-from leader_bridge.follow.standby import Progress, StandbyNodes, announce, wait_until_stuck, withdraw
+from leader_bridge.follow.standby import Progress, RowStore, StandbyNodes, announce, wait_until_stuck, withdraw
 
 if TYPE_CHECKING:
     from blockstore.cassandra.head import Lease
@@ -45,7 +44,7 @@ _GIVEN_UP: Final = -1
 
 
 @runtime_checkable
-class LeaseStore(Protocol):
+class LeaseStore(RowStore, Protocol):
     """A store that knows who leads: `blockstore.cassandra.store.CassandraStore`."""
 
     async def lease(self) -> Lease:
@@ -62,21 +61,6 @@ class LeaseStore(Protocol):
 
     def epsilon_ms(self) -> int:
         """The most that a clock may differ from it."""
-
-    async def write(self, batch: Batch) -> None:
-        """See `blockstore.store.Store`."""
-
-    async def scan(
-        self,
-        table: Table,
-        partition: bytes,
-        *,
-        start: bytes = b"",
-        end: bytes | None = None,
-        reverse: bool = False,
-        limit: int = 1000,
-    ) -> list[tuple[bytes, bytes]]:
-        """See `blockstore.store.Store`."""
 
 
 class Leading(Progress, Protocol):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from chain.address import Address
-from chain.errors import ActorNotFound, NotHeld
+from chain.errors import NotHeld
 from rpc.context import Context
-from rpc.lookup.actor_states import in_prefix, load_tree
+from rpc.lookup.actor_states import find_actor, load_tree
 from rpc.lookup.eth.executed_tipset import find_post_roots
 
 #: the header that says so
@@ -23,11 +23,4 @@ async def next_nonce(ctx: Context, address: Address) -> int:
         raise NotHeld(f"the state after the head, epoch {head.height}")
     ctx.add_header(NOTE, _NO_MEMPOOL)
     tree = await load_tree(ctx, post.state, head.height + 1)
-    try:
-        return (await tree.get(address)).nonce
-    except ActorNotFound as error:
-        if address.is_id:
-            raise
-        name = in_prefix(ctx, address)
-        text = f"resolution lookup failed ({name}): resolve address {name}: actor not found"
-        raise ActorNotFound(text) from error
+    return (await find_actor(ctx, tree, address)).nonce

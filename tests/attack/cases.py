@@ -69,6 +69,22 @@ async def _over_and_over(port: int, end: float, tally: Tally, peers: int, reques
     await asyncio.gather(*(one() for _ in range(peers)))
 
 
+async def _anew(
+    port: int, end: float, tally: Tally, session: Callable[[Peer], Awaitable[None]], limit: int = 1 << 16
+) -> None:
+    """One `session` after another, each on a connection of its own. `limit`: as for `Peer.connect`."""
+    while _now() < end:
+        try:
+            peer = await Peer.connect(port, limit=limit)
+            try:
+                await session(peer)
+            finally:
+                peer.drop()
+        except OSError:
+            tally["closed"] += 1
+            await asyncio.sleep(0.05)
+
+
 async def _stay(port: int, end: float, tally: Tally, peers: int, first: bytes) -> None:
     """`peers` connections that each send `first` and then wait for whatever comes."""
 
@@ -171,22 +187,13 @@ async def unread_batches(port: int, end: float, tally: Tally) -> None:
     big = call("Filecoin.StateReadState", "f04", [])
     batch = post(b"[" + b",".join([one, other, big] * 1000) + b"]")
 
-    async def unread() -> None:
-        while _now() < end:
-            try:
-                peer = await Peer.connect(port, limit=1024)
-                try:
-                    await peer.send(batch)
-                    peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
-                    await asyncio.sleep(max(0.0, end - _now()))
-                    tally["unread"] += 1
-                finally:
-                    peer.drop()
-            except OSError:
-                tally["closed"] += 1
-                await asyncio.sleep(0.05)
+    async def unread(peer: Peer) -> None:
+        await peer.send(batch)
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await asyncio.sleep(max(0.0, end - _now()))
+        tally["unread"] += 1
 
-    await asyncio.gather(*(unread() for _ in range(8)))
+    await asyncio.gather(*(_anew(port, end, tally, unread, limit=1024) for _ in range(8)))
 
 
 @attack("frames", "16 WebSockets that send 90 MB of a message that they do not end")
@@ -221,22 +228,13 @@ async def frames(port: int, end: float, tally: Tally) -> None:
 
 
 async def _trickle(port: int, end: float, tally: Tally, head: str, at_first: bytes, piece: bytes) -> None:
-    async def one() -> None:
+    async def trickle(peer: Peer) -> None:
+        await peer.send(f"POST /rpc/v1 HTTP/1.1\r\nHost: {HOST}\r\n{head}\r\n\r\n".encode() + at_first)
         while _now() < end:
-            try:
-                peer = await Peer.connect(port)
-                try:
-                    await peer.send(f"POST /rpc/v1 HTTP/1.1\r\nHost: {HOST}\r\n{head}\r\n\r\n".encode() + at_first)
-                    while _now() < end:
-                        await peer.send(piece)
-                        await asyncio.sleep(0.1)
-                finally:
-                    peer.drop()
-            except OSError:
-                tally["closed"] += 1
-                await asyncio.sleep(0.05)
+            await peer.send(piece)
+            await asyncio.sleep(0.1)
 
-    await asyncio.gather(*(one() for _ in range(6)))
+    await asyncio.gather(*(_anew(port, end, tally, trickle) for _ in range(6)))
 
 
 @attack("trickled-chunks", "6 chunked uploads that trickle after 20 MB")

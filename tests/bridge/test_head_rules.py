@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 
 import pytest
 from prometheus_client import REGISTRY
 
-from blockstore.store import Store
 from chain.tipset import Tipset
-from leader_bridge.bridge import Bridge
 from leader_bridge.follow.head_rules import ReorgPermit
 from leader_bridge.settings import BridgeSettings
-from rpc.client.node_info import parse_node_info
 from tests.support.bridge.chain import SmallChain
 from tests.support.bridge.node import TestNode, certificate_of, until
 from tests.support.bridge.running import entries_of, following, quick, replay_log
@@ -24,17 +19,6 @@ from tests.support.virtual_time import run_virtual
 
 def stopped(reason: str) -> float:
     return REGISTRY.get_sample_value("follower_bridge_stopped", {"reason": reason}) or 0.0
-
-
-@contextlib.asynccontextmanager
-async def permitted(store: Store, url: str, permit: ReorgPermit) -> AsyncIterator[Bridge]:
-    bridge = Bridge(store, parse_node_info(url), quick(), permit=permit)
-    task = asyncio.create_task(bridge.run())
-    try:
-        yield bridge
-    finally:
-        bridge.stop()
-        await task
 
 
 async def until_judged(node: TestNode) -> None:
@@ -131,7 +115,7 @@ async def test_a_reorg_of_950_epochs_is_refused_until_an_operator_permits_one(
     assert f"leaves ours at epoch {base.height}" in caplog.text
 
     permit = ReorgPermit(is_given=True)
-    async with permitted(world.store, node.url, permit) as bridge:
+    async with following(world.store, [node.url], permit=permit) as bridge:
         await until(lambda: at_head(bridge, theirs) and not permit.is_given)
         await until(lambda: stopped("reorg_below_finality") == 0)
         # the permission was for one

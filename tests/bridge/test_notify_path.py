@@ -15,6 +15,7 @@ from leader_bridge.nodes.subscription import parse_changes
 from leader_bridge.settings import BridgeSettings
 from rpc.client.client import NodeClient
 from rpc.client.node_info import parse_node_info
+from tests.support.bridge.running import until_at_node
 from tests.support.recorded import recorded
 from tests.support.served import served
 
@@ -52,16 +53,10 @@ async def test_a_client_of_the_follower_sees_every_change_once(tmp_path: Path) -
     bridge = Bridge(store, parse_node_info(node.base), settings)
     running = asyncio.create_task(bridge.run())
 
-    async def bridged() -> None:
-        while (entry := await store.head()) is None or entry.head.key != node.heads.head.key:
-            if running.done():
-                running.result()
-            await asyncio.sleep(0.002)
-
     client = Client()
     total = len(node.chain.changes)
     async with asyncio.timeout(200):
-        await bridged()
+        await until_at_node(store, node, running)
         async with served(store) as server, NodeClient(parse_node_info(f"http://127.0.0.1:{server.port}")[0]) as wire:
             connection = await wire.connect()
             channel = await connection.open_channel("Filecoin.ChainNotify", [], 10.0, limit=4096)
@@ -77,7 +72,7 @@ async def test_a_client_of_the_follower_sees_every_change_once(tmp_path: Path) -
                     await asyncio.sleep(0)  # a cut falls among frames that are on their way
                 if node.dropped < CUTS and node.played * (CUTS + 1) // total > node.dropped:
                     node.drop_connections()
-                await bridged()
+                await until_at_node(store, node, running)
             await reading
             await connection.close()
     assert node.dropped == CUTS

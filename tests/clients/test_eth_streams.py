@@ -18,6 +18,7 @@ from leader_bridge.bridge import Bridge
 from leader_bridge.settings import BridgeSettings
 from rpc.client.node_info import parse_node_info
 from rpc.server.dispatch import Dispatcher
+from tests.support.bridge.running import until_at_node
 from tests.support.event_chain import Client
 from tests.support.recorded import recorded
 from tests.support.served import served, services_over
@@ -55,16 +56,10 @@ async def test_the_recorded_streams_come_out_of_a_follower() -> None:
     )
     running = asyncio.create_task(bridge.run())
 
-    async def bridged() -> None:
-        while (entry := await store.head()) is None or entry.head.key != node.heads.head.key:
-            if running.done():
-                running.result()
-            await asyncio.sleep(0.002)
-
     pushed: dict[str, list[dict[str, Any]]] = {kind: [] for kind in STREAMS}
     polled: list[dict[str, Any]] = []
     async with asyncio.timeout(500):
-        await bridged()
+        await until_at_node(store, node, running)
         # polled over HTTP on followers of their own, which know nothing of the sessions
         client = Client(*[Dispatcher(await services_over(store)) for _ in range(2)])
         # an epoch that is not reached: nothing that is there already
@@ -87,7 +82,7 @@ async def test_the_recorded_streams_come_out_of_a_follower() -> None:
             reading = asyncio.create_task(read())
             while not node.ended:
                 node.advance(1)
-                await bridged()
+                await until_at_node(store, node, running)
                 if node.played % 7 == 0:
                     polled += await client.ask("eth_getFilterChanges", wanted)
             polled += await client.ask("eth_getFilterChanges", wanted)

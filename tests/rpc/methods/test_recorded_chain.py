@@ -11,11 +11,10 @@ from typing import Any
 
 import orjson
 import pytest
-import zstandard
 
 import rpc.methods.chain.chain
 import rpc.methods.chain.notify  # noqa: F401  (declares)
-from blockstore.cid import Cid, cid_of, read_cid, read_uvarint
+from blockstore.cid import Cid, cid_of
 from blockstore.cid import parse as parse_cid
 from blockstore.memory import MemoryStore
 from blockstore.open import open_store
@@ -23,7 +22,6 @@ from blockstore.store import Batch, HeadEntry, Store, TipsetRef
 from chain.address import Address, parse
 from chain.block import BlockHeader, decode_header
 from chain.index.chain_index import HELD_ALL, ChainIndex, TipsetRow, index_rows
-from chain.ipld.dag_cbor import decode
 from chain.ipld.objects import Objects
 from chain.network import load_network, network_of
 from chain.tipset import Tipset, TipsetKey
@@ -36,6 +34,7 @@ from rpc.server.dispatch import Dispatcher
 from rpc.server.server import serve
 from rpc.services import Head, Services
 from tests.support.recorded import recorded
+from tests.support.wire_chain import read_car
 
 #: the read-only methods that this family answers
 PATHS = ("/rpc/v0", "/rpc/v1")
@@ -56,22 +55,6 @@ class FixedHead:
         for entry in self.entries:
             if after is None or entry.seq > after:
                 yield entry
-
-
-def read_car(path: Path) -> tuple[list[Cid], list[tuple[Cid, bytes]]]:
-    """(roots, objects) of a small CARv1."""
-    with open(path, "rb") as file:
-        data = zstandard.ZstdDecompressor().stream_reader(file).read()
-    size, at = read_uvarint(data, 0)
-    roots = [Cid(root) for root in decode(data[at : at + size])["roots"]]
-    at += size
-    objects = []
-    while at < len(data):
-        size, at = read_uvarint(data, at)
-        cid, start = read_cid(data, at)
-        at += size
-        objects.append((cid, data[start:at]))
-    return roots, objects
 
 
 async def services_of(folder: str, car: str = "chain.car.zst") -> Services:

@@ -12,7 +12,9 @@ from blockstore.store import HeadEntry, Store, TipsetRef
 from chain.block import decode_header
 from chain.index.chain_index import HELD_ALL, decode_row
 from chain.tipset import Tipset, TipsetKey
+from devnode.replay import ReplayNode
 from leader_bridge.bridge import Bridge
+from leader_bridge.follow.head_rules import ReorgPermit
 from leader_bridge.settings import BridgeSettings
 from leader_bridge.store.mirror import walked_links
 from rpc.client.node_info import parse_node_info
@@ -38,15 +40,25 @@ def quick(**options: Any) -> BridgeSettings:
 
 
 @contextlib.asynccontextmanager
-async def following(store: Store, urls: Sequence[str], settings: BridgeSettings | None = None) -> AsyncIterator[Bridge]:
+async def following(
+    store: Store, urls: Sequence[str], settings: BridgeSettings | None = None, permit: ReorgPermit | None = None
+) -> AsyncIterator[Bridge]:
     """A bridge that runs meanwhile, and is stopped; what it raises is raised here."""
-    bridge = Bridge(store, parse_node_info(",".join(urls)), settings or quick())
+    bridge = Bridge(store, parse_node_info(",".join(urls)), settings or quick(), permit=permit)
     task = asyncio.create_task(bridge.run())
     try:
         yield bridge
     finally:
         bridge.stop()
         await task
+
+
+async def until_at_node(store: Store, node: ReplayNode, running: asyncio.Task[None]) -> None:
+    """Wait until a bridge has published the replayed node's head; what it raises meanwhile is raised here."""
+    while (entry := await store.head()) is None or entry.head.key != node.heads.head.key:
+        if running.done():
+            running.result()
+        await asyncio.sleep(0.002)
 
 
 async def entries_of(store: Store) -> list[HeadEntry]:
