@@ -36,7 +36,7 @@ EXECUTE: Final = (*SERVE, "execute")
 BRIDGE: Final = ("up", "bridge")
 BOTH: Final = ("up", "bridge", "serve", "execute")
 #: those that read a shared store's head or write it
-SHARED_STORE: Final = (*BOTH, "import", "schema", "loadbalancer")
+SHARED_STORE: Final = (*BOTH, "import", "resume", "schema", "loadbalancer")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from blockstore.store import META, Store
 from chain.index.chain_index import ChainIndex
 from chain.ipld.objects import Objects
 from chain.network import NetworkRecord, load_network
+from follower.execution_stop import ExecutionStop, this_machine
 from follower.executor.child import executor_of
 from follower.head import StoreHeads
 from follower.lazy_objects import lazy_fetch
@@ -27,6 +28,7 @@ from follower.node_route import NodeLanes
 from follower.readiness import FollowedNode, Freshness, ReadinessWatch, build_checks
 from follower.settings import CannotRun, Settings, shared_options, split_listen
 from rpc.lookup.filters.filter_shares import FilterLimits
+from rpc.lookup.self_check import CheckedExecutor, check_executed
 from rpc.methods import register_all
 from rpc.server.admin import Admin
 from rpc.server.limits import ServerSettings
@@ -197,6 +199,17 @@ def network_reader(services: Services) -> Callable[[], Awaitable[None]]:
     return read
 
 
+def before_new_head(services: Services) -> Callable[[], Awaitable[None]]:
+    """What is done before a head is served for the first time. Errors: StoreError."""
+    read_network = network_reader(services)
+
+    async def prepare() -> None:
+        await read_network()
+        await check_executed(services)
+
+    return prepare
+
+
 async def run_worker(settings: Settings, *, started: Callable[[str], None] | None = None) -> int:
     """Serve until SIGINT or SIGTERM, then drain. `started` is called with the URL once requests are taken."""
     register_all()
@@ -240,7 +253,7 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         ),
         extra={"eth_filter_limits": filter_limits(settings), "execution_gas_cap": settings["execution_gas_cap"]},
     )
-    heads.newest.before_new_head = network_reader(services)
+    heads.newest.before_new_head = before_new_head(services)
     host, port = split_listen(settings["listen"])
     watchers = [asyncio.create_task(followed.watch())] if followed is not None else []
     admin: Admin | None = None
@@ -251,15 +264,23 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         stopping.set()
 
     try:
-        executor = services.executor = await executing.enter_async_context(executor_of(settings))
+        executor = await executing.enter_async_context(executor_of(settings))
+        stop_of_execution: ExecutionStop | None = None
+        if executor is not None:
+            checked = services.executor = CheckedExecutor(executor, services)
+            stop_of_execution = ExecutionStop(store, checked, this_machine())
+            await stop_of_execution.look()
+            services.checks.fresh["execution"] = stop_of_execution.check
         limits = server_settings(settings)
         files = raise_open_file_limit()
         limits = replace(limits, max_connections=connections_within(files, limits.max_connections))
         server = await serve(services, host, port, settings=limits)
         readiness = ReadinessWatch(server.health, heads)
         readiness.register(server.metrics)
-        if executor is not None:
+        if executor is not None and stop_of_execution is not None:
             executor.register(server.metrics)
+            stop_of_execution.register(server.metrics)
+            watchers.append(asyncio.create_task(stop_of_execution.run()))
         watchers.append(asyncio.create_task(readiness.run()))
         if settings["admin_listen"]:
             admin = Admin(

@@ -90,7 +90,8 @@ class Checks:
     """The registered health checks, by the name that a verbose answer shows.
 
     Alive means that this process should not be restarted; ready, that its answers are right; fresh, that its head is
-    near the newest one. A follower that fails only checks of freshness is whole: balancers use it as a last resort.
+    near the newest one and that it executes, where it is meant to. A follower that fails only checks of freshness is
+    whole: balancers use it as a last resort.
     """
 
     live: dict[str, Check] = field(default_factory=dict)

@@ -20,6 +20,7 @@ async def store_status(store: Store) -> dict[str, Any]:
     from chain.ipld.objects import Objects
     from chain.network import load_network
     from chain.tipset import TipsetKey
+    from follower.execution_stop import stops
 
     network = await load_network(store)
     entry = await store.head()
@@ -28,6 +29,7 @@ async def store_status(store: Store) -> dict[str, Any]:
         "schema": SCHEMA_VERSION,
         "network": None if network is None else network.to_json(),
         "import_unfinished": await store.row(META, b"", b"import") is not None,
+        "execution_stopped": {machine: str(why) for machine, why in (await stops(store)).items()},
         "head": None,
         "figures": await store.stats(),
     }
@@ -73,6 +75,8 @@ def _print_status(report: dict[str, Any]) -> None:
     print(f"network  {network['network_name'] + ', genesis ' + network['genesis'] if network else 'none yet'}")
     if report["import_unfinished"]:
         print("import   not finished: nothing is served; run the same import again to resume")
+    for machine, why in report["execution_stopped"].items():
+        print(f"execution stopped on {machine}: {why}; see `follower resume`")
     if head is None:
         print("head     none yet")
     else:

@@ -13,12 +13,13 @@ from rpc.errors import MethodError
 from rpc.execution.call import gas_cap
 from rpc.execution.invocation_json import invocation_json
 from rpc.executor import Executor, Step
-from rpc.lookup.tipset_execution import EVENTS_SINCE, execute_tipset, place_at, refuse_migration
+from rpc.lookup.self_check import execute_checked
+from rpc.lookup.tipset_execution import EVENTS_SINCE, place_at, refuse_migration
 
 
 async def replay(ctx: Context, executor: Executor, tipset: Tipset, cid: Cid) -> dict[str, Any]:
     """api.InvocResult of a message of a tipset. Errors: MethodError, NotHeld, Unavailable."""
-    done = await execute_tipset(ctx, executor, tipset, tracing=True)
+    done = await execute_checked(ctx, executor, tipset, tracing=True)
     has_events = ctx.network.version_at(tipset.height) >= EVENTS_SINCE
     for one, applied in done.messages:
         if one.cid == cid:
@@ -30,7 +31,7 @@ async def compute(
     ctx: Context, executor: Executor, height: int, messages: Sequence[Message], tipset: Tipset
 ) -> dict[str, Any]:
     """api.ComputeStateOutput: a tipset's state, messages applied on top, and all traces."""
-    done = await execute_tipset(ctx, executor, tipset, tracing=True)
+    done = await execute_checked(ctx, executor, tipset, tracing=True)
     has_events = ctx.network.version_at(tipset.height) >= EVENTS_SINCE
     trace = []
     for step, applied in done.steps:

@@ -5,28 +5,23 @@ Source: Lotus `chain/consensus/compute_state.go`.
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
-
-from cachetools import LRUCache
+from typing import Any, Final, Protocol
 
 from blockstore.cid import Cid
 from chain.address import from_id
 from chain.errors import NotHeld
+from chain.index.chain_index import ChainIndex
 from chain.ipld.amt import amt_build
+from chain.ipld.objects import Objects
 from chain.known_networks import CALIBNET
 from chain.message import encode_message
 from chain.network import NetworkRecord
+from chain.state.id_resolver import id_resolver
 from chain.tipset import Tipset
 from chain.tipset_messages import IncludedMessage, load_tipset_block_messages
-from rpc.context import Context
 from rpc.executor import Applied, Executor, Place, Reward, Step, implicit_step
-from rpc.lookup.senders import id_of
-
-log = logging.getLogger("follower.execution")
 
 CRON: Final = from_id(3)
 _EPOCH_TICK: Final = 2
@@ -40,11 +35,29 @@ _MENDED: Final = {CALIBNET.genesis: (1070494, 1108174, 1493854, 2558014)}
 EVENTS_SINCE: Final = 18
 
 
+class Chain(Protocol):
+    """What execution reads of the chain. A request's context has it, and so has what a bridge hands over."""
+
+    @property
+    def index(self) -> ChainIndex:
+        """Tipsets by key and epoch."""
+
+    @property
+    def objects(self) -> Objects:
+        """Objects by CID."""
+
+    @property
+    def network(self) -> NetworkRecord:
+        """The network, with its upgrades."""
+
+
 @dataclass(frozen=True, slots=True)
 class Executed:
     """The roots of a tipset's state and receipts, and what became of each of its messages, in order.
 
-    `steps` has the rewards and the cron too, those of null rounds before. `objects` by multihash, where asked for.
+    `steps` has the rewards and the cron too, those of null rounds before. By multihash: `receipt_objects`, what
+    receipts and their events are made of, children first; `objects`, these and what the state is made of, where asked
+    for.
     """
 
     root: Cid
@@ -52,6 +65,7 @@ class Executed:
     messages: tuple[tuple[IncludedMessage, Applied], ...]
     steps: tuple[tuple[Step, Applied], ...]
     objects: Mapping[bytes, bytes]
+    receipt_objects: Mapping[bytes, bytes]
 
 
 def explicit(one: IncludedMessage) -> Step:
@@ -73,14 +87,14 @@ def refuse_migration(network: NetworkRecord, low: int, high: int) -> None:
         raise NotHeld(f"execution across the change of the state at epoch {epoch}")
 
 
-def place_at(ctx: Context, tipset: Tipset, root: Cid, epoch: int, timestamp: int, *, tracing: bool = False) -> Place:
+def place_at(chain: Chain, tipset: Tipset, root: Cid, epoch: int, timestamp: int, *, tracing: bool = False) -> Place:
     """Where a machine runs for a tipset."""
     return Place(
         root=root,
         epoch=epoch,
         timestamp=timestamp,
-        network_version=ctx.network.version_at(epoch),
-        chain_id=ctx.network.eth_chain_id,
+        network_version=chain.network.version_at(epoch),
+        chain_id=chain.network.eth_chain_id,
         base_fee=tipset.blocks[0].parent_base_fee,
         anchor=tipset.key,
         tracing=tracing,
@@ -88,7 +102,7 @@ def place_at(ctx: Context, tipset: Tipset, root: Cid, epoch: int, timestamp: int
 
 
 async def state_before(
-    ctx: Context, executor: Executor, tipset: Tipset, *, tracing: bool = False
+    chain: Chain, executor: Executor, tipset: Tipset, *, tracing: bool = False
 ) -> tuple[Cid, list[tuple[Step, Applied]]]:
     """The state that a tipset's messages meet: its parent state, after the cron of the null rounds between.
 
@@ -98,13 +112,13 @@ async def state_before(
     done: list[tuple[Step, Applied]] = []
     if tipset.height == 0:
         return root, done
-    parent = await ctx.index.parent(tipset)
-    refuse_migration(ctx.network, parent.height, tipset.height)
+    parent = await chain.index.parent(tipset)
+    refuse_migration(chain.network, parent.height, tipset.height)
     if parent.height + 1 < tipset.height:
-        genesis = (await ctx.index.genesis()).blocks[0].timestamp
+        genesis = (await chain.index.genesis()).blocks[0].timestamp
         for epoch in range(parent.height + 1, tipset.height):
-            timestamp = genesis + ctx.network.block_delay * epoch
-            place = place_at(ctx, tipset, root, epoch, timestamp, tracing=tracing)
+            timestamp = genesis + chain.network.block_delay * epoch
+            place = place_at(chain, tipset, root, epoch, timestamp, tracing=tracing)
             run = await executor.run(place, [implicit_step(CRON, _EPOCH_TICK, b"", epoch)], keep_state=True)
             _demand_success(run.applied[-1], f"cron of epoch {epoch}")
             assert run.root is not None
@@ -114,16 +128,16 @@ async def state_before(
 
 
 async def execute_tipset(
-    ctx: Context, executor: Executor, tipset: Tipset, *, tracing: bool = False, objects: bool = False
+    chain: Chain, executor: Executor, tipset: Tipset, *, tracing: bool = False, objects: bool = False
 ) -> Executed:
     """Execute a tipset. The state that it makes stays with the executor. Errors: NotHeld, Unavailable.
 
     `objects`: what state, receipts and events are made of is returned too.
     """
-    root, before = await state_before(ctx, executor, tipset, tracing=tracing)
-    blocks = await load_tipset_block_messages(ctx.objects, tipset, ctx.network, id_of(ctx))
+    root, before = await state_before(chain, executor, tipset, tracing=tracing)
+    blocks = await load_tipset_block_messages(chain.objects, tipset, chain.network, id_resolver(chain.objects))
     by_block = [[*bls, *signed] for bls, signed in blocks]
-    place = place_at(ctx, tipset, root, tipset.height, tipset.min_timestamp, tracing=tracing)
+    place = place_at(chain, tipset, root, tipset.height, tipset.min_timestamp, tracing=tracing)
     steps: list[Step | Reward] = []
     for block, messages in zip(tipset.blocks, by_block, strict=True):
         steps += [explicit(one) for one in messages]
@@ -139,11 +153,11 @@ async def execute_tipset(
         _demand_success(run.applied[at - 1], f"the reward of a block at epoch {tipset.height}")
     _demand_success(run.applied[-1], f"cron of epoch {tipset.height}")
     assert run.root is not None
-    made: dict[bytes, bytes] = dict(run.objects)
-    has_events = ctx.network.version_at(tipset.height) >= EVENTS_SINCE
+    made: dict[bytes, bytes] = {}
+    has_events = chain.network.version_at(tipset.height) >= EVENTS_SINCE
     receipts = await _receipts(made, [applied for _, applied in done], has_events)
     all_steps = (*before, *zip(run.steps, run.applied, strict=True))
-    return Executed(run.root, receipts, tuple(done), all_steps, made if objects else {})
+    return Executed(run.root, receipts, tuple(done), all_steps, {**dict(run.objects), **made} if objects else {}, made)
 
 
 async def _receipts(made: dict[bytes, bytes], applied: Sequence[Applied], has_events: bool) -> Cid:
@@ -160,57 +174,6 @@ async def _receipts(made: dict[bytes, bytes], applied: Sequence[Applied], has_ev
             if await amt_build(put, events, bit_width=_EVENT_BITS) != one.events_root:
                 raise NotHeld("the events of an executed message: their root differs from the machine's")
     return await amt_build(put, rows, version=0)
-
-
-async def executed_roots(ctx: Context, executor: Executor, tipset: Tipset) -> tuple[Cid, Cid]:
-    """The roots of state and receipts after a tipset that has no child yet. Executed once for all who ask.
-
-    What they are made of can be read like what is stored, for a while. Errors: NotHeld, Unavailable.
-    """
-    known = _executed(ctx)
-    kept = known.roots.get(tipset.key)
-    if kept is not None:
-        return kept
-    running = known.running.get(tipset.key)
-    if running is None:
-        running = known.running[tipset.key] = asyncio.get_running_loop().create_task(_execute(ctx, executor, tipset))
-        running.add_done_callback(lambda _: known.running.pop(tipset.key, None))
-    return await asyncio.shield(running)
-
-
-async def _execute(ctx: Context, executor: Executor, tipset: Tipset) -> tuple[Cid, Cid]:
-    done = await execute_tipset(ctx, executor, tipset, objects=True)
-    ctx.objects.remember(done.objects)
-    found = _executed(ctx).roots[tipset.key] = done.root, done.receipts
-    return found
-
-
-class _Known:
-    """What was executed here: roots by tipset key, and what is under way."""
-
-    def __init__(self) -> None:
-        self.roots: LRUCache[bytes, tuple[Cid, Cid]] = LRUCache(64)
-        self.running: dict[bytes, asyncio.Task[tuple[Cid, Cid]]] = {}
-
-
-def _executed(ctx: Context) -> _Known:
-    known: _Known | None = ctx.extra.get("executed_tipsets")
-    if known is None:
-        known = ctx.extra["executed_tipsets"] = _Known()
-    return known
-
-
-def check_executed(ctx: Context, tipset: Tipset, state: Cid, receipts: Cid) -> None:
-    """Compare what was executed with what the chain says. A difference ends execution until an operator looks."""
-    known = ctx.extra.get("executed_tipsets")
-    made = None if known is None else known.roots.pop(tipset.key, None)
-    if made is not None and made != (state, receipts):
-        log.error(
-            "executing the tipset at epoch %d gave state %s and receipts %s, the chain has %s and %s: "
-            "nothing is executed here any more",
-            tipset.height, *made, state, receipts,
-        )  # fmt: skip
-        ctx.services.executor = None
 
 
 def _demand_success(applied: Applied, what: str) -> None:

@@ -21,8 +21,10 @@ from prometheus_client.core import Metric
 
 import leader_bridge.metrics  # noqa: F401  (declares)
 from follower.commands.config import markdown_table
+from follower.execution_stop import ExecutionStop
 from follower.executor.client import RemoteExecutor
 from follower.readiness import ReadinessWatch
+from rpc.lookup.self_check import CheckedExecutor
 from rpc.method_table import table as method_table
 from rpc.methods import register_all
 from rpc.registry import Registry
@@ -71,7 +73,10 @@ def decisions_table(folder: Path) -> str:
 
 async def _server_metrics() -> list[Metric]:
     server = Server(services(), Registry(), ServerSettings())
-    RemoteExecutor(Path("nowhere")).register(server.metrics)
+    executor = RemoteExecutor(Path("nowhere"))
+    executor.register(server.metrics)
+    checked = CheckedExecutor(executor, services())
+    ExecutionStop(services().store, checked, "").register(server.metrics)
     ReadinessWatch(server.health, heads=None).register(server.metrics)  # type: ignore[arg-type]
     try:
         return list(server.metrics.registry.collect())

@@ -17,7 +17,9 @@ from chain.index.chain_index import ChainIndex
 from chain.ipld.objects import Objects
 from chain.network import load_network
 from follower.head import StoreHeads
+from follower.worker import before_new_head
 from leader_bridge.imports.importer import import_car
+from rpc.lookup.self_check import CheckedExecutor
 from rpc.services import Services
 from tests.support.recorded import recorded
 
@@ -59,25 +61,27 @@ def import_recorded(folder: str, at: Path) -> str:
 
 
 @asynccontextmanager
-async def executing(url: str, **limits: int) -> AsyncIterator[Services]:
+async def executing(url: str, *, readonly: bool = True, **limits: int) -> AsyncIterator[Services]:
     """Services over a store, with an executor in this process; `limits` as LocalExecutor takes them."""
     found = engine()
     from follower.executor.local import LocalExecutor
 
-    store = await open_store(url, readonly=True)
+    store = await open_store(url, readonly=readonly)
     network = await load_network(store)
     assert network is not None
     objects = Objects(store)
     index = ChainIndex(store, objects, network)
+    heads = StoreHeads(store, index)
     executor = LocalExecutor(objects, index, network, engine=found, **limits)
     services = Services(
         store=store,
         index=index,
         objects=objects,
         network=network,
-        head_source=StoreHeads(store, index),
-        executor=executor,
+        head_source=heads,
     )
+    services.executor = CheckedExecutor(executor, services)
+    heads.newest.before_new_head = before_new_head(services)
     try:
         yield services
     finally:

@@ -22,7 +22,7 @@ from rpc.errors import Unavailable
 from rpc.eth_json import Place
 from rpc.lookup.decoded_cache import decoded_cache, keep
 from rpc.lookup.eth.block_parameter import block_hash
-from rpc.lookup.tipset_execution import check_executed, executed_roots
+from rpc.lookup.self_check import check_post, executed_roots
 from rpc.lookup.tipset_inclusion import included_in
 from rpc.missing_objects import not_held
 
@@ -59,7 +59,7 @@ async def find_post_roots(ctx: Context, tipset: Tipset) -> PostRoots | None:
     """What is there after a tipset. Known from a child (at most one row, usually cached), else executed; else None."""
     found = await ctx.index.post(tipset.key)
     if found is not None:
-        check_executed(ctx, tipset, *found)
+        check_post(ctx.services, tipset, found)
         return PostRoots(*found)
     head = (await ctx.head()).tipset
     if tipset.height < head.height:

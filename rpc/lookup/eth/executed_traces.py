@@ -29,7 +29,7 @@ from rpc.lookup.decoded_cache import decoded_cache, keep
 from rpc.lookup.eth.block_parameter import block_hash
 from rpc.lookup.eth.transactions import resolve_eth_address
 from rpc.lookup.execution_trace import lotus_trace
-from rpc.lookup.tipset_execution import execute_tipset
+from rpc.lookup.self_check import execute_checked
 
 _INIT: Final = from_id(1)
 _EAM_ID: Final = 10
@@ -71,7 +71,7 @@ async def execute_traces(ctx: Context, executor: Executor, tipset: Tipset) -> by
     if kept is not None:
         found: bytes = kept[0]
         return found
-    done = await execute_tipset(ctx, executor, tipset, tracing=True, objects=True)
+    done = await execute_checked(ctx, executor, tipset, tracing=True, objects=True)
     ctx.objects.remember(done.objects)
     tree = await StateTree.load(ctx.objects, done.root)
     digest = eth_json.data(block_hash(tipset))
