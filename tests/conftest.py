@@ -10,7 +10,7 @@ import uvloop
 from hypothesis import settings
 
 from rpc.methods import register_all
-from tests.support.recorded_answers import ANSWERS_COMPARED
+from tests.support.recorded_answers import ANSWERS_COMPARED, TIPSETS_EXECUTED
 
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
@@ -28,14 +28,19 @@ def pytest_asyncio_loop_factories(
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How many recorded answers were compared, test by test."""
-    counts = {
-        report.nodeid: count
+    """How many recorded answers were compared and which tipsets were executed, test by test."""
+    told = [
+        (report.nodeid, name, value)
         for reports in (terminalreporter.getreports("passed"), terminalreporter.getreports("failed"))
         for report in reports
-        for name, count in report.user_properties
-        if name == ANSWERS_COMPARED
-    }
+        for name, value in report.user_properties
+    ]
+    tipsets = [value for _, name, value in told if name == TIPSETS_EXECUTED]
+    if tipsets:
+        terminalreporter.section("tipsets executed")
+        for value in tipsets:
+            terminalreporter.line(str(value))
+    counts = {test: value for test, name, value in told if name == ANSWERS_COMPARED}
     if counts:
         terminalreporter.section("recorded answers compared")
         for test, count in counts.items():

@@ -1,87 +1,36 @@
-"""Every answer that a real Lotus' virtual machine gave, with no full node behind; and whole tipsets."""
+"""Every answer that a real Lotus' virtual machine gave, with no full node behind."""
 
 from __future__ import annotations
 
 import asyncio
-import re
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-import zstandard
 
-from rpc.context import Context
-from rpc.lookup.tipset_execution import crosses_migration, execute_tipset
 from rpc.methods import register_all
 from rpc.server.dispatch import Dispatcher
-from rpc.services import Services
 from tests.attack.hostile_code import CODE, creation, eth_request, numbered
 from tests.attack.wire import call
 from tests.execution.machine import engine, executing, import_recorded
-from tests.support.recorded import recorded
+from tests.execution.recorded_calls import LEFT_OUT, calls, differences
+from tests.support.recorded_answers import ANSWERS_COMPARED
 
-#: what another node answers in another way, and why
-LEFT_OUT = {
-    r"MpoolPending ": "a mempool answers it",
-}
-#: where an answer holds what is drawn anew each time: what is left of it to compare
-_DRAWN = re.compile(r"(Actor balance less than needed: [0-9.]+) < [0-9.]+")
-#: fields that no answer repeats
-_TIMES = frozenset({"tt", "Duration"})
-#: a node whose index is late answers a bloom of ones
-_FULL_BLOOM = "0x" + "ff" * 256
-#: how many answers are compared, at least
-COMPARED = {"busy": 3_000, "vmup": 1_740}
+#: a mempool answers the others
+EXECUTED = r"^(?!Filecoin\.MpoolPending )"
+#: of the recordings of all methods, those that need a virtual machine
+IN_ALL_METHODS = r"^(trace_\w+|eth_call|eth_estimateGas) "
+#: how many answers are compared, and how many of them need the migration of a network upgrade
+COMPARED = {"busy": (3_000, 0), "vmup": (1_747, 9)}
 
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     engine()
     return tmp_path_factory.mktemp("execution")
-
-
-def records(folder: str) -> Iterator[dict[str, Any]]:
-    with zstandard.open(recorded(f"{folder}/vm.jsonl.zst"), "rt", encoding="utf-8") as lines:
-        for line in lines:
-            one = orjson.loads(line)
-            if not any(re.search(pattern, one["method"] + " ") for pattern in LEFT_OUT):
-                yield one
-
-
-def comparable(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {
-            name: "" if name == "logsBloom" and item == _FULL_BLOOM else comparable(item)
-            for name, item in value.items()
-            if name not in _TIMES
-        }
-    if isinstance(value, list):
-        return [comparable(item) for item in value]
-    return _DRAWN.sub(r"\1", value) if isinstance(value, str) else value
-
-
-async def differences(services: Services, folder: str) -> tuple[Counter[str], list[str]]:
-    """(answers compared by method, what differs)."""
-    register_all()
-    dispatcher = Dispatcher(services)
-    compared: Counter[str] = Counter()
-    found = []
-    for one in records(folder):
-        request = {"jsonrpc": "2.0", "id": 1, "method": one["method"], "params": one["params"]}
-        _, body = await dispatcher.http(int(one["path"][-1]), orjson.dumps(request))
-        answer = orjson.loads(body)
-        wanted = comparable({name: one[name] for name in ("result", "error") if name in one})
-        got = comparable({name: answer[name] for name in ("result", "error") if name in answer})
-        if isinstance(wanted.get("result"), dict) and wanted["result"].get("logsBloom") == "":
-            got["result"]["logsBloom"] = ""
-        compared[one["method"]] += 1
-        if got != wanted:
-            text = f"{one['method']} {orjson.dumps(one['params'])[:400]!r}: {str(got)[:600]} for {str(wanted)[:600]}"
-            found.append(text)
-    return compared, found
 
 
 @pytest.mark.recorded
@@ -91,47 +40,37 @@ async def test_every_recorded_answer_is_equal(
     folder: str, stores: Path, record_property: Callable[[str, object], None]
 ) -> None:
     async with executing(await asyncio.to_thread(import_recorded, folder, stores)) as services:
-        compared, different = await differences(services, folder)
-    record_property("executed answers compared", compared.total())
+        compared, different = await differences(services, calls(f"{folder}/vm.jsonl.zst", EXECUTED))
+    record_property(ANSWERS_COMPARED, compared.total() - compared[LEFT_OUT])
     print(dict(compared))
     assert not different, "\n".join(different[:5])
-    assert compared.total() >= COMPARED[folder]
+    assert (compared.total(), compared[LEFT_OUT]) == COMPARED[folder]
 
 
 @pytest.mark.recorded
 @pytest.mark.parametrize(
     ("folder", "every", "least"),
     [
-        ("devnet", 25, 35),
-        pytest.param("devnet", 1, 981, marks=pytest.mark.long),
-        pytest.param("busy", 1, 900, marks=pytest.mark.long),
-        pytest.param("vmup", 1, 400, marks=pytest.mark.long),
-        pytest.param("upgrades", 1, 490, marks=pytest.mark.long),
+        ("devnet", 25, 90),
+        pytest.param("devnet", 1, 1_962, marks=pytest.mark.long),
+        pytest.param("busy", 1, 1_832, marks=pytest.mark.long),
+        pytest.param("upgrades", 1, 20, marks=pytest.mark.long),
     ],
 )
 @pytest.mark.timeout(1800)
-async def test_executed_tipsets_give_the_roots_that_the_chain_has(
-    folder: str, every: int, least: int, stores: Path
+async def test_traces_made_by_execution_equal_the_recorded_ones(
+    folder: str, every: int, least: int, stores: Path, record_property: Callable[[str, object], None]
 ) -> None:
+    """The stores hold no traces: what is answered is made by execution."""
+    in_all = calls(f"{folder}/rpc.jsonl.zst", IN_ALL_METHODS)
+    traces = calls(f"{folder}/traces.jsonl.zst") if folder != "upgrades" else ()
     async with executing(await asyncio.to_thread(import_recorded, folder, stores)) as services:
-        ctx = Context(services)
-        assert ctx.executor is not None
-        child = (await ctx.head()).tipset
-        equal = seen = 0
-        while child.height > 0:
-            tipset = await ctx.index.parent(child)
-            if tipset.height == 0:
-                break
-            parent = await ctx.index.parent(tipset)
-            crosses = crosses_migration(ctx.network, parent.height, tipset.height) is not None
-            seen += 1
-            if not crosses and seen % every == 0 and ctx.network.version_at(parent.height + 1) >= 21:
-                done = await execute_tipset(ctx, ctx.executor, tipset)
-                assert done.root == child.parent_state_root, f"the state after epoch {tipset.height}"
-                assert done.receipts == child.parent_message_receipts, f"the receipts of epoch {tipset.height}"
-                equal += 1
-            child = tipset
-    assert equal >= least
+        compared, different = await differences(services, chain(in_all, islice(traces, 0, None, every)))
+    record_property(ANSWERS_COMPARED, compared.total())
+    print(dict(compared))
+    assert not different, "\n".join(different[:5])
+    assert not compared[LEFT_OUT]
+    assert compared.total() >= least
 
 
 @pytest.mark.recorded
@@ -140,8 +79,8 @@ async def test_what_a_client_makes_up_is_bounded(stores: Path) -> None:
     register_all()
     sender = next(
         one["params"][0]["From"]
-        for one in records("busy")
-        if one["method"] == "Filecoin.StateCall" and one["params"][0]["From"][1] in "13" and "result" in one
+        for one in calls("busy/vm.jsonl.zst", r"^Filecoin\.StateCall ")
+        if one["params"][0]["From"][1] in "13" and "result" in one
     )
     async with executing(await asyncio.to_thread(import_recorded, "busy", stores), trace_entries=40_000) as services:
         dispatcher = Dispatcher(services)

@@ -14,6 +14,8 @@ from tests.support.recorded import recorded
 
 #: the property of a test report that counts them
 ANSWERS_COMPARED: Final = "recorded answers compared"
+#: the property that tells how many tipsets were executed, and which were left out
+TIPSETS_EXECUTED: Final = "tipsets executed"
 #: calls that are left out: a pattern for the method and, behind a space, the parameters; and why
 LEFT_OUT: Final = {
     r"Filecoin\.(Version|Discover|SyncState) |[Cc]lientVersion |eth_syncing ": "a node tells of itself",

@@ -13,7 +13,6 @@ from chain.index.recorded_answers import TRACES, kept_answers
 from chain.tipset import Tipset
 from rpc.context import Context
 from rpc.errors import MethodError, Unavailable
-from rpc.executor import Executor
 from rpc.lookup.eth.executed_traces import execute_traces
 
 #: bytes of JSON that are parsed between two checkpoints
@@ -24,41 +23,42 @@ _PLACE: Final = frozenset({"blockHash", "blockNumber", "transactionHash", "trans
 
 
 class TracesNotRecorded(Exception):
-    """The traces of a tipset are not recorded."""
+    """The traces of a tipset are not recorded. The text says why they were not made here, where that was tried."""
 
-    def __init__(self, tipset: Tipset) -> None:
-        super().__init__()
+    def __init__(self, tipset: Tipset, why: object = "") -> None:
+        super().__init__(str(why))
         self.tipset = tipset
 
 
-async def read_traces(ctx: Context, tipsets: Sequence[Tipset]) -> list[bytes | None]:
-    """The traces of tipsets, JSON: recorded ones, else made by execution, else None.
+async def read_traces(ctx: Context, tipsets: Sequence[Tipset]) -> list[bytes | TracesNotRecorded]:
+    """The traces of tipsets, JSON: recorded ones, else made by execution, else why there are none.
 
     The genesis has none: nothing was executed.
     """
     asked = [tipset for tipset in tipsets if tipset.height]
     found = iter(await kept_answers(ctx.store, [tipset.key.cid for tipset in asked], TRACES) if asked else ())
-    traces = [next(found) if tipset.height else b"[]" for tipset in tipsets]
-    if ctx.executor is not None:
-        for at, tipset in enumerate(tipsets):
-            if traces[at] is None:
-                traces[at] = await _executed(ctx, ctx.executor, tipset)
+    traces: list[bytes | TracesNotRecorded] = []
+    for tipset in tipsets:
+        recorded = next(found) if tipset.height else b"[]"
+        traces.append(await _execute(ctx, tipset) if recorded is None else recorded)
     return traces
 
 
-async def _executed(ctx: Context, executor: Executor, tipset: Tipset) -> bytes | None:
-    """The traces of a tipset that is executed here; None where it cannot be."""
+async def _execute(ctx: Context, tipset: Tipset) -> bytes | TracesNotRecorded:
+    """The traces of a tipset, made here."""
+    if ctx.executor is None:
+        return TracesNotRecorded(tipset)
     try:
-        return await execute_traces(ctx, executor, tipset)
-    except (NotHeld, Unavailable):
-        return None
+        return await execute_traces(ctx, ctx.executor, tipset)
+    except (NotHeld, Unavailable) as error:
+        return TracesNotRecorded(tipset, error)
 
 
 async def read_tipset_traces(ctx: Context, tipset: Tipset) -> bytes:
-    """A tipset's traces as JSON, from the store alone. Errors: TracesNotRecorded."""
+    """A tipset's traces as JSON, without a full node. Errors: TracesNotRecorded."""
     (found,) = await read_traces(ctx, [tipset])
-    if found is None:
-        raise TracesNotRecorded(tipset)
+    if isinstance(found, TracesNotRecorded):
+        raise found
     return found
 
 

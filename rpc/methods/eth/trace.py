@@ -52,7 +52,8 @@ async def _from_node(ctx: Context, name: str, absent: TracesNotRecorded, params:
     """The full node's answer instead. Errors: NotHeld (no node: says what is recorded), and the node's own."""
     if ctx.node is None:
         ranges = ranges_text(await covered(ctx.store, TRACES_INDEX))
-        raise NotHeld(f"the traces of the tipset at epoch {absent.tipset.height} (recorded: {ranges})") from None
+        why = f"; {absent}" if str(absent) else ""
+        raise NotHeld(f"the traces of the tipset at epoch {absent.tipset.height} (recorded: {ranges}{why})") from None
     return await forward(ctx, name, params)
 
 
@@ -217,8 +218,8 @@ async def _filtered(ctx: Context, wanted: TraceFilter, low: int, high: int) -> l
     seen = 0
     async for tipsets in _rising(ctx, low, high):
         for tipset, raw in zip(tipsets, await read_traces(ctx, tipsets), strict=True):
-            if raw is None:
-                raise TracesNotRecorded(tipset)
+            if isinstance(raw, TracesNotRecorded):
+                raise raw
             async for trace in iterate_traces(ctx, raw):
                 try:
                     if not wanted.matches(trace):
