@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from blockstore.cassandra.bounded_staleness import HeadWindow
@@ -180,7 +181,7 @@ class SharedStoreHeads:
             seqs = range(after + 1, after + 1 + limit)
             found = [known[seq] for seq in seqs if seq in known]
         else:
-            found = await self._store.head_entries(after, limit)
+            found = await self._store.head_entries(after, min(limit, max(known) - after))
         out: list[HeadEntry] = []
         for entry in found:
             if not self.is_released(entry) or (out and entry.seq != out[-1].seq + 1):
@@ -261,9 +262,9 @@ class SharedStoreHeads:
             entries = await self._store.head_entries(after, _PAGE)
             if not entries or entries[-1].seq <= newest:
                 return Tail((*missing, *entries), True)
-            missing += entries
+            missing += [entry for entry in entries if entry.seq < tail.entries[0].seq]
             newest = entries[-1].seq
-        return Tail((*missing, *tail.entries), tail.prepared)
+        return replace(tail, entries=(*missing, *tail.entries))
 
     # --- the clock ---------------------------------------------------------------------------------
 

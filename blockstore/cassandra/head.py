@@ -1,9 +1,12 @@
 """The head log in Cassandra. Publishing an entry takes two compare-and-sets: no follower shows it before all may.
 
 The first compare-and-set, on (term, last sequence number), *prepares* an entry. Only when that is settled the
-second stamps `visible_at = max(now + delta, previous + 2 epsilon)`. A new term stamps what an older one left
-prepared before anything else. All of it is one partition: what is compared stands in static columns, so
-each step is a single conditional UPDATE (no conditional batch: YCQL has none).
+second stamps `visible_at = max(now + delta, previous + 2 epsilon)`. All of it is one partition: what is compared stands
+in static columns, so each step is a single conditional UPDATE (no conditional batch: YCQL has none).
+
+A leader may die between the two steps. So a prepared entry holds when it was prepared, as a negative `visible_at`, and
+becomes visible by itself `delta + STAMP_WITHIN_MS` after that. A stamp that would be later is not written: the leader,
+or the next one, waits until the entry is visible everywhere before it goes on.
 """
 
 from __future__ import annotations
@@ -26,18 +29,22 @@ _TRIES: Final = 5
 _PARTITION: Final = b"head"
 #: write times (microseconds) that a term has to itself where the clocks of leaders disagree
 _TERM_WRITES: Final = 1 << 24
+#: a prepared entry that has no stamp for so long (milliseconds) becomes visible without one, delta later
+STAMP_WITHIN_MS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Tail:
     """The newest end of the log: stamped entries (newest last), and whether one behind them is only prepared.
 
-    `lease`: term and renewal counter of the leader, where the read showed them.
+    `unstamped`: that one, with the `visible_at` that it gets if it is never stamped. `lease`: term and renewal counter
+    of the leader, where the read showed them.
     """
 
     entries: tuple[HeadEntry, ...]
     prepared: bool
     lease: tuple[int, int] | None = None
+    unstamped: HeadEntry | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +87,9 @@ class CassandraHeadLog:
         self._take = f"UPDATE {table} SET term = ?, owner = ?, renewals = 0, fence = ? WHERE p = ? IF term = ?"
         self._renew = f"UPDATE {table} SET renewals = ? WHERE p = ? IF term = ?"
         self._prepare = (
-            f"UPDATE {table} SET entry = ?, visible_at = 0, last = ? WHERE p = ? AND seq = ? IF term = ? AND last = ?"
+            f"UPDATE {table} SET entry = ?, visible_at = ?, last = ? WHERE p = ? AND seq = ? IF term = ? AND last = ?"
         )
-        self._stamp = f"UPDATE {table} SET visible_at = ? WHERE p = ? AND seq = ? IF term = ? AND visible_at = 0"
+        self._stamp = f"UPDATE {table} SET visible_at = ? WHERE p = ? AND seq = ? IF term = ? AND visible_at = ?"
         self._state = f"SELECT term, last, owner, renewals, fence FROM {table} WHERE p = ? LIMIT 1"
         columns = "seq, entry, visible_at, term, renewals"
         self._newest = f"SELECT {columns} FROM {table} WHERE p = ? ORDER BY seq DESC LIMIT ?"
@@ -99,7 +106,7 @@ class CassandraHeadLog:
         raise StoreUnavailable("the head log cannot be made: its writes time out")
 
     async def new_term(self, owner: str, after: int | None = None) -> int:
-        """Fence every older term, then stamp what one of them left prepared. `fence` is this term's from then on.
+        """Fence every older term, then publish what one of them left prepared. `fence` is this term's from then on.
 
         Errors: Fenced, when `after` is given and is not the newest term: another bridge was faster.
         """
@@ -120,7 +127,7 @@ class CassandraHeadLog:
                 term += 1
             self.fence = fence
             newest = await self._session.execute(self._newest, [_PARTITION, 2], serial=True)
-            if newest and newest[0][0] is not None and newest[0][2] == 0:
+            if newest and newest[0][0] is not None and newest[0][2] < 0:
                 await self._publish(newest[0][0], term, newest)
             return int(term)
         raise StoreUnavailable("the lease is contended, or its writes time out")
@@ -148,10 +155,10 @@ class CassandraHeadLog:
         """
         was_left, self._left = self._left, entry.seq
         blob = encode_entry(replace(entry, visible_at=0))
-        values = [blob, entry.seq, _PARTITION, entry.seq, entry.term, entry.seq - 1]
         newest: list[list[Any]] = []
         for tried in range(_TRIES):
             await _pause(tried)
+            values = [blob, -self._now(), entry.seq, _PARTITION, entry.seq, entry.term, entry.seq - 1]
             try:
                 if await self._cas(self._prepare, values):
                     newest = await self._session.execute(self._newest, [_PARTITION, 2], serial=True)
@@ -171,33 +178,51 @@ class CassandraHeadLog:
         if newest[0][0] != entry.seq:
             self._left = 0
             raise Fenced(f"entry {entry.seq} of term {entry.term}: another leader has gone on from it")
-        if not newest[0][2]:
+        if newest[0][2] < 0:
             await self._publish(entry.seq, entry.term, newest)
         self._left = 0
         if newest[0][1] != blob:
             raise StoreUnavailable(f"entry {entry.seq} had been prepared before, as another: it is published now")
 
     async def _publish(self, seq: int, term: int, newest: list[list[Any]]) -> None:
-        """Stamp entry `seq`, known to be prepared. `newest`: its row and the one before it, newest first."""
+        """Stamp entry `seq`, known to be prepared, or wait until it is visible without a stamp.
+
+        `newest`: its row and the one before it, newest first.
+        """
         if self._clock is not None:
             await self._clock.require_accurate()
-        previous = newest[1][2] if len(newest) > 1 else 0
+        settled_at = self._now()
+        prepared = newest[0][2]
+        previous = self._visible_at(newest[1]) if len(newest) > 1 else 0
+        latest = self._visible_at(newest[0])
         for tried in range(_TRIES):
             await _pause(tried)
             # taken after the prepare was settled: what a follower's horizon rests on
             visible_at = max(self._now() + self._delta, previous + 2 * self.epsilon_ms)
+            if visible_at > latest:
+                visible_everywhere = max(latest, settled_at + self._delta) + 2 * self.epsilon_ms
+                await asyncio.sleep(max(0, visible_everywhere - self._now()) / 1000)
+                self._stamped = latest
+                return
             with contextlib.suppress(OutcomeUnknown):
-                if await self._cas(self._stamp, [visible_at, _PARTITION, seq, term]):
+                if await self._cas(self._stamp, [visible_at, _PARTITION, seq, term, prepared]):
                     self._stamped = visible_at
                     return
             # a stamp that timed out may have been applied, also after the read that told that it was not
             rows = await self._session.execute(self._newest, [_PARTITION, 1], serial=True)
             if (await self._read_state())[0] != term:
                 raise Fenced(f"entry {seq} of term {term} was not stamped: a newer term exists")
-            if rows and rows[0][0] == seq and rows[0][2]:
+            if rows and rows[0][0] == seq and rows[0][2] > 0:
                 self._stamped = rows[0][2]
                 return
         raise StoreUnavailable(f"entry {seq} cannot be stamped: its writes time out")
+
+    def _visible_at(self, row: list[Any]) -> int:
+        """The stamp of an entry's row; for one that has none, when it becomes visible by itself."""
+        return row[2] if row[2] > 0 else -row[2] + self._delta + STAMP_WITHIN_MS  # type: ignore[no-any-return]
+
+    def _entry(self, row: list[Any]) -> HeadEntry:
+        return replace(decode_entry(row[1]), visible_at=self._visible_at(row))
 
     def publish_delay_ms(self) -> int:
         """Milliseconds to wait so that the next `visible_at` is at most delta ahead."""
@@ -206,19 +231,29 @@ class CassandraHeadLog:
     async def tail(self, limit: int = 2) -> Tail:
         """The newest entries, by a QUORUM read: what the bounded-staleness rule is about."""
         rows = await self._session.execute(self._newest, [_PARTITION, limit])
-        entries = tuple(_entry(row) for row in reversed(rows) if row[2])
         lease = (rows[0][3], rows[0][4]) if rows else None
-        return Tail(entries, any(row[0] is not None and not row[2] for row in rows), lease)
+        entries = [self._entry(row) for row in reversed(rows) if row[0] is not None]
+        if not entries or rows[0][2] > 0:
+            return Tail(tuple(entries), False, lease)
+        return Tail(tuple(entries[:-1]), True, lease, entries[-1])
 
     async def head(self) -> HeadEntry | None:
-        """The newest stamped entry. The caller must compare `visible_at` with the clock."""
-        entries = (await self.tail()).entries
-        return entries[-1] if entries else None
+        """The newest published entry. The caller must compare `visible_at` with the clock."""
+        tail = await self.tail()
+        unstamped = tail.unstamped
+        if unstamped is not None and self._now() >= unstamped.visible_at + 2 * self.epsilon_ms:
+            return unstamped
+        return tail.entries[-1] if tail.entries else None
 
     async def entries(self, after: int, limit: int) -> list[HeadEntry]:
-        """Stamped entries behind `after`."""
-        rows = await self._session.execute(self._after, [_PARTITION, after, limit])
-        return [_entry(row) for row in rows if row[2]]
+        """Entries behind `after` that a follower may serve by now, by one clock or another, and stamped ones."""
+        # one more: an entry that another follows is published for certain
+        rows = await self._session.execute(self._after, [_PARTITION, after, limit + 1])
+        entries = [self._entry(row) for row in rows]
+        if rows and rows[-1][2] < 0 and self._now() < entries[-1].visible_at - self.epsilon_ms:
+            entries.pop()
+        del entries[limit:]
+        return entries
 
     async def trim(self, keep: int) -> None:
         """Forget all but the newest `keep` (at least one) entries."""
@@ -245,7 +280,3 @@ async def _pause(tried: int) -> None:
     """Wait before another try of a compare-and-set: a node of the store may have just failed."""
     if tried:
         await asyncio.sleep(min(0.5, 0.02 * 2**tried))
-
-
-def _entry(row: list[Any]) -> HeadEntry:
-    return replace(decode_entry(row[1]), visible_at=row[2])

@@ -107,7 +107,7 @@ async def test_a_new_term_stamps_what_an_older_one_left_prepared(store: Cassandr
     table = f"{CassandraAddress.parse(_url()).keyspace}.head_log"
     from blockstore.head_log import encode_entry
 
-    await session.execute(log._prepare, [encode_entry(entry(2, old)), 2, b"head", 2, old, 1])
+    await session.execute(log._prepare, [encode_entry(entry(2, old)), -1_000, 2, b"head", 2, old, 1])
     tail = await store.head_tail()
     assert ([e.seq for e in tail.entries], tail.prepared) == ([1], True)
     new = await log.new_term("new")

@@ -278,7 +278,6 @@ def test_a_store_that_goes_on_before_writes_are_acknowledged_is_caught(kind: typ
         "INSERT INTO ks.messages",
         "INSERT INTO ks.coverage",
         "SET entry",
-        "SET visible_at",
     ],
 )
 def test_a_head_whose_write_fails_is_not_published(statement: str) -> None:
@@ -298,6 +297,37 @@ def test_a_head_whose_write_fails_is_not_published(statement: str) -> None:
             weather.breaks = lambda _: False
             assert await world.caught_up(60)
             await world.play(10)
+
+    run_virtual(run())
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_a_head_that_is_never_stamped_is_served_all_the_same(dies: bool) -> None:
+    """The leader dies between the two steps, or its stamps fail: followers wait for some seconds, not for a leader."""
+
+    async def run() -> None:
+        weather = Weather()
+        async with World(5, weather) as world:
+            await world.play(5)
+            before = world.bridge.head.seq  # type: ignore[union-attr]
+            weather.breaks = lambda cql: "SET visible_at" in cql
+            await world.extend()
+            if dies:
+                while not world.session.failed:
+                    await asyncio.sleep(0.01)
+                world.running.cancel()
+            for heads in world.heads:
+                async with asyncio.timeout(5):
+                    while (await heads.current()).seq <= before:
+                        await asyncio.sleep(0.1)
+            # and it stays so
+            await asyncio.sleep(60)
+            for heads in world.heads:
+                assert (await heads.check()).ok
+                assert (await heads.current()).seq == before + 1
+            if not dies:
+                weather.breaks = lambda _: False
+                await world.play(10)
 
     run_virtual(run())
 

@@ -1,4 +1,5 @@
-"""A randomised model of publishing, followers, hanging reads, lost time, clock offsets and restored logs.
+"""A randomised model of publishing, leaders that die, followers, hanging reads, lost time, clock offsets and restored
+logs.
 
 With every rule kept no client sees the head go back; for each rule a variant that drops it, which must be caught.
 """
@@ -20,19 +21,24 @@ from blockstore.store_clock import Offset, StoreClock
 DELTA, EPSILON, END = 100, 10, 1500
 #: how long a read may hang
 SLOWEST = 300
+#: a stamp that is later than this after the prepared entry's own time, and delta, is not written
+STAMP_WITHIN = 120
+NEVER = END * 100
 
 
 @dataclass(frozen=True)
 class Publication:
     """When the steps of one entry took effect in the store (true time), and the stamp (leader's clock).
 
-    `gone`: when the entry vanished, because the log was restored from a backup without it.
+    `gone`: when the entry vanished, because the log was restored from a backup without it. `latest`: when it becomes
+    visible without a stamp.
     """
 
     entry: HeadEntry
     prepared: int
     stamped: int
-    gone: int = END * 100
+    gone: int = NEVER
+    latest: int = NEVER
 
 
 class NoHorizon(HeadWindow):
@@ -55,7 +61,7 @@ class TrustsUnstamped(HeadWindow):
     """Takes a read that shows a prepared entry for a proof."""
 
     def observe(self, began: int, ended: int, tail: Tail) -> bool:
-        return super().observe(began, ended, Tail(tail.entries, False))
+        return super().observe(began, ended, replace(tail, prepared=False))
 
 
 class NoPause(HeadWindow):
@@ -66,6 +72,25 @@ class NoPause(HeadWindow):
             return None
         due = [entry for entry in self.entries.values() if entry.visible_at <= wall]
         return max(due, key=lambda entry: entry.seq, default=None)
+
+
+class ServesUnstampedAtOnce(HeadWindow):
+    """Serves an entry without a stamp when its moment has passed, however short it has been known."""
+
+    def observe(self, began: int, ended: int, tail: Tail) -> bool:
+        went_back = super().observe(began, ended, tail)
+        if self._unstamped is not None:
+            self._unstamped = self._unstamped[0], ended - self.delta_ms
+        return went_back
+
+
+class ServesUnstampedByItsOwnClock(HeadWindow):
+    """Serves an entry without a stamp when it was known for delta, whatever its moment."""
+
+    def observe(self, began: int, ended: int, tail: Tail) -> bool:
+        if tail.unstamped is not None:
+            tail = replace(tail, unstamped=replace(tail.unstamped, visible_at=0))
+        return super().observe(began, ended, tail)
 
 
 def publish(rng: random.Random, *, settles: bool, delta: int) -> list[Publication]:
@@ -86,11 +111,46 @@ def publish(rng: random.Random, *, settles: bool, delta: int) -> list[Publicatio
     return history
 
 
+def publish_by_leaders_that_die(
+    rng: random.Random, *, stamps_late: bool = False, goes_on: bool = False
+) -> list[Publication]:
+    """A history in which leaders die between the steps: the next one, some time later, stamps what is left or waits.
+
+    `stamps_late`: stamps are written however late they are. `goes_on`: the next leader does not wait.
+    """
+    history: list[Publication] = []
+    now, previous = 0, 0
+    for seq in range(1, 7):
+        clock = rng.randint(0, EPSILON)
+        asked = now + rng.randint(1, 60)
+        prepared = asked + rng.choice([1, 1, 30, 2 * DELTA])
+        latest = asked + clock + DELTA + STAMP_WITHIN
+        settled = prepared + rng.choice([0, 1, 50])
+        if rng.random() < 0.4:
+            # it died; the next leader's clock is another
+            settled += rng.choice([20, DELTA, 3 * DELTA])
+            clock = rng.randint(0, EPSILON)
+        visible_at = max(settled + clock + DELTA, previous + 2 * EPSILON)
+        if visible_at <= latest or stamps_late:
+            now = stamped = settled + rng.choice([1, 1, 40, 2 * DELTA])
+        else:
+            stamped, visible_at = NEVER, latest
+            now = settled if goes_on else max(latest - clock, settled + DELTA) + 2 * EPSILON
+        ref = TipsetRef(seq, b"")
+        entry = HeadEntry(seq, 1, (), (ref,), ref, None, visible_at)
+        history.append(Publication(entry, prepared, stamped, latest=latest))
+        previous = visible_at
+    return history
+
+
 def read(history: list[Publication], at: int) -> Tail:
     """What the log shows at this moment."""
-    there = [one for one in history if at < one.gone]
-    entries = tuple(one.entry for one in there if one.stamped <= at)
-    return Tail(entries, any(one.prepared <= at < one.stamped for one in there))
+    there = [one for one in history if one.prepared <= at < one.gone]
+    newest = there[-1] if there else None
+    stamped = tuple(one.entry for one in there if one.stamped <= at or one is not newest)
+    if newest is None or newest.stamped <= at:
+        return Tail(stamped, False)
+    return Tail(stamped, True, None, replace(newest.entry, visible_at=newest.latest))
 
 
 def restored(rng: random.Random, history: list[Publication]) -> tuple[list[Publication], int]:
@@ -140,7 +200,21 @@ def goes_back(
 ) -> tuple[bool, int]:
     """Whether a client that asks three followers in turn sees the head go back, and the answers it got."""
     rng = random.Random(seed)
-    history = publish(rng, settles=settles, delta=delta)
+    return asked_in_turn(rng, publish(rng, settles=settles, delta=delta), make)
+
+
+def goes_back_when_leaders_die(
+    seed: int, make: Callable[[int, int], HeadWindow] = HeadWindow, *, stamps_late: bool = False, goes_on: bool = False
+) -> tuple[bool, int]:
+    """The same over leaders that die."""
+    rng = random.Random(seed)
+    return asked_in_turn(rng, publish_by_leaders_that_die(rng, stamps_late=stamps_late, goes_on=goes_on), make)
+
+
+def asked_in_turn(
+    rng: random.Random, history: list[Publication], make: Callable[[int, int], HeadWindow]
+) -> tuple[bool, int]:
+    """Whether a client that asks three followers in turn sees the head go back, and the answers it got."""
     every = [answer for _ in range(3) for answer in answers(rng, history, make(DELTA, EPSILON))]
     return steps_back(every), len(every)
 
@@ -243,6 +317,36 @@ def test_with_every_rule_no_client_sees_the_head_go_back() -> None:
 @pytest.mark.parametrize("make", [NoHorizon, HorizonFromTheEnd, TrustsUnstamped, NoPause])
 def test_a_follower_that_drops_a_rule_is_caught(make: Callable[[int, int], HeadWindow]) -> None:
     assert any(goes_back(seed, make)[0] for seed in range(1000))
+
+
+def test_when_leaders_die_between_the_steps_no_client_sees_the_head_go_back() -> None:
+    runs = [goes_back_when_leaders_die(seed) for seed in range(1000)]
+    assert [seed for seed, (back, _) in enumerate(runs) if back] == []
+    assert sum(count for _, count in runs) / len(runs) > 200
+
+
+def test_an_entry_whose_leader_died_is_served_though_no_leader_comes() -> None:
+    for seed in range(100):
+        rng = random.Random(seed)
+        ref = TipsetRef(1, b"")
+        left = HeadEntry(1, 1, (), (ref,), ref, None, DELTA + STAMP_WITHIN)
+        history = [Publication(left, 1, NEVER, latest=left.visible_at)]
+        served = answers(rng, history, HeadWindow(DELTA, EPSILON))
+        assert served
+        assert {entry for _, entry in served} == {left}
+        assert served[0][0] > left.visible_at
+        # and it stays the head
+        assert served[-1][0] > END - 2 * SLOWEST
+
+
+@pytest.mark.parametrize("make", [ServesUnstampedAtOnce, ServesUnstampedByItsOwnClock, TrustsUnstamped])
+def test_a_follower_that_drops_a_rule_for_dead_leaders_is_caught(make: Callable[[int, int], HeadWindow]) -> None:
+    assert any(goes_back_when_leaders_die(seed, make)[0] for seed in range(3000))
+
+
+@pytest.mark.parametrize("rule", ["stamps_late", "goes_on"])
+def test_a_leader_that_drops_a_rule_for_dead_leaders_is_caught(rule: str) -> None:
+    assert any(goes_back_when_leaders_die(seed, **{rule: True})[0] for seed in range(3000))
 
 
 @pytest.mark.parametrize(("settles", "delta"), [(False, DELTA), (True, 0)])
