@@ -31,9 +31,9 @@ ENV_PREFIX: Final = "FOLLOWER_"
 
 #: groups of subcommands; `follower up` runs a bridge and its followers
 SERVE: Final = ("up", "serve")
-#: those that run messages, or start the process that does
-EXECUTE: Final = (*SERVE, "execute")
 BRIDGE: Final = ("up", "bridge")
+#: those that run messages, or start the process that does
+EXECUTE: Final = (*SERVE, "bridge", "execute")
 BOTH: Final = ("up", "bridge", "serve", "execute")
 #: those that read a shared store's head or write it
 SHARED_STORE: Final = (*BOTH, "import", "resume", "schema", "loadbalancer")
@@ -431,8 +431,22 @@ SETTINGS: Final = (
         "execution",
         one_of("auto", "on", "off"),
         "auto",
-        SERVE,
+        (*SERVE, "bridge"),
         "Execute messages (eth_call, gas estimates) beside the followers: auto where the extension is installed.",
+    ),
+    Setting(
+        "verify",
+        one_of("off", "sample", "all"),
+        "off",
+        BRIDGE,
+        "Tipsets that the bridge executes and compares with the next header before it publishes that: none, some, all.",
+    ),
+    Setting(
+        "verify_one_in",
+        whole_number(1, 1_000_000),
+        20,
+        BRIDGE,
+        "With verify = sample: one tipset in so many is executed, by chance.",
     ),
     Setting(
         "executor_socket", parse_text, "", EXECUTE, "Unix socket of an executor that runs apart; empty: one is started."

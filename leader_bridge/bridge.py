@@ -29,6 +29,7 @@ from leader_bridge.follow.head_rules import HeadRules, NodeBehind, ReorgBelowFin
 from leader_bridge.follow.network import check_network
 from leader_bridge.follow.publisher import Publisher
 from leader_bridge.follow.upgrade_schedule import UpgradeSchedule
+from leader_bridge.follow.verifier import OFF, SAMPLE, ExecutionDiffers, Verifier
 from leader_bridge.nodes.sources import NoSource, Source, Sources
 from leader_bridge.nodes.subscription import (
     CURRENT,
@@ -40,6 +41,7 @@ from leader_bridge.nodes.subscription import (
     subscribe,
 )
 from leader_bridge.settings import BridgeSettings
+from leader_bridge.store.execution import TipsetExecution
 from leader_bridge.store.lazy_events import LazyEvents
 from leader_bridge.store.mirror import Mirror
 from leader_bridge.store.recorder import Recorder
@@ -47,6 +49,7 @@ from leader_bridge.store.tipset_writer import MirrorScope, NotAvailableYet, Tips
 from leader_bridge.store.traces import Traces
 from rpc.client.client import NodeClient
 from rpc.client.node_info import NodeInfo
+from rpc.executor import Executor
 from rpc.node_errors import NodeError, NodeTimeout
 
 log = logging.getLogger(__name__)
@@ -74,7 +77,7 @@ class Bridge:
     """Follows `nodes` (best first) and keeps `store`. `await run()` until `stop()`.
 
     `permit`: an operator's permission for one reorg below finality. `after_term`: the newest term there may be when
-    this bridge begins its own (None: any).
+    this bridge begins its own (None: any). `executor`: the virtual machine that verifies, where settings ask for it.
 
     `run` returns after `stop`, and raises only what it cannot wait out: WrongNetwork (no node in the list is
     of the store's network), Fenced (another bridge leads), SchemaMismatch, BadRequest (the network file).
@@ -88,6 +91,7 @@ class Bridge:
         *,
         permit: ReorgPermit | None = None,
         after_term: int | None = None,
+        executor: Executor | None = None,
     ) -> None:
         self.settings = settings or BridgeSettings()
         s = self.settings
@@ -128,6 +132,9 @@ class Bridge:
         )
         if s.traces:
             self.publisher.traces = Traces(store, self.writer, s.trace_lookback_epochs, lambda: self.head)
+        if executor is not None and s.verify != OFF:
+            one_in = s.verify_one_in if s.verify == SAMPLE else 1
+            self.publisher.verifier = Verifier(TipsetExecution(store, executor), one_in=one_in)
         self._paths = PathFinder(store, self.writer)
         self._rules = HeadRules(
             store,
@@ -203,6 +210,8 @@ class Bridge:
                 one.cancel()
             await asyncio.gather(task, stop, return_exceptions=True)
             self.recorder.stop()
+            if self.publisher.verifier is not None:
+                await self.publisher.verifier.close()
             await self.sources.close()
 
     # --- connections -------------------------------------------------------------------------------
@@ -264,6 +273,10 @@ class Bridge:
                 continue
             except ScheduleConflict as error:
                 self._report_stop("network_version", str(error))
+                source.cool_down(seconds=settings.refused_head_cooldown_seconds)
+                continue
+            except ExecutionDiffers as error:
+                self._report_stop("execution_differs", f"{error}; see docs/operating.md")
                 source.cool_down(seconds=settings.refused_head_cooldown_seconds)
                 continue
             except (NotAvailableYet, NoSource, BadObject, StoreError) as error:

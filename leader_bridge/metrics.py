@@ -30,6 +30,21 @@ STOPPED: Final = Gauge(
     "1 while the bridge publishes nothing for this reason, though a node has a head.",
     ["reason"],
 )
+VERIFIED: Final = Counter("follower_bridge_verified", "Tipsets that gave here what their child's header has.")
+UNVERIFIED: Final = Counter(
+    "follower_bridge_unverified",
+    "Tipsets that were to be verified and were published without: late, unavailable, not_held, not_executable.",
+    ["reason"],
+)
+EXECUTION_DIFFERENCES: Final = Counter(
+    "follower_bridge_execution_differences",
+    "How often a tipset gave another result here than its child's header has; each try counts.",
+)
+VERIFY_SECONDS: Final = Histogram(
+    "follower_bridge_verify_seconds",
+    "Seconds of executing a tipset, the executor's queue included.",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
 POST_CONFLICTS: Final = Counter(
     "follower_bridge_post_conflicts", "Children that disagree with another about the state after their parent."
 )

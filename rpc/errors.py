@@ -147,6 +147,10 @@ class Unavailable(RpcError):
     code = UNAVAILABLE
 
 
+class CannotExecute(Unavailable):
+    """The virtual machine cannot run this, now or later: a network version or a state that it does not know."""
+
+
 class Refused(RpcError):
     """Not taken on now. `http_status` is for a request that is refused as a whole; see `rpc/admission.py`."""
 

@@ -8,17 +8,20 @@ import contextlib
 import os
 import secrets
 import socket
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from follower.commands.command import Command
 from follower.commands.processes import metrics_server, run_until_signal
+from follower.executor.child import executor_of
 from follower.settings import CannotRun, Settings, shared_options
 
 if TYPE_CHECKING:
     from leader_bridge.bridge import Bridge
     from leader_bridge.settings import BridgeSettings
+    from rpc.executor import Executor
 
 
 def run(settings: Settings, args: argparse.Namespace) -> int:
@@ -52,6 +55,8 @@ def bridge_settings(settings: Settings, owner: str) -> BridgeSettings:
         poll_interval_seconds=settings["poll_interval_seconds"],
         traces=settings["traces"] == "on",
         trace_lookback_epochs=settings["trace_lookback_epochs"],
+        verify=settings["verify"],
+        verify_one_in=settings["verify_one_in"],
         owner=owner,
     )
 
@@ -74,10 +79,11 @@ async def _follow(settings: Settings, stop: asyncio.Event, accepts_reorg_below_f
     nodes = parse_node_info(settings["node"])
 
     def new_bridge(after_term: int | None = None) -> Bridge:
-        return Bridge(store, nodes, bridge_settings(settings, owner), permit=permit, after_term=after_term)
+        taken = bridge_settings(settings, owner)
+        return Bridge(store, nodes, taken, permit=permit, after_term=after_term, executor=executor)
 
     try:
-        async with metrics_server(settings["metrics_listen"]):
+        async with metrics_server(settings["metrics_listen"]), _executor_of(settings) as executor:
             if isinstance(store, LeaseStore):
                 async with contextlib.aclosing(StandbyNodes(nodes)) as standby:
                     await lead(store, new_bridge, owner, settings["lease_seconds"], stop, nodes=standby)
@@ -86,6 +92,21 @@ async def _follow(settings: Settings, stop: asyncio.Event, accepts_reorg_below_f
     finally:
         await store.close()
     return 0
+
+
+@contextlib.asynccontextmanager
+async def _executor_of(settings: Settings) -> AsyncIterator[Executor | None]:
+    """The executor, where the bridge verifies; it is started with the bridge. Errors: CannotRun (there is none)."""
+    if settings["verify"] == "off":
+        yield None
+        return
+    async with executor_of(settings) as executor:
+        if executor is None:
+            raise CannotRun(
+                f"verify is {settings['verify']}, but nothing executes here: run `make execution`, or"
+                " `pip install lotus-follower[execution]`, with the setting execution not off"
+            )
+        yield executor
 
 
 async def _run_until(bridge: Bridge, stop: asyncio.Event) -> None:

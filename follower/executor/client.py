@@ -14,8 +14,18 @@ from blockstore.cid import Cid
 from blockstore.errors import Missing
 from chain.errors import NotHeld
 from chain.message import decode_message
-from follower.executor.wire import MISSING, NOT_HELD, REFUSED, BadFrame, frame, pack_run, read_frame, unpack_result
-from rpc.errors import ExecutionRefused, Unavailable
+from follower.executor.wire import (
+    CANNOT,
+    MISSING,
+    NOT_HELD,
+    REFUSED,
+    BadFrame,
+    frame,
+    pack_run,
+    read_frame,
+    unpack_result,
+)
+from rpc.errors import CannotExecute, ExecutionRefused, Unavailable
 from rpc.executor import Place, Reward, Run, Step
 from rpc.server.metrics import Metrics
 
@@ -133,7 +143,7 @@ class RemoteExecutor:
             raise Missing(Cid(found[0]))
         if error == NOT_HELD:
             raise NotHeld(found.removeprefix(_NOT_HELD_PREFIX))
-        raise ExecutionRefused(found) if error == REFUSED else Unavailable(found)
+        raise {REFUSED: ExecutionRefused, CANNOT: CannotExecute}.get(error, Unavailable)(found)
 
     async def _connected(self) -> asyncio.StreamWriter:
         async with self._connecting:

@@ -25,7 +25,7 @@ from chain.message import decode_message, encode_message
 from chain.network import NetworkRecord
 from chain.state.state_tree import StateTree
 from chain.tipset import Tipset
-from rpc.errors import ExecutionRefused, Unavailable
+from rpc.errors import CannotExecute, ExecutionRefused
 from rpc.executor import Applied, Place, Reward, Run, Step
 
 T = TypeVar("T")
@@ -142,7 +142,7 @@ class LocalExecutor:
             named = f"an object that execution needs: {Cid(what)}" if type(what) is bytes else str(what)
             raise NotHeld(named) from None
         except vm.ExecutionError as error:
-            raise Unavailable(f"the virtual machine cannot run this: {error}") from None
+            raise CannotExecute(f"the virtual machine cannot run this: {error}") from None
         for multihash, data in written:
             self._made[multihash] = data
         return Run(tuple(applied), Cid(root), tuple(done), tuple(written) if objects else ())

@@ -21,6 +21,7 @@ from blockstore.errors import Missing, StoreError
 from chain.errors import ChainError
 from follower.executor.local import LocalExecutor
 from follower.executor.wire import (
+    CANNOT,
     MISSING,
     NOT_HELD,
     REFUSED,
@@ -31,7 +32,7 @@ from follower.executor.wire import (
     read_frame,
     unpack_run,
 )
-from rpc.errors import ExecutionRefused, Unavailable
+from rpc.errors import CannotExecute, ExecutionRefused, Unavailable
 from rpc.executor import Place, Reward, Step
 
 log = logging.getLogger(__name__)
@@ -123,6 +124,8 @@ class ExecutorServer:
             data = frame([number, MISSING, [bytes(error.key), str(error)]])
         except ExecutionRefused as error:
             data = frame([number, REFUSED, str(error)])
+        except CannotExecute as error:
+            data = frame([number, CANNOT, str(error)])
         except (Unavailable, ValueError, TimeoutError) as error:
             data = frame([number, UNAVAILABLE, str(error)])
         except (ChainError, StoreError) as error:

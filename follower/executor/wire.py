@@ -20,6 +20,7 @@ NOT_HELD: Final = "not held"
 MISSING: Final = "missing"
 UNAVAILABLE: Final = "unavailable"
 REFUSED: Final = "refused"
+CANNOT: Final = "cannot"
 
 
 class BadFrame(ConnectionError):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from blockstore.store import Batch, HeadEntry, Store, TipsetRef
 from chain.network import load_network
 from chain.tipset import Tipset, TipsetKey
 from leader_bridge import metrics
 from leader_bridge.follow.head_path import HeadPath
+from leader_bridge.follow.verifier import Verifier
 from leader_bridge.store.backfill_floor import save_floor
 from leader_bridge.store.recorder import Recorder
 from leader_bridge.store.tipset_writer import MirrorScope, NotAvailableYet, TipsetWriter
@@ -42,6 +43,7 @@ class Publisher:
         self._keep_log_entries = keep_log_entries
         self._on_head = on_head
         self.traces: Traces | None = None
+        self.verifier: Verifier | None = None
         self.head: HeadEntry | None = None
         #: the leader term to publish under; 0 before there is one
         self.term = 0
@@ -79,7 +81,7 @@ class Publisher:
         """Store what is applied, then append the head change. The path applies something. No row is written, and
         nothing published, unless `check` ends well.
 
-        Errors: those of `check`, Fenced, NotAvailableYet, NoSource, StoreError.
+        Errors: those of `check`, ExecutionDiffers, Fenced, NotAvailableYet, NoSource, StoreError.
         """
         self._recorder.ask()
         if self.traces is not None:
@@ -88,7 +90,7 @@ class Publisher:
             # below the first head of a store: who reads the log wants the header of what is reverted
             if await self._writer.row(TipsetKey(ref.key)) is None:
                 await self._writer.write_partial((await self._writer.tipsets([TipsetKey(ref.key)]))[0])
-        await self._writer.write(path.applies, self._scope, check=check)
+        await self._write(path.applies, check)
         refs = tuple(TipsetRef(tipset.height, tipset.key) for tipset in path.applies)
         head = refs[-1]
         entry = HeadEntry(
@@ -107,5 +109,25 @@ class Publisher:
         metrics.HEAD_HEIGHT.set(head.height)
         metrics.PUBLISHED.inc()
         self._on_head()
+        if self.verifier is not None:
+            self.verifier.begin(path.applies[-1])
         if entry.seq % min(1000, self._keep_log_entries) == 0:
             await self._store.trim_head_log(self._keep_log_entries)
+
+    async def _write(self, applies: Sequence[Tipset], check: asyncio.Task[None]) -> None:
+        """Store tipsets. Before the rows of one that is to be verified are written, its parent is executed."""
+        if self.verifier is None:
+            await self._writer.write(applies, self._scope, check=check)
+            return
+        for part in self.verifier.split(applies):
+            checks = asyncio.create_task(self._check(self.verifier, part[0], check))
+            try:
+                await self._writer.write(part, self._scope, check=checks)
+            finally:
+                checks.cancel()
+                await asyncio.gather(checks, return_exceptions=True)
+
+    @staticmethod
+    async def _check(verifier: Verifier, tipset: Tipset, check: asyncio.Task[None]) -> None:
+        await verifier.check(tipset)
+        await asyncio.shield(check)

@@ -1,0 +1,66 @@
+"""Executing tipsets of the store, for those who compare the result or keep it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from blockstore.errors import Missing
+from blockstore.store import Store
+from chain.errors import NotHeld
+from chain.index.chain_index import ChainIndex
+from chain.ipld.objects import Objects
+from chain.network import NetworkRecord, load_network
+from chain.tipset import Tipset, TipsetKey
+from rpc.executor import Executor
+from rpc.lookup.tipset_execution import Executed, execute_tipset
+from rpc.missing_objects import not_held
+
+#: what is read here is messages; the executor has its own cache
+_CACHE_BYTES: Final = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class StoredChain:
+    """What execution reads of the chain (`rpc.lookup.tipset_execution.Chain`)."""
+
+    index: ChainIndex
+    objects: Objects
+    network: NetworkRecord
+
+
+class TipsetExecution:
+    """Executes tipsets whose headers, rows, messages and states are stored."""
+
+    def __init__(self, store: Store, executor: Executor) -> None:
+        self._store = store
+        self._executor = executor
+        self._chain: StoredChain | None = None
+
+    async def chain(self) -> StoredChain:
+        """The chain of the store, with the newest upgrade schedule. Errors: NotHeld, StoreError."""
+        record = await load_network(self._store)
+        if record is None:
+            raise NotHeld("the network of an empty store")
+        if self._chain is None:
+            objects = Objects(self._store, cache_bytes=_CACHE_BYTES)
+            self._chain = StoredChain(ChainIndex(self._store, objects, record), objects, record)
+        else:
+            self._chain.network.take_upgrades(record)
+        return self._chain
+
+    async def tipset(self, key: TipsetKey) -> Tipset:
+        """A tipset of the store. Errors: NotHeld, StoreError."""
+        chain = await self.chain()
+        try:
+            return await chain.index.tipset(key)
+        except Missing as error:
+            raise not_held(chain.objects, error) from None
+
+    async def execute(self, tipset: Tipset, *, tracing: bool = False) -> Executed:
+        """Execute a tipset. Errors: NotHeld, CannotExecute, Unavailable, StoreError."""
+        chain = await self.chain()
+        try:
+            return await execute_tipset(chain, self._executor, tipset, tracing=tracing)
+        except Missing as error:
+            raise not_held(chain.objects, error, f"what the tipset at epoch {tipset.height} is executed from") from None
