@@ -13,7 +13,7 @@ from chain.index.chain_index import ChainIndex
 from chain.ipld.objects import Objects
 from chain.network import NetworkRecord
 from chain.tipset import Tipset, TipsetKey
-from rpc.admission import Admission
+from rpc.admission import Admission, Lane
 from rpc.errors import TimeBudgetExceeded, Unavailable
 from rpc.executor import Executor
 from rpc.permissions import DEFAULT_PERMISSIONS
@@ -140,6 +140,15 @@ class Context:
         size, self.reserved_bytes = self.reserved_bytes, 0
         if size and self.admission is not None:
             self.admission.memory.give(self.account, size)
+
+    def place_in(self, lane: Lane) -> asyncio.Semaphore:
+        """Of a batch: who of its calls may go into this lane. One batch does not fill a lane."""
+        places = self.lane_places
+        assert places is not None
+        own = places.get(lane.calls.name)
+        if own is None:
+            own = places[lane.calls.name] = asyncio.Semaphore(lane.per_request)
+        return own
 
     def add_header(self, name: str, value: str) -> None:
         """Add an HTTP header of printable ASCII to the answer. Calls of a WebSocket have no headers.

@@ -226,13 +226,19 @@ class Dispatcher:
             lane = call.lane
             if lane is None:
                 result = await call.method.handler(ctx, *call.arguments)
-            elif ctx.lane_places is None and lane.try_enter(ctx.account):
-                try:
-                    result = await call.method.handler(ctx, *call.arguments)
-                finally:
-                    lane.leave(ctx.account)
             else:
-                result = await self._in_lane(lane, ctx, call)
+                own = None if ctx.lane_places is None else ctx.place_in(lane)
+                if (own is None or not own.locked()) and lane.try_enter(ctx.account):
+                    if own is not None:
+                        await own.acquire()  # it is free: this does not wait
+                    try:
+                        result = await call.method.handler(ctx, *call.arguments)
+                    finally:
+                        lane.leave(ctx.account)
+                        if own is not None:
+                            own.release()
+                else:
+                    result = await self._in_lane(lane, ctx, call, own)
             if request_id is None:
                 stats.add(started, 0)
                 return 200, b""
@@ -259,15 +265,10 @@ class Dispatcher:
             return 200, b""
         return _refused(error, request_id)
 
-    async def _in_lane(self, lane: Lane, ctx: Context, call: Call) -> Any:
-        """The result of a call that runs in the lane of its cost class. Errors: Refused, TimeBudgetExceeded."""
-        places = ctx.lane_places
-        if places is None:
-            return await self._run_in_lane(lane, ctx, call)
-        # one batch does not fill a lane: its other calls wait outside
-        own = places.get(lane.calls.name)
+    async def _in_lane(self, lane: Lane, ctx: Context, call: Call, own: asyncio.Semaphore | None) -> Any:
+        """The result of a call that waits for the lane of its cost class. Errors: Refused, TimeBudgetExceeded."""
         if own is None:
-            own = places[lane.calls.name] = asyncio.Semaphore(lane.per_request)
+            return await self._run_in_lane(lane, ctx, call)
         async with own:
             return await self._run_in_lane(lane, ctx, call)
 

@@ -23,7 +23,7 @@ import httptools
 from rpc.context import Context
 from rpc.errors import InvalidRequest, ParseError, Refused, RpcError
 from rpc.json_wire import encode_error
-from rpc.server.http_head import RequestHead
+from rpc.server.http_head import KnownHead, RequestHead
 from rpc.server.run_until_blocked import Running, run_until_blocked
 from rpc.server.server_state import TURN_REQUESTS, ServerState, wants_verbose
 
@@ -51,9 +51,9 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
     """One connection. `deadline` (loop time; 0: none) is looked at by the server's sweeper."""
 
     __slots__ = (
-        "_account", "_body", "_body_started", "_dropped", "_eof", "_keep", "_peer_account", "_reading", "_reserved",
-        "_rest", "_running", "_shared", "_state", "_unsent", "_unsent_mark", "_writable", "deadline", "parser",
-        "transport",
+        "_account", "_body", "_body_started", "_dropped", "_eof", "_is_parsed", "_keep", "_peer_account", "_reading",
+        "_reserved", "_rest", "_running", "_shared", "_state", "_unsent", "_unsent_mark", "_writable", "deadline",
+        "parser", "transport",
     )  # fmt: skip
 
     def __init__(self, shared: ServerState) -> None:
@@ -235,19 +235,22 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
         if head_end > self._shared.settings.max_head_bytes:
             self._refuse(431, InvalidRequest("the request's head is too long"))
             return
-        self.begin_head()
-        try:
-            self.parser.feed_data(data[:head_end])
-        except httptools.HttpParserUpgrade:
-            self.is_special = True
-        except httptools.HttpParserError:
-            self._refuse(400, InvalidRequest("not an HTTP request"))
-            return
-        if self.is_special or self.length < 0:
-            self._rest = data
-            self._hand_over()
-            return
-        self._keep = self.parser.should_keep_alive() and not self._shared.draining
+        head = data[:head_end]
+        known = self._shared.known_heads.heads.get(head)
+        self._is_parsed = known is None
+        if known is None:
+            known = self._read_head(head)
+            if known is None:
+                return
+            if self.is_special or self.length < 0:
+                self._rest = data
+                self._hand_over()
+                return
+            if self.authorization is None:
+                self._shared.known_heads.remember(head, known)
+        else:
+            self.take_head(known)
+        self._keep = known.keep and not self._shared.draining
         self._rest = b""
         if self.length > self._shared.settings.max_body_bytes:
             limit = self._shared.settings.max_body_bytes
@@ -265,6 +268,19 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
         self._body_started = self._shared.loop.time()
         self._resume()
         self._reserve_body()
+
+    def _read_head(self, head: bytes) -> KnownHead | None:
+        """What a head says that is not known; None when it is none, which is said."""
+        self.begin_head()
+        try:
+            self.parser.feed_data(head)
+        except httptools.HttpParserUpgrade:
+            self.is_special = True
+        except httptools.HttpParserError:
+            self._refuse(400, InvalidRequest("not an HTTP request"))
+            return None
+        keep = self.parser.should_keep_alive()
+        return KnownHead(self.url, self.length, self.min_head, self.forwarded, self.has_connection_header, keep)
 
     def _reserve_body(self) -> None:
         """Count what has come of the body, and give the peer the time that the next piece may take."""
@@ -296,7 +312,7 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
 
     def _whole(self, body: bytes) -> None:
         """A request is whole: bring the parser behind it, and run it."""
-        if body:
+        if body and self._is_parsed:
             self.parser.feed_data(body)
         shared = self._shared
         query = b""

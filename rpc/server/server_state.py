@@ -13,6 +13,7 @@ from wsgiref.handlers import format_date_time
 
 from rpc.server.client_address import Clients
 from rpc.server.dispatch import Dispatcher
+from rpc.server.http_head import KnownHeads
 from rpc.server.limits import ServerSettings
 from rpc.services import Head
 
@@ -61,6 +62,7 @@ class ServerState:
     other: Callable[[str], asyncio.Protocol]
     clients: Clients
     connections: set[HttpConnection] = field(default_factory=set)
+    known_heads: KnownHeads = field(default_factory=KnownHeads)
     draining: bool = False
     #: what leaves when this turn of the loop is over; None behind it closes the connection
     _outbox: list[tuple[asyncio.Transport, bytes | None]] = field(default_factory=list)
