@@ -1,1 +1,3 @@
-"""Importing a CAR file: its objects, closing them, its index rows, progress."""
+"""Importing a CAR file: reading its objects, closing them, writing its index rows, showing progress.
+
+Following a node does not belong here (`leader_bridge/follow`), nor does the CAR format (`blockstore/car`)."""

@@ -1,14 +1,14 @@
-"""Closing what is stored loose: an object is closed when everything under it is held, and not before.
+"""Closes loose objects: an object is closed when everything under it is held, and not before.
 
-The walk is iterative and takes a few hundred objects at a time off a stack, so one store read serves many
-and memory is bounded by (batch × depth × links an object), whatever the size of the tree. It stops at
-closed objects. It does not fetch: what is absent makes everything above it stay loose.
+The walk is iterative. It takes a few hundred objects at a time off a stack, so that one read of the store serves many
+of them. Its memory is bounded by batch × depth × links of an object, whatever the size of the tree. It stops at closed
+objects. It fetches nothing: when an object is absent, everything above it stays loose.
 
-Links are first looked for by their bytes: that finds every true link, and may find some that merely stand
-inside a byte string. All of them held is more than enough for closing; where one is not, the object is
-decoded, and only its true links count.
+The walk first searches the bytes of an object for links. This search finds every link, and sometimes bytes inside a
+byte string that look like one. When all of them are held, the object can be closed. When one is absent, the walk
+decodes the object and counts only its real links.
 
-What the same import has just stored need not be asked for: it is remembered, as far as memory is given.
+The walk remembers what the same import has just stored, up to a limit, and does not ask the store for it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MISSING_SAID: Final = 100
 
 
 def possible_links(cid: bytes, data: bytes, actor_code: bool = False) -> Sequence[bytes]:
-    """CIDs of all objects that a walk goes on to from this one; there may be too many, and doubles."""
+    """The CIDs that a walk follows from this object. Some may be no links, and one may come twice."""
     if cid[:2] != b"\x01\x71" and Cid(cid).codec != DAG_CBOR:
         return ()
     found = links_by_bytes(data)
@@ -44,7 +44,7 @@ def _multihash(cid: bytes) -> bytes:
 
 
 class _Open:
-    """An object of the walk that is loose, and waits for those below it."""
+    """A loose object of the walk. It waits for the objects below it."""
 
     __slots__ = ("cid", "failed", "parents", "waits")
 
@@ -59,7 +59,7 @@ class _Open:
 
 @dataclass(slots=True)
 class Closed:
-    """What a walk did: which roots stay open, some of what is missing, how many objects were closed."""
+    """The result of a walk: the roots that stay open, some of the missing objects, the number of objects closed."""
 
     failed: set[Cid] = field(default_factory=set)
     missing: list[Cid] = field(default_factory=list)
@@ -67,9 +67,9 @@ class Closed:
 
 
 class Closer:
-    """Closes trees. One instance remembers what is closed and what cannot be, so that it asks for it once.
+    """Closes trees. It remembers what is closed and what cannot be closed, so that it asks the store once.
 
-    `actor_code`: whether the code of built-in actors must be held too. `batch` objects are read at once;
+    `actor_code`: whether the code of built-in actors must be held too. `batch`: objects of one read.
     `remembered` bounds each memory, in entries of about 150 bytes. `recent`: what was just stored.
     """
 
@@ -96,7 +96,7 @@ class Closer:
         self._result = Closed()
 
     async def close(self, roots: Iterable[Cid]) -> Closed:
-        """Close what can be closed under `roots`, and them. A root that is absent fails. Errors: BadObject."""
+        """Close `roots` and everything under them, as far as possible. An absent root stays open. Errors: BadObject."""
         self._result = result = Closed()
         wanted = [bytes(cid) for cid in dict.fromkeys(roots) if is_walked(cid)]
         if len(self._failed) > self._remembered:
@@ -135,7 +135,7 @@ class Closer:
         return held
 
     async def _step(self) -> None:
-        """Read one batch off the stack, and see what their links lead to."""
+        """Read one batch of objects off the stack and look at their links."""
         nodes = self._stack[-self._batch :]
         del self._stack[-self._batch :]
         known, opened, failed = self._known, self._open, self._failed
@@ -188,7 +188,7 @@ class Closer:
         return out
 
     async def _finish(self, first: _Open) -> None:
-        """All that is below a node is known: it is closed, or fails, and then its parents are looked at."""
+        """Close an object, or fail it, when everything below it is known. Then look at its parents."""
         waiting = [first]
         while waiting:
             node = waiting.pop()
@@ -207,7 +207,7 @@ class Closer:
                     waiting.append(parent)
 
     async def _fails(self, node: _Open) -> bool:
-        """Whether something that cannot be closed is truly linked to."""
+        """Whether a real link of the object leads to something that cannot be closed."""
         (raw,) = await self._raws([node])
         true = set(walked_links(Cid(node.cid), raw, self._actor_code))
         return any(cid in true for cid in node.failed)

@@ -1,15 +1,16 @@
-"""Importing a CAR file: its objects, then what a follower needs to serve the chain in them.
+"""Imports a CAR file: first its objects, then what a follower needs to serve the chain in them.
 
-1. *Objects.* Read, verified and stored as they come, in big batches; those are closed below which there is
-   nothing, or what has come already.
-   After each batch a row says how far the stream was read: an import that was killed goes on there.
-2. *Chain.* From the head (the CAR's roots) down to the lowest tipset that is there, by headers alone. Now the
-   network is known, and one that is not the store's is refused.
-3. *Index.* Upwards again: the trees that each header names are closed, children first; what is whole is said
-   in the tipset's row. A snapshot has no receipts and no events, and old tipsets no state: their flags say so.
-4. The head log entry, last. While this goes on, a store that held no head is marked and nothing serves it.
+1. *Objects.* The import reads, verifies and stores them in big batches. It closes an object at once when the file has
+   already given everything below it. After each batch it writes a row with the offset in the stream. A killed import
+   continues at that offset.
+2. *Chain.* The import goes from the head (the CAR's roots) down to the lowest tipset of the file, by headers alone. Now
+   it knows the network. It refuses a network that is not the store's.
+3. *Index.* The import goes upwards again. It closes the trees that each header names, children first. The row of each
+   tipset says what is whole. A snapshot has no receipts and no events, and old tipsets have no state: flags say so.
+4. *Head.* The entry of the head log comes last. Until then, a store that held no head is marked, and no follower serves
+   it.
 
-Objects that are not under the head (reverted blocks and what they name) are stored too, loose.
+Objects that are not under the head (reverted blocks and what they name) are stored too, as loose objects.
 """
 
 from __future__ import annotations
@@ -51,9 +52,11 @@ GROUP: Final = 256
 
 @dataclass(slots=True)
 class ImportReport:
-    """What an import did. Sizes in bytes; `resumed_at` is the stream's offset at which it went on, 0 for a
-    new one; `lowest` the epoch of the lowest tipset that was new to the index; `closed` counts objects that the
-    last pass closed; `published` whether the head moved."""
+    """The result of an import. Sizes are in bytes.
+
+    `resumed_at`: the offset in the stream at which it continued, 0 for a new import. `lowest`: the epoch of the lowest
+    tipset that was new to the index. `closed`: objects that the last pass closed. `published`: whether the head moved.
+    """
 
     objects: int = 0
     object_bytes: int = 0
@@ -106,16 +109,16 @@ async def import_car(
     process: bool | None = None,
     lease_seconds: float = 5.0,
 ) -> ImportReport:
-    """Import the CAR file `path` (`-`: standard input) into `store`, or go on with it after a crash.
+    """Import the CAR file `path` (`-`: standard input) into `store`. Continue where an earlier import of it stopped.
 
-    `network_file` names the network where the genesis is not a known one's. `index=False` stores objects
+    `network_file` describes a network whose genesis is not built in. `index=False` stores objects
     only: no rows, no head. `actor_code`: whether the code of built-in actors must be there for a state to
-    count as held. `process`: read in a child process (None: for large files). On a store that has a lease the import
-    leads while it runs, and renews the lease as a bridge does (`lease_seconds`): bridges stand by.
+    count as held. `process`: read in a child process (None: for large files). On a store with a lease, the
+    import leads while it runs and renews the lease (`lease_seconds`): bridges stand by.
 
-    Errors: BadCar (what was stored before the offset stays; the same call goes on once the file is whole),
-    WrongNetwork (no row is written), BadRequest (the network cannot be told, or its file is malformed),
-    BadObject (the chain's headers are none), OSError, StoreError.
+    Errors: BadCar (what was stored before the offset stays; call again when the file is whole), WrongNetwork (no row is
+    written), BadRequest (the network is not known, or its file is malformed), BadObject (a header of the chain cannot
+    be read), OSError, StoreError.
     """
     async with hold_lease(store, "import", lease_seconds) as term:
         return await _Import(store, path, progress or Silent(), network_file, term).run(index, actor_code, process)
@@ -166,7 +169,7 @@ class _Import:
     # --- objects -----------------------------------------------------------------------------------
 
     async def _objects(self, process: bool | None) -> _State:
-        """Store what the file holds, from where an earlier import of it stopped."""
+        """Store the objects of the file, from where an earlier import of it stopped."""
         before = await _load_state(self._store)
         resume = None if before is None else Resume(before.fingerprint, before.offset)
         state: _State | None = None
@@ -211,7 +214,7 @@ class _Import:
         await self._store.write(batch)
 
     async def _begin(self, opened: Opened, before: _State | None) -> _State:
-        """Mark the store, unless it serves already: what an import adds to a chain that is whole harms none."""
+        """Mark the store as not to be served, unless it has a head already: additions to a whole chain do no harm."""
         self._report.resumed_at = opened.start
         if before is not None and before.fingerprint == opened.fingerprint:
             state = before
@@ -235,7 +238,7 @@ class _Import:
         await self._store.write(batch)
 
     async def _fed(self, resume: Resume | None, process: bool | None) -> AsyncGenerator[Fed, None]:
-        """The file's batches; the next one is made while one is stored, and no more than that."""
+        """The batches of the file. It reads one batch ahead, no more."""
         if process is None:
             path = Path(self._path)
             process = str(path) == "-" or path.stat().st_size > _WORTH_A_PROCESS  # noqa: ASYNC240
@@ -255,7 +258,10 @@ class _Import:
     # --- chain -------------------------------------------------------------------------------------
 
     async def _down(self, head: TipsetKey, state: _State, spool: KeySpillFile) -> Cid | None:
-        """Spool the keys from the head down to what was indexed before or to the bottom; the genesis block."""
+        """Write the keys from the head down to the first indexed tipset, or to the bottom, into a file.
+
+        Returns the genesis block.
+        """
         report, store = self._report, self._store
         indexed = bytes.fromhex(state.indexed)
         known = await load_network(store) if indexed else None
@@ -286,7 +292,7 @@ class _Import:
                 await asyncio.sleep(0)
 
     async def _up(self, spool: KeySpillFile, state: _State, network: NetworkRecord, actor_code: bool) -> None:
-        """Close and index from the oldest tipset to the head."""
+        """Close and index the tipsets, from the oldest to the head."""
         indexer = Indexer(
             self._store,
             network,
@@ -310,7 +316,7 @@ class _Import:
     # --- network -----------------------------------------------------------------------------------
 
     async def _check_file(self, record: NetworkRecord | None) -> None:
-        """Say at once what is wrong with the network file, before hours of reading."""
+        """Check the network file at once, before hours of reading."""
         if self._network_file is None:
             return
         stands_in = record.genesis if record else Cid(b"")

@@ -1,4 +1,4 @@
-"""An import's last passes: closing and indexing tipsets, and publishing the head."""
+"""The last passes of an import: they close and index tipsets, and publish the head."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ async def _load_tipsets(store: Store, keys: Sequence[TipsetKey]) -> list[Tipset]
 
 
 class Indexer:
-    """Closes what tipsets name and writes their rows, oldest first: each row is made from its parent's.
+    """Closes what tipsets name and writes their rows, oldest first: a row is made from the row of its parent.
 
-    `will_publish`: the head above the tipsets is to be published.
+    `will_publish`: whether the head above the tipsets is published afterwards.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class Indexer:
 
 
 async def is_heavier(store: Store, key: TipsetKey) -> bool:
-    """Whether a stored tipset is to be the store's head: its chain is heavier, or there is none. Errors: Missing."""
+    """Whether a stored tipset should be the head: the store has none, or a lighter one. Errors: Missing."""
     last = await store.head()
     if last is None:
         return True
@@ -191,9 +191,9 @@ async def is_heavier(store: Store, key: TipsetKey) -> bool:
 
 
 async def publish_head(store: Store, key: TipsetKey, term: int = 0) -> bool:
-    """Append `key` to the head log under `term` (0: a new one), unless the head there is as heavy. Whether it moved.
+    """Make `key` the head under `term` (0: a new term), unless the head is as heavy. Whether the head moved.
 
-    Where there was a head, the entries tell the way from it: reverts down to the common ancestor, applies up.
+    If there was a head, the entries lead from it: reverts down to the common ancestor, then applies.
     Errors: Missing (no common ancestor is held), Fenced.
     """
     target = await load_tipset(store, key)

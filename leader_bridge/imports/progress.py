@@ -1,4 +1,4 @@
-"""How far a long piece of work is: a bar with rate and time left on a terminal, plain lines elsewhere."""
+"""Shows the progress of long work: a bar with rate and time left on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _EVERY: Final = 5.0
 
 
 class Reporter(Protocol):
-    """Takes what is told of the work's phases. Calls are cheap and may be many."""
+    """Receives the progress of the work. Calls are cheap, so there may be many."""
 
     def phase(self, what: str, total: int | None, unit: str) -> None:
         """A new phase begins. `total` in `unit` ("bytes" or a plural noun), None where it is not known."""
@@ -33,14 +33,14 @@ class Reporter(Protocol):
         """So much of the phase is done; `note` is a short text shown beside it."""
 
     def say(self, text: str) -> None:
-        """Something worth a line of its own."""
+        """Show a line of its own."""
 
     def end(self) -> None:
         """The work is over, or has failed."""
 
 
 class Silent:
-    """Tells nothing."""
+    """Shows nothing."""
 
     def phase(self, what: str, total: int | None, unit: str) -> None:
         return

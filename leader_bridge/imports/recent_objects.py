@@ -1,6 +1,6 @@
-"""What an import has just stored, kept in memory for its last pass: else that would read all of it back.
+"""Keeps in memory what an import has just stored, so that its last pass need not read it back.
 
-From a store on other machines each object costs a round trip to look at, one to read and one to look again.
+A store on other machines needs three round trips for each object: one to look, one to read, one to look again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _CLOSED: Final = 120
 
 
 class Recent:
-    """Objects of one import, up to `limit` bytes of them, about; what comes after that is not remembered.
+    """The first objects of one import, up to about `limit` bytes.
 
     Only for a store that pays for each object and holds no chain yet: of another's objects some may be closed already,
     and a walk should stop there.
@@ -30,7 +30,7 @@ class Recent:
         self._loose: dict[bytes, bytes] = {}
 
     def add(self, closed: Iterable[Pairs], loose: Pairs) -> None:
-        """Remember (multihash, bytes) that are durable by now."""
+        """Remember (multihash, bytes) of objects that are durable."""
         for multihash, data in loose:
             if self._left <= 0:
                 return
@@ -43,7 +43,7 @@ class Recent:
             self._left -= len(level) * _CLOSED
 
     def held(self, multihash: bytes) -> Held:
-        """How an object is held, as far as is known here: ABSENT says nothing."""
+        """How an object is held. ABSENT: it is not known here."""
         if multihash in self._closed:
             return Held.CLOSED
         return Held.LOOSE if multihash in self._loose else Held.ABSENT
@@ -53,7 +53,7 @@ class Recent:
         return self._loose.get(multihash)
 
     def closes(self, multihash: bytes) -> bool:
-        """Whether an object that is to be closed was stored loose here; it is forgotten."""
+        """Forget an object that is about to be closed. Whether it was stored loose here."""
         data = self._loose.pop(multihash, None)
         if data is None:
             return False

@@ -1,4 +1,4 @@
-"""Tipset keys met on the way down a chain, given back on the way up: on disk, for a chain has millions."""
+"""Keeps the tipset keys of a walk down a chain for the way up. They are on disk: a chain has millions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SIZE: Final = 4
 
 
 class KeySpillFile:
-    """Append keys, then take them in reverse order. Small ones never touch the disk. A context manager."""
+    """Append keys, then read them in reverse order. A small file stays in memory. A context manager."""
 
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(max_size=8 << 20)  # noqa: SIM115
