@@ -110,6 +110,32 @@ class Run:
     objects: tuple[tuple[bytes, bytes], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One message beside the chain, of which nothing is kept: its unsigned CBOR, whose nonce does not count (the
+    sender's is taken), and the bytes that a signature adds to its length on chain.
+
+    `skips_sender_check`: any actor may send; one that does not exist is made first. `gas_cap`: as in `Step`.
+    """
+
+    message: bytes
+    signature_bytes: int
+    gas_cap: int
+    skips_sender_check: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a call. `ran_out`: whether it, or any call that it made, ran out of gas. `nonce`: the one used."""
+
+    exit_code: int
+    return_: bytes
+    gas_used: int
+    failure: str | None
+    ran_out: bool
+    nonce: int
+
+
 class Executor(Protocol):
     """Runs messages, and reads objects: those of the store, and for a while those of states that runs have made."""
 
@@ -119,8 +145,14 @@ class Executor(Protocol):
         """Apply messages to a state, one after the other. `keep_state`: the state after them stays readable; `objects`:
         what it is made of is returned too.
 
-        Errors: NotHeld (an object or a fact of the chain is not held), Unavailable, ExecutionRefused (more gas than a
-        step's `gas_cap`, or a longer trace than is built).
+        Errors: NotHeld (an object or a fact of the chain is not held), Unavailable, ExecutionRefused (a message that a
+        client made up uses more gas than its `gas_cap`, or more memory, or makes a longer trace than is built).
+        """
+
+    async def call(self, place: Place, call: Call) -> Outcome | None:
+        """Apply one message to a state, without a trace. None: the sender is not there, and its check is not skipped.
+
+        Errors: as of `run`.
         """
 
     async def get(self, cid: bytes) -> bytes:

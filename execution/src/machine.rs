@@ -5,10 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, anyhow};
 use cid::Cid;
-use fvm::call_manager::DefaultCallManager;
 use fvm::engine::MultiEngine;
-use fvm::executor::{ApplyKind, ApplyRet, DefaultExecutor, Executor, ThreadedExecutor};
-use fvm::kernel::filecoin::DefaultFilecoinKernel;
+use fvm::executor::{ApplyKind, ApplyRet, DefaultExecutor, Executor};
 use fvm::machine::{DefaultMachine, NetworkConfig};
 use fvm_shared::bigint::BigInt;
 use fvm_shared::chainid::ChainID;
@@ -18,12 +16,11 @@ use fvm_shared::version::NetworkVersion;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
+use crate::bounds::{BoundedMachine, Bounds, Watch};
+use crate::calls::Runner;
+use crate::lanes::Lanes;
 use crate::store::{Cache, Facts, Missing, Objects, SharedObjects};
-use crate::{ExecutionError, NotHeld, trace};
-
-type Kernel = DefaultFilecoinKernel<DefaultCallManager<DefaultMachine<SharedObjects, Facts>>>;
-// fvm needs 64 MiB of stack, which the threads of this executor have
-type Runner = ThreadedExecutor<DefaultExecutor<Kernel>>;
+use crate::{ExecutionError, NotHeld, Refused, trace};
 
 /// Where and when a machine runs.
 pub struct Place {
@@ -39,28 +36,33 @@ pub struct Place {
 /// A virtual machine over one state. Messages change it; nothing is written anywhere but by who calls `flush`.
 #[pyclass(frozen)]
 pub struct Machine {
-    runner: Mutex<Runner>,
+    runner: Arc<Mutex<Runner>>,
     objects: Arc<Objects>,
     missing: Arc<Mutex<Option<Missing>>>,
+    watch: Arc<Watch>,
+    lanes: Lanes,
+    bounds: Bounds,
 }
 
 impl Machine {
+    #[allow(clippy::too_many_arguments)]
     pub fn make(
         py: Python<'_>,
         multi: &MultiEngine,
         cache: Arc<Cache>,
+        lanes: Lanes,
+        bounds: Bounds,
         get: Py<PyAny>,
         externs: Py<PyAny>,
         place: Place,
         root: &[u8],
     ) -> PyResult<Self> {
-        let missing = Arc::new(Mutex::new(None));
-        let objects = Arc::new(Objects { get, cache, written: Mutex::default(), missing: missing.clone() });
-        let facts = Facts { externs, missing: missing.clone() };
-        let store = SharedObjects(objects.clone());
-        let made = py.detach(|| guarded(|| runner(multi, store, facts, place, root)));
+        let missing = Arc::default();
+        let made = py.detach(|| guarded(|| runner(multi, cache, get, externs, &place, root, &missing)));
         match made {
-            Ok(runner) => Ok(Machine { runner: Mutex::new(runner), objects, missing }),
+            Ok((runner, objects, watch)) => {
+                Ok(Machine { runner: Arc::new(Mutex::new(runner)), objects, missing, watch, lanes, bounds })
+            }
             Err(error) => Err(fault(py, &missing, error)),
         }
     }
@@ -68,20 +70,37 @@ impl Machine {
 
 #[pymethods]
 impl Machine {
-    /// Apply a message (CBOR, unsigned). `length`: its bytes on chain. Errors: NotHeld, ExecutionError.
+    /// Apply a message (CBOR, unsigned). `length`: its bytes on chain. `gas_cap`: the most gas that it may use whatever its limit;
+    /// with it go the engine's bounds, and `trace_entries`. Errors: NotHeld, Refused (it went beyond a bound), ExecutionError.
     ///
     /// A dict: exit_code, return (bytes), return_codec, gas_used, penalty, miner_tip, base_fee_burn,
     /// over_estimation_burn, refund, gas_refund, gas_burned, events_root (bytes or None),
     /// events [(emitter, [(flags, key, codec, value)])], failure (text or None), trace (see `trace.rs`).
-    fn apply<'py>(&self, py: Python<'py>, message: &[u8], implicit: bool, length: usize) -> PyResult<Bound<'py, PyDict>> {
-        let done = py.detach(|| {
-            guarded(|| {
-                let message: Message = fvm_ipld_encoding::from_slice(message).context("not a message")?;
+    #[pyo3(signature = (message, implicit, length, gas_cap = None, trace_entries = u64::MAX))]
+    fn apply<'py>(
+        &self,
+        py: Python<'py>,
+        message: &[u8],
+        implicit: bool,
+        length: usize,
+        gas_cap: Option<u64>,
+        trace_entries: u64,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let bounds = gas_cap.map_or(Bounds::NONE, |gas| Bounds { gas, trace: trace_entries, ..self.bounds });
+        let (runner, watch, message) = (self.runner.clone(), self.watch.clone(), message.to_vec());
+        let work = move || {
+            let done = guarded(|| {
+                let message: Message = fvm_ipld_encoding::from_slice(&message).context("not a message")?;
                 let kind = if implicit { ApplyKind::Implicit } else { ApplyKind::Explicit };
-                self.runner.lock().map_err(|_| anyhow!("the machine has panicked"))?.execute_message(message, kind, length)
-            })
-        });
-        let done = done.map_err(|error| fault(py, &self.missing, error))?;
+                watch.begin(bounds);
+                runner.lock().map_err(|_| anyhow!("the machine has panicked"))?.execute_message(message, kind, length)
+            });
+            (done, watch.was_heavy())
+        };
+        let done = py.detach(|| self.lanes.wait(work)).map_err(|error| fault(py, &self.missing, error))?;
+        if let Some(why) = self.watch.refusal() {
+            return Err(Refused::new_err(why));
+        }
         if let Some(error) = held_back(py, &self.missing) {
             return Err(error);
         }
@@ -104,7 +123,16 @@ impl Machine {
     }
 }
 
-fn runner(multi: &MultiEngine, store: SharedObjects, facts: Facts, place: Place, root: &[u8]) -> Result<Runner> {
+/// A machine on a state, and what can be asked of it from outside.
+pub fn runner(
+    multi: &MultiEngine,
+    cache: Arc<Cache>,
+    get: Py<PyAny>,
+    externs: Py<PyAny>,
+    place: &Place,
+    root: &[u8],
+    missing: &Arc<Mutex<Option<Missing>>>,
+) -> Result<(Runner, Arc<Objects>, Arc<Watch>)> {
     let version = NetworkVersion::try_from(place.network_version)
         .map_err(|_| anyhow!("network version {} is unknown", place.network_version))?;
     let mut config = NetworkConfig::new(version);
@@ -113,14 +141,19 @@ fn runner(multi: &MultiEngine, store: SharedObjects, facts: Facts, place: Place,
     context.set_base_fee(TokenAmount::from_atto(BigInt::from(place.base_fee)));
     context.set_circulating_supply(TokenAmount::from_atto(BigInt::from(place.supply)));
     context.tracing = place.tracing;
-    let machine = DefaultMachine::new(&context, store, facts)?;
-    Ok(ThreadedExecutor(DefaultExecutor::new(multi.get(&config)?, machine)?))
+    let objects = Arc::new(Objects::new(get, cache, missing.clone()));
+    let facts = Facts { externs, missing: missing.clone() };
+    let watch = Arc::new(Watch::new());
+    let inner = DefaultMachine::new(&context, SharedObjects(objects.clone()), facts)?;
+    let machine = BoundedMachine { inner, watch: watch.clone() };
+    Ok((DefaultExecutor::new(multi.get(&config)?, machine)?, objects, watch))
 }
 
 /// A panic of the machine as an error.
-fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+pub fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()));
+        let text =
+            panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()));
         Err(anyhow!("the machine panicked: {}", text.unwrap_or_default()))
     })
 }

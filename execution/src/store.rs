@@ -4,9 +4,10 @@
 //! was not held is remembered here, and the caller looks after each message.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-use anyhow::{anyhow, Result};
+use anyhow::{Result, anyhow};
 use cid::Cid;
 use fvm::externs::{Chain, Consensus, Externs, Rand};
 use fvm_ipld_blockstore::Blockstore;
@@ -36,7 +37,7 @@ impl Cache {
         self.held.lock().expect("the cache's lock").0.get(key).cloned()
     }
 
-    fn put(&self, key: Vec<u8>, data: &[u8]) {
+    pub fn put(&self, key: Vec<u8>, data: &[u8]) {
         if data.len() > self.limit / 16 {
             return;
         }
@@ -67,9 +68,15 @@ pub struct Objects {
     pub cache: Arc<Cache>,
     pub written: Mutex<HashMap<Vec<u8>, Vec<u8>>>,
     pub missing: Arc<Mutex<Option<Missing>>>,
+    /// bytes that the machine has read
+    pub read: AtomicUsize,
 }
 
 impl Objects {
+    pub fn new(get: Py<PyAny>, cache: Arc<Cache>, missing: Arc<Mutex<Option<Missing>>>) -> Self {
+        Objects { get, cache, written: Mutex::default(), missing, read: AtomicUsize::new(0) }
+    }
+
     fn call_back(&self, cid: &Cid) -> Result<Option<Vec<u8>>> {
         Python::attach(|py| -> PyResult<Option<Vec<u8>>> {
             self.get.call1(py, (PyBytes::new(py, &cid.to_bytes()),))?.extract(py)
@@ -93,10 +100,12 @@ impl Blockstore for SharedObjects {
             return Ok(Some(data.clone()));
         }
         if let Some(data) = self.0.cache.get(&key) {
+            self.0.read.fetch_add(data.len(), Relaxed);
             return Ok(Some(data.to_vec()));
         }
         match self.0.call_back(cid) {
             Ok(Some(data)) => {
+                self.0.read.fetch_add(data.len(), Relaxed);
                 self.0.cache.put(key, &data);
                 Ok(Some(data))
             }

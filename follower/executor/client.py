@@ -3,39 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from blockstore.cid import Cid
-from blockstore.errors import Missing
-from chain.errors import NotHeld
-from chain.message import decode_message
+import cbor2
+from cachetools import LRUCache
+
 from follower.executor.wire import (
-    CANNOT,
-    MISSING,
-    NOT_HELD,
-    REFUSED,
     BadFrame,
+    FrameBuffer,
     frame,
+    pack_call,
+    pack_place,
     pack_run,
-    read_frame,
+    raise_error,
+    unpack_outcome,
     unpack_result,
 )
-from rpc.errors import CannotExecute, ExecutionRefused, Unavailable
-from rpc.executor import Place, Reward, Run, Step
+from rpc.errors import Unavailable
+from rpc.executor import Call, Outcome, Place, Reward, Run, Step
 from rpc.server.metrics import Metrics
 
 #: an execution that was cut off is asked once more: it changes nothing
 _TRIES: Final = 2
-#: seconds during which messages without a gas limit are refused after the executor ended in the middle of one that
-#: had run for so many seconds: it hung, or its trace filled the memory
-_PAUSE_SECONDS: Final = 600.0
-_SUSPECT_SECONDS: Final = 2.0
-_NOT_HELD_PREFIX: Final = "not held: "
+#: places whose CBOR is kept
+_PLACES: Final = 256
 
 
 class RemoteExecutor:
@@ -43,36 +39,35 @@ class RemoteExecutor:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._paused_until = 0.0
         self.executions = 0
         self.seconds = 0.0
         self.refused = 0
         self.lost = 0
         self._numbers = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[Any]] = {}
-        self._writer: asyncio.StreamWriter | None = None
-        self._reading: asyncio.Task[None] | None = None
+        self._connection: _Connection | None = None
         self._connecting = asyncio.Lock()
+        self._packed: LRUCache[Place, bytes] = LRUCache(_PLACES)
 
     async def run(
         self, place: Place, steps: Sequence[Step | Reward], *, keep_state: bool = False, objects: bool = False
     ) -> Run:
         """As `rpc.executor.Executor.run`."""
-        limitless = _is_limitless(steps)
         started = time.monotonic()
-        if limitless and started < self._paused_until:
-            raise ExecutionRefused(
-                "a message without a gas limit has ended the executor: for ten minutes no such message is executed here"
-            )
-        lost = self.lost
-        asked = pack_run(place, list(steps), keep_state, objects)
         try:
-            # one that hung would hang again
-            found = unpack_result(await self._ask("run", asked, 1 if limitless else _TRIES))
-        except Unavailable:
-            if limitless and self.lost > lost and time.monotonic() - started > _SUSPECT_SECONDS:
-                self._paused_until = time.monotonic() + _PAUSE_SECONDS
-            raise
+            found = unpack_result(await self._ask("run", pack_run(place, list(steps), keep_state, objects)))
+        finally:
+            self.seconds += time.monotonic() - started
+        self.executions += 1
+        return found
+
+    async def call(self, place: Place, call: Call) -> Outcome | None:
+        """As `rpc.executor.Executor.call`."""
+        packed = self._packed.get(place)
+        if packed is None:
+            packed = self._packed[place] = cbor2.dumps(pack_place(place))
+        started = time.monotonic()
+        try:
+            found = unpack_outcome(await self._ask("call", pack_call(packed, call)))
         finally:
             self.seconds += time.monotonic() - started
         self.executions += 1
@@ -89,9 +84,8 @@ class RemoteExecutor:
 
     async def close(self) -> None:
         """Give up what is waited for."""
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
+        if self._connection is not None:
+            self._connection.close()
 
     def register(self, metrics: Metrics) -> None:
         """Declare the metrics."""
@@ -114,66 +108,81 @@ class RemoteExecutor:
             lambda: self.lost,
         )
 
-    async def _ask(self, kind: str, value: Any, tries: int = _TRIES) -> Any:
-        for tried in range(tries):
+    async def _ask(self, kind: str, value: Any) -> Any:
+        for tried in range(_TRIES):
             try:
-                return await self._ask_once(kind, value)
-            except Unavailable:
-                self.refused += 1
-                raise
-            except (OSError, asyncio.IncompleteReadError) as error:
-                if tried == tries - 1:
+                connection = self._connection or await self._connected()
+                error, found = await connection.ask(next(self._numbers), kind, value)
+                break
+            except OSError as gone:
+                if tried == _TRIES - 1:
                     self.refused += 1
-                    raise Unavailable(f"the executor does not answer: {error or type(error).__name__}") from None
-        raise AssertionError
-
-    async def _ask_once(self, kind: str, value: Any) -> Any:
-        writer = await self._connected()
-        number = next(self._numbers)
-        future = self._waiting[number] = asyncio.get_running_loop().create_future()
-        try:
-            writer.write(frame([number, kind, value]))
-            await writer.drain()
-            error, found = await future
-        finally:
-            self._waiting.pop(number, None)
+                    raise Unavailable(f"the executor does not answer: {gone or type(gone).__name__}") from None
         if error is None:
             return found
-        if error == MISSING:
-            raise Missing(Cid(found[0]))
-        if error == NOT_HELD:
-            raise NotHeld(found.removeprefix(_NOT_HELD_PREFIX))
-        raise {REFUSED: ExecutionRefused, CANNOT: CannotExecute}.get(error, Unavailable)(found)
-
-    async def _connected(self) -> asyncio.StreamWriter:
-        async with self._connecting:
-            if self._writer is None:
-                reader, self._writer = await asyncio.open_unix_connection(self._path)
-                self._reading = asyncio.create_task(self._read(reader, self._writer))
-            return self._writer
-
-    async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        lost: BaseException = ConnectionResetError("the executor has gone")
         try:
-            while True:
-                number, error, found = await read_frame(reader)
+            raise_error(error, found)
+        except Unavailable:
+            self.refused += 1
+            raise
+
+    async def _connected(self) -> _Connection:
+        async with self._connecting:
+            if self._connection is None:
+                loop = asyncio.get_running_loop()
+                make = partial(_Connection, self._gone)
+                _, self._connection = await loop.create_unix_connection(make, str(self._path))
+            return self._connection
+
+    def _gone(self, connection: _Connection, is_lost: bool) -> None:
+        self.lost += is_lost
+        if self._connection is connection:
+            self._connection = None
+
+
+class _Connection(asyncio.Protocol):
+    """One connection: requests out, answers in any order."""
+
+    def __init__(self, gone: Any) -> None:
+        self._gone = gone
+        self._loop = asyncio.get_running_loop()
+        self._waiting: dict[int, asyncio.Future[tuple[Any, Any]]] = {}
+        self._frames = FrameBuffer()
+        self._transport: asyncio.Transport
+        self._is_closing = False
+
+    async def ask(self, number: int, kind: str, value: Any) -> tuple[Any, Any]:
+        """(error, value) of the answer. Errors: ConnectionResetError."""
+        if self._transport.is_closing():
+            raise ConnectionResetError("the executor has gone")
+        future = self._waiting[number] = self._loop.create_future()
+        try:
+            self._transport.write(frame([number, kind, value]))
+            answer: tuple[Any, Any] = await future
+            return answer
+        finally:
+            self._waiting.pop(number, None)
+
+    def close(self) -> None:
+        """End it."""
+        self._is_closing = True
+        self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are no subclasses
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for number, error, found in self._frames.feed(data):
                 future = self._waiting.get(number)
                 if future is not None and not future.done():
                     future.set_result((error, found))
-        except (OSError, asyncio.IncompleteReadError, BadFrame) as error:
-            self.lost += 1
-            lost = ConnectionResetError(f"the executor has gone: {error}")
-        finally:
-            self._writer = None
-            writer.close()
-            for future in self._waiting.values():
-                if not future.done():
-                    future.set_exception(lost)
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+        except (BadFrame, ValueError, TypeError):
+            self._transport.abort()
 
-
-def _is_limitless(steps: Sequence[Step | Reward]) -> bool:
-    """Whether the limit of a message that a client made up is beyond what it may use."""
-    made_up = [(step.message, step.gas_cap) for step in steps if isinstance(step, Step) and step.gas_cap is not None]
-    return any(decode_message(message).gas_limit > cap for message, cap in made_up)
+    def connection_lost(self, error: Exception | None) -> None:
+        self._gone(self, not self._is_closing)
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(ConnectionResetError(f"the executor has gone: {error or 'it closed'}"))

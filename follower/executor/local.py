@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import lotus_follower_execution as vm
 from cachetools import LRUCache
@@ -21,27 +21,35 @@ from chain.errors import NotHeld
 from chain.index.chain_index import ChainIndex
 from chain.ipld.objects import Objects
 from chain.ipld.tree_nodes import NodeCache
-from chain.message import decode_message, encode_message
 from chain.network import NetworkRecord
 from chain.state.state_tree import StateTree
 from chain.tipset import Tipset
+from follower.executor.wire import FrameBuffer, raise_error, unpack_outcome
 from rpc.errors import CannotExecute, ExecutionRefused
-from rpc.executor import Applied, Place, Reward, Run, Step
+from rpc.executor import Applied, Call, Outcome, Place, Reward, Run, Step
 
 T = TypeVar("T")
 
-#: the exit code of a message that used all its gas
-OUT_OF_GAS = 7
 
 #: seconds that the machine waits for an object or a fact of the chain
 _READ_SECONDS = 30.0
-_TOO_LONG = "the trace has {} entries, and at most {} are built here (setting execution_trace_entries)"
+#: memory that a message which a client made up may take
+MESSAGE_BYTES: Final = 128 << 20
+_TOO_LONG = "the trace has more than {} entries, which is the most that is built here (setting execution_trace_entries)"
+#: places that calls are prepared for: heads, and epochs that clients ask for
+_PLACES: Final = 256
 _AMOUNTS = ("penalty", "miner_tip", "base_fee_burn", "over_estimation_burn", "refund")
+
+
+def new_engine(threads: int, cache_bytes: int, message_bytes: int = MESSAGE_BYTES) -> vm.Engine:
+    """An engine whose messages may take so much memory: in their own, in blocks, and a quarter of it in events."""
+    return vm.Engine(threads, cache_bytes, memory=message_bytes, blocks=message_bytes, events=message_bytes // 4)
 
 
 class LocalExecutor:
     """An Executor. `threads`: messages at once; `cache_bytes`: objects kept; `state_bytes`: states that runs have made;
-    `trace_entries`: the longest trace of messages with a gas cap; `engine`: one whose code is compiled already.
+    `trace_entries`: the longest trace of messages with a gas cap; `message_bytes`: memory that one of these may take;
+    `engine`: one whose code is compiled already.
 
     Errors: those of `rpc.executor.Executor`.
     """
@@ -56,13 +64,14 @@ class LocalExecutor:
         cache_bytes: int = 256 << 20,
         state_bytes: int = 128 << 20,
         trace_entries: int = 100_000,
+        message_bytes: int = MESSAGE_BYTES,
         read_now: Callable[[bytes], bytes | None] | None = None,
         engine: vm.Engine | None = None,
     ) -> None:
         self._objects = objects
         self._index = index
         self._network = network
-        self._engine = vm.Engine(threads, cache_bytes) if engine is None else engine
+        self._engine = new_engine(threads, cache_bytes, message_bytes) if engine is None else engine
         self._pool = ThreadPoolExecutor(threads, "executor")
         self._made: LRUCache[bytes, bytes] = LRUCache(state_bytes, getsizeof=lambda data: len(data) + 100)
         self._trace_entries = trace_entries
@@ -70,6 +79,71 @@ class LocalExecutor:
         self._nodes = NodeCache(32 << 20)
         self._supplies: LRUCache[tuple[Cid, int, int], int] = LRUCache(256)
         self._loop = asyncio.get_running_loop()
+        self._places: LRUCache[Any, asyncio.Task[vm.CallPlace]] = LRUCache(_PLACES)
+        self._askers: dict[int, Callable[[bytes], None]] = {}
+        self._last_asker = 0
+        self._bell, rung = os.pipe()
+        os.set_blocking(self._bell, False)
+        os.set_blocking(rung, False)
+        self._engine.ring(rung)
+        self._loop.add_reader(self._bell, self._fetch)
+        self._own: _OwnCalls | None = None
+
+    # --- calls -----------------------------------------------------------------------------------------
+
+    async def call(self, place: Place, call: Call) -> Outcome | None:
+        """As `rpc.executor.Executor.call`."""
+        if self._own is None:
+            self._own = _OwnCalls(self)
+        return await self._own.call(place, call)
+
+    def add_asker(self, answer: Callable[[bytes], None]) -> int:
+        """A number for who submits calls. `answer` takes frames; it is called on the event loop."""
+        self._last_asker += 1
+        self._askers[self._last_asker] = answer
+        return self._last_asker
+
+    def remove_asker(self, asker: int) -> None:
+        """Drop the answers of calls that are under way."""
+        del self._askers[asker]
+
+    def place_of(self, key: Any, place: Callable[[], Place]) -> asyncio.Task[vm.CallPlace]:
+        """Where calls run, prepared once for all that name it by `key`. Errors (of the task): NotHeld, Missing."""
+        task = self._places.get(key)
+        if task is None or (task.done() and task.exception() is not None):
+            task = self._places[key] = self._loop.create_task(self._prepare(place()))
+        return task
+
+    async def _prepare(self, place: Place) -> vm.CallPlace:
+        anchor = await self._index.tipset(place.anchor)
+        return self._engine.place(
+            self._get, _Facts(self, anchor, place), **_place_arguments(place, await self._supply(place))
+        )
+
+    def submit(self, asker: int, number: int, place: vm.CallPlace, call: Call) -> None:
+        """Run a call; `asker` gets a frame with `number`."""
+        self._engine.call(
+            asker, number, place, call.message, call.signature_bytes, call.skips_sender_check, call.gas_cap
+        )
+
+    def _fetch(self) -> None:
+        os.read(self._bell, 4096)
+        for asker, frames in self._engine.answers():
+            answer = self._askers.get(asker)
+            if answer is not None:
+                answer(frames)
+
+    def running(self) -> list[tuple[float, float]]:
+        """Of each message under way: (seconds, CPU seconds)."""
+        found: list[tuple[float, float]] = self._engine.running()
+        return found
+
+    def waiting(self) -> int:
+        """Messages that wait for a thread."""
+        found: int = self._engine.waiting()
+        return found
+
+    # --- runs ------------------------------------------------------------------------------------------
 
     async def run(
         self, place: Place, steps: Sequence[Step | Reward], *, keep_state: bool = False, objects: bool = False
@@ -110,6 +184,8 @@ class LocalExecutor:
     def close(self) -> None:
         """Wait for what is running."""
         self._pool.shutdown()
+        self._loop.remove_reader(self._bell)
+        os.close(self._bell)
 
     # --- in a thread of the pool ---------------------------------------------------------------------
 
@@ -117,21 +193,25 @@ class LocalExecutor:
         self, place: Place, steps: Sequence[Step | Reward], keep_state: bool, objects: bool, anchor: Tipset, supply: int
     ) -> Run:
         try:
-            self._probe(place, anchor, supply, steps)
             machine = self._machine(place, anchor, supply)
             applied: list[Applied] = []
             done: list[Step] = []
-            traced = 0
+            traced = spent = 0
             for step in steps:
                 if isinstance(step, Reward):
                     step = step.step(applied[len(applied) - step.messages :])
-                found = machine.apply(step.message, step.implicit, step.length)
-                if step.gas_cap is not None:
+                if step.gas_cap is None:
+                    found = machine.apply(step.message, step.implicit, step.length)
+                else:
+                    left = max(0, step.gas_cap - spent)
+                    entries = self._trace_entries - traced
+                    found = machine.apply(step.message, step.implicit, step.length, left, entries)
                     # nobody asks for these events, and a message may emit a hundred thousand
                     found["events"] = ()
+                    spent += found["gas_used"]
                     traced += len(found["trace"])
                     if traced > self._trace_entries:
-                        raise ExecutionRefused(_TOO_LONG.format(traced, self._trace_entries))
+                        raise ExecutionRefused(_TOO_LONG.format(self._trace_entries))
                 done.append(step)
                 applied.append(_applied(found))
             if not keep_state:
@@ -141,51 +221,19 @@ class LocalExecutor:
             what = error.args[0]
             named = f"an object that execution needs: {Cid(what)}" if type(what) is bytes else str(what)
             raise NotHeld(named) from None
+        except vm.Refused as error:
+            raise ExecutionRefused(str(error)) from None
         except vm.ExecutionError as error:
             raise CannotExecute(f"the virtual machine cannot run this: {error}") from None
         for multihash, data in written:
             self._made[multihash] = data
+            self._engine.keep(multihash, data)
         return Run(tuple(applied), Cid(root), tuple(done), tuple(written) if objects else ())
 
     def _machine(self, place: Place, anchor: Tipset, supply: int) -> Any:
         return self._engine.machine(
-            self._get,
-            _Facts(self, anchor, place),
-            network_version=place.network_version,
-            chain_id=place.chain_id,
-            epoch=place.epoch,
-            timestamp=place.timestamp,
-            base_fee=place.base_fee,
-            supply=supply,
-            root=bytes(place.root),
-            tracing=place.tracing,
+            self._get, _Facts(self, anchor, place), tracing=place.tracing, **_place_arguments(place, supply)
         )
-
-    def _probe(self, place: Place, anchor: Tipset, supply: int, steps: Sequence[Step | Reward]) -> None:
-        """Run messages with the gas that they may use together, where their limits allow more. A machine cannot be
-        stopped, so this comes before they get their own limits. Errors: ExecutionRefused."""
-        left = min(
-            (step.gas_cap for step in steps if isinstance(step, Step) and step.gas_cap is not None), default=None
-        )
-        if left is None:
-            return
-        cap = left
-        limits = [decode_message(one.message).gas_limit for one in steps if isinstance(one, Step) and one.gas_cap]
-        if sum(limits) <= cap:
-            return
-        machine = self._machine(replace(place, tracing=False), anchor, supply)
-        for step in steps:
-            assert isinstance(step, Step)
-            if step.gas_cap is None:
-                machine.apply(step.message, step.implicit, step.length)
-                continue
-            message = decode_message(step.message)
-            capped = replace(message, gas_limit=min(message.gas_limit, left))
-            found = machine.apply(encode_message(capped), step.implicit, step.length)
-            left -= found["gas_used"]
-            # a call below that ran out of gas leaves its caller a 64th
-            if left < cap // 32 or (found["exit_code"] == OUT_OF_GAS and capped.gas_limit < message.gas_limit):
-                raise ExecutionRefused(f"the execution uses more than {cap} gas, which is the most allowed here")
 
     def _get(self, cid: bytes) -> bytes | None:
         multihash = Cid(cid).multihash
@@ -226,6 +274,33 @@ class LocalExecutor:
         return None if found is None else (found.miner, found.epoch, found.kind)
 
 
+class _OwnCalls:
+    """Calls of this process itself: futures instead of frames."""
+
+    def __init__(self, executor: LocalExecutor) -> None:
+        self._executor = executor
+        self._waiting: dict[int, asyncio.Future[list[Any]]] = {}
+        self._frames = FrameBuffer()
+        self._asker = executor.add_asker(self._answer)
+        self._last = 0
+
+    async def call(self, place: Place, call: Call) -> Outcome | None:
+        prepared = await self._executor.place_of(place, lambda: place)
+        self._last += 1
+        future = self._waiting[self._last] = asyncio.get_running_loop().create_future()
+        self._executor.submit(self._asker, self._last, prepared, call)
+        error, found = await future
+        if error is not None:
+            raise_error(error, found)
+        return unpack_outcome(found)
+
+    def _answer(self, frames: bytes) -> None:
+        for number, error, found in self._frames.feed(frames):
+            future = self._waiting.pop(number)
+            if not future.done():
+                future.set_result([error, found])
+
+
 class _Facts:
     """What the machine asks about the chain of `anchor`."""
 
@@ -253,6 +328,18 @@ class _Facts:
 
     def consensus_fault(self, one: bytes, other: bytes, extra: bytes) -> tuple[bytes, int, int] | None:
         return self._executor.wait_for(self._executor.consensus_fault(self._anchor, self._place, one, other, extra))
+
+
+def _place_arguments(place: Place, supply: int) -> dict[str, Any]:
+    return {
+        "network_version": place.network_version,
+        "chain_id": place.chain_id,
+        "epoch": place.epoch,
+        "timestamp": place.timestamp,
+        "base_fee": place.base_fee,
+        "supply": supply,
+        "root": bytes(place.root),
+    }
 
 
 def _applied(found: dict[str, Any]) -> Applied:

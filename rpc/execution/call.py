@@ -115,7 +115,7 @@ async def call(
         message = replace(message, gas_limit=IMPLICIT_GAS)
         steps = [*steps, Step(encode_message(message), 0, implicit=True, gas_cap=gas_cap(ctx))]
     else:
-        key = sender if skips_sender_check else await _key_of(ctx, tipset, sender)
+        key = sender if skips_sender_check else await key_of(ctx, tipset, sender)
         if key[0] not in (1, 3, 4):
             raise NodePanics
         is_implicit = skips_sender_check and not created
@@ -150,7 +150,8 @@ async def _sender(
     return None, [Step(encode_message(create), 0, implicit=True)]
 
 
-async def _key_of(ctx: Context, tipset: Tipset, sender: Address) -> Address:
+async def key_of(ctx: Context, tipset: Tipset, sender: Address) -> Address:
+    """The key or delegated address of a sender. Errors: MethodError."""
     try:
         return await key_address(ctx, tipset, sender)
     except (ChainError, MethodError) as error:

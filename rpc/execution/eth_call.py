@@ -17,10 +17,11 @@ from chain.message import Message
 from chain.tipset import Tipset
 from rpc.context import Context
 from rpc.errors import ExecutionReverted, MethodError, OutOfGas
-from rpc.execution.call import BLOCK_GAS, Invocation, Prior, SenderInvalid, call
+from rpc.execution.bare_call import call_on
+from rpc.execution.call import BLOCK_GAS, SenderInvalid
 from rpc.execution.gas import estimate_gas_limit, estimate_message_gas, overestimated, search_gas
 from rpc.execution.revert import SENDER_INVALID, reverted
-from rpc.executor import Executor
+from rpc.executor import Executor, Outcome
 from rpc.lookup.actor_states import states_of
 from rpc.lookup.eth.executed_tipset import find_post_roots
 
@@ -30,10 +31,10 @@ _EVM: Final = "evm"
 async def eth_call_result(ctx: Context, executor: Executor, message: Message, tipset: Tipset) -> bytes:
     """What a call returns after a tipset. Errors: ExecutionReverted, MethodError, NotHeld, Unavailable."""
     done = await _apply(ctx, executor, message, tipset)
-    if message.to == EAM or not done.applied.return_:
+    if message.to == EAM or not done.return_:
         return b""
     try:
-        value = decode(done.applied.return_)
+        value = decode(done.return_)
     except BadObject as error:
         raise MethodError(str(error)) from None
     if type(value) is not bytes:
@@ -49,18 +50,16 @@ async def state_after(ctx: Context, tipset: Tipset) -> Cid:
     return post.state
 
 
-async def _apply(ctx: Context, executor: Executor, message: Message, tipset: Tipset) -> Invocation:
+async def _apply(ctx: Context, executor: Executor, message: Message, tipset: Tipset) -> Outcome:
     """A message on a tipset's post-state. A sender that may not send, or is not there, sends all the same."""
     root = await state_after(ctx, tipset)
     done = None
     with contextlib.suppress(SenderInvalid):
-        done = await call(ctx, executor, message, tipset, root=root, prior=Prior.NONE, checks_gas=True)
-    if done is None or done.applied.exit_code == SENDER_INVALID:
-        done = await call(
-            ctx, executor, message, tipset, root=root, prior=Prior.NONE, checks_gas=True, skips_sender_check=True
-        )
-    if done.applied.exit_code:
-        raise reverted(done.applied)
+        done = await call_on(ctx, executor, message, tipset, root)
+    if done is None or done.exit_code == SENDER_INVALID:
+        done = await call_on(ctx, executor, message, tipset, root, skips_sender_check=True)
+    if done.exit_code:
+        raise reverted(done)
     return done
 
 

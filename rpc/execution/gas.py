@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from chain.address import Address
 from chain.errors import ChainError
@@ -16,11 +16,11 @@ from chain.message import Message
 from chain.tipset import Tipset
 from rpc.context import Context
 from rpc.errors import MethodError, OutOfGas
-from rpc.execution.call import BLOCK_GAS, Invocation, Prior, SenderInvalid, call
+from rpc.execution.bare_call import call_after_messages
+from rpc.execution.call import BLOCK_GAS, SenderInvalid
 from rpc.execution.revert import OUT_OF_GAS, SENDER_INVALID, failure_text, reverted
-from rpc.executor import Executor
+from rpc.executor import Executor, Outcome
 from rpc.lookup.actor_states import key_address
-from rpc.lookup.execution_trace import lotus_trace
 from rpc.lookup.gas_premium import estimate_premium, with_noise
 
 #: Lotus' `GasLimitOverestimation`
@@ -39,12 +39,11 @@ async def estimate_gas_limit(
     """
     free = replace(message, gas_limit=BLOCK_GAS, gas_fee_cap=0, gas_premium=0)
     try:
-        done = await _call_with_gas(ctx, executor, free, tipset, skips_sender_check)
+        applied = await _call_with_gas(ctx, executor, free, tipset, skips_sender_check)
     except SenderInvalid as error:
         raise SenderInvalid(f"gas estimation failed: {error}") from None
     except MethodError as error:
         raise MethodError(f"gas estimation failed: {error}") from None
-    applied = done.applied
     if applied.exit_code == OUT_OF_GAS:
         raise OutOfGas("call ran out of gas")
     if applied.exit_code == SENDER_INVALID and not skips_sender_check:
@@ -55,9 +54,7 @@ async def estimate_gas_limit(
     return applied.gas_used
 
 
-async def _call_with_gas(
-    ctx: Context, executor: Executor, message: Message, tipset: Tipset, skips: bool, *, tracing: bool = False
-) -> Invocation:
+async def _call_with_gas(ctx: Context, executor: Executor, message: Message, tipset: Tipset, skips: bool) -> Outcome:
     """Apply a message at the head, whatever `tipset` says: Lotus asks its mempool, which stands at the head."""
     if not skips:
         sender = Address(message.from_)
@@ -68,10 +65,7 @@ async def _call_with_gas(
             raise SenderInvalid(f"resolving sender {name} ({error}): sender validation failed") from None
     head = (await ctx.head()).tipset
     try:
-        return await call(
-            ctx, executor, message, head,
-            prior=Prior.ALL, checks_gas=True, skips_sender_check=skips, tracing=tracing,
-        )  # fmt: skip
+        return await call_after_messages(ctx, executor, message, head, skips_sender_check=skips)
     except SenderInvalid as error:
         raise SenderInvalid(f"CallWithGas failed: {error}") from None
     except MethodError as error:
@@ -115,13 +109,13 @@ async def search_gas(
     Errors: MethodError, with the text of Lotus' search.
     """
     try:
-        done = await _call_with_gas(ctx, executor, message, tipset, skips_sender_check, tracing=True)
+        done = await _call_with_gas(ctx, executor, message, tipset, skips_sender_check)
     except MethodError as error:
         raise MethodError(f"gas estimation failed: {error}") from None
-    if not done.applied.exit_code:
+    if not done.exit_code:
         return message.gas_limit
-    if not _ran_out(lotus_trace(done.applied.trace)):
-        raise MethodError(str(reverted(done.applied)))
+    if not done.ran_out:
+        raise MethodError(str(reverted(done)))
     found = await _bisect(ctx, executor, message, tipset, skips_sender_check)
     return int(found * _OVERESTIMATION)
 
@@ -129,7 +123,7 @@ async def search_gas(
 async def _bisect(ctx: Context, executor: Executor, message: Message, tipset: Tipset, skips: bool) -> int:
     async def can_succeed(limit: int) -> bool:
         done = await _call_with_gas(ctx, executor, replace(message, gas_limit=limit), tipset, skips)
-        return not done.applied.exit_code
+        return not done.exit_code
 
     low = high = message.gas_limit
     while not await can_succeed(high):
@@ -146,14 +140,3 @@ async def _bisect(ctx: Context, executor: Executor, message: Message, tipset: Ti
             low = middle
         threshold = middle // 100
     return high
-
-
-def _ran_out(trace: dict[str, Any]) -> bool:
-    """Whether any call of a trace ran out of gas."""
-    waiting = [trace]
-    while waiting:
-        one = waiting.pop()
-        if one["MsgRct"]["ExitCode"] == OUT_OF_GAS:
-            return True
-        waiting += one["Subcalls"] or []
-    return False

@@ -11,7 +11,7 @@ from chain.errors import BadObject
 from chain.exit_codes import exit_code_text
 from chain.ipld.dag_cbor import decode
 from rpc.errors import ExecutionReverted
-from rpc.executor import Applied
+from rpc.executor import Applied, Outcome
 
 SENDER_INVALID: Final = 1
 OUT_OF_GAS: Final = 7
@@ -33,7 +33,7 @@ _WORD: Final = 32
 _MAX_UINT64: Final = (1 << 64) - 1
 
 
-def failure_text(applied: Applied) -> str:
+def failure_text(applied: Applied | Outcome) -> str:
     """The error of a result as Lotus writes it; empty for a success."""
     if not applied.exit_code:
         return ""
@@ -62,7 +62,7 @@ def _error_text(data: bytes) -> bytes | None:
     return data[start : start + length] if length <= len(data) - start else None
 
 
-def reverted(applied: Applied) -> ExecutionReverted:
+def reverted(applied: Applied | Outcome) -> ExecutionReverted:
     """The error that a failed call answers: code 3, the returned bytes as `data`."""
     returned = _cbor_bytes(applied.return_)
     reason = ""

@@ -22,7 +22,7 @@ from chain.ipld.dag_cbor import decode
 from chain.tipset import Tipset, TipsetKey
 from rpc.context import Context
 from rpc.errors import Unavailable
-from rpc.executor import Executor, Place, Reward, Run, Step
+from rpc.executor import Call, Executor, Outcome, Place, Reward, Run, Step
 from rpc.lookup.tipset_execution import Executed, execute_tipset
 from rpc.services import Services
 
@@ -32,6 +32,7 @@ _EXECUTED: Final = "executed_tipsets"
 #: the caches, by their names in `Services.extra`, that may hold what follows from the executed head
 _CACHES: Final = (
     _EXECUTED, "eth_events", "eth_executed", "event_search", "executed_answers", "executed_traces", "lotus_json",
+    "places_of_calls",
 )  # fmt: skip
 #: tipsets without a child whose roots are kept
 _KEPT: Final = 64
@@ -85,6 +86,13 @@ class CheckedExecutor:
         self._refuse()
         found = await self._executor.run(place, steps, keep_state=keep_state, objects=objects)
         # it may have been stopped meanwhile
+        self._refuse()
+        return found
+
+    async def call(self, place: Place, call: Call) -> Outcome | None:
+        """As `rpc.executor.Executor.call`. Errors: ExecutionStopped too."""
+        self._refuse()
+        found = await self._executor.call(place, call)
         self._refuse()
         return found
 
