@@ -221,6 +221,7 @@ impl Machine for BoundedMachine {
 }
 
 /// The reference kernel, watched.
+#[allow(clippy::duplicated_attributes)]
 #[derive(Delegate)]
 #[delegate(ActorOps, target = "inner", where = "C: CallManager<Machine = BoundedMachine>")]
 #[delegate(CryptoOps, target = "inner", where = "C: CallManager<Machine = BoundedMachine>")]
@@ -313,9 +314,8 @@ impl<C: CallManager<Machine = BoundedMachine>> Kernel for WatchedKernel<C> {
         if name == "OnSyscall" && self.machine().context().tracing {
             let bound = watch.bounds().trace;
             if watch.system_calls.fetch_add(1, Relaxed) >= bound {
-                return Err(
-                    watch.end(format!("the trace is longer than what is built here (setting execution_trace_entries)"))
-                );
+                return Err(watch
+                    .end("the trace is longer than what is built here (setting execution_trace_entries)".to_string()));
             }
         }
         charged

@@ -133,8 +133,7 @@ pub fn runner(
     root: &[u8],
     missing: &Arc<Mutex<Option<Missing>>>,
 ) -> Result<(Runner, Arc<Objects>, Arc<Watch>)> {
-    let version = NetworkVersion::try_from(place.network_version)
-        .map_err(|_| anyhow!("network version {} is unknown", place.network_version))?;
+    let version = NetworkVersion::from(place.network_version);
     let mut config = NetworkConfig::new(version);
     config.chain_id(ChainID::from(place.chain_id));
     let mut context = config.for_epoch(place.epoch, place.timestamp, Cid::try_from(root)?);

@@ -17,10 +17,13 @@ use lru::LruCache;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+/// Objects, and their bytes together.
+type Held = (LruCache<Vec<u8>, Arc<[u8]>>, usize);
+
 /// Immutable bytes by multihash, the least recently used dropped first.
 pub struct Cache {
     limit: usize,
-    held: Mutex<(LruCache<Vec<u8>, Arc<[u8]>>, usize)>,
+    held: Mutex<Held>,
 }
 
 impl Cache {
