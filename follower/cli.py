@@ -26,8 +26,10 @@ from follower.commands import (
     up,
 )
 from follower.commands.command import CANNOT_RUN, FAILED, Run
+from follower.setting import ENV_PREFIX
 from follower.settings import CannotRun, Settings, SettingsError, load_settings
-from follower.settings_table import ENV_PREFIX, SETTINGS
+from follower.settings_table import SETTINGS
+from rpc.release import software_version
 
 COMMANDS: Final = (
     up.COMMAND,
@@ -49,6 +51,7 @@ COMMANDS: Final = (
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line. A subcommand's flags are the settings that name it, then its own."""
     parser = argparse.ArgumentParser(prog="follower", description="Follower RPC nodes for Filecoin.")
+    parser.add_argument("--version", action="version", version=f"follower {software_version()}")
     subparsers = parser.add_subparsers(dest="command", metavar="SUBCOMMAND", required=True)
     for command in COMMANDS:
         sub = subparsers.add_parser(

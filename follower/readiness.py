@@ -20,6 +20,7 @@ from follower.head import StoreHeads
 from rpc.client.client import NodeClient
 from rpc.errors import RpcError
 from rpc.node_errors import NodeError
+from rpc.release import agent
 from rpc.server.health import Health
 from rpc.server.metrics import Metrics
 from rpc.services import Check, CheckResult, Checks, Head
@@ -71,6 +72,11 @@ class Freshness:
     lease_seconds: float = 5.0
 
 
+async def _version() -> CheckResult:
+    """No check: a verbose answer names the software."""
+    return CheckResult(True, agent())
+
+
 def build_checks(
     heads: StoreHeads | SharedStoreHeads,
     followed: FollowedNode | None,
@@ -118,7 +124,7 @@ def build_checks(
 
     fresh: dict[str, Check] = {"node": near_node, "age": young}
     if isinstance(heads, StoreHeads):
-        return Checks(live={"store": heads.check}, ready={"head": heads.check}, fresh=fresh)
+        return Checks(live={"version": _version, "store": heads.check}, ready={"head": heads.check}, fresh=fresh)
 
     async def led() -> CheckResult:
         return heads.lease_check(max(_STALE_LEASES * freshness.lease_seconds, _STALE_LEASE_SECONDS))
@@ -126,7 +132,7 @@ def build_checks(
     if freshness.head_age_epochs:
         fresh["lease"] = led
     ready: dict[str, Check] = {"head": heads.check, "clock": heads.clock_check}
-    return Checks(live={"store": heads.live_check}, ready=ready, fresh=fresh)
+    return Checks(live={"version": _version, "store": heads.live_check}, ready=ready, fresh=fresh)
 
 
 class ReadinessWatch:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from blockstore.open import SharedStoreOptions
-from follower.settings_table import BY_NAME, ENV_PREFIX, SETTINGS, Setting
+from follower.setting import ENV_PREFIX, Setting
+from follower.settings_table import BY_NAME, SETTINGS
 
 
 class SettingsError(Exception):

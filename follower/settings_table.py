@@ -6,11 +6,10 @@ docs/operating.md is written from this one by `make docs-tables`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from blockstore.store_url import public_url
+from follower.setting import BOTH, BRIDGE, EXECUTE, SERVE, SHARED_STORE, Setting
 from follower.setting_parsers import (
     node_names,
     number,
@@ -25,53 +24,6 @@ from follower.setting_parsers import (
     whole_number,
 )
 from rpc.server.client_address import PRIVATE
-
-#: environment variables are the setting's name in capitals behind this
-ENV_PREFIX: Final = "FOLLOWER_"
-
-#: groups of subcommands; `follower up` runs a bridge and its followers
-SERVE: Final = ("up", "serve")
-BRIDGE: Final = ("up", "bridge")
-#: those that run messages, or start the process that does
-EXECUTE: Final = (*SERVE, "bridge", "execute")
-BOTH: Final = ("up", "bridge", "serve", "execute")
-#: those that read a shared store's head or write it
-SHARED_STORE: Final = (*BOTH, "import", "resume", "schema", "loadbalancer")
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One setting. `commands`: the subcommands that take it as a flag and may read it.
-
-    `aliases` are further environment variables. `hide` makes a text without secrets of a value that may hold one.
-    """
-
-    name: str
-    parse: Callable[[Any], Any]
-    default: Any
-    commands: tuple[str, ...]
-    doc: str
-    aliases: tuple[str, ...] = ()
-    hide: Callable[[Any], str] | None = None
-
-    @property
-    def env(self) -> str:
-        """Its environment variable."""
-        return ENV_PREFIX + self.name.upper()
-
-    @property
-    def flag(self) -> str:
-        """Its command-line flag."""
-        return "--" + self.name.replace("_", "-")
-
-    def is_used_by(self, command: str) -> bool:
-        """Whether a subcommand takes it as a flag and may read it; `follower config` takes all."""
-        return command == "config" or command in self.commands
-
-    def shown(self, value: Any) -> str:
-        """A value as a text for people and logs, without secrets."""
-        return str(value) if self.hide is None else self.hide(value)
-
 
 SETTINGS: Final = (
     Setting(

@@ -9,7 +9,6 @@ import logging
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +29,7 @@ from follower.settings import CannotRun, Settings, shared_options, split_listen
 from rpc.lookup.filters.filter_shares import FilterLimits
 from rpc.lookup.self_check import CheckedExecutor, check_executed
 from rpc.methods import register_all
+from rpc.release import BUILD_INFO_DOC, agent, build_info
 from rpc.server.admin import Admin
 from rpc.server.limits import ServerSettings
 from rpc.server.open_files import connections_within, raise_open_file_limit
@@ -42,14 +42,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _STORE_WAIT: Final = 0.25
-
-
-def agent() -> str:
-    """What the process calls itself."""
-    try:
-        return f"lotus-follower/{version('lotus-follower')}"
-    except PackageNotFoundError:
-        return "lotus-follower"
 
 
 def tune_garbage_collector() -> None:
@@ -277,6 +269,7 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         server = await serve(services, host, port, settings=limits)
         readiness = ReadinessWatch(server.health, heads)
         readiness.register(server.metrics)
+        server.metrics.info("follower_build_info", BUILD_INFO_DOC, build_info())
         if executor is not None and stop_of_execution is not None:
             executor.register(server.metrics)
             stop_of_execution.register(server.metrics)

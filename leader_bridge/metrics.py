@@ -6,6 +6,10 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from rpc.release import BUILD_INFO_DOC, build_info
+
+BUILD_INFO: Final = Gauge("follower_build_info", BUILD_INFO_DOC, list(build_info()))
+BUILD_INFO.labels(**build_info()).set(1)
 HEAD_HEIGHT: Final = Gauge("follower_bridge_head_height", "Epoch of the head that was published last.")
 LEADS: Final = Gauge("follower_bridge_leads", "1 while this bridge leads, 0 while it stands by.")
 CLOCK_OFFSET: Final = Gauge("follower_bridge_clock_offset_ms", "The store's clock minus ours, as last measured.")

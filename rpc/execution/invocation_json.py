@@ -18,9 +18,7 @@ def invocation_json(
     ctx: Context, message: Message, applied: Applied, *, has_gas_cost: bool, has_events: bool, cid: Cid | None = None
 ) -> dict[str, Any]:
     """`cid`: the message's own on chain where that is a signed one. `Duration` is 0: no client may rely on it."""
-    receipt = Receipt(
-        1 if has_events else 0, applied.exit_code, applied.return_, applied.gas_used, applied.events_root
-    )
+    receipt = Receipt(1 if has_events else 0, applied.exit_code, applied.return_, applied.gas_used, applied.events_root)
     return {
         "MsgCid": message.cid if cid is None else cid,
         "Msg": lotus_json.message(message),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -57,6 +57,7 @@ class Metrics(Collector):
         self._methods: dict[str, MethodStats] = {}
         self._gauges: dict[str, tuple[str, Callable[[], float]]] = {}
         self._counters: dict[str, tuple[str, Callable[[], float]]] = {}
+        self._infos: dict[str, tuple[str, Mapping[str, str]]] = {}
         self._admission: Admission | None = None
         self._refusals: RefusalLog | None = None
         self.registry = CollectorRegistry()
@@ -76,6 +77,10 @@ class Metrics(Collector):
     def counter(self, name: str, doc: str, read: Callable[[], float]) -> None:
         """Register a number that only grows; its name without `_total`."""
         self._counters[name] = (doc, read)
+
+    def info(self, name: str, doc: str, labels: Mapping[str, str]) -> None:
+        """Register facts that do not change: a gauge that is 1, whose labels tell them."""
+        self._infos[name] = (doc, labels)
 
     def add_budgets(self, admission: Admission, refusals: RefusalLog) -> None:
         """Register what the budgets are used for, and what was refused."""
@@ -98,6 +103,10 @@ class Metrics(Collector):
                 caps.add_metric([budget.name], budget.cap)
                 refused.add_metric([budget.name], self._refusals.counts.get(budget.name, 0))
             yield from (used, caps, refused)
+        for name, (doc, labels) in self._infos.items():
+            info = GaugeMetricFamily(name, doc, labels=list(labels))
+            info.add_metric(list(labels.values()), 1)
+            yield info
         for name, (doc, read) in self._gauges.items():
             yield GaugeMetricFamily(name, doc, value=read())
         for name, (doc, read) in self._counters.items():

@@ -28,6 +28,7 @@ from rpc.lookup.self_check import CheckedExecutor
 from rpc.method_table import table as method_table
 from rpc.methods import register_all
 from rpc.registry import Registry
+from rpc.release import BUILD_INFO_DOC, build_info
 from rpc.server.limits import ServerSettings
 from rpc.server.server import Server
 from tests.support.paths import ROOT
@@ -78,6 +79,7 @@ async def _server_metrics() -> list[Metric]:
     checked = CheckedExecutor(executor, services())
     ExecutionStop(services().store, checked, "").register(server.metrics)
     ReadinessWatch(server.health, heads=None).register(server.metrics)  # type: ignore[arg-type]
+    server.metrics.info("follower_build_info", BUILD_INFO_DOC, build_info())
     try:
         return list(server.metrics.registry.collect())
     finally:

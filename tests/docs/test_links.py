@@ -12,7 +12,7 @@ import pytest
 from follower.cli import build_parser
 from tests.support.paths import ROOT
 
-PAGES: Final = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES: Final = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 _LINK: Final = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING: Final = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _TARGET: Final = re.compile(r"(?:^|[`\s])make ((?!it\b|a\b|the\b)[a-z][a-z-]*)(?=[`\s,.;:)]|$)", re.MULTILINE)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from importlib.metadata import version
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,12 @@ def test_bad_settings_name_themselves(arguments: list[str], said: str) -> None:
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert "s3cret" not in done.stderr
+
+
+def test_the_version_is_told() -> None:
+    done = run_follower("--version")
+    assert done.returncode == 0
+    assert done.stdout == f"follower {version('lotus-follower')}\n"
 
 
 def test_a_store_that_is_not_there(tmp_path: Path) -> None:

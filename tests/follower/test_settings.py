@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from blockstore.open import SharedStoreOptions
+from follower.setting import ENV_PREFIX
 from follower.settings import CannotRun, SettingsError, load_settings, shared_options, split_listen
-from follower.settings_table import ENV_PREFIX
 
 
 def test_the_later_source_wins(tmp_path: Path) -> None:

@@ -6,9 +6,6 @@ Sources: Lotus `node/impl/common`, `node/impl/full/state.go`, `node/impl/eth/bas
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed_version
 from typing import Any, Final
 
 import orjson
@@ -20,18 +17,10 @@ from rpc.context import Context
 from rpc.lookup.network_upgrades import fork_heights
 from rpc.openrpc import document
 from rpc.registry import REGISTRY, V0, V1, V2, Cost, method
+from rpc.release import software_version
 
 #: API versions as Lotus packs them: major << 16 | minor << 8 | patch
 _API_VERSIONS: Final = {0: 1 << 16 | 5 << 8, 1: 2 << 16 | 3 << 8, 2: 2 << 16 | 3 << 8}
-
-
-@cache
-def software_version() -> str:
-    """The installed version of this software."""
-    try:
-        return installed_version("lotus-follower")
-    except PackageNotFoundError:
-        return "0.0.0"
 
 
 @method("Filecoin.Version", versions=V0 | V1, cost=Cost.FREE, answered="local")
