@@ -25,12 +25,12 @@ from follower.execution_stop import ExecutionStop
 from follower.executor.client import RemoteExecutor
 from follower.readiness import ReadinessWatch
 from rpc.lookup.self_check import CheckedExecutor
-from rpc.method_table import table as method_table
 from rpc.methods import register_all
 from rpc.registry import Registry
 from rpc.release import BUILD_INFO_DOC, build_info
 from rpc.server.limits import ServerSettings
 from rpc.server.server import Server
+from tests.docs.method_table import table as method_table
 from tests.support.paths import ROOT
 from tests.support.wire_node import services
 
