@@ -5,7 +5,7 @@
 //! stays noted: the receipt that the machine makes of it is thrown away.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 
 use anyhow::anyhow;
 use fvm::DefaultKernel;
@@ -25,69 +25,112 @@ use fvm_shared::sector::{
 
 use crate::store::{Facts, SharedObjects};
 
-/// What one message may use at most. Gas and bytes; a trace has at least one entry for each system call.
+/// What one message may use at most: gas, bytes, entries of its trace.
 #[derive(Clone, Copy)]
 pub struct Bounds {
     pub gas: u64,
-    pub memory: usize,
-    pub blocks: usize,
-    pub events: usize,
+    pub bytes: usize,
     pub trace: u64,
 }
 
 impl Bounds {
     /// For messages of the chain: gas has bounded them already.
-    pub const NONE: Bounds =
-        Bounds { gas: u64::MAX, memory: usize::MAX, blocks: usize::MAX, events: usize::MAX, trace: u64::MAX };
+    pub const NONE: Bounds = Bounds { gas: u64::MAX, bytes: usize::MAX, trace: u64::MAX };
 }
+
+/// The right to take much memory, or to nest calls deep: one message of the process has it at a time, the others wait.
+///
+/// `fvm` has instances for one message of the greatest depth and for 20 calls of each other. It locks them to the first that
+/// goes beyond. Who has this right never waits for those who have not, so nobody waits for ever.
+#[derive(Default)]
+pub struct Reserve {
+    taken: Mutex<bool>,
+    free: Condvar,
+}
+
+impl Reserve {
+    fn take(&self) {
+        let mut taken = self.taken.lock().expect("the lock of the reserve");
+        while *taken {
+            taken = self.free.wait(taken).expect("the lock of the reserve");
+        }
+        *taken = true;
+    }
+
+    fn give_back(&self) {
+        *self.taken.lock().expect("the lock of the reserve") = false;
+        self.free.notify_one();
+    }
+}
+
+/// What a message may take without the reserve.
+const SMALL_BYTES: usize = 48 << 20;
+const SMALL_DEPTH: usize = 20;
+/// What an instance of an actor touches of its memory before it asks for more.
+const INSTANCE_BYTES: usize = 128 << 10;
+/// Memory of an entry of a trace; each charge that comes through the kernel has about one more of the kernel's own.
+const TRACE_BYTES: usize = 2 * 220;
 
 /// What the message that runs has used, and why it was ended. One thread at a time uses it.
 pub struct Watch {
     bounds: Mutex<Bounds>,
-    gas_left: AtomicU64,
+    reserve: Arc<Reserve>,
+    has_reserve: AtomicBool,
+    gas: AtomicU64,
+    bytes_allowed: AtomicUsize,
+    trace_allowed: AtomicU64,
+    /// milligas
     spent: AtomicU64,
-    memory: AtomicUsize,
-    memory_limit: AtomicUsize,
+    bytes: AtomicUsize,
     peak: AtomicUsize,
-    blocks: AtomicUsize,
-    events: AtomicUsize,
-    system_calls: AtomicU64,
+    depth: AtomicUsize,
+    charges: AtomicU64,
     ran_out: AtomicBool,
     ended: AtomicBool,
     refused: Mutex<Option<String>>,
 }
 
 impl Watch {
-    pub fn new() -> Self {
+    pub fn new(reserve: Arc<Reserve>) -> Self {
         Watch {
             bounds: Mutex::new(Bounds::NONE),
-            gas_left: AtomicU64::new(u64::MAX),
+            reserve,
+            has_reserve: AtomicBool::new(false),
+            gas: AtomicU64::new(u64::MAX),
+            bytes_allowed: AtomicUsize::new(usize::MAX),
+            trace_allowed: AtomicU64::new(u64::MAX),
             spent: AtomicU64::new(0),
-            memory: AtomicUsize::new(0),
-            memory_limit: AtomicUsize::new(usize::MAX),
+            bytes: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
-            blocks: AtomicUsize::new(0),
-            events: AtomicUsize::new(0),
-            system_calls: AtomicU64::new(0),
+            depth: AtomicUsize::new(0),
+            charges: AtomicU64::new(0),
             ran_out: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             refused: Mutex::new(None),
         }
     }
 
-    /// Forget the last message.
+    /// Forget the last message, and watch the next one; its end is said by `finish`.
     pub fn begin(&self, bounds: Bounds) {
         *self.bounds.lock().expect("the lock of bounds") = bounds;
-        self.gas_left.store(bounds.gas.saturating_mul(1000), Relaxed);
-        self.memory_limit.store(bounds.memory, Relaxed);
-        for counter in [&self.memory, &self.peak, &self.blocks, &self.events] {
+        self.gas.store(bounds.gas.saturating_mul(1000), Relaxed);
+        self.bytes_allowed.store(bounds.bytes, Relaxed);
+        self.trace_allowed.store(bounds.trace, Relaxed);
+        self.spent.store(0, Relaxed);
+        self.charges.store(0, Relaxed);
+        for counter in [&self.bytes, &self.peak, &self.depth] {
             counter.store(0, Relaxed);
         }
-        self.spent.store(0, Relaxed);
-        self.system_calls.store(0, Relaxed);
         self.ran_out.store(false, Relaxed);
         self.ended.store(false, Relaxed);
         *self.refused.lock().expect("the lock of the refusal") = None;
+    }
+
+    /// The message has ended, in whatever way.
+    pub fn finish(&self) {
+        if self.has_reserve.swap(false, Relaxed) {
+            self.reserve.give_back();
+        }
     }
 
     /// Why the message was ended, where a bound ended it.
@@ -103,7 +146,8 @@ impl Watch {
     /// Whether the message used so much that its thread should give memory back.
     pub fn was_heavy(&self) -> bool {
         const HEAVY_MILLIGAS: u64 = 1_000_000_000_000;
-        self.spent.load(Relaxed) > HEAVY_MILLIGAS || self.peak.load(Relaxed) > 32 << 20
+        const HEAVY_BYTES: usize = 16 << 20;
+        self.spent.load(Relaxed) > HEAVY_MILLIGAS || self.peak.load(Relaxed) > HEAVY_BYTES
     }
 
     fn end(&self, why: String) -> ExecutionError {
@@ -113,22 +157,43 @@ impl Watch {
         ExecutionError::Fatal(anyhow!(why))
     }
 
-    fn bounds(&self) -> Bounds {
-        *self.bounds.lock().expect("the lock of bounds")
+    /// Wait for the reserve. Never under a lock of `fvm`'s: who has the reserve may wait for that.
+    fn take_reserve(&self) {
+        if !self.has_reserve.load(Relaxed) {
+            self.reserve.take();
+            self.has_reserve.store(true, Relaxed);
+        }
+    }
+
+    /// Count bytes, without any consequence.
+    fn count(&self, bytes: usize) -> usize {
+        let now = self.bytes.fetch_add(bytes, Relaxed) + bytes;
+        self.peak.fetch_max(now, Relaxed);
+        now
     }
 
     fn hold(&self, bytes: usize) -> Result<()> {
-        let bound = self.bounds().blocks;
-        if self.blocks.fetch_add(bytes, Relaxed) + bytes > bound {
-            return Err(self.end(format!("the execution holds more than {bound} bytes in blocks")));
+        let now = self.count(bytes);
+        let bound = self.bytes_allowed.load(Relaxed);
+        if now > bound {
+            return Err(self.end(format!("the execution takes more than {bound} bytes of memory")));
+        }
+        if now > SMALL_BYTES {
+            self.take_reserve();
         }
         Ok(())
+    }
+
+    fn release(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Relaxed);
     }
 }
 
 /// Linear memory of the calls that are open.
 pub struct Limiter {
     used: usize,
+    /// what is held of it
+    grown: usize,
     limit: usize,
     watch: Arc<Watch>,
 }
@@ -143,14 +208,22 @@ impl MemoryLimiter for Limiter {
         if wanted > self.limit {
             return false;
         }
-        let bound = self.watch.memory_limit.load(Relaxed);
-        if wanted > bound {
-            self.watch.end(format!("the execution takes more than {bound} bytes of memory"));
+        self.used = wanted;
+        true
+    }
+
+    /// The memory that an instance begins with is counted where the call begins (`WatchedKernel::new`): this is called under
+    /// locks of `fvm`'s then, and little of that memory is touched.
+    fn grow_instance_memory(&mut self, from: usize, to: usize) -> bool {
+        let delta = to.saturating_sub(from);
+        if !self.grow_memory(delta) {
             return false;
         }
-        self.used = wanted;
-        self.watch.peak.fetch_max(wanted, Relaxed);
-        true
+        if from == 0 {
+            return true;
+        }
+        self.grown += delta;
+        self.watch.hold(delta).is_ok()
     }
 
     fn with_stack_frame<T, G, F, R>(t: &mut T, g: G, f: F) -> R
@@ -158,9 +231,12 @@ impl MemoryLimiter for Limiter {
         G: Fn(&mut T) -> &mut Self,
         F: FnOnce(&mut T) -> R,
     {
-        let before = g(t).used;
+        let (used, grown) = (g(t).used, g(t).grown);
         let result = f(t);
-        g(t).used = before;
+        let limiter = g(t);
+        limiter.used = used;
+        limiter.watch.release(limiter.grown - grown);
+        limiter.grown = grown;
         result
     }
 }
@@ -216,7 +292,7 @@ impl Machine for BoundedMachine {
 
     fn new_limiter(&self) -> Self::Limiter {
         let limit = self.context().max_memory_bytes;
-        Limiter { used: 0, limit: limit as usize, watch: self.watch.clone() }
+        Limiter { used: 0, grown: 0, limit: limit as usize, watch: self.watch.clone() }
     }
 }
 
@@ -236,7 +312,7 @@ pub struct WatchedKernel<C> {
     /// milligas: what the message had spent when this call began, and what the gas tracker said then
     spent_before: u64,
     tracker_before: u64,
-    /// bytes of blocks that this call holds
+    /// bytes that end with this call: its blocks, and what its instance touches at once
     held: usize,
 }
 
@@ -246,7 +322,7 @@ impl<C: CallManager<Machine = BoundedMachine>> WatchedKernel<C> {
     }
 
     /// Bring `spent` up to date. Calls have trackers of their own, which start at zero.
-    fn count(&self) -> u64 {
+    fn spent(&self) -> u64 {
         let now = self.manager().gas_tracker().gas_used().as_milligas();
         let spent = self.spent_before + now.saturating_sub(self.tracker_before);
         self.watch.spent.store(spent, Relaxed);
@@ -264,8 +340,9 @@ impl<C: CallManager<Machine = BoundedMachine>> Kernel for WatchedKernel<C> {
     type Limiter = Limiter;
 
     fn into_inner(self) -> (C, BlockRegistry) {
-        self.count();
-        self.watch.blocks.fetch_sub(self.held, Relaxed);
+        self.spent();
+        self.watch.release(self.held);
+        self.watch.depth.fetch_sub(1, Relaxed);
         self.inner.into_inner()
     }
 
@@ -282,7 +359,11 @@ impl<C: CallManager<Machine = BoundedMachine>> Kernel for WatchedKernel<C> {
         let spent_before = watch.spent.load(Relaxed);
         let tracker_before = manager.gas_tracker().gas_used().as_milligas();
         let inner = DefaultFilecoinKernel::new(manager, blocks, caller, actor_id, method, value_received, read_only);
-        WatchedKernel { inner, watch, spent_before, tracker_before, held: 0 }
+        watch.count(INSTANCE_BYTES);
+        if watch.depth.fetch_add(1, Relaxed) >= SMALL_DEPTH {
+            watch.take_reserve();
+        }
+        WatchedKernel { inner, watch, spent_before, tracker_before, held: INSTANCE_BYTES }
     }
 
     fn machine(&self) -> &BoundedMachine {
@@ -296,7 +377,7 @@ impl<C: CallManager<Machine = BoundedMachine>> Kernel for WatchedKernel<C> {
     /// The gas that code may use before it comes back here: at most what the bound leaves. Code that asks how much gas is
     /// left gets the true answer (`gas_left`).
     fn gas_available(&self) -> Gas {
-        let left = self.watch.gas_left.load(Relaxed).saturating_sub(self.count());
+        let left = self.watch.gas.load(Relaxed).saturating_sub(self.spent());
         // one unit more than the bound: using it is going beyond
         self.inner.gas_available().min(Gas::from_milligas(left.saturating_add(1)))
     }
@@ -307,15 +388,15 @@ impl<C: CallManager<Machine = BoundedMachine>> Kernel for WatchedKernel<C> {
             return Err(ExecutionError::Fatal(anyhow!("the execution was ended")));
         }
         let charged = self.inner.charge_gas(name, compute);
-        if self.count() > watch.gas_left.load(Relaxed) {
-            let bound = watch.bounds().gas;
+        if self.spent() > watch.gas.load(Relaxed) {
+            let bound = watch.bounds.lock().expect("the lock of bounds").gas;
             return Err(watch.end(format!("the execution uses more than {bound} gas, which is the most allowed here")));
         }
-        if name == "OnSyscall" && self.machine().context().tracing {
-            let bound = watch.bounds().trace;
-            if watch.system_calls.fetch_add(1, Relaxed) >= bound {
-                return Err(watch
-                    .end("the trace is longer than what is built here (setting execution_trace_entries)".to_string()));
+        if self.machine().context().tracing {
+            // each charge is an entry
+            watch.count(TRACE_BYTES);
+            if watch.charges.fetch_add(1, Relaxed) >= watch.trace_allowed.load(Relaxed) {
+                return Err(watch.end(crate::trace::TOO_LONG.to_string()));
             }
         }
         charged
@@ -337,7 +418,7 @@ impl<C: CallManager<Machine = BoundedMachine>> IpldBlockOps for WatchedKernel<C>
 
     fn block_link(&mut self, id: BlockId, hash_fun: u64, hash_len: u32) -> Result<Cid> {
         let cid = self.inner.block_link(id, hash_fun, hash_len)?;
-        // what is written stays with the machine; `block_stat` would be charged for
+        // what is written stays with the machine; `block_stat` would be a charge in the trace
         let size = self.inner.0.blocks.get(id)?.size() as usize;
         self.watch.hold(size)?;
         Ok(cid)
@@ -356,12 +437,8 @@ impl<C: CallManager<Machine = BoundedMachine>> EventOps for WatchedKernel<C> {
     fn emit_event(&mut self, headers: &[fvm_shared::sys::EventEntry], keys: &[u8], values: &[u8]) -> Result<()> {
         const EVENT: usize = 100;
         self.inner.emit_event(headers, keys, values)?;
-        let bytes = EVENT + EVENT * headers.len() + keys.len() + values.len();
-        let bound = self.watch.bounds().events;
-        if self.watch.events.fetch_add(bytes, Relaxed) + bytes > bound {
-            return Err(self.watch.end(format!("the execution emits more than {bound} bytes of events")));
-        }
-        Ok(())
+        // events stay to the end, or until a call is taken back
+        self.watch.hold(EVENT + EVENT * headers.len() + keys.len() + values.len())
     }
 }
 
@@ -375,7 +452,7 @@ impl<C: CallManager<Machine = BoundedMachine>> SendOps for WatchedKernel<C> {
         gas_limit: Option<Gas>,
         flags: SendFlags,
     ) -> Result<CallResult> {
-        self.count();
+        self.spent();
         let inner: &mut DefaultKernel<C> = &mut self.inner.0;
         let sent = SendOps::<Self>::send(inner, recipient, method, params, value, gas_limit, flags);
         match &sent {

@@ -18,7 +18,7 @@ use fvm_shared::error::ExitCode;
 use fvm_shared::message::Message;
 use pyo3::prelude::*;
 
-use crate::bounds::{BoundedMachine, Bounds, Watch, WatchedKernel};
+use crate::bounds::{BoundedMachine, Bounds, Reserve, Watch, WatchedKernel};
 use crate::machine::{self, Place};
 use crate::store::{Cache, Missing, Objects};
 
@@ -88,16 +88,25 @@ impl Machines {
     }
 
     /// Run a call. The second value: whether it was heavy.
-    pub fn run(&mut self, multi: &MultiEngine, cache: &Arc<Cache>, place: &PlaceInner, call: &Call) -> (Outcome, bool) {
+    pub fn run(
+        &mut self,
+        multi: &MultiEngine,
+        cache: &Arc<Cache>,
+        reserve: &Arc<Reserve>,
+        place: &PlaceInner,
+        call: &Call,
+    ) -> (Outcome, bool) {
         let kept = self.0.iter().position(|(id, _)| *id == place.id).map(|at| self.0.remove(at).1);
         let missing = kept.as_ref().map_or_else(Arc::default, |warm| warm.missing.clone());
         let found = machine::guarded(|| {
             let mut warm = match kept {
                 Some(warm) => warm,
-                None => Warm::new(multi, cache, place, &missing)?,
+                None => Warm::new(multi, cache, reserve, place, &missing)?,
             };
-            let outcome = warm.run(call)?;
-            Ok((warm, outcome))
+            // a message that panics ends here too
+            let outcome = machine::guarded(|| warm.run(call));
+            warm.watch.finish();
+            Ok((warm, outcome?))
         });
         let held_back = missing.lock().expect("the lock of what is missing").clone();
         if let Some(missing) = held_back {
@@ -126,12 +135,13 @@ impl Warm {
     fn new(
         multi: &MultiEngine,
         cache: &Arc<Cache>,
+        reserve: &Arc<Reserve>,
         place: &PlaceInner,
         missing: &Arc<Mutex<Option<Missing>>>,
     ) -> Result<Self> {
         let (get, externs) = Python::attach(|py| (place.get.clone_ref(py), place.externs.clone_ref(py)));
         let (runner, objects, watch) =
-            machine::runner(multi, cache.clone(), get, externs, &place.place, &place.root, missing)?;
+            machine::runner(multi, cache.clone(), reserve.clone(), get, externs, &place.place, &place.root, missing)?;
         Ok(Warm { runner, watch, objects, missing: missing.clone() })
     }
 

@@ -20,7 +20,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::bounds::Bounds;
+use crate::bounds::{Bounds, Reserve};
 use crate::calls::{Call, CallPlace, frame};
 use crate::lanes::Lanes;
 use crate::store::Cache;
@@ -51,6 +51,7 @@ struct Engine {
     cache: Arc<Cache>,
     lanes: Lanes,
     bounds: Bounds,
+    reserve: Arc<Reserve>,
     answers: Arc<Answers>,
 }
 
@@ -78,10 +79,10 @@ impl Answers {
 #[pymethods]
 impl Engine {
     /// `threads`: messages that run at once. `cache_bytes`: memory for objects; an object over a sixteenth of it is not kept.
-    /// `memory`, `blocks`, `events`: bytes that one message which a client made up may take.
+    /// `message_bytes`: memory that one message which a client made up may take.
     #[new]
-    #[pyo3(signature = (threads, cache_bytes, *, memory = 512 << 20, blocks = 128 << 20, events = 64 << 20))]
-    fn new(threads: u32, cache_bytes: usize, memory: usize, blocks: usize, events: usize) -> PyResult<Self> {
+    #[pyo3(signature = (threads, cache_bytes, message_bytes = 256 << 20))]
+    fn new(threads: u32, cache_bytes: usize, message_bytes: usize) -> PyResult<Self> {
         if threads == 0 {
             return Err(PyValueError::new_err("threads must be positive"));
         }
@@ -89,7 +90,8 @@ impl Engine {
             multi: Arc::new(MultiEngine::new(threads)),
             cache: Arc::new(Cache::new(cache_bytes)),
             lanes: Lanes::new(threads as usize)?,
-            bounds: Bounds { memory, blocks, events, ..Bounds::NONE },
+            bounds: Bounds { bytes: message_bytes, ..Bounds::NONE },
+            reserve: Arc::default(),
             answers: Arc::default(),
         })
     }
@@ -116,8 +118,8 @@ impl Engine {
         tracing: bool,
     ) -> PyResult<machine::Machine> {
         let place = machine::Place { network_version, chain_id, epoch, timestamp, base_fee, supply, tracing };
-        let (cache, lanes) = (self.cache.clone(), self.lanes.clone());
-        machine::Machine::make(py, &self.multi, cache, lanes, self.bounds, get, externs, place, root)
+        let (cache, reserve, lanes) = (self.cache.clone(), self.reserve.clone(), self.lanes.clone());
+        machine::Machine::make(py, &self.multi, cache, reserve, lanes, self.bounds, get, externs, place, root)
     }
 
     /// Where calls run; arguments as of `machine`. The machines themselves are made when calls come.
@@ -155,10 +157,10 @@ impl Engine {
     ) {
         let bounds = Bounds { gas: gas_cap, ..self.bounds };
         let call = Call { message: message.to_vec(), signature_bytes, skips_sender_check, bounds };
-        let (multi, cache, answers, place) =
-            (self.multi.clone(), self.cache.clone(), self.answers.clone(), place.0.clone());
+        let (multi, cache, reserve) = (self.multi.clone(), self.cache.clone(), self.reserve.clone());
+        let (answers, place) = (self.answers.clone(), place.0.clone());
         self.lanes.submit(Box::new(move |machines| {
-            let (outcome, heavy) = machines.run(&multi, &cache, &place, &call);
+            let (outcome, heavy) = machines.run(&multi, &cache, &reserve, &place, &call);
             answers.add(asker, frame(number, outcome));
             heavy
         }));

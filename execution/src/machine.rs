@@ -16,7 +16,7 @@ use fvm_shared::version::NetworkVersion;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
-use crate::bounds::{BoundedMachine, Bounds, Watch};
+use crate::bounds::{BoundedMachine, Bounds, Reserve, Watch};
 use crate::calls::Runner;
 use crate::lanes::Lanes;
 use crate::store::{Cache, Facts, Missing, Objects, SharedObjects};
@@ -50,6 +50,7 @@ impl Machine {
         py: Python<'_>,
         multi: &MultiEngine,
         cache: Arc<Cache>,
+        reserve: Arc<Reserve>,
         lanes: Lanes,
         bounds: Bounds,
         get: Py<PyAny>,
@@ -58,7 +59,7 @@ impl Machine {
         root: &[u8],
     ) -> PyResult<Self> {
         let missing = Arc::default();
-        let made = py.detach(|| guarded(|| runner(multi, cache, get, externs, &place, root, &missing)));
+        let made = py.detach(|| guarded(|| runner(multi, cache, reserve, get, externs, &place, root, &missing)));
         match made {
             Ok((runner, objects, watch)) => {
                 Ok(Machine { runner: Arc::new(Mutex::new(runner)), objects, missing, watch, lanes, bounds })
@@ -95,10 +96,12 @@ impl Machine {
                 watch.begin(bounds);
                 runner.lock().map_err(|_| anyhow!("the machine has panicked"))?.execute_message(message, kind, length)
             });
+            watch.finish();
             (done, watch.was_heavy())
         };
         let done = py.detach(|| self.lanes.wait(work)).map_err(|error| fault(py, &self.missing, error))?;
-        if let Some(why) = self.watch.refusal() {
+        let is_too_long = done.exec_trace.len() as u64 > trace_entries;
+        if let Some(why) = self.watch.refusal().or(is_too_long.then(|| trace::TOO_LONG.to_string())) {
             return Err(Refused::new_err(why));
         }
         if let Some(error) = held_back(py, &self.missing) {
@@ -124,9 +127,11 @@ impl Machine {
 }
 
 /// A machine on a state, and what can be asked of it from outside.
+#[allow(clippy::too_many_arguments)]
 pub fn runner(
     multi: &MultiEngine,
     cache: Arc<Cache>,
+    reserve: Arc<Reserve>,
     get: Py<PyAny>,
     externs: Py<PyAny>,
     place: &Place,
@@ -142,7 +147,7 @@ pub fn runner(
     context.tracing = place.tracing;
     let objects = Arc::new(Objects::new(get, cache, missing.clone()));
     let facts = Facts { externs, missing: missing.clone() };
-    let watch = Arc::new(Watch::new());
+    let watch = Arc::new(Watch::new(reserve));
     let inner = DefaultMachine::new(&context, SharedObjects(objects.clone()), facts)?;
     let machine = BoundedMachine { inner, watch: watch.clone() };
     Ok((DefaultExecutor::new(multi.get(&config)?, machine)?, objects, watch))

@@ -7,6 +7,8 @@ use fvm_shared::econ::TokenAmount;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
+pub const TOO_LONG: &str = "the trace is longer than what is built here (setting execution_trace_entries)";
+
 /// (name, total gas, compute gas, other gas), each rounded up as Lotus does.
 pub fn events<'py>(py: Python<'py>, trace: Vec<ExecutionEvent>) -> PyResult<Bound<'py, PyList>> {
     let out = PyList::empty(py);

@@ -33,17 +33,9 @@ T = TypeVar("T")
 
 #: seconds that the machine waits for an object or a fact of the chain
 _READ_SECONDS = 30.0
-#: memory that a message which a client made up may take
-MESSAGE_BYTES: Final = 128 << 20
-_TOO_LONG = "the trace has more than {} entries, which is the most that is built here (setting execution_trace_entries)"
 #: places that calls are prepared for: heads, and epochs that clients ask for
 _PLACES: Final = 256
 _AMOUNTS = ("penalty", "miner_tip", "base_fee_burn", "over_estimation_burn", "refund")
-
-
-def new_engine(threads: int, cache_bytes: int, message_bytes: int = MESSAGE_BYTES) -> vm.Engine:
-    """An engine whose messages may take so much memory: in their own, in blocks, and a quarter of it in events."""
-    return vm.Engine(threads, cache_bytes, memory=message_bytes, blocks=message_bytes, events=message_bytes // 4)
 
 
 class LocalExecutor:
@@ -61,17 +53,17 @@ class LocalExecutor:
         network: NetworkRecord,
         *,
         threads: int = 2,
-        cache_bytes: int = 256 << 20,
-        state_bytes: int = 128 << 20,
+        cache_bytes: int = 64 << 20,
+        state_bytes: int = 32 << 20,
         trace_entries: int = 100_000,
-        message_bytes: int = MESSAGE_BYTES,
+        message_bytes: int = 256 << 20,
         read_now: Callable[[bytes], bytes | None] | None = None,
         engine: vm.Engine | None = None,
     ) -> None:
         self._objects = objects
         self._index = index
         self._network = network
-        self._engine = new_engine(threads, cache_bytes, message_bytes) if engine is None else engine
+        self._engine = vm.Engine(threads, cache_bytes, message_bytes) if engine is None else engine
         self._pool = ThreadPoolExecutor(threads, "executor")
         self._made: LRUCache[bytes, bytes] = LRUCache(state_bytes, getsizeof=lambda data: len(data) + 100)
         self._trace_entries = trace_entries
@@ -210,8 +202,6 @@ class LocalExecutor:
                     found["events"] = ()
                     spent += found["gas_used"]
                     traced += len(found["trace"])
-                    if traced > self._trace_entries:
-                        raise ExecutionRefused(_TOO_LONG.format(self._trace_entries))
                 done.append(step)
                 applied.append(_applied(found))
             if not keep_state:

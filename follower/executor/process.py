@@ -45,6 +45,7 @@ async def run_executor(settings: Settings, path: Path, stop: asyncio.Event, *, w
         threads=settings["execution_threads"],
         cache_bytes=settings["execution_cache_mb"] << 20,
         trace_entries=settings["execution_trace_entries"],
+        message_bytes=settings["execution_message_mb"] << 20,
     )
     limits = ExecutorLimits(
         lanes=settings["execution_threads"],

@@ -21,10 +21,13 @@ def _loop(body: str) -> str:
     return "5b" + body + _AGAIN
 
 
+#: runs for as long as there are more than 2 × 10^10 gas: only a limit beyond that makes it endless
+ENDLESS_ABOVE_THE_CAP: Final = "5b5a67" + (20_000_000_000).to_bytes(8, "big").hex() + "10600057" + "00"
 #: name -> init code, hex
 CODE: Final[dict[str, str]] = {
     "empty loop": _loop(""),
     "memory that grows": _loop("595150"),  # MLOAD at MSIZE
+    "memory in steps of 16 MiB": _loop("59630100000001" + "5150"),  # MLOAD at MSIZE + 16 MiB
     "memory of 2 GiB": "637fffffff51",
     "hash of 1 MiB": _loop("62100000600020" + "50"),
     "empty events": _loop("60006000a0"),
@@ -38,9 +41,9 @@ CODE: Final[dict[str, str]] = {
     "modexp": "610400600052610400602052610400604052" + "5b" + "6000600061" + "0c60" + "600060055afa50" + "601256",
     "code of 24 KiB": "6160006000f3",
     "revert of 1 MiB": "620fffff6000fd",
+    "return of 64 MiB": "63040000006000f3",
+    "endless with Lotus' limit": ENDLESS_ABOVE_THE_CAP,
 }
-#: runs for as long as there are more than 2 × 10^10 gas: only a limit beyond that makes it endless
-ENDLESS_ABOVE_THE_CAP: Final = "5b5a67" + (20_000_000_000).to_bytes(8, "big").hex() + "10600057" + "00"
 
 
 def numbered(code: str, number: int) -> str:

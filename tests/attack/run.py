@@ -15,7 +15,7 @@ from tests.support.paths import ROOT
 
 #: what is promised while an attack runs
 MAX_PEAK_BYTES = 700 << 20
-MAX_EXECUTOR_BYTES = 2 << 30
+MAX_EXECUTOR_BYTES = 700 << 20
 MAX_P99_SECONDS = 0.025
 #: what a stranger may make a follower log in one attack
 MAX_LOG_BYTES = 256 << 10

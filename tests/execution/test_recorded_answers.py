@@ -92,10 +92,15 @@ async def test_what_a_client_makes_up_is_bounded(stores: Path) -> None:
         async def state_call(code: str) -> dict[str, Any]:
             return await ask(call("Filecoin.StateCall", creation(sender, code, 0, 0), []))
 
-        # a loop ends with its gas; without a limit of Lotus' it is refused
+        # a loop ends with its gas; without a limit of Lotus' it is refused, and so is code that is endless only then
         assert "SysErrOutOfGas(7)" in (await ask(eth_request("eth_call", CODE["empty loop"])))["error"]["message"]
         error = (await state_call(CODE["empty loop"]))["error"]
         assert (error["code"], "more than 10000000000 gas" in error["message"]) == (-32005, True)
+        error = (await state_call(CODE["endless with Lotus' limit"]))["error"]
+        assert (error["code"], "execution_trace_entries" in error["message"]) == (-32005, True)
+        # memory is bounded, before gas is
+        error = (await ask(eth_request("eth_call", CODE["memory in steps of 16 MiB"])))["error"]
+        assert (error["code"], "bytes of memory" in error["message"]) == (-32005, True)
         services.extra["execution_gas_cap"] = 100_000_000
         error = (await ask(eth_request("eth_call", numbered(CODE["empty loop"], 1))))["error"]
         assert (error["code"], "more than 100000000 gas" in error["message"]) == (-32005, True)
