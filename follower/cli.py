@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from follower.commands import (
+    backfill,
     bridge,
     compare,
     config,
@@ -38,6 +39,7 @@ COMMANDS: Final = (
     execute.COMMAND,
     resume.COMMAND,
     import_car.COMMAND,
+    backfill.COMMAND,
     replay.COMMAND,
     simulate.COMMAND,
     compare.COMMAND,

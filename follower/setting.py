@@ -12,11 +12,13 @@ ENV_PREFIX: Final = "FOLLOWER_"
 #: groups of subcommands; `follower up` runs a bridge and its followers
 SERVE: Final = ("up", "serve")
 BRIDGE: Final = ("up", "bridge")
+#: those that make what the past lacks
+BACKFILL: Final = (*BRIDGE, "backfill")
 #: those that run messages, or start the process that does
-EXECUTE: Final = (*SERVE, "bridge", "execute")
+EXECUTE: Final = (*SERVE, "bridge", "backfill", "execute")
 BOTH: Final = ("up", "bridge", "serve", "execute")
 #: those that read a shared store's head or write it
-SHARED_STORE: Final = (*BOTH, "import", "resume", "schema", "loadbalancer")
+SHARED_STORE: Final = (*BOTH, "import", "backfill", "resume", "schema", "loadbalancer")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from blockstore.store_url import public_url
-from follower.setting import BOTH, BRIDGE, EXECUTE, SERVE, SHARED_STORE, Setting
+from follower.setting import BACKFILL, BOTH, BRIDGE, EXECUTE, SERVE, SHARED_STORE, Setting
 from follower.setting_parsers import (
     node_names,
     number,
@@ -76,14 +76,14 @@ SETTINGS: Final = (
         "traces",
         one_of("off", "on"),
         "off",
-        BRIDGE,
-        "on: the bridge asks the node for each tipset's traces once and keeps them; off: trace_* needs a node.",
+        BACKFILL,
+        "on: each tipset's traces are made by execution or asked of the node once, and kept; off: they are not.",
     ),
     Setting(
         "trace_lookback_epochs",
         whole_number(1, 100_000_000),
         2880,
-        BRIDGE,
+        BACKFILL,
         "Epochs below the head whose traces are recorded and kept.",
     ),
     Setting(
@@ -376,14 +376,14 @@ SETTINGS: Final = (
         "lease_seconds",
         number(0.1, 600),
         5.0,
-        (*BOTH, "import"),
+        (*BOTH, "import", "backfill"),
         "Seconds without a renewal after which a bridge or an import loses its lease of a shared store.",
     ),
     Setting(
         "execution",
         one_of("auto", "on", "off"),
         "auto",
-        (*SERVE, "bridge"),
+        (*SERVE, *BACKFILL[1:]),
         "Execute messages (eth_call, gas estimates) beside the followers: auto where the extension is installed.",
     ),
     Setting(
@@ -399,6 +399,20 @@ SETTINGS: Final = (
         20,
         BRIDGE,
         "With verify = sample: one tipset in so many is executed, by chance.",
+    ),
+    Setting(
+        "execution_backfill",
+        one_of("auto", "on", "off"),
+        "auto",
+        BRIDGE,
+        "Make receipts, events and traces by execution, where it is possible. auto: where an executor runs already.",
+    ),
+    Setting(
+        "execution_backfill_percent",
+        whole_number(1, 100),
+        50,
+        BACKFILL,
+        "The share of the time in which the backfill executes.",
     ),
     Setting(
         "executor_socket", parse_text, "", EXECUTE, "Unix socket of an executor that runs apart; empty: one is started."
@@ -449,7 +463,7 @@ SETTINGS: Final = (
         "The least level that is logged.",
     ),
     Setting(
-        "metrics_listen", parse_optional_listen, "", BRIDGE, "HOST:PORT of a bridge's own /metrics; empty for none."
+        "metrics_listen", parse_optional_listen, "", BACKFILL, "HOST:PORT of a bridge's own /metrics; empty for none."
     ),
 )
 

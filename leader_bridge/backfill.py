@@ -23,9 +23,12 @@ from leader_bridge.clock import monotonic
 from leader_bridge.nodes.sources import NoSource
 from leader_bridge.store.backfill_floor import load_floor
 from leader_bridge.store.coverage import MESSAGES_INDEX, TIPSETS_INDEX
+from leader_bridge.store.executed_receipts import ExecutedReceipts
+from leader_bridge.store.execution import ExecutionDiffers
 from leader_bridge.store.indexer import can_index_events
 from leader_bridge.store.lazy_events import LazyEvents
 from leader_bridge.store.tipset_writer import GROUP, MirrorScope, NotAvailableYet, TipsetWriter
+from rpc.errors import RpcError
 
 log = logging.getLogger(__name__)
 
@@ -65,23 +68,18 @@ class _Progress:
                 max(0, self._total - self._done) / max(rate, 1e-9),
             )
 
-    def end(self, got: int, lacking: int, epoch: int) -> None:
+    def end(self, got: int, lacking: int, epoch: int, why: str = "no node holds all") -> None:
         metrics.BACKFILL_LEFT.set(0)
         if got or lacking:
-            log.info(
-                "backfill of %s: %d tipsets down to epoch %d; of %d no node holds all",
-                self._what,
-                got,
-                epoch,
-                lacking,
-            )
+            log.info("backfill of %s: %d tipsets down to epoch %d; of %d %s", self._what, got, epoch, lacking, why)
 
 
 class Backfill:
     """Runs beside the bridge, giving way to it: `head_change_lock` is held while a head change is in hand.
 
     `epochs` below the first head are fetched; `state` whether their state is too; `head` tells the head.
-    `lazy_events`, where state is not mirrored, indexes the events of each new head, and of older ones.
+    `lazy_events`, where state is not mirrored, indexes the events of each new head, and of older ones. `executed` makes
+    receipts and events before nodes are asked for them; not `asks_nodes`: they are not asked.
     """
 
     def __init__(
@@ -91,6 +89,8 @@ class Backfill:
         *,
         state: bool,
         lazy_events: LazyEvents | None = None,
+        executed: ExecutedReceipts | None = None,
+        asks_nodes: bool = True,
         head: Callable[[], HeadEntry | None],
         head_change_lock: asyncio.Lock,
     ) -> None:
@@ -98,6 +98,8 @@ class Backfill:
         self._writer = writer
         self._state = state
         self._lazy_events = lazy_events
+        self._executed = executed
+        self._asks_nodes = asks_nodes
         self._head = head
         self._head_change_lock = head_change_lock
         self._moved = asyncio.Event()
@@ -163,12 +165,7 @@ class Backfill:
         lacking, bottom, unlinked = await self._scan(TipsetKey(head.head.key))
         for key in reversed(unlinked):
             await self._relink([key])
-        await self._complete(
-            [row for row in lacking if not _whole(row)],
-            MirrorScope(messages=False, state=False),
-            HELD_RECEIPTS | HELD_EVENTS,
-            "receipts and events",
-        )
+        await self._complete_receipts([row for row in lacking if not _whole(row)])
         floor = await load_floor(self._store)
         new: list[TipsetRow] = []
         if floor is not None:
@@ -177,6 +174,36 @@ class Backfill:
                 rows = [row for row in (*lacking, *new) if not row.held & HELD_STATE and row.height >= floor]
                 await self._complete(rows, MirrorScope(messages=False, receipts=False), HELD_STATE, "state")
         await self._index_events([row.key for row in (*lacking, *new)])
+
+    async def count_lacking(self) -> int:
+        """How many tipsets of the published chain, down to where messages are held, lack receipts or events."""
+        head = self._head()
+        lacking = [] if head is None else (await self._scan(TipsetKey(head.head.key)))[0]
+        return sum(not _whole(row) for row in lacking)
+
+    async def _complete_receipts(self, rows: Sequence[TipsetRow]) -> None:
+        """Make receipts and events by execution, and ask the nodes for what cannot be made."""
+        if self._executed is not None and rows:
+            progress = _Progress("receipts and events by execution", len(rows))
+            count = len(rows)
+            lowest = rows[-1].height
+            try:
+                rows = await self._executed.complete(rows, self._give_way, progress.step)
+            except RpcError as error:
+                log.warning("receipts and events are not made by execution now: %s", error)
+                if not self._asks_nodes:
+                    raise
+            except ExecutionDiffers as error:
+                # until this process is started again: an operator has to look
+                log.error("%s: nothing more is executed here; see docs/operating.md", error)
+                self._executed = None
+                if not self._asks_nodes:
+                    raise
+            else:
+                progress.end(count - len(rows), len(rows), lowest, "cannot be executed")
+        if self._asks_nodes:
+            scope = MirrorScope(messages=False, state=False)
+            await self._complete(rows, scope, HELD_RECEIPTS | HELD_EVENTS, "receipts and events")
 
     async def _index_events(self, keys: Sequence[TipsetKey]) -> None:
         """Write the rows of events that could not be written when their tipsets were stored."""

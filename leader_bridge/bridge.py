@@ -29,7 +29,7 @@ from leader_bridge.follow.head_rules import HeadRules, NodeBehind, ReorgBelowFin
 from leader_bridge.follow.network import check_network
 from leader_bridge.follow.publisher import Publisher
 from leader_bridge.follow.upgrade_schedule import UpgradeSchedule
-from leader_bridge.follow.verifier import OFF, SAMPLE, ExecutionDiffers, Verifier
+from leader_bridge.follow.verifier import OFF, SAMPLE, Verifier
 from leader_bridge.nodes.sources import NoSource, Source, Sources
 from leader_bridge.nodes.subscription import (
     CURRENT,
@@ -41,7 +41,8 @@ from leader_bridge.nodes.subscription import (
     subscribe,
 )
 from leader_bridge.settings import BridgeSettings
-from leader_bridge.store.execution import TipsetExecution
+from leader_bridge.store.executed_receipts import ExecutedReceipts
+from leader_bridge.store.execution import ExecutionDiffers, TipsetExecution
 from leader_bridge.store.lazy_events import LazyEvents
 from leader_bridge.store.mirror import Mirror
 from leader_bridge.store.recorder import Recorder
@@ -77,7 +78,7 @@ class Bridge:
     """Follows `nodes` (best first) and keeps `store`. `await run()` until `stop()`.
 
     `permit`: an operator's permission for one reorg below finality. `after_term`: the newest term there may be when
-    this bridge begins its own (None: any). `executor`: the virtual machine that verifies, where settings ask for it.
+    this bridge begins its own (None: any). `executor`: the virtual machine, for what the settings ask to execute.
 
     `run` returns after `stop`, and raises only what it cannot wait out: WrongNetwork (no node in the list is
     of the store's network), Fenced (another bridge leads), SchemaMismatch, BadRequest (the network file).
@@ -114,9 +115,12 @@ class Bridge:
         )
         self.writer = TipsetWriter(store, self.mirror, late_block_retry_delays=s.late_block_retry_delays)
         self.recorder = Recorder(store)
+        execution = None if executor is None else TipsetExecution(store, executor)
+        past = execution if s.executes_past and s.state == "full" else None
         self.backfill = Backfill(
             store,
             self.writer,
+            executed=None if past is None else ExecutedReceipts(store, self.writer, past, percent=s.backfill_percent),
             state=s.state == "full",
             lazy_events=None if s.state == "full" else LazyEvents(store, self.writer, self.mirror),
             head=lambda: self.head,
@@ -131,10 +135,15 @@ class Bridge:
             on_head=self.backfill.notice_head,
         )
         if s.traces:
-            self.publisher.traces = Traces(store, self.writer, s.trace_lookback_epochs, lambda: self.head)
-        if executor is not None and s.verify != OFF:
-            one_in = s.verify_one_in if s.verify == SAMPLE else 1
-            self.publisher.verifier = Verifier(TipsetExecution(store, executor), one_in=one_in)
+            self.publisher.traces = Traces(
+                store,
+                self.writer,
+                s.trace_lookback_epochs,
+                lambda: self.head,
+                make=None if past is None else past.traces,
+            )
+        if execution is not None and s.verify != OFF:
+            self.publisher.verifier = Verifier(execution, one_in=s.verify_one_in if s.verify == SAMPLE else 1)
         self._paths = PathFinder(store, self.writer)
         self._rules = HeadRules(
             store,

@@ -18,9 +18,10 @@ class BridgeSettings:
     `refused_head_cooldown_seconds`: how long a node is left alone whose head may not be published.
     `missing_object_timeout_seconds`: how long a walk waits for any node to answer. `late_block_retry_delays`:
     seconds before each new try for what every node lacks. `traces`: record each tipset's traces, down to
-    `trace_lookback_epochs` below the head. `verify`: execute all tipsets, a sample (one in `verify_one_in`), or none
-    (off), and compare the result with the next header before that is published. `owner`: this process's name in the
-    lease ("": host and process id).
+    `trace_lookback_epochs` below the head. `executes_past`: make receipts, events and traces by execution where that
+    is possible, in `backfill_percent` of the time. `verify`: execute all tipsets, a sample (one in `verify_one_in`),
+    or none (off), and compare the result with the next header before that is published. `owner`: this process's name
+    in the lease ("": host and process id).
     """
 
     state: str = "full"
@@ -33,6 +34,8 @@ class BridgeSettings:
     actor_code: bool = True
     traces: bool = False
     trace_lookback_epochs: int = 2880
+    executes_past: bool = False
+    backfill_percent: int = 50
     verify: str = "off"
     verify_one_in: int = 20
     max_gap_epochs: int = 900

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from rpc.executor import Executor
 
 
+#: settings that need an executor, and the values with which they do not
+_IDLE: Final = {"verify": ("off",), "execution_backfill": ("off", "auto")}
+
+
 def run(settings: Settings, args: argparse.Namespace) -> int:
     """Follow until SIGINT or SIGTERM. Errors: CannotRun (no node is named), StoreError, OSError."""
     if not settings["node"]:
@@ -55,6 +59,8 @@ def bridge_settings(settings: Settings, owner: str) -> BridgeSettings:
         poll_interval_seconds=settings["poll_interval_seconds"],
         traces=settings["traces"] == "on",
         trace_lookback_epochs=settings["trace_lookback_epochs"],
+        executes_past=settings["execution_backfill"] != "off",
+        backfill_percent=settings["execution_backfill_percent"],
         verify=settings["verify"],
         verify_one_in=settings["verify_one_in"],
         owner=owner,
@@ -96,14 +102,18 @@ async def _follow(settings: Settings, stop: asyncio.Event, accepts_reorg_below_f
 
 @contextlib.asynccontextmanager
 async def _executor_of(settings: Settings) -> AsyncIterator[Executor | None]:
-    """The executor, where the bridge verifies; it is started with the bridge. Errors: CannotRun (there is none)."""
-    if settings["verify"] == "off":
+    """The executor, where the bridge verifies or makes what the past lacks. One is started where it is asked for.
+
+    Errors: CannotRun (there is none, and it is asked for).
+    """
+    wanted = [name for name, idle in _IDLE.items() if settings[name] not in idle]
+    if not wanted and not (settings["executor_socket"] and settings["execution_backfill"] == "auto"):
         yield None
         return
     async with executor_of(settings) as executor:
         if executor is None:
             raise CannotRun(
-                f"verify is {settings['verify']}, but nothing executes here: run `make execution`, or"
+                f"{wanted[0]} is {settings[wanted[0]]}, but nothing executes here: run `make execution`, or"
                 " `pip install lotus-follower[execution]`, with the setting execution not off"
             )
         yield executor

@@ -15,12 +15,11 @@ from typing import Final
 
 from cachetools import LRUCache
 
-from blockstore.cid import Cid
 from chain.errors import ChainError
 from chain.tipset import Tipset, TipsetKey
 from leader_bridge import metrics
 from leader_bridge.clock import monotonic
-from leader_bridge.store.execution import TipsetExecution
+from leader_bridge.store.execution import Roots, TipsetExecution, require_equal, roots_text
 from rpc.errors import CannotExecute, RpcError
 
 log = logging.getLogger(__name__)
@@ -36,12 +35,6 @@ _RETRY_SECONDS: Final = 0.5
 #: tipsets whose results, and whether they are verified, are remembered
 _KEPT: Final = 1024
 
-_Roots = tuple[Cid, Cid]
-
-
-class ExecutionDiffers(Exception):
-    """A header has other roots than executing its parent gives; the text names the tipset and the roots."""
-
 
 class Verifier:
     """Executes tipsets of a bridge: all, or one in `one_in` by chance.
@@ -56,8 +49,8 @@ class Verifier:
         self._wait_seconds = wait_seconds
         #: by the key of the tipset that is executed. By chance: a node must not know which ones
         self._chosen: LRUCache[TipsetKey, bool] = LRUCache(_KEPT)
-        self._roots: LRUCache[TipsetKey, _Roots] = LRUCache(_KEPT)
-        self._running: dict[TipsetKey, asyncio.Task[_Roots]] = {}
+        self._roots: LRUCache[TipsetKey, Roots] = LRUCache(_KEPT)
+        self._running: dict[TipsetKey, asyncio.Task[Roots]] = {}
         #: whether the executor answered the last time: while it does not, heads do not wait for it one after another
         self._is_there = True
 
@@ -94,7 +87,8 @@ class Verifier:
                 self._roots.pop(parent.key, None)
                 again = await self._roots_of(parent)
                 if again != roots:
-                    log.error("executing epoch %d gave %s, and then %s", parent.height, _text(roots), _text(again))
+                    first, second = roots_text(roots), roots_text(again)
+                    log.error("executing epoch %d gave %s, and then %s", parent.height, first, second)
                 roots = again
         except TimeoutError:
             self._report_unverified(child, "late", f"the executor took more than {self._wait_seconds:g} s")
@@ -110,13 +104,9 @@ class Verifier:
             return
         self._is_there = True
         if roots != chain:
-            metrics.EXECUTION_DIFFERENCES.inc()
             # executed anew at the next try
             self._roots.pop(parent.key, None)
-            raise ExecutionDiffers(
-                f"the header of {child.key.cid} at epoch {child.height} has {_text(chain)} after its parent at epoch"
-                f" {parent.height}, executing the parent gives {_text(roots)}"
-            )
+        require_equal(parent, roots, chain)
         metrics.VERIFIED.inc()
 
     async def close(self) -> None:
@@ -132,7 +122,7 @@ class Verifier:
             found = self._chosen[key] = random.randrange(self._one_in) == 0
         return found
 
-    async def _roots_of(self, tipset: Tipset) -> _Roots:
+    async def _roots_of(self, tipset: Tipset) -> Roots:
         kept = self._roots.get(tipset.key)
         if kept is not None:
             return kept
@@ -147,20 +137,20 @@ class Verifier:
                         raise
                 await asyncio.sleep(_RETRY_SECONDS)
 
-    def _start(self, tipset: Tipset) -> asyncio.Task[_Roots]:
+    def _start(self, tipset: Tipset) -> asyncio.Task[Roots]:
         running = self._running.get(tipset.key)
         if running is None:
             running = self._running[tipset.key] = asyncio.create_task(self._execute(tipset))
             running.add_done_callback(lambda task: self._ended(tipset.key, task))
         return running
 
-    def _ended(self, key: TipsetKey, task: asyncio.Task[_Roots]) -> None:
+    def _ended(self, key: TipsetKey, task: asyncio.Task[Roots]) -> None:
         self._running.pop(key, None)
         if not task.cancelled():
             # whoever waits for it is told; ahead of its child nobody does
             task.exception()
 
-    async def _execute(self, tipset: Tipset) -> _Roots:
+    async def _execute(self, tipset: Tipset) -> Roots:
         began = monotonic()
         done = await self._execution.execute(tipset)
         metrics.VERIFY_SECONDS.observe(monotonic() - began)
@@ -175,7 +165,3 @@ class Verifier:
             self._is_there = False
         else:
             log.info("epoch %d is published unverified: %s", child.height, text)
-
-
-def _text(roots: _Roots) -> str:
-    return f"state {roots[0]} and receipts {roots[1]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from blockstore.cid import Cid
 from blockstore.errors import Missing
 from blockstore.store import Store
 from chain.errors import NotHeld
@@ -12,12 +13,37 @@ from chain.index.chain_index import ChainIndex
 from chain.ipld.objects import Objects
 from chain.network import NetworkRecord, load_network
 from chain.tipset import Tipset, TipsetKey
+from leader_bridge import metrics
 from rpc.executor import Executor
+from rpc.lookup.eth.executed_traces import traces_json
 from rpc.lookup.tipset_execution import Executed, execute_tipset
 from rpc.missing_objects import not_held
 
 #: what is read here is messages; the executor has its own cache
 _CACHE_BYTES: Final = 16 << 20
+
+
+#: of the state and of the receipts after a tipset
+Roots = tuple[Cid, Cid]
+
+
+class ExecutionDiffers(Exception):
+    """Executing a tipset gives other roots than its child's header has; the text names the tipset and the roots."""
+
+
+def require_equal(tipset: Tipset, executed: Roots, chain: Roots) -> None:
+    """Compare the roots after a tipset with those in its child's header. Errors: ExecutionDiffers (it is counted)."""
+    if executed != chain:
+        metrics.EXECUTION_DIFFERENCES.inc()
+        raise ExecutionDiffers(
+            f"executing the tipset {tipset.key.cid} at epoch {tipset.height} gives {roots_text(executed)}, the header"
+            f" of its child has {roots_text(chain)}"
+        )
+
+
+def roots_text(roots: Roots) -> str:
+    """Roots for people."""
+    return f"state {roots[0]} and receipts {roots[1]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +83,26 @@ class TipsetExecution:
         except Missing as error:
             raise not_held(chain.objects, error) from None
 
-    async def execute(self, tipset: Tipset, *, tracing: bool = False) -> Executed:
+    async def roots_after(self, tipset: Tipset) -> Roots | None:
+        """The roots after a tipset that its child's header has; None where no child is known. Errors: StoreError."""
+        return await (await self.chain()).index.post(tipset.key)
+
+    async def traces(self, tipset: Tipset) -> bytes:
+        """A tipset's `trace_block` answer, JSON. Errors: as `execute`, ExecutionDiffers."""
+        chain = await self.chain()
+        done = await self.execute(tipset, tracing=True, objects=True)
+        wanted = await self.roots_after(tipset)
+        if wanted is not None:
+            require_equal(tipset, (done.root, done.receipts), wanted)
+        try:
+            return await traces_json(chain, tipset, done)
+        except Missing as error:
+            raise not_held(chain.objects, error, f"the traces of the tipset at epoch {tipset.height}") from None
+
+    async def execute(self, tipset: Tipset, *, tracing: bool = False, objects: bool = False) -> Executed:
         """Execute a tipset. Errors: NotHeld, CannotExecute, Unavailable, StoreError."""
         chain = await self.chain()
         try:
-            return await execute_tipset(chain, self._executor, tipset, tracing=tracing)
+            return await execute_tipset(chain, self._executor, tipset, tracing=tracing, objects=objects)
         except Missing as error:
             raise not_held(chain.objects, error, f"what the tipset at epoch {tipset.height} is executed from") from None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ import orjson
 from blockstore.cid import Cid
 from blockstore.errors import StoreError
 from blockstore.store import HEIGHTS, META, RECORDED, Batch, HeadEntry, Store
-from chain.errors import BadObject
+from chain.errors import BadObject, ChainError
 from chain.index.chain_index import HEIGHT_BUCKET
 from chain.index.coverage import covered
 from chain.index.recorded_answers import TRACES, TRACES_INDEX, drop_answers, keep_answer
@@ -28,8 +28,10 @@ from chain.tipset import Tipset, TipsetKey
 from leader_bridge.clock import monotonic
 from leader_bridge.nodes.sources import NoSource
 from leader_bridge.store.coverage import merge_ranges, save_coverage
+from leader_bridge.store.execution import ExecutionDiffers
 from leader_bridge.store.tipset_writer import NotAvailableYet, TipsetWriter
 from rpc.client.client import NodeClient
+from rpc.errors import CannotExecute, ExecutionRefused, Unavailable
 from rpc.node_errors import BadAnswer, CallFailed, NodeError
 
 log = logging.getLogger(__name__)
@@ -59,6 +61,7 @@ class Moved(Exception):
 class Traces:
     """Records traces of one node at a time: `run` is the work, `begin` names the node.
 
+    `make` executes a tipset for its traces: the node is asked only for what cannot be executed.
     `ask` with each head change before its work, `settle` after it. `idle` is set while nothing is left to do.
     """
 
@@ -69,6 +72,7 @@ class Traces:
         lookback: int,
         head: Callable[[], HeadEntry | None],
         *,
+        make: Callable[[Tipset], Awaitable[bytes]] | None = None,
         publish_wait_seconds: float = _PUBLISH_WAIT_SECONDS,
         retry_seconds: float = _RETRY_SECONDS,
     ) -> None:
@@ -76,6 +80,7 @@ class Traces:
         self._writer = writer
         self._lookback = lookback
         self._head = head
+        self._make = make
         self._publish_wait_seconds = publish_wait_seconds
         self._retry_seconds = retry_seconds
         self._client: NodeClient | None = None
@@ -96,8 +101,8 @@ class Traces:
         self._settled.set()
         self.idle = asyncio.Event()
 
-    def begin(self, client: NodeClient) -> None:
-        """Another node, or another connection: the past is walked again."""
+    def begin(self, client: NodeClient | None) -> None:
+        """Another node (None: only `make` is asked), or another connection: the past is walked again."""
         self._client = client
         self._refusals = 0
         self._cooling_until = 0.0
@@ -108,7 +113,7 @@ class Traces:
         """A head change: tipsets applied (rising), and the epoch down to which there are reverts, or None."""
         if common is not None:
             self._reverted = common if self._reverted is None else min(common, self._reverted)
-        if self._cooling_until > monotonic():
+        if self._make is None and self._cooling_until > monotonic():
             return
         wanted = [tipset.parents for tipset in applies if tipset.height]
         if len(wanted) > _FRESH:
@@ -150,7 +155,7 @@ class Traces:
     async def _step(self) -> float:
         """Do one thing; the seconds to wait afterwards unless something new comes."""
         now = monotonic()
-        if self._client is None or self._cooling_until > now:
+        if self._make is None and (self._client is None or self._cooling_until > now):
             self._fresh.clear()
             return max(_PAUSE_SECONDS, self._cooling_until - now) if self._client else _COOL_DOWN_SECONDS
         if self._fresh:
@@ -204,36 +209,55 @@ class Traces:
     async def _try(self, key: TipsetKey, tries: int) -> bool:
         """Record one tipset's traces, or note that they are to be asked for again; whether the node was asked."""
         client = self._client
-        assert client is not None
         try:
             (tipset,) = await self._writer.tipsets([key])
             if await self._store.row(RECORDED, key.cid, TRACES) is not None:
                 await self._cover(await self._epochs(tipset))
                 return False
-            answer = await traces_of(client, tipset)
+            answer = await self._made(tipset)
+            if answer is None:
+                if client is None or self._cooling_until > monotonic():
+                    return True
+                answer = orjson.dumps(await traces_of(client, tipset))
+                self._refusals = 0
         except CallFailed as error:
             self._refusals += 1
-            log.debug("%s does not trace: %s", client.name, error)
+            log.debug("the node does not trace: %s", error)
             if self._refusals >= _REFUSALS:
-                log.warning("%s does not trace (%s): it is not asked for a while", client.name, error)
+                log.warning("the node does not trace (%s): it is not asked for a while", error)
                 self._refusals = 0
                 self._cooling_until = monotonic() + _COOL_DOWN_SECONDS
             self._again(key, tries)
-        except (NodeError, Moved, NotAvailableYet, NoSource) as error:
-            log.debug("%s: no traces yet: %s", client.name, error)
+        except (NodeError, Moved, NotAvailableYet, NoSource, Unavailable) as error:
+            log.debug("no traces yet: %s", error)
             self._again(key, tries)
         else:
-            self._refusals = 0
             await self._keep(tipset, answer)
         return True
+
+    async def _made(self, tipset: Tipset) -> bytes | None:
+        """The traces of a tipset by execution; None where it cannot be executed. Errors: Unavailable, for now."""
+        if self._make is None:
+            return None
+        try:
+            return await self._make(tipset)
+        except (ChainError, CannotExecute, ExecutionRefused) as error:
+            log.debug("the traces of epoch %d are not made by execution: %s", tipset.height, error)
+        except Unavailable:
+            if self._client is None:
+                raise
+        except ExecutionDiffers as error:
+            log.error("%s: no more traces are made by execution; see docs/operating.md", error)
+            self._make = None
+        return None
 
     def _again(self, key: TipsetKey, tries: int) -> None:
         if tries < _TRIES:
             self._later.append((monotonic() + self._retry_seconds * tries, tries, key))
 
-    async def _keep(self, tipset: Tipset, answer: list[Any]) -> None:
+    async def _keep(self, tipset: Tipset, answer: bytes) -> None:
         try:
-            await keep_answer(self._store, tipset.key.cid, TRACES, orjson.dumps(answer))
+            await keep_answer(self._store, tipset.key.cid, TRACES, answer)
         except ValueError as error:
             log.warning("the traces of epoch %d are not kept: %s", tipset.height, error)
             return

@@ -6,7 +6,7 @@ native calls of its own is left out or shown as the `delegatecall` that it is. S
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -30,6 +30,7 @@ from rpc.lookup.eth.block_parameter import block_hash
 from rpc.lookup.eth.transactions import resolve_eth_address
 from rpc.lookup.execution_trace import lotus_trace
 from rpc.lookup.self_check import execute_checked
+from rpc.lookup.tipset_execution import Chain, Executed
 
 _INIT: Final = from_id(1)
 _EAM_ID: Final = 10
@@ -72,16 +73,26 @@ async def execute_traces(ctx: Context, executor: Executor, tipset: Tipset) -> by
         found: bytes = kept[0]
         return found
     done = await execute_checked(ctx, executor, tipset, tracing=True, objects=True)
-    ctx.objects.remember(done.objects)
-    tree = await StateTree.load(ctx.objects, done.root)
+    answer = await traces_json(ctx, tipset, done, ctx.checkpoint)
+    keep(cache, tipset.key, answer, len(answer) + 200)
+    return answer
+
+
+async def traces_json(
+    chain: Chain, tipset: Tipset, done: Executed, checkpoint: Callable[[], Awaitable[None]] | None = None
+) -> bytes:
+    """The `trace_block` answer, JSON, of a tipset that was executed with its trace and its objects. Errors: NotHeld."""
+    chain.objects.remember(done.objects)
+    tree = await StateTree.load(chain.objects, done.root)
     digest = eth_json.data(block_hash(tipset))
     traces: list[_Trace] = []
     for position, (one, applied) in enumerate(done.messages):
-        await ctx.checkpoint()
+        if checkpoint is not None:
+            await checkpoint()
         place = {
             "blockHash": digest,
             "blockNumber": tipset.height,
-            "transactionHash": eth_json.data(message_hash(one, ctx.network.eth_chain_id)),
+            "transactionHash": eth_json.data(message_hash(one, chain.network.eth_chain_id)),
             "transactionPosition": position,
         }
         caller = await resolve_eth_address(tree, Address(one.message.from_))
@@ -91,9 +102,7 @@ async def execute_traces(ctx: Context, executor: Executor, tipset: Tipset) -> by
         except BadObject as error:
             raise NotHeld(f"the traces of message {one.cid}: {error}") from None
         traces += [trace | place for trace in environment.traces]
-    answer = orjson.dumps(traces)
-    keep(cache, tipset.key, answer, len(answer) + 200)
-    return answer
+    return orjson.dumps(traces)
 
 
 @dataclass(slots=True)
