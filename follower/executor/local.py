@@ -24,6 +24,7 @@ from chain.ipld.tree_nodes import NodeCache
 from chain.network import NetworkRecord
 from chain.state.state_tree import StateTree
 from chain.tipset import Tipset
+from follower.executor.proof_keys import lacking_keys
 from follower.executor.wire import FrameBuffer, raise_error, unpack_outcome
 from rpc.errors import CannotExecute, ExecutionRefused
 from rpc.executor import Applied, Call, Outcome, Place, Reward, Run, Step
@@ -70,6 +71,7 @@ class LocalExecutor:
         self._read_now = read_now
         self._nodes = NodeCache(32 << 20)
         self._supplies: LRUCache[tuple[Cid, int, int], int] = LRUCache(256)
+        self._lacking_keys = lacking_keys(network.genesis)
         self._loop = asyncio.get_running_loop()
         self._places: LRUCache[Any, asyncio.Task[vm.CallPlace]] = LRUCache(_PLACES)
         self._askers: dict[int, Callable[[bytes], None]] = {}
@@ -140,6 +142,9 @@ class LocalExecutor:
     async def run(
         self, place: Place, steps: Sequence[Step | Reward], *, keep_state: bool = False, objects: bool = False
     ) -> Run:
+        if keep_state and self._lacking_keys and any(isinstance(step, Reward) for step in steps):
+            # a whole tipset: its proofs would count as wrong
+            raise NotHeld(self._lacking_keys)
         anchor = await self._index.tipset(place.anchor)
         supply = await self._supply(place)
         arguments = (place, steps, keep_state, objects, anchor, supply)

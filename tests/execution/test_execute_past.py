@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,19 +21,22 @@ from blockstore.memory import MemoryStore
 from blockstore.open import open_store
 from blockstore.store import Store
 from chain.block import decode_header
-from chain.index.chain_index import HELD_ALL, HELD_EVENTS, HELD_RECEIPTS, INDEXED_EVENTS, TipsetRow
+from chain.errors import NotHeld
+from chain.index.chain_index import HELD_ALL, HELD_EVENTS, HELD_RECEIPTS, INDEXED_EVENTS, ChainIndex, TipsetRow
 from chain.ipld.dag_cbor import decode, links
-from chain.network import read_network_file
+from chain.ipld.objects import Objects
+from chain.known_networks import CALIBNET
+from chain.network import load_network, read_network_file
 from chain.tipset import TipsetKey
 from leader_bridge.bridge import Bridge
 from leader_bridge.execute_past import PastReport, execute_past
 from leader_bridge.imports.importer import import_car
-from leader_bridge.store.execution import ExecutionDiffers
+from leader_bridge.store.execution import ExecutionDiffers, StoredChain
 from rpc.client.node_info import parse_node_info
 from rpc.executor import Place, Reward, Run, Step
-from rpc.lookup.tipset_execution import crosses_migration
+from rpc.lookup.tipset_execution import crosses_migration, execute_tipset
 from tests.bridge.store.test_traces import assert_traces
-from tests.execution.machine import StoreExecutor, require_machine
+from tests.execution.machine import StoreExecutor, engine, require_machine
 from tests.support.bridge.chain import genesis_of
 from tests.support.bridge.imported import check_whole, rows_of_chain
 from tests.support.bridge.node import TestNode, until
@@ -174,6 +178,35 @@ async def test_a_machine_that_differs_stops_the_work(caplog: pytest.LogCaptureFi
     with pytest.raises(ExecutionDiffers, match="gives state"):
         await execute_past(store, executor)
     assert lacking(await rows_of_head(store)) == before
+
+
+async def test_a_real_network_is_not_executed_without_its_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proofs would count as wrong: no result is better than another state."""
+    require_machine()
+    from follower.executor.local import LocalExecutor
+
+    store = await imported(recorded("devnet/snapshot.car.zst"), recorded("devnet/network.json"))
+    objects = Objects(store)
+    network = await load_network(store)
+    assert network is not None
+    head = (await rows_of_head(store))[0]
+    for genesis, keys, held in ((network.genesis, 0, True), (CALIBNET.genesis, 0, False), (CALIBNET.genesis, 1, True)):
+        folder = tmp_path / f"{keys}"
+        folder.mkdir(exist_ok=True)
+        for number in range(keys):
+            (folder / f"{number}.vk").touch()
+        monkeypatch.setenv("FIL_PROOFS_PARAMETER_CACHE", str(folder))
+        # the schedule and the chain stay those of the recording
+        index = ChainIndex(store, objects, network)
+        executor = LocalExecutor(objects, index, replace(network, genesis=genesis), engine=engine())
+        chain = StoredChain(index, objects, network)
+        tipset = await index.tipset(head.parent)
+        if held:
+            await execute_tipset(chain, executor, tipset)
+        else:
+            with pytest.raises(NotHeld, match="verifying keys of calibrationnet"):
+                await execute_tipset(chain, executor, tipset)
+        executor.close()
 
 
 class Counting(StoreExecutor):
