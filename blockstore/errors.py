@@ -10,6 +10,7 @@ StoreError
 ├── Fenced              a newer leader term exists: this writer must stop
 ├── StoreUnavailable    the backend does not answer (retry later)
 ├── StoreFull           no room left
+├── BadExtension        a package that adds something here and cannot be used (the text names it)
 └── BadCar              a CAR file that is cut, corrupted or of a form not read here (`offset` in bytes)
 """
 
@@ -60,6 +61,10 @@ class Unfinished(StoreError):
 
 class Fenced(StoreError):
     """A newer leader term exists, or another writer appended first."""
+
+
+class BadExtension(StoreError):
+    """An installed package adds a store, a method or a hook, and it cannot be used."""
 
 
 class StoreUnavailable(StoreError):

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blockstore.errors import StoreError
+from blockstore.extensions import STORES, find_extensions
 from blockstore.lmdb.store import DEFAULT_MAP_SIZE, LmdbStore
 from blockstore.memory import MemoryStore
 from blockstore.store import Store
-from blockstore.store_url import public_url
+from blockstore.store_url import SCHEMES, public_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,11 @@ async def open_store(
     """The store that `url` names: `lmdb:///absolute`, `lmdb://relative`, `memory://name`,
     `cassandra://[user:password@]host[,host][:port]/keyspace[?tls=1&ca=FILE&cert=FILE&key=FILE]`.
 
+    Or a URL whose scheme another package adds (entry points `lotus_follower.stores`).
+
     `map_size` (bytes) and `bulk` (sync at the end only) concern LMDB, `shared` a store of many machines. Errors:
-    StoreError (an unknown scheme), StoreUnavailable, SchemaMismatch.
+    StoreError (an unknown scheme), StoreUnavailable, SchemaMismatch,
+    BadExtension.
     """
     scheme, _, rest = url.partition("://")
     if scheme == "lmdb" and rest:
@@ -62,4 +66,16 @@ async def open_store(
             replication=options.replication,
             may_create_tables=options.may_create_tables,
         )
+    for extension in find_extensions(STORES):
+        if extension.name == scheme and scheme not in SCHEMES:
+            store = await extension.load()(url, readonly=readonly)
+            if not isinstance(store, Store):
+                raise extension.error(f"it opened a {type(store).__name__}, which is no blockstore.store.Store")
+            return store
     raise StoreError(f"{public_url(url)!r} is not a store URL (lmdb:///path, cassandra://host/keyspace)")
+
+
+def store_schemes() -> tuple[str, ...]:
+    """The schemes of store URLs that can be opened here. Errors: BadExtension."""
+    added = sorted({extension.name for extension in find_extensions(STORES)} - set(SCHEMES))
+    return (*SCHEMES, *added)

@@ -6,6 +6,8 @@ from typing import Final
 
 #: schemes whose URL holds nothing but a path or a name
 _PLAIN: Final = ("lmdb", "memory")
+#: the schemes of the stores here; other packages may add more
+SCHEMES: Final = (*_PLAIN, "cassandra")
 
 
 def public_url(url: str) -> str:

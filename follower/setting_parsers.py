@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from blockstore.errors import BadExtension
+from blockstore.open import store_schemes
 from rpc.client.node_info import parse_node_info
 from rpc.server.client_address import networks
-
-STORE_SCHEMES = ("lmdb", "cassandra", "memory")
 
 
 def parse_text(value: Any) -> str:
@@ -81,8 +81,14 @@ def parse_store(value: Any) -> str:
     """A store URL; what follows the scheme is read when the store is opened."""
     text = parse_text(value)
     scheme, sep, rest = text.partition("://")
-    if not sep or scheme not in STORE_SCHEMES or not rest:
+    if not sep or not rest:
         raise ValueError("must be a store URL such as lmdb:///var/lib/follower")
+    try:
+        known = store_schemes()
+    except BadExtension as error:
+        raise ValueError(f"cannot be read: {error}") from None
+    if scheme not in known:
+        raise ValueError(f"must be a store URL; the schemes known here are {', '.join(known)}")
     return text
 
 

@@ -376,8 +376,8 @@ SETTINGS: Final = (
         "lease_seconds",
         number(0.1, 600),
         5.0,
-        (*BOTH, "import", "backfill"),
-        "Seconds without a renewal after which a bridge or an import loses its lease of a shared store.",
+        (*BOTH, "hooks", "import", "backfill"),
+        "Seconds without a renewal after which a bridge, an import or a hook's process loses its lease.",
     ),
     Setting(
         "execution",
@@ -464,6 +464,20 @@ SETTINGS: Final = (
     ),
     Setting(
         "metrics_listen", parse_optional_listen, "", BACKFILL, "HOST:PORT of a bridge's own /metrics; empty for none."
+    ),
+    Setting(
+        "hook_seconds",
+        number(0.1, 3600),
+        30.0,
+        ("up", "hooks"),
+        "Seconds that one call of a hook on tipsets may take; then it counts as failed and is made again.",
+    ),
+    Setting(
+        "hooks_metrics_listen",
+        parse_optional_listen,
+        "",
+        ("up", "hooks"),
+        "HOST:PORT of /metrics of the hooks' process.",
     ),
 )
 

@@ -20,6 +20,7 @@ from chain.ipld.objects import Objects
 from chain.network import NetworkRecord, load_network
 from follower.execution_stop import ExecutionStop, this_machine
 from follower.executor.child import executor_of
+from follower.extending.methods import load_methods
 from follower.head import StoreHeads
 from follower.lazy_objects import lazy_fetch
 from follower.membership import Membership, fleet_member
@@ -205,6 +206,7 @@ def before_new_head(services: Services) -> Callable[[], Awaitable[None]]:
 async def run_worker(settings: Settings, *, started: Callable[[str], None] | None = None) -> int:
     """Serve until SIGINT or SIGTERM, then drain. `started` is called with the URL once requests are taken."""
     register_all()
+    load_methods()
     tune_garbage_collector()
     member = fleet_member(settings, agent())
     loop = asyncio.get_running_loop()

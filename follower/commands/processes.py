@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from blockstore.extensions import TIPSET_HOOKS, find_extensions
 from follower.executor.child import is_executing
 from follower.settings import Settings, split_listen
 from follower.supervisor import Child
@@ -59,6 +60,13 @@ def executor_children(
         return []
     environment["FOLLOWER_EXECUTOR_SOCKET"] = str(folder / "executor.sock")
     return [Child("executor", ["execute", *config_arguments(config)], environment, stage=1)]
+
+
+def hook_children(environment: dict[str, str], config: Path | None) -> list[Child]:
+    """The process that runs hooks, where an installed package adds one. It never ends the others."""
+    if not find_extensions(TIPSET_HOOKS):
+        return []
+    return [Child("hooks", ["hooks", "--one", *config_arguments(config)], environment, fatal=frozenset(), stage=2)]
 
 
 def config_arguments(config: Path | None) -> list[str]:

@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Final
 
 from follower.commands.command import Command
-from follower.commands.processes import config_arguments, executor_children, run_loop, worker_children
+from follower.commands.processes import (
+    config_arguments,
+    executor_children,
+    hook_children,
+    run_loop,
+    worker_children,
+)
 from follower.settings import Settings
 from follower.supervisor import Child, Supervisor
 
@@ -44,6 +50,7 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
             children += executor_children(settings, environment, args.config, runtime)
         children.append(Child("bridge", ["bridge", *config], environment, stage=1, starts_after=node))
         children += worker_children(settings, environment, args.config, starts_after=node)
+        children += hook_children(environment, args.config)
         print(f"answering at http://{settings['listen']}/rpc/v1 (Ctrl-C stops it)", flush=True)
         return run_loop(Supervisor(children, stop_seconds=settings["drain_seconds"] + 10).run())
 

@@ -19,6 +19,7 @@ from typing import Final
 from prometheus_client import REGISTRY as PROCESS_METRICS
 from prometheus_client.core import Metric
 
+import follower.extending.hook_runner  # noqa: F401  (declares)
 import leader_bridge.metrics  # noqa: F401  (declares)
 from follower.commands.config import markdown_table
 from follower.execution_stop import ExecutionStop
@@ -90,11 +91,15 @@ def generated() -> dict[Path, str]:
     """The whole text of each page that has a generated part."""
     register_all()
     operating, metrics, decisions = DOCS / "operating.md", DOCS / "metrics.md", DOCS / "adr" / "README.md"
+    declared = list(PROCESS_METRICS.collect())
+    of_bridge = [one for one in declared if not one.name.startswith("follower_hook_")]
+    of_hooks = [one for one in declared if one.name.startswith("follower_hook_")]
     page = replace_part(metrics.read_text(), "metrics of a follower", metrics_table(asyncio.run(_server_metrics())))
+    page = replace_part(page, "metrics of hooks", metrics_table(of_hooks))
     return {
         DOCS / "methods.md": method_table(),
         operating: replace_part(operating.read_text(), "settings", markdown_table()),
-        metrics: replace_part(page, "metrics of a bridge", metrics_table(PROCESS_METRICS.collect())),
+        metrics: replace_part(page, "metrics of a bridge", metrics_table(of_bridge)),
         decisions: replace_part(decisions.read_text(), "decisions", decisions_table(decisions.parent)),
     }
 
