@@ -451,7 +451,7 @@ SETTINGS: Final = (
     Setting(
         "execution_memory_mb",
         whole_number(256, 1 << 20),
-        700,
+        1536,
         EXECUTE,
         "Memory, in MiB, over which the executor ends itself and is started again.",
     ),

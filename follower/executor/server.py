@@ -61,7 +61,7 @@ class ExecutorLimits:
     lanes: int = 2
     queue: int = 256
     run_seconds: float = 20.0
-    memory_bytes: int = 700 << 20
+    memory_bytes: int = 1536 << 20
 
 
 class ExecutorServer:
