@@ -4,6 +4,7 @@
 # make attack   strangers against a real follower, and what another client notices   make fuzz   odd requests, 10 minutes
 # make test-lowest   some tests with the oldest libraries that are allowed   make lock   writes requirements/
 # make execution   builds the virtual machine (cargo needed): eth_call and the like with no full node
+# make test-store   the contract of a shared store, on a server of yours (CASSANDRA_HOSTS=host[,host][:port]) or one that is started
 # make docs-tables   writes the tables of methods, settings, metrics and decisions in docs/
 # make bench-fleet   the shared store and a fleet over it (a Cassandra is started, or CASSANDRA_HOSTS)
 PYTHON ?= python3
@@ -11,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: execution audit lock test-lowest docs-tables attack fuzz run test test-long check bench bench-fleet clean help
+.PHONY: test-store execution audit lock test-lowest docs-tables attack fuzz run test test-long check bench bench-fleet clean help
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -34,6 +35,11 @@ test: $(READY)
 
 test-long: $(READY)
 	$(BIN)/python -m pytest
+
+test-store: $(READY)
+	$(BIN)/python -m pytest -rs tests/blockstore/test_cassandra_store.py tests/blockstore/test_term_fence.py tests/blockstore/test_lease.py \
+	  tests/blockstore/test_migration.py tests/follower/test_schema_command.py \
+	  "tests/blockstore/test_cassandra_whole_path.py::test_every_recorded_answer_is_equal[devnet-import]"
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -25,10 +25,11 @@ from benches.same_work import Probe
 from blockstore.cassandra import schema as cassandra_schema
 from blockstore.cassandra.address import CassandraAddress
 from blockstore.cassandra.session import AcsyllaSession
-from blockstore.cassandra.store import CassandraStore, pack
+from blockstore.cassandra.store import CassandraStore
+from blockstore.cassandra.values import pack
 from blockstore.cid import multihash_of
 from blockstore.open import open_store
-from blockstore.store import TABLES, Store
+from blockstore.store import Store
 from leader_bridge.imports.importer import import_car
 from tests.fleet.fleet import Clients, Fleet, Process
 from tests.support.cassandra.server import cassandra_hosts
@@ -48,7 +49,7 @@ async def _emptied(keyspace: str) -> str:
     url = f"cassandra://{cassandra_hosts()}/{keyspace}"
     store = await CassandraStore.open(url)
     await store.close()
-    names = ("objects", cassandra_schema.LOOSE, *TABLES)
+    names = cassandra_schema.tables()
     cassandra_schema.run(CassandraAddress.parse(url), [f"TRUNCATE {keyspace}.{name}" for name in names])
     store = await CassandraStore.open(url)
     await store.close()

@@ -26,6 +26,8 @@ class SharedStoreOptions:
     replication: int = 1
     #: two processes must not create tables at once
     may_create_tables: bool = False
+    #: copy the tables of an older version to this one's
+    may_migrate: bool = False
 
 
 _memory: dict[str, MemoryStore] = {}
@@ -65,6 +67,7 @@ async def open_store(
             epsilon_ms=options.epsilon_ms,
             replication=options.replication,
             may_create_tables=options.may_create_tables,
+            may_migrate=options.may_migrate,
         )
     for extension in find_extensions(STORES):
         if extension.name == scheme and scheme not in SCHEMES:

@@ -165,9 +165,9 @@ class Store(Protocol):
     async def write(self, batch: Batch) -> None:
         """Apply a batch of row writes; durable on return.
 
-        Rows of the chain (all tables but FILTERS, FLEET and LEASE) are fenced by the term that this store object has
-        begun: what it writes after another has begun a newer one changes no row that the newer one writes. A backend
-        may refuse it: Fenced.
+        Rows that a leader reads, changes and writes (TIPSETS, COVERAGE, META) are fenced by the term that this store
+        object has begun: what it writes after another has begun a newer one changes no row that the newer one writes. A
+        backend may refuse it, and other rows of the chain (all tables but FILTERS, FLEET and LEASE) too: Fenced.
         """
 
     async def swap(

@@ -35,16 +35,23 @@ _FIRST: Final = 64
 _PAGE: Final = 256
 #: entries that are known and not yet visible, at most; a log further ahead is read when their time has come
 _AHEAD: Final = 4096
+#: of delta: between the starts of two reads, while heads are asked for
+_BUSY: Final = 1 / 4
+#: of what a read proves (delta less epsilon), the same while none is asked for: a head is servable all the time
+_IDLE: Final = 0.8
+#: how long (seconds) after the last request for a head a follower counts as busy
+_BUSY_SECONDS: Final = 2.0
 #: between two measurements of the clock, where it is known and where it is not
 _CLOCK_SECONDS: Final = 1.0
+_CLOCK_IDLE_SECONDS: Final = 2.0
 _CLOCK_UNKNOWN_SECONDS: Final = 0.1
 
 
 class SharedStore(Protocol):
     """What is asked of a store: `blockstore.cassandra.store.CassandraStore`."""
 
-    async def head_tail(self, limit: int = 2) -> Tail:
-        """The newest entries, by a QUORUM read."""
+    async def head_tail(self, limit: int = 1) -> Tail:
+        """The newest stamped entries, by a QUORUM read."""
 
     async def head_entries(self, after: int, limit: int = 1000) -> list[HeadEntry]:
         """Stamped entries behind `after`."""
@@ -90,6 +97,11 @@ class SharedStoreHeads:
         self._lease_changed_at = self._lease_read_at = 0
         #: whether the clock was last found to be right; None before the first time
         self._was_accurate: bool | None = None
+        #: whether a head was asked for since the last read was started, and until when this follower counts as busy
+        self._asked = False
+        self._busy_until = float("-inf")
+        #: set by who waits for a read
+        self._hurry = asyncio.Event()
         #: when (the loop's clock) there was last a head to serve
         self._servable_at = float("-inf")
         self._was_read = asyncio.Event()
@@ -114,15 +126,24 @@ class SharedStoreHeads:
 
     async def current(self) -> Head:
         """The head that may be served now. Errors: NotHeld (nothing published yet), Unavailable."""
+        self._asked = True
         entry = self._servable()
         if entry is None:
-            # one task looks for all who wait
-            if self._waiting is None or self._waiting.done():
-                self._waiting = asyncio.create_task(self._wait())
-            entry = await asyncio.shield(self._waiting)
+            entry = await self._next_servable()
+        return await self.newest.of(entry)
+
+    async def _checked(self) -> Head:
+        """As `current`, for health checks: they do not make a follower busy."""
+        return await self.newest.of(self._servable() or await self._next_servable())
+
+    async def _next_servable(self) -> HeadEntry:
+        # one task looks for all who wait
+        if self._waiting is None or self._waiting.done():
+            self._waiting = asyncio.create_task(self._wait())
+        entry = await asyncio.shield(self._waiting)
         if entry is None:
             raise self._why_none()
-        return await self.newest.of(entry)
+        return entry
 
     def _servable(self) -> HeadEntry | None:
         now, wall = self._now(), self._wall()
@@ -135,6 +156,7 @@ class SharedStoreHeads:
         return entry
 
     async def _wait(self) -> HeadEntry | None:
+        self._hurry.set()
         loop = asyncio.get_running_loop()
         until = loop.time() + self._wait_seconds
         pause = max(0.001, self.window.epsilon_ms / 4000)
@@ -197,9 +219,10 @@ class SharedStoreHeads:
     # --- reads of the log --------------------------------------------------------------------------
 
     async def _read_on(self) -> None:
-        """Start a read every delta / 4, whatever became of those before."""
+        """Start a read every delta / 4, whatever became of those before; less often while no head is asked for."""
         loop = asyncio.get_running_loop()
-        pause = self.window.delta_ms / 4000
+        busy = self.window.delta_ms * _BUSY / 1000
+        idle = (self.window.delta_ms - self.window.epsilon_ms) * _IDLE / 1000
         due = loop.time()
         while True:
             if len(self._reads) >= _HANGING:
@@ -207,9 +230,23 @@ class SharedStoreHeads:
             task = asyncio.create_task(self._read())
             self._reads[task] = None
             task.add_done_callback(self._read_ended)
-            # a loop that was held up starts one read, not all those that it missed
-            due = max(due + pause, loop.time())
-            await asyncio.sleep(due - loop.time())
+            asked, self._asked = self._asked, False
+            if asked:
+                self._busy_until = loop.time() + _BUSY_SECONDS
+            if self._is_busy:
+                # a loop that was held up starts one read, not all those that it missed
+                due = max(due + busy, loop.time())
+                await asyncio.sleep(due - loop.time())
+            else:
+                self._hurry.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(idle):
+                        await self._hurry.wait()
+                due = loop.time()
+
+    @property
+    def _is_busy(self) -> bool:
+        return asyncio.get_running_loop().time() < self._busy_until
 
     def _read_ended(self, task: asyncio.Task[None]) -> None:
         self._reads.pop(task, None)
@@ -219,7 +256,7 @@ class SharedStoreHeads:
     async def _read(self) -> None:
         began = self._now()
         try:
-            tail = await self._store.head_tail(2 if self.window.entries else _FIRST)
+            tail = await self._store.head_tail(1 if self.window.entries else _FIRST)
             self._note_lease(tail.lease)
             tail = await self._whole(tail)
         except StoreError as error:
@@ -274,7 +311,8 @@ class SharedStoreHeads:
                 await self.measure()
             except StoreError as error:
                 log.debug("the store's clock cannot be read: %s", error)
-            await asyncio.sleep(_CLOCK_SECONDS if self.clock.is_accurate else _CLOCK_UNKNOWN_SECONDS)
+            known = _CLOCK_SECONDS if self._is_busy else _CLOCK_IDLE_SECONDS
+            await asyncio.sleep(known if self.clock.is_accurate else _CLOCK_UNKNOWN_SECONDS)
 
     async def measure(self) -> None:
         """Read the store's clock between two of ours. Errors: StoreError."""
@@ -297,7 +335,7 @@ class SharedStoreHeads:
 
         Errors: NotHeld.
         """
-        return self.newest.known if self._servable() is None else await self.current()
+        return self.newest.known if self._servable() is None else await self._checked()
 
     async def check(self) -> CheckResult:
         """Health: whether a head can be served, or could a moment ago.
@@ -310,7 +348,7 @@ class SharedStoreHeads:
             return CheckResult(True, f"no head may be served for {lacking:.1f} s: {self._why_none()}")
         try:
             async with asyncio.timeout(1):
-                head = await self.current()
+                head = await self._checked()
         except (StoreError, ChainError, RpcError) as error:
             return CheckResult(False, str(error))
         except TimeoutError:

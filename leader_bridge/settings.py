@@ -39,7 +39,7 @@ class BridgeSettings:
     verify: str = "off"
     verify_one_in: int = 20
     max_gap_epochs: int = 900
-    keep_log_entries: int = 100_000
+    keep_log_entries: int = 20_000
     lagging_node_grace_seconds: float = 60.0
     idle_probe_seconds: float = 60.0
     first_backoff_seconds: float = 0.1

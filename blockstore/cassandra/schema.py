@@ -1,48 +1,84 @@
 """The tables in a Cassandra keyspace: what `follower schema` prints and applies.
 
 `cassandra-driver` does this, not the data path's driver: it waits for schema agreement. Only CQL that
-YCQL documents: no materialized view, no secondary index.
+YCQL documents: no materialized view, no secondary index, no static column.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
-from cassandra import AuthenticationFailed, DriverException, RequestExecutionException, Unauthorized
+from cassandra import (
+    AuthenticationFailed,
+    ConsistencyLevel,
+    DriverException,
+    InvalidRequest,
+    RequestExecutionException,
+    Unauthorized,
+)
 from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
 from cassandra.policies import WhiteListRoundRobinPolicy
+from cassandra.protocol import ErrorMessage
 
 from blockstore.cassandra.address import CassandraAddress
+from blockstore.cassandra.head import ENTRIES, HEAD
 from blockstore.cassandra.session import Forbidden, refusal_text
 from blockstore.errors import StoreUnavailable
-from blockstore.store import FILTERS, FLEET, HEAD_LOG, TABLES
+from blockstore.store import COVERAGE, FILTERS, FLEET, HEAD_LOG, META, TABLES, TIPSETS
 
+#: of the tables below. 1: the log in one partition with static columns, rows fenced by write times
+SCHEMA_VERSION: Final = 2
+#: tables of which a leader reads, changes and writes rows: each row once a term that wrote it, the newest counts
+BY_TERM: Final = frozenset({TIPSETS.name, COVERAGE.name, META.name})
 #: loose objects that followers write, whose role may not write `objects`. Read when `objects` lacks one, and verified
 LOOSE: Final = "loose"
 #: what a follower may write: nothing of the chain
 READER_WRITES: Final = (FILTERS.name, FLEET.name, LOOSE)
 
 
+def table_name(name: str) -> str:
+    """The CQL table of a table of rows."""
+    return f"{name}_by_term" if name in BY_TERM else name
+
+
+def tables() -> list[str]:
+    """The CQL tables of a store."""
+    return ["objects", LOOSE, HEAD, ENTRIES, *(table_name(name) for name in TABLES if name != HEAD_LOG.name)]
+
+
+def keyspace_statement(keyspace: str, replication: int = 1, data_centre: str = "") -> str:
+    """Makes a keyspace: `replication` copies, in `data_centre` where the server wants it named."""
+    copies = (
+        f"'class': 'NetworkTopologyStrategy', '{data_centre}': {replication}"
+        if data_centre
+        else f"'class': 'SimpleStrategy', 'replication_factor': {replication}"
+    )
+    return f"CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = {{{copies}}}"
+
+
 def statements(keyspace: str, replication: int = 1) -> list[str]:
     """The DDL of a store, in the order to apply it. `replication` is the number of copies."""
     ddl = [
-        f"CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = "
-        f"{{'class': 'SimpleStrategy', 'replication_factor': {replication}}}",
+        keyspace_statement(keyspace, replication),
         # `c` (closed) is a column of its own, so that a loose put, which leaves it alone, never reopens an object
         f"CREATE TABLE IF NOT EXISTS {keyspace}.objects (m blob PRIMARY KEY, d blob, c boolean)",
         f"CREATE TABLE IF NOT EXISTS {keyspace}.{LOOSE} (m blob PRIMARY KEY, d blob)",
-        # static columns hold what publishing compares: one partition, one compare-and-set
-        f"CREATE TABLE IF NOT EXISTS {keyspace}.{HEAD_LOG.name} (p blob, seq bigint, entry blob, visible_at bigint, "
-        "term bigint STATIC, last bigint STATIC, owner blob STATIC, renewals bigint STATIC, fence bigint STATIC, "
+        # the row that every compare-and-set of publishing is on, and the entries that it has gone on from
+        f"CREATE TABLE IF NOT EXISTS {keyspace}.{HEAD} (p blob PRIMARY KEY, term bigint, last bigint, owner blob, "
+        "renewals bigint, entry blob, visible_at bigint, previous bigint)",
+        f"CREATE TABLE IF NOT EXISTS {keyspace}.{ENTRIES} (p blob, seq bigint, entry blob, visible_at bigint, "
         "PRIMARY KEY (p, seq))",
     ]
-    ddl += [
-        f"CREATE TABLE IF NOT EXISTS {keyspace}.{name} (p blob, k blob, v blob, PRIMARY KEY (p, k))"
-        for name in TABLES
-        if name != HEAD_LOG.name
-    ]
+    for name in TABLES:
+        made = f"CREATE TABLE IF NOT EXISTS {keyspace}.{table_name(name)}"
+        if name in BY_TERM:
+            order = "WITH CLUSTERING ORDER BY (k ASC, t DESC)"
+            ddl.append(f"{made} (p blob, k blob, t bigint, v blob, PRIMARY KEY (p, k, t)) {order}")
+        elif name != HEAD_LOG.name:
+            ddl.append(f"{made} (p blob, k blob, v blob, PRIMARY KEY (p, k))")
     return ddl
 
 
@@ -63,18 +99,42 @@ def grants(keyspace: str, reader: str, writer: str) -> list[str]:
 
 def apply(address: CassandraAddress, replication: int = 1) -> None:
     """Make what is not there. Blocks: call it in a thread. Errors: StoreUnavailable, Forbidden."""
-    run(address, statements(address.keyspace, replication))
+    run(address, statements(address.keyspace, replication), replication)
 
 
-def run(address: CassandraAddress, cql: list[str]) -> None:
+def run(address: CassandraAddress, cql: list[str], replication: int = 1) -> None:
     """Run administrative statements one after another, all by the first host that answers.
 
-    By one host: of two that make the same table at once each would make its own. Blocks. Errors: StoreUnavailable,
-    Forbidden.
+    By one host: of two that make the same table at once each would make its own. A server that refuses
+    SimpleStrategy (ScyllaDB with tablets) gets `replication` copies in the data centre that it names. Blocks. Errors:
+    StoreUnavailable, Forbidden.
     """
+
+    def work(session: Any) -> None:
+        for statement in cql:
+            _run_one(session, address.keyspace, statement, replication)
+
+    with_session(address, work)
+
+
+def _run_one(session: Any, keyspace: str, statement: str, replication: int) -> None:
+    try:
+        session.execute(statement)
+    except (InvalidRequest, ErrorMessage) as error:
+        if "SimpleStrategy" not in statement or "SimpleStrategy" not in str(error):
+            raise
+        centre = session.execute("SELECT data_center FROM system.local").one()[0]
+        if not re.fullmatch(r"[\w .-]+", centre):
+            raise
+        session.execute(keyspace_statement(keyspace, replication, centre))
+
+
+def with_session(address: CassandraAddress, work: Callable[[Any], None]) -> None:
+    """Do `work` with a session of `cassandra-driver` at the first host that answers. Blocks. Errors: StoreUnavailable,
+    Forbidden."""
     for at, host in enumerate(address.hosts):
         try:
-            _run_by(host, address, cql)
+            _with_host(host, address, work)
             return
         except _NotThere as error:
             if at + 1 == len(address.hosts):
@@ -85,9 +145,13 @@ class _NotThere(Exception):
     """A host does not answer."""
 
 
-def _run_by(host: str, address: CassandraAddress, cql: list[str]) -> None:
+def _with_host(host: str, address: CassandraAddress, work: Callable[[Any], None]) -> None:
     auth: Any = PlainTextAuthProvider(address.user, address.password) if address.user else None
-    profile = ExecutionProfile(load_balancing_policy=WhiteListRoundRobinPolicy([host]), request_timeout=60)
+    profile = ExecutionProfile(
+        load_balancing_policy=WhiteListRoundRobinPolicy([host]),
+        request_timeout=60,
+        consistency_level=ConsistencyLevel.QUORUM,
+    )
     cluster = Cluster(
         [host],
         port=address.port,
@@ -103,11 +167,10 @@ def _run_by(host: str, address: CassandraAddress, cql: list[str]) -> None:
             if any(isinstance(one, AuthenticationFailed) for one in error.errors.values()):
                 raise Forbidden(refusal_text(address)) from None
             raise _NotThere(error) from None
-        for statement in cql:
-            session.execute(statement)
+        work(session)
     except Unauthorized as error:
         raise Forbidden(f"{address.url}: {error}") from None
-    except (NoHostAvailable, DriverException, RequestExecutionException) as error:
+    except (NoHostAvailable, DriverException, RequestExecutionException, ErrorMessage) as error:
         raise StoreUnavailable(f"{address.url}: the schema cannot be applied: {error}") from None
     finally:
         cluster.shutdown()

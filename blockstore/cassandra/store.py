@@ -1,67 +1,40 @@
 """The shared store: a keyspace of Apache Cassandra, ScyllaDB or YugabyteDB (YCQL), for N followers on N machines.
 
 Objects stand by multihash, rows by (partition, key), each table by its access path. Everything is read and
-written at QUORUM; nothing is counted or scanned over partitions. Every value begins with a byte: 0 as it is, 1 LZ4.
+written at QUORUM; nothing is counted or scanned over partitions. Every value begins with a byte: 0 as it is, 1 LZ4,
+2 in parts, each in a row of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import lz4.block
 
+from blockstore.cassandra import migration
 from blockstore.cassandra import schema as cassandra_schema
 from blockstore.cassandra.address import CassandraAddress
 from blockstore.cassandra.compare_and_set import swap
 from blockstore.cassandra.head import CassandraHeadLog, Lease, Tail
+from blockstore.cassandra.probe import probe
+from blockstore.cassandra.schema import BY_TERM, SCHEMA_VERSION, table_name
 from blockstore.cassandra.session import AcsyllaSession, Forbidden, SchemaMissing, Session, burst
+from blockstore.cassandra.values import MAX_CELL, ROW_PARTS, cut, is_cut, joined, pack, parts_of, unpack
 from blockstore.cid import verify
-from blockstore.errors import BadCid, HashMismatch, Missing, SchemaMismatch, StoreUnavailable
-from blockstore.store import (
-    COVERAGE,
-    FILTERS,
-    FLEET,
-    LEASE,
-    META,
-    SCHEMA_VERSION,
-    TIPSETS,
-    Batch,
-    HeadEntry,
-    Held,
-    Table,
-)
-from blockstore.store_clock import wall_ms
+from blockstore.errors import BadCid, HashMismatch, Missing, SchemaMismatch, StoreError, StoreUnavailable
+from blockstore.store import META, Batch, HeadEntry, Held, Table
 
 log = logging.getLogger(__name__)
 
 _SCHEMA_KEY: Final = b"\0schema"
-#: smaller values are not compressed: LZ4 gains nothing
-_SMALL: Final = 256
+#: what the server has shown that it does, by `probe`
+_PROBE_KEY: Final = b"\0probe"
 #: Cassandra has no empty partition key, and none over 64 KiB; no multihash is so long
-_MAX_KEY: Final = 0xFFFF
-#: tables whose rows promise that other rows and objects are there
-_PROMISING: Final = frozenset({TIPSETS.name, COVERAGE.name, META.name})
-
-
-#: tables that others than the leader write, each row by its owner or by compare-and-set
-_UNFENCED: Final = frozenset({FILTERS.name, FLEET.name, LEASE.name})
-
-
-def pack(data: bytes) -> bytes:
-    """The stored form of a value: compressed when LZ4 saves at least a tenth."""
-    if len(data) >= _SMALL:
-        small = lz4.block.compress(data)
-        if len(small) < len(data) * 9 // 10:
-            return b"\1" + bytes(small)
-    return b"\0" + data
-
-
-def unpack(value: bytes) -> bytes:
-    """The inverse of `pack`."""
-    return bytes(lz4.block.decompress(value[1:])) if value[0] else value[1:]
+_MAX_KEY: Final = 0xFFF0
 
 
 class CassandraStore:
@@ -74,7 +47,8 @@ class CassandraStore:
         self._log = head_log
         self._readonly = readonly
         self._closed = False
-        self._written_at = 0
+        #: statements that remove the tables of an older version, where `open` has copied them
+        self.copied_from: list[str] = []
         objects = f"{address.keyspace}.objects"
         self._get = f"SELECT d FROM {objects} WHERE m = ?"
         self._held = f"SELECT m, c FROM {objects} WHERE m = ?"
@@ -97,8 +71,10 @@ class CassandraStore:
         epsilon_ms: int = 50,
         replication: int = 1,
         may_create_tables: bool = True,
+        may_migrate: bool = False,
     ) -> CassandraStore:
-        """A writer creates the tables where there are none and `may_create_tables` allows it.
+        """A writer creates the tables where there are none and `may_create_tables` allows it, and tries the server.
+        Tables of an older version are refused, or with `may_migrate` copied.
 
         Errors: StoreUnavailable, SchemaMismatch, Forbidden, StoreError.
         """
@@ -111,22 +87,30 @@ class CassandraStore:
         head_log = CassandraHeadLog(session, address.keyspace, delta_ms, epsilon_ms, store_clock=clock)
         store = cls(session, address, head_log, readonly=readonly)
         try:
-            await store._check(address, replication, may_create_tables and not readonly)
+            await store._check(address, replication, may_create_tables and not readonly, may_migrate)
         except BaseException:
             await session.close()
             raise
         return store
 
-    async def _check(self, address: CassandraAddress, replication: int, may_create: bool) -> None:
-        try:
-            made = await self.row(META, b"", _SCHEMA_KEY)
-        except SchemaMissing:
-            made = None
+    async def _check(self, address: CassandraAddress, replication: int, may_create: bool, may_migrate: bool) -> None:
+        made = await self._meta(_SCHEMA_KEY)
         if made is None:
+            older = await self._is_older()
+            if older and not may_migrate:
+                raise SchemaMismatch(
+                    f"{self.url} was made by an older version of this program: stop its bridges, then run "
+                    f"`follower schema --store {self.url} --apply`"
+                )
             if not may_create:
                 raise StoreUnavailable(f"{self.url} has not been made yet")
             await asyncio.to_thread(cassandra_schema.apply, address, replication)
-            await self._log.make()
+            if older:
+                await self._log.make(await asyncio.to_thread(migration.copy_tables, address, self._log.delta_ms))
+                self.copied_from = migration.old_tables(self._keyspace)
+            else:
+                await self._log.make()
+            await self._probe()
             batch = Batch()
             batch.put(META, b"", _SCHEMA_KEY, b"%d" % SCHEMA_VERSION)
             await self.write(batch)
@@ -135,6 +119,28 @@ class CassandraStore:
             raise SchemaMismatch(
                 f"{self.url} has schema {int(made)}, {age} than {SCHEMA_VERSION} which this version writes"
             )
+        elif may_create and await self._meta(_PROBE_KEY) is None:
+            # tables that were made by hand
+            await self._probe()
+
+    async def _meta(self, key: bytes) -> bytes | None:
+        try:
+            return await self.row(META, b"", key)
+        except SchemaMissing:
+            return None
+
+    async def _is_older(self) -> bool:
+        """Whether the tables of schema 1 are there."""
+        try:
+            cql = f"SELECT v FROM {self._keyspace}.{META.name} WHERE p = ? AND k = ?"
+            return bool(await self._execute(cql, [_partition(b""), _SCHEMA_KEY]))
+        except SchemaMissing:
+            return False
+
+    async def _probe(self) -> None:
+        """Try the server with a log of its own, once a store. Errors: StoreError."""
+        await probe(self._session, self._keyspace)
+        await self.write(Batch([(META, b"", _PROBE_KEY, b"passed")]))
 
     async def close(self) -> None:
         if not self._closed:
@@ -147,7 +153,15 @@ class CassandraStore:
         if not 0 < len(multihash) <= _MAX_KEY:
             return None
         rows = await self._execute(self._get, [bytes(multihash)])
-        return unpack(rows[0][0]) if rows else await self._apart(bytes(multihash))
+        if not rows:
+            return await self._apart(bytes(multihash))
+        value = rows[0][0]
+        return unpack(await self._whole(self._get, value) if is_cut(value) else value)
+
+    async def _whole(self, cql: str, value: bytes) -> bytes:
+        """A value that was cut: its parts, which `cql` reads by key. Errors: Missing."""
+        found = await burst(lambda part: self._execute(cql, [part]), parts_of(value))
+        return joined(value, [rows[0][0] if rows else None for rows in found])
 
     async def _apart(self, multihash: bytes) -> bytes | None:
         """A loose object that a follower wrote, if its hash is right."""
@@ -155,9 +169,10 @@ class CassandraStore:
         if not rows:
             return None
         try:
-            data = unpack(rows[0][0])
+            value = rows[0][0]
+            data = unpack(await self._whole(self._get_apart, value) if is_cut(value) else value)
             verify(multihash, data)
-        except (HashMismatch, BadCid, lz4.block.LZ4BlockError, IndexError) as error:
+        except (HashMismatch, BadCid, Missing, lz4.block.LZ4BlockError, IndexError) as error:
             log.error("a loose object is ignored, its hash is wrong: %s", error)
             return None
         return data
@@ -186,16 +201,41 @@ class CassandraStore:
             await self._put_one(self._put_closed, pairs[0])
             return
         # one may link to another: none is marked as closed before all are durable
-        await burst(lambda pair: self._put_one(self._put_loose, pair), pairs)
-        await burst(self._mark_closed, dict.fromkeys(pair[0] for pair in pairs))
+        await self._put_all(self._put_loose, pairs)
+        await self.mark_closed(pair[0] for pair in pairs)
 
     async def put_closed(self, objects: Iterable[tuple[bytes, bytes]]) -> None:
         """Store closed objects in any order, one statement each. What they link to is durable already."""
         self._writable()
-        await burst(lambda pair: self._put_one(self._put_closed, pair), objects)
+        await self._put_all(self._put_closed, objects)
+
+    async def _put_all(self, cql: str, objects: Iterable[tuple[bytes, bytes]]) -> None:
+        large: list[tuple[bytes, bytes]] = []
+
+        def rows() -> Iterator[list[Any]]:
+            for multihash, data in objects:
+                value = pack(data)
+                if len(value) > MAX_CELL:
+                    large.append((multihash, data))
+                else:
+                    yield [bytes(multihash), value]
+
+        await self._session.write_many(cql, rows())
+        await burst(lambda pair: self._put_one(cql, pair), large)
 
     async def _put_one(self, cql: str, pair: tuple[bytes, bytes]) -> None:
-        await self._execute(cql, [bytes(pair[0]), pack(pair[1])])
+        multihash, value = bytes(pair[0]), pack(pair[1])
+        if len(value) > MAX_CELL:
+            value = await self._put_parts(
+                self._put_apart if cql is self._put_apart else self._put_loose, multihash, value
+            )
+        await self._execute(cql, [multihash, value])
+
+    async def _put_parts(self, cql: str, key: bytes, value: bytes) -> bytes:
+        """Write the parts of a large value; what to write in its place when they are durable."""
+        header, parts = cut(key, value)
+        await burst(lambda part: self._execute(cql, list(part)), parts)
+        return header
 
     async def _put_loose_one(self, pair: tuple[bytes, bytes]) -> None:
         if not self._restricted:
@@ -210,10 +250,7 @@ class CassandraStore:
     async def mark_closed(self, multihashes: Iterable[bytes]) -> None:
         """Set the closed flag on objects that this instance wrote, one statement each. Does not look for them."""
         self._writable()
-        await burst(self._mark_closed, dict.fromkeys(multihashes))
-
-    async def _mark_closed(self, multihash: bytes) -> None:
-        await self._execute(self._close_one, [bytes(multihash)])
+        await self._session.write_many(self._close_one, ([bytes(one)] for one in dict.fromkeys(multihashes)))
 
     async def close_many(self, multihashes: Sequence[bytes]) -> None:
         self._writable()
@@ -227,14 +264,25 @@ class CassandraStore:
                 raise Missing(multihash)
             copies.append((multihash, data))
         await burst(lambda pair: self._put_one(self._put_loose, pair), copies)
-        await burst(self._mark_closed, dict.fromkeys([*loose, *apart]))
+        await self.mark_closed([*loose, *apart])
 
     # --- rows --------------------------------------------------------------------------------------
 
     async def row(self, table: Table, partition: bytes, key: bytes) -> bytes | None:
-        cql = f"SELECT v FROM {self._keyspace}.{table.name} WHERE p = ? AND k = ?"
-        rows = await self._execute(cql, [_partition(partition), bytes(key)])
-        return unpack(rows[0][0]) if rows else None
+        cql = f"SELECT v FROM {self._keyspace}.{table_name(table.name)} WHERE p = ? AND k = ?"
+        values: list[Any] = [_partition(partition), bytes(key)]
+        if table.name in BY_TERM:
+            # the newest term's comes first
+            cql += " LIMIT ?"
+            values.append(1)
+        rows = await self._execute(cql, values)
+        return await self._value(rows[0][0]) if rows else None
+
+    async def _value(self, value: bytes) -> bytes | None:
+        """What a row's cell says. A row that a term removed is an empty cell."""
+        if not value:
+            return None
+        return unpack(await self._whole(self._get, value) if is_cut(value) else value)
 
     async def rows(self, table: Table, keys: Sequence[tuple[bytes, bytes]]) -> list[bytes | None]:
         return await burst(lambda pair: self.row(table, *pair), keys)
@@ -251,66 +299,108 @@ class CassandraStore:
     ) -> list[tuple[bytes, bytes]]:
         if end is not None and end <= start:
             return []
+        rows = self._newest_rows if table.name in BY_TERM else self._page
+        found = await rows(table.name, partition, bytes(start), end, reverse, limit)
+        return [(key, await self._value(value) or b"") for key, value in found]
+
+    async def _page(
+        self, name: str, partition: bytes, start: bytes, end: bytes | None, reverse: bool, limit: int
+    ) -> list[list[Any]]:
         order = "DESC" if reverse else "ASC"
         below = "" if end is None else " AND k < ?"
-        cql = f"SELECT k, v FROM {self._keyspace}.{table.name} WHERE p = ? AND k >= ?{below} ORDER BY k {order} LIMIT ?"
-        values: list[Any] = [_partition(partition), bytes(start), limit]
+        cql = (
+            f"SELECT k, v FROM {self._keyspace}.{table_name(name)} "
+            f"WHERE p = ? AND k >= ?{below} ORDER BY k {order} LIMIT ?"
+        )
+        values: list[Any] = [_partition(partition), start, limit]
         if end is not None:
             values.insert(2, bytes(end))
-        return [(key, unpack(value)) for key, value in await self._execute(cql, values)]
+        return await self._execute(cql, values)
+
+    async def _newest_rows(
+        self, name: str, partition: bytes, start: bytes, end: bytes | None, reverse: bool, limit: int
+    ) -> list[list[Any]]:
+        """As `_page`, of each key the row that counts, without those that were removed."""
+        found: dict[bytes, bytes] = {}
+        size = limit + 1
+        while True:
+            page = await self._page(name, partition, start, end, reverse, size)
+            last = page[-1][0] if len(page) == size else None
+            for key, value in page:
+                # in order the newest of a key comes first, in reverse it comes last
+                if key != last and (reverse or key not in found):
+                    found[key] = value
+            living = [[key, value] for key, value in found.items() if value]
+            if last is None or len(living) >= limit:
+                return living[:limit]
+            # the last key may go on behind the page: it is read again, whole
+            if page[0][0] == last:
+                size *= 2
+            if reverse:
+                end = last + b"\0"
+            else:
+                start = last
 
     async def write(self, batch: Batch) -> None:
         """Rows that promise nothing at once, then the others in order, a table's at once; the last write of a row wins.
 
-        So a batch of which a part was lost leaves no row that says of others that they are there. Rows of the chain
-        carry a write time of the leader's term: what a former leader still writes loses, in whatever order it arrives.
+        So a batch of which a part was lost leaves no row that says of others that they are there. Rows that a leader
+        reads, changes and writes are written under its term, beside those of older terms: what a former leader still
+        writes is not read, in whatever order it arrives. Other rows of the chain are the same whoever writes them.
         """
         self._writable()
-        time = self._write_time()
         written = {(table.name, p, k): v for table, p, k, v in batch.puts}
         gone = {(t.name, p, k) for t, p, k in batch.deletes} - written.keys()
-        await burst(lambda row: self._delete(row, time), sorted(gone))
-        await burst(
-            lambda row: self._put(row, time),
-            [(*row, value) for row, value in written.items() if row[0] not in _PROMISING],
-        )
+        await burst(self._delete, sorted(gone))
+        await burst(self._put, [(*row, value) for row, value in written.items() if row[0] not in BY_TERM])
         run: list[tuple[str, bytes, bytes, bytes]] = []
         for (name, partition, key), value in written.items():
-            if name not in _PROMISING:
+            if name not in BY_TERM:
                 continue
             if run and run[-1][0] != name:
-                await burst(lambda row: self._put(row, time), run)
+                await burst(self._put, run)
                 run = []
             run.append((name, partition, key, value))
-        await burst(lambda row: self._put(row, time), run)
+        await burst(self._put, run)
 
-    def _write_time(self) -> int:
-        """Of a batch: above every one of this process before, and of every older term.
+    async def _put(self, row: tuple[str, bytes, bytes, bytes]) -> None:
+        name, partition, key, data = row
+        value = pack(data)
+        if len(value) > MAX_CELL:
+            digest = hashlib.sha256(value).digest()
+            value = await self._put_parts(self._put_loose, ROW_PARTS + digest, value)
+        await self._put_value(name, partition, key, value)
 
-        Without a term it is the wall clock in milliseconds, not in microseconds: below every term's.
+    async def _put_value(self, name: str, partition: bytes, key: bytes, value: bytes) -> None:
+        if name in BY_TERM:
+            cql = f"INSERT INTO {self._keyspace}.{table_name(name)} (p, k, t, v) VALUES (?, ?, ?, ?)"
+            await self._execute(cql, [_partition(partition), bytes(key), self._order(), value])
+        else:
+            cql = f"INSERT INTO {self._keyspace}.{name} (p, k, v) VALUES (?, ?, ?)"
+            await self._execute(cql, [_partition(partition), bytes(key), value])
+
+    def _order(self) -> int:
+        """Which of the rows of a key counts: the newest term's, and of those what was written after the last time-out.
+
+        YugabyteDB keeps what arrives last: a write that timed out may land on what was written after it.
         """
-        self._written_at = max(self._written_at + 1, self._log.fence or wall_ms())
-        return self._written_at
+        return self._log.term << 32 | self._session.unsettled
 
-    async def _put(self, row: tuple[str, bytes, bytes, bytes], time: int) -> None:
-        name, partition, key, value = row
-        cql = f"INSERT INTO {self._keyspace}.{name} (p, k, v) VALUES (?, ?, ?)"
-        values: list[Any] = [_partition(partition), bytes(key), pack(value)]
-        if name not in _UNFENCED:
-            cql += " USING TIMESTAMP ?"
-            values.append(time)
-        await self._execute(cql, values)
-
-    async def _delete(self, row: tuple[str, bytes, bytes], time: int) -> None:
+    async def _delete(self, row: tuple[str, bytes, bytes]) -> None:
         name, partition, key = row
-        fenced = name not in _UNFENCED
-        cql = f"DELETE FROM {self._keyspace}.{name}{' USING TIMESTAMP ?' if fenced else ''} WHERE p = ? AND k = ?"
-        await self._execute(cql, [*([time] if fenced else []), _partition(partition), bytes(key)])
+        if name in BY_TERM:
+            # an older term's row would show again
+            await self._put_value(name, partition, key, b"")
+            return
+        cql = f"DELETE FROM {self._keyspace}.{name} WHERE p = ? AND k = ?"
+        await self._execute(cql, [_partition(partition), bytes(key)])
 
     async def swap(
         self, table: Table, partition: bytes, key: bytes, expected: bytes | None, value: bytes | None
     ) -> bool:
         self._writable()
+        if table.name in BY_TERM or (value is not None and len(value) >= MAX_CELL):
+            raise StoreError(f"rows of {table.name}, or values of this size, are not compared and set")
         name = f"{self._keyspace}.{table.name}"
         return await swap(self._session, name, _partition(partition), bytes(key), expected, value)
 
@@ -334,8 +424,8 @@ class CassandraStore:
     async def head_entries(self, after: int, limit: int = 1000) -> list[HeadEntry]:
         return await self._log.entries(after, limit)
 
-    async def head_tail(self, limit: int = 2) -> Tail:
-        """The newest entries, and whether one is prepared behind them: for the bounded-staleness rule."""
+    async def head_tail(self, limit: int = 1) -> Tail:
+        """The newest stamped entries, and whether one is prepared behind them: for the bounded-staleness rule."""
         return await self._log.tail(limit)
 
     async def clock_ms(self) -> int:

@@ -31,17 +31,24 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
         print(statement + ";")
     if args.apply:
         # opening the store as a writer also writes the rows that every store begins with
-        asyncio.run(_create(settings))
+        migrated = asyncio.run(_create(settings))
         cassandra_schema.run(place, grants)
         print(f"-- applied to {place.url}")
+        if migrated:
+            print("-- the tables of the older version were copied. When you do not want to go back to it any more:")
+            print("\n".join(f"-- {statement};" for statement in migrated))
     return 0
 
 
-async def _create(settings: Settings) -> None:
+async def _create(settings: Settings) -> list[str]:
+    """The statements that remove the tables of an older version, where those were copied."""
+    from blockstore.cassandra.store import CassandraStore
     from blockstore.open import open_store
 
-    store = await open_store(settings["store"], shared=replace(shared_options(settings), may_create_tables=True))
+    shared = replace(shared_options(settings), may_create_tables=True, may_migrate=True)
+    store = await open_store(settings["store"], shared=shared)
     await store.close()
+    return store.copied_from if isinstance(store, CassandraStore) else []
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,16 +12,31 @@ from hypothesis import strategies as st
 
 from blockstore.cid import multihash_of
 from blockstore.errors import Fenced, Missing
-from blockstore.store import EVENTS, FILTERS, MESSAGES, META, TIPSETS, Batch, HeadEntry, Held, Store, TipsetRef
+from blockstore.store import (
+    COVERAGE,
+    EVENTS,
+    FILTERS,
+    MESSAGES,
+    META,
+    TIPSETS,
+    Batch,
+    HeadEntry,
+    Held,
+    Store,
+    Table,
+    TipsetRef,
+)
 
 small = st.binary(max_size=6)
 _operations = st.lists(
     st.one_of(
         st.tuples(st.just("put"), small, small, st.binary(max_size=40)),
         st.tuples(st.just("delete"), small, small, st.just(b"")),
+        st.tuples(st.just("term"), small, small, st.just(b"")),
     ),
     max_size=30,
 )
+Operations = list[tuple[str, bytes, bytes, bytes]]
 
 
 def entry(seq: int, term: int, height: int | None = None) -> HeadEntry:
@@ -141,35 +156,36 @@ class StoreContract:
         histories = self.histories
 
         @settings(max_examples=histories, deadline=None, suppress_health_check=list(HealthCheck))
-        @given(_operations, small, small, st.booleans(), st.integers(1, 10))
-        def check(
-            operations: list[tuple[str, bytes, bytes, bytes]], start: bytes, end: bytes, back: bool, limit: int
-        ) -> None:
-            asyncio.run(history(operations, start, end, back, limit))
+        @given(st.sampled_from([MESSAGES, COVERAGE]), _operations, small, small, st.booleans(), st.integers(1, 10))
+        def check(table: Table, operations: Operations, start: bytes, end: bytes, back: bool, limit: int) -> None:
+            asyncio.run(history(table, operations, start, end, back, limit))
 
         async def history(
-            operations: list[tuple[str, bytes, bytes, bytes]], start: bytes, end: bytes, back: bool, limit: int
+            table: Table, operations: Operations, start: bytes, end: bytes, back: bool, limit: int
         ) -> None:
             async with store_factory() as store:  # type: ignore[operator]
                 model: dict[tuple[bytes, bytes], bytes] = {}
                 for kind, partition, key, value in operations:
                     batch = Batch()
+                    if kind == "term":
+                        await store.new_term("another")
+                        continue
                     if kind == "put":
-                        batch.put(MESSAGES, partition, key, value)
+                        batch.put(table, partition, key, value)
                         model[partition, key] = value
                     else:
-                        batch.delete(MESSAGES, partition, key)
+                        batch.delete(table, partition, key)
                         model.pop((partition, key), None)
                     await store.write(batch)
-                for partition in {partition for _, partition, _, _ in operations}:
+                for partition in {partition for kind, partition, _, _ in operations if kind != "term"}:
                     rows = sorted((k, v) for (p, k), v in model.items() if p == partition)
-                    assert await store.scan(MESSAGES, partition) == rows
+                    assert await store.scan(table, partition) == rows
                     some = [row for row in rows if start <= row[0] < end]
                     some = (some[::-1] if back else some)[:limit]
-                    found = await store.scan(MESSAGES, partition, start=start, end=end, reverse=back, limit=limit)
+                    found = await store.scan(table, partition, start=start, end=end, reverse=back, limit=limit)
                     assert found == some
                 keys = sorted({(p, k) for _, p, k, _ in operations})
-                assert await store.rows(MESSAGES, keys) == [model.get(pair) for pair in keys]
+                assert await store.rows(table, keys) == [model.get(pair) for pair in keys]
 
         check()
 

@@ -368,6 +368,19 @@ class Fleet:
         writer.close()
         return len(self.truth.actors)
 
+    async def first_head_of_another_term(self) -> int:
+        """Wait until another bridge than the one that leads has published; the number of its first entry."""
+        store = await CassandraStore.open(self.url, readonly=True)
+        try:
+            head = before = await store.head()
+            async with asyncio.timeout(90):
+                while head is None or before is None or head.term == before.term:
+                    await asyncio.sleep(0.02)
+                    head = await store.head()
+            return head.seq
+        finally:
+            await store.close()
+
     async def check_log(self, heads: set[int]) -> None:
         """Every head that was served is in the log, which goes on without a gap."""
         store = await CassandraStore.open(self.url, readonly=True)

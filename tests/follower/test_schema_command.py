@@ -9,7 +9,6 @@ import pytest
 from blockstore.cassandra import schema as cassandra_schema
 from blockstore.cassandra.address import CassandraAddress
 from blockstore.cassandra.store import CassandraStore
-from blockstore.store import TABLES
 from follower.cli import main
 from tests.support.cassandra.stores import keyspace_url
 
@@ -20,7 +19,7 @@ def test_it_prints_every_table_and_grants(capsys: pytest.CaptureFixture[str]) ->
     told = capsys.readouterr().out.splitlines()
     assert all(line.endswith(";") for line in told)
     assert "'replication_factor': 3" in told[0]
-    for name in ("objects", "loose", *TABLES):
+    for name in cassandra_schema.tables():
         assert sum(f" printed.{name} (" in line for line in told) == 1
     writes = {line for line in told if "MODIFY" in line and line.endswith(" TO web;")}
     assert writes == {f"GRANT MODIFY ON TABLE printed.{name} TO web;" for name in ("filters", "fleet", "loose")}

@@ -5,10 +5,9 @@ from __future__ import annotations
 from blockstore.cassandra import schema as cassandra_schema
 from blockstore.cassandra.address import CassandraAddress
 from blockstore.cassandra.store import CassandraStore
-from blockstore.store import TABLES
 from tests.support.cassandra.server import cassandra_hosts
 
-USED = ("head_log", "meta")
+USED = ("head", "head_entries", "meta_by_term")
 
 
 def keyspace_url(keyspace: str) -> str:
@@ -21,6 +20,6 @@ async def emptied(url: str, *, delta_ms: int, epsilon_ms: int, every: bool = Fal
     store = await CassandraStore.open(url)
     await store.close()
     place = CassandraAddress.parse(url)
-    names = ("objects", cassandra_schema.LOOSE, *TABLES) if every else USED
+    names = cassandra_schema.tables() if every else USED
     cassandra_schema.run(place, [f"TRUNCATE {place.keyspace}.{name}" for name in names])
     return await CassandraStore.open(url, delta_ms=delta_ms, epsilon_ms=epsilon_ms)

@@ -1,0 +1,67 @@
+"""A follower that nobody asks reads the head row less often, and is ready all the same."""
+
+from __future__ import annotations
+
+import asyncio
+
+from follower.shared_store_heads import SharedStoreHeads
+from tests.follower.test_shared_store_heads import Clock, Log
+from tests.support.made_chain import MadeChain
+from tests.support.virtual_time import run_virtual, virtual_ms
+
+
+def test_an_idle_follower_reads_less_and_has_a_head_to_serve_all_the_time() -> None:
+    delta, epsilon = 500, 50
+
+    async def run(asks: bool) -> tuple[int, int]:
+        """Reads in ten seconds, and how often there was no head to serve."""
+        chain = MadeChain()
+        tipset = await chain.add(None, 0)
+        clock = Clock()
+        log = Log(clock)
+        clock.wall = lambda: 1_000_000 + virtual_ms()  # type: ignore[method-assign]
+        log.add(tipset, -1000)
+        heads = SharedStoreHeads(log, chain.services().index, delta, epsilon, now=virtual_ms, wall=clock.wall)
+        heads.start()
+        await asyncio.sleep(3)
+        before, lacking = log.reads, 0
+        for _ in range(1000):
+            await asyncio.sleep(0.01)
+            if asks:
+                await heads.current()
+            # a balancer that looks at it does not make it busy
+            assert (await heads.check()).ok
+            assert await heads.last_head() is not None
+            lacking += heads._servable() is None
+        await heads.close()
+        return log.reads - before, lacking
+
+    assert run_virtual(run(True))[0] in range(75, 85)
+    idle, lacking = run_virtual(run(False))
+    assert idle in range(20, 32)
+    assert not lacking
+
+
+def test_a_request_to_an_idle_follower_waits_for_one_read() -> None:
+    async def run() -> float:
+        chain = MadeChain()
+        tipset = await chain.add(None, 0)
+        clock = Clock()
+        log = Log(clock)
+        clock.wall = lambda: 1_000_000 + virtual_ms()  # type: ignore[method-assign]
+        log.add(tipset, -1000)
+        heads = SharedStoreHeads(log, chain.services().index, 500, 50, now=virtual_ms, wall=clock.wall)
+        heads.start()
+        await asyncio.sleep(3)
+        # the last reads failed, or took too long
+        log.failing = True
+        while heads._servable() is not None:
+            await asyncio.sleep(0.001)
+        log.failing = False
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await heads.current()
+        await heads.close()
+        return loop.time() - began
+
+    assert run_virtual(run()) < 0.05
