@@ -1,6 +1,6 @@
 """What the shared store costs: its data path, an import into it beside one into LMDB, and followers behind HAProxy.
 
-    python -m benches.fleet [path] [import] [followers] [--megabytes N] [--requests N] [--interval S] [--rate N]
+    python -m benches.fleet [path] [import] [followers] [--megabytes N] [--turns N] [--requests N] [--interval S] [--rate N]
 
 On the Cassandra that `CASSANDRA_HOSTS` names, else one started here. Server, followers and clients share this machine:
 on two cores a ratio of rates says nothing, so CPU time stands beside each.
@@ -115,8 +115,8 @@ async def _import(store: Store, car: Path, network: Path) -> tuple[float, float]
     return time.perf_counter() - wall, _cpu() - cpu
 
 
-async def imports(megabytes: int) -> None:
-    """One CAR into each store, one after the other, three times: a server that has just been started is slow."""
+async def imports(megabytes: int, turns: int) -> None:
+    """One CAR into each store, one after the other, several times: a server that has just been started is slow."""
     url = await _emptied("bench_import")
     with tempfile.TemporaryDirectory(prefix="fleet-bench-") as made:
         folder = Path(made)
@@ -131,7 +131,7 @@ async def imports(megabytes: int) -> None:
         }
         network.write_bytes(orjson.dumps(record))
         print(f"a CAR of {length / 1e6:.0f} MB, {objects:,} objects, with indices", flush=True)
-        for turn in range(3):
+        for turn in range(turns):
             taken = {}
             await _emptied("bench_import")
             for name, place in (("LMDB", f"lmdb://{folder / str(turn)}"), ("Cassandra", url)):
@@ -186,6 +186,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=["path", "import", "followers"], metavar="PART")
     parser.add_argument("--megabytes", type=int, default=60, help="of the CAR that is imported")
+    parser.add_argument("--turns", type=int, default=5, help="imports into each store")
     parser.add_argument("--requests", type=int, default=20_000, help="asked of each number of followers")
     parser.add_argument("--interval", type=float, default=0.3, help="seconds between heads (default 0.3)")
     parser.add_argument("--together", type=int, default=0, help="clients of all followers (default: 8 for each)")
@@ -196,7 +197,7 @@ def main() -> None:
         if "path" in parts:
             runner.run(data_path())
         if "import" in parts:
-            runner.run(imports(args.megabytes))
+            runner.run(imports(args.megabytes, args.turns))
         if "followers" in parts:
             runner.run(followers(args.requests, args.interval, args.together, args.rate))
 
