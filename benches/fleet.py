@@ -1,6 +1,7 @@
 """What the shared store costs: its data path, an import into it beside one into LMDB, and followers behind HAProxy.
 
-    python -m benches.fleet [path] [import] [followers] [--megabytes N] [--turns N] [--requests N] [--interval S] [--rate N]
+    python -m benches.fleet [path] [import] [followers] [--megabytes N] [--turns N] [--requests N] [--interval S]
+                            [--rate N]
 
 On the Cassandra that `CASSANDRA_HOSTS` names, else one started here. Server, followers and clients share this machine:
 on two cores a ratio of rates says nothing, so CPU time stands beside each.
