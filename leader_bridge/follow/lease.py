@@ -1,9 +1,9 @@
 """Leader election among the bridges of a shared store.
 
 The leader counts a number up in the store. A standby watches that number by its own clock. When it has stood still for
-a lease time and a half (so within two), the standby begins a new term, if the term that it watched is still the newest:
-nobody compares clocks, and a lease that was just taken holds. An old leader that still runs does no harm: the store
-refuses what an older term appends. A fenced bridge publishes nothing and becomes a standby.
+a lease time and a little (so within one and a half), the standby begins a new term, if the term that it watched is
+still the newest: nobody compares clocks, and a lease that was just taken holds. An old leader that still runs does no
+harm: the store refuses what an older term appends. A fenced bridge publishes nothing and becomes a standby.
 
 A leader that makes no progress steps down for a standby that is ahead (`leader_bridge.follow.standby`).
 
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 #: in lease times: how often the leader counts up and a standby looks, and how long the number must stand still
 _RENEW: Final = 1 / 4
 _LOOK: Final = 1 / 10
-_EXPIRES: Final = (1.4, 1.7)
+_EXPIRES: Final = (1.1, 1.4)
 #: lease times for which a bridge that stepped down leaves its old lease to others
 _YIELD: Final = 2.5
 _CLOCK_SECONDS: Final = 1.0
