@@ -34,7 +34,8 @@ class _Done:
         yield
 
 
-_DONE: Final = _Done()
+#: what `Context.checkpoint` returns when there is nothing to wait for
+DONE: Final = _Done()
 
 
 class Context:
@@ -95,13 +96,13 @@ class Context:
         now = perf_counter()
         pacer = self.services.pacer
         if now < pacer.slice_end:
-            return _DONE
+            return DONE
         if self.time_budget_seconds is not None:
             if self.deadline is None:
                 self.deadline = now + self.time_budget_seconds
             elif now > self.deadline:
                 raise TimeBudgetExceeded(self.time_budget_seconds)
-        return _DONE if pacer.try_turn(now) else pacer.turn()
+        return DONE if pacer.try_turn(now) else pacer.turn()
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:

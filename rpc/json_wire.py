@@ -15,6 +15,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from functools import cache
 from typing import Any, Final
 
 import orjson
@@ -124,6 +125,7 @@ def escape(text: bytes) -> bytes:
     return text
 
 
+@cache
 def encoder(address_prefix: str) -> Callable[[Any], bytes]:
     """A function that writes results; it raises TypeError for what has no JSON form.
 

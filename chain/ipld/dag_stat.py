@@ -5,7 +5,6 @@ Sector commitments are no objects: the walk skips them. Source: Lotus `ChainStat
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from typing import Final
 
@@ -26,6 +25,8 @@ async def stat_dag(
     reader: ObjectReader, root: Cid, base: Cid | None = None, limit: int = MAX_OBJECTS
 ) -> tuple[int, int]:
     """(number of objects, bytes) under `root`, with `root` itself, without the objects under `base`.
+
+    Between two reads of up to 256 objects it does not let other work go on: that is the reader's part.
 
     Errors: Missing; BadObject (an unknown codec); BadRequest (more than `limit` objects).
     """
@@ -55,6 +56,4 @@ async def _walk(reader: ObjectReader, root: Cid, seen: set[Cid], limit: int) -> 
                     waiting.append(link)
         if len(seen) > limit:
             raise BadRequest(f"more than {limit} objects under {root}")
-        # yield: a local store answers without waiting
-        await asyncio.sleep(0)
     return count, size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from functools import partial
 from typing import Any
 
@@ -12,6 +11,7 @@ from chain.actors.load import States
 from chain.address import Address
 from chain.errors import ActorNotFound
 from chain.ipld.tree_nodes import NodeCache
+from chain.network import NetworkRecord
 from chain.state.state_tree import Actor, StateTree, UnresolvedAddress
 from chain.tipset import Tipset, TipsetKey
 from rpc.context import Context
@@ -19,6 +19,8 @@ from rpc.errors import MethodError
 from rpc.lookup.long_answers import PacedReader
 
 _NODE_CACHE_BYTES = 64 << 20
+#: trees whose roots are kept decoded: requests ask about the same few tipsets
+_STATE_TREES = 16
 #: the code of Lotus' "actor not found", which only some methods use
 ACTOR_NOT_FOUND = 11
 
@@ -63,17 +65,25 @@ async def tree_at(ctx: Context, key: TipsetKey) -> StateTree:
     return await load_tree(ctx, tipset.parent_state_root, tipset.height)
 
 
-def load_tree(ctx: Context, root: Cid, epoch: int, *, walks: bool = False) -> Awaitable[StateTree]:
+async def load_tree(ctx: Context, root: Cid, epoch: int, *, walks: bool = False) -> StateTree:
     """The actors under a state root, which the network version at `epoch` holds for.
 
     A tree that `walks` leaves the process's cache of nodes alone, and lets other requests go on at each read. What
     needs the state of an actor of a newer version than this release decodes raises UnknownActors. Errors: Missing,
     BadObject.
     """
-    check = partial(check_code, ctx.network, epoch)
+    network = ctx.network
     if walks:
-        return StateTree.load(PacedReader(ctx), root, None, check)
-    return StateTree.load(ctx.objects, root, node_cache(ctx), check)
+        return await StateTree.load(PacedReader(ctx), root, None, partial(check_code, network, epoch))
+    trees: dict[tuple[Cid, int], tuple[NetworkRecord, StateTree]] = ctx.extra.setdefault("state_trees", {})
+    known = trees.get((root, epoch))
+    if known is not None and known[0] is network:
+        return known[1]
+    tree = await StateTree.load(ctx.objects, root, node_cache(ctx), partial(check_code, network, epoch))
+    if len(trees) >= _STATE_TREES:
+        trees.clear()
+    trees[root, epoch] = network, tree
+    return tree
 
 
 def actor_json(actor: Actor) -> dict[str, Any]:

@@ -6,12 +6,12 @@ lies. `list_of` and `object_of` hold an answer as its JSON text, a tenth of what
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 import orjson
 
-from rpc.context import Context
+from rpc.context import DONE, Context
 from rpc.json_wire import encoder
 
 T = TypeVar("T")
@@ -29,14 +29,24 @@ class PacedReader:
         self._checkpoint = ctx.checkpoint
         self._objects = ctx.objects
 
-    async def get(self, cid: bytes) -> bytes:
+    # no coroutine of its own around each read, where there is nothing to wait for
+
+    def get(self, cid: bytes) -> Coroutine[Any, Any, bytes]:
         """The object's bytes. Errors: as `Objects.get`, and those of a checkpoint."""
-        await self._checkpoint()
+        turn = self._checkpoint()
+        return self._objects.get(cid) if turn is DONE else self._get_after(turn, cid)
+
+    def get_many(self, cids: Sequence[bytes]) -> Coroutine[Any, Any, list[bytes]]:
+        """The objects in the order of `cids`. Errors: as `Objects.get_many`, and those of a checkpoint."""
+        turn = self._checkpoint()
+        return self._objects.get_many(cids) if turn is DONE else self._get_many_after(turn, cids)
+
+    async def _get_after(self, turn: Awaitable[None], cid: bytes) -> bytes:
+        await turn
         return await self._objects.get(cid)
 
-    async def get_many(self, cids: Sequence[bytes]) -> list[bytes]:
-        """The objects in the order of `cids`. Errors: as `Objects.get_many`, and those of a checkpoint."""
-        await self._checkpoint()
+    async def _get_many_after(self, turn: Awaitable[None], cids: Sequence[bytes]) -> list[bytes]:
+        await turn
         return await self._objects.get_many(cids)
 
 
@@ -62,15 +72,25 @@ async def list_of(ctx: Context, values: AsyncIterable[Any]) -> list[Any]:
 
 
 async def object_of(ctx: Context, entries: AsyncIterable[tuple[str, Any]]) -> dict[str, Any]:
-    """The JSON object of what a walk yields, each value as its text. Errors: the walk's; Refused."""
+    """The JSON object of what a walk yields, for the encoder. Longer ones hold each value as its JSON text.
+
+    Errors: the walk's; Refused (too much memory); those of a checkpoint.
+    """
     encode = encoder(ctx.network.address_prefix)
-    found: dict[str, Any] = {}
+    written: dict[str, Any] = {}
+    part: dict[str, Any] = {}
     async for key, value in entries:
-        text = encode(value)
-        ctx.reserve(len(text))
-        found[key] = orjson.Fragment(text)
-        await ctx.checkpoint()
-    return found
+        part[key] = value
+        if len(part) == _PART:
+            size = 0
+            for name, one in part.items():
+                text = encode(one)
+                size += len(text)
+                written[name] = orjson.Fragment(text)
+            ctx.reserve(size)
+            part.clear()
+            await ctx.checkpoint()
+    return written | part
 
 
 async def paced(ctx: Context, values: AsyncIterable[T]) -> AsyncIterator[T]:

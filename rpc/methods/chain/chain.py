@@ -127,7 +127,8 @@ async def chain_get_path(ctx: Context, start: TipsetKey, end: TipsetKey) -> list
     reverts: list[dict[str, Any]] = []
     applies: list[dict[str, Any]] = []
     while left.key != right.key:
-        await ctx.checkpoint()
+        if not (len(reverts) + len(applies)) % 16:
+            await ctx.checkpoint()
         if len(reverts) + len(applies) >= MAX_PATH:
             raise LimitExceeded(f"the path is longer than {MAX_PATH} tipsets")
         if left.height > right.height:

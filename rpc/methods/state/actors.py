@@ -85,7 +85,8 @@ async def state_list_actors(ctx: Context, tipset_key: TipsetKey) -> list[Any]:
     """The ID addresses of all actors, in the order of the state tree."""
     tipset = await ctx.tipset(tipset_key)
     tree = await load_tree(ctx, tipset.parent_state_root, tipset.height, walks=True)
-    return await list_of(ctx, (Address.checked(key) async for key, _ in tree.actors.items()))
+    prefix = ctx.network.address_prefix
+    return await list_of(ctx, (Address.checked(key).text(prefix) async for key, _ in tree.actors.items()))
 
 
 @method("Filecoin.StateChangedActors", cost=Cost.SCAN)

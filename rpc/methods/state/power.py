@@ -104,7 +104,8 @@ async def state_list_miners(ctx: Context, tipset_key: TipsetKey) -> list[Any] | 
     _, states = await states_at(ctx, tipset_key)
     power = await _loaded(states, POWER, "power")
     claims = await Hamt.load(PacedReader(ctx), power.state["Claims"])
-    return await list_of(ctx, (Address.checked(key) async for key, _ in claims.items())) or None
+    prefix = ctx.network.address_prefix
+    return await list_of(ctx, (Address.checked(key).text(prefix) async for key, _ in claims.items())) or None
 
 
 def _may_mine(claim: dict[str, Any], state: dict[str, Any], economy: Economy) -> bool:

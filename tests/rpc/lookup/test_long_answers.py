@@ -88,7 +88,9 @@ async def test_a_walk_gives_turns_of_the_loop_away(
 
 async def test_a_comparison_of_states_gives_turns_of_the_loop_away(node: SimulatedNode) -> None:
     count, answer = await turns(node, "StateChangedActors", root(node, 1), root(node, 0))
-    assert count >= len(answer["result"]) > 10
+    # at each read, and behind each 64 entries
+    assert count >= 10
+    assert len(answer["result"]) > 64
 
 
 @pytest.mark.parametrize("name", ["StateListActors", "StateCirculatingSupply"])
