@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -28,13 +29,27 @@ async def _backfill(settings: Settings, stop: asyncio.Event) -> int:
     shared = replace(shared_options(settings), may_create_tables=True)
     store = await open_store(settings["store"], map_size=settings["map_size_gb"] << 30, shared=shared)
     try:
-        async with metrics_server(settings["metrics_listen"]), hold_lease(store, "backfill", settings["lease_seconds"]):
-            return await _execute(settings, store, stop)
+        lease_seconds = settings["lease_seconds"]
+        async with metrics_server(settings["metrics_listen"]), hold_lease(store, "backfill", lease_seconds) as term:
+            return await _execute(settings, store, stop, term)
     finally:
         await store.close()
 
 
-async def _execute(settings: Settings, store: Store, stop: asyncio.Event) -> int:
+async def _wait_until_fenced(store: Store, term: int, lease_seconds: float) -> None:
+    """Return when another leads a shared store; never for one that has no lease: its writes fail then."""
+    from blockstore.errors import StoreError
+    from leader_bridge.follow.lease import LeaseStore
+
+    while True:
+        if isinstance(store, LeaseStore):
+            with contextlib.suppress(StoreError):
+                if (await store.lease()).term != term:
+                    return
+        await asyncio.sleep(lease_seconds / 4)
+
+
+async def _execute(settings: Settings, store: Store, stop: asyncio.Event, term: int) -> int:
     from leader_bridge.execute_past import execute_past
     from leader_bridge.follow.lease import LeaseStore
     from leader_bridge.store.execution import ExecutionDiffers
@@ -53,8 +68,12 @@ async def _execute(settings: Settings, store: Store, stop: asyncio.Event) -> int
         percent = settings["execution_backfill_percent"]
         working = asyncio.create_task(execute_past(store, executor, percent=percent, trace_lookback=lookback))
         stopped = asyncio.create_task(stop.wait())
+        fenced = asyncio.create_task(_wait_until_fenced(store, term, settings["lease_seconds"]))
         try:
-            await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({working, stopped, fenced}, return_when=asyncio.FIRST_COMPLETED)
+            if fenced.done():
+                print(f"stopped: term {term} has ended, another leads", flush=True)
+                return FAILED
             if not working.done():
                 print("stopped; run the same command again to go on", flush=True)
                 return DONE
@@ -63,9 +82,9 @@ async def _execute(settings: Settings, store: Store, stop: asyncio.Event) -> int
             print(f"stopped: {error}", flush=True)
             return FAILED
         finally:
-            for task in (working, stopped):
+            for task in (working, stopped, fenced):
                 task.cancel()
-            await asyncio.gather(working, stopped, return_exceptions=True)
+            await asyncio.gather(working, stopped, fenced, return_exceptions=True)
     print(f"done: {report.lacking} tipsets lack receipts or events; traces of {report.traced} epochs are recorded")
     return DONE
 
