@@ -20,7 +20,8 @@ import aiohttp
 from tests.attack.hostile_code import endless_calls, hostile_calls
 from tests.attack.wire import ATTACKER, HOST, Peer, call, post
 
-#: what an attack counts: "answered", "refused" (503, 429, an error of a limit), "closed", "wrong"
+#: what an attack counts: "answered", "refused" (503, 429, an error of a limit), "ended at a bound" (in the virtual
+#: machine), "closed", "wrong"
 Tally = Counter[str]
 Attack = Callable[[int, float, Tally], Awaitable[None]]
 ATTACKS: dict[str, tuple[Attack, str]] = {}
@@ -43,6 +44,9 @@ def _now() -> float:
 
 
 def _count(tally: Tally, status: int, body: bytes) -> None:
+    if b"the execution " in body or b"the trace is longer" in body:
+        tally["ended at a bound"] += 1
+        return
     is_refusal = status in (429, 503) or b"-32005" in body or b"too many" in body or b"too big" in body
     tally["refused" if is_refusal else "answered"] += 1
 

@@ -98,8 +98,8 @@ def attack(name: str, stores: Stores, seconds: float) -> Result:
     result = Result(name, witness, json.loads(out), peak, before, after, executor.peak_bytes)
     if executor.peak_bytes > MAX_EXECUTOR_BYTES:
         result.faults.append(f"the executor took {executor.peak_bytes >> 20} MiB, more than {MAX_EXECUTOR_BYTES >> 20}")
-    if executes and not result.attack.get("answered"):
-        result.faults.append("no hostile call was answered")
+    if executes and not result.attack.get("answered", 0) + result.attack.get("ended at a bound", 0):
+        result.faults.append("no hostile call was executed")
     if witness["failed"]:
         result.faults.append(f"{witness['failed']} of the witness's requests failed: {witness['failures']}")
     if peak > MAX_PEAK_BYTES:

@@ -55,14 +55,22 @@ async def executed(port: int, count: int, kill: Callable[[], None] | None) -> Co
             while True:
                 async with asyncio.timeout(ANSWER_SECONDS):
                     status, answer = await connection.ask(body)
-                if status not in (429, 503) and not _is_refused(json.loads(answer)):
+                if status not in (429, 503) and not _is_refused(_parsed(answer)):
                     break
                 await asyncio.sleep(0.05)
-            seen[_kind(json.loads(answer))] += 1
+            seen[_kind(_parsed(answer))] += 1
         connection.drop()
 
     await asyncio.gather(*(peer() for _ in range(PEERS)))
     return seen
+
+
+def _parsed(answer: bytes) -> dict[str, Any]:
+    """An answer; a result without its content, for traces nest deeper than the decoder goes."""
+    if b'"result":' in answer[:64]:
+        return {"result": None}
+    found: dict[str, Any] = json.loads(answer)
+    return found
 
 
 def _is_refused(answer: dict[str, Any]) -> bool:
