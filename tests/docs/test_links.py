@@ -12,7 +12,7 @@ import pytest
 from follower.cli import build_parser
 from tests.support.paths import ROOT
 
-PAGES: Final = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES: Final = [*sorted(ROOT.glob("*.md")), ROOT / "deploy" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _LINK: Final = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING: Final = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _TARGET: Final = re.compile(r"(?:^|[`\s])make ((?!it\b|a\b|the\b)[a-z][a-z-]*)(?=[`\s,.;:)]|$)", re.MULTILINE)
@@ -22,7 +22,7 @@ _COMMAND: Final = re.compile(
     re.MULTILINE,
 )
 _FILE: Final = re.compile(
-    r"`((?:benches|blockstore|chain|devnode|docs|follower|leader_bridge|loadbalancer|rpc|requirements|tests)/[\w./-]*)`"
+    r"`((?:benches|blockstore|chain|deploy|devnode|docs|examples|follower|leader_bridge|loadbalancer|rpc|requirements|tests)/[\w./-]*)`"
 )
 _ROOM: Final = re.compile(r"^\| `([a-z_0-9/]+)/` \|", re.MULTILINE)
 

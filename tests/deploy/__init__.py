@@ -1,0 +1,1 @@
+"""What is in `deploy/`, and what a wheel holds."""
