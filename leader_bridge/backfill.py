@@ -52,9 +52,12 @@ class _Progress:
         metrics.BACKFILL_LEFT.set(total)
 
     def step(self, count: int, epoch: int) -> None:
+        now = monotonic()
+        if not self._done:
+            # the first one may have waited for a node, or for an executor that starts
+            self._began = self._reported = now
         self._done += count
         metrics.BACKFILL_LEFT.set(max(0, self._total - self._done))
-        now = monotonic()
         if now - self._reported >= _LOG_INTERVAL_SECONDS:
             self._reported = now
             rate = self._done / (now - self._began)
