@@ -47,7 +47,7 @@ SETTINGS: Final = (
         "listen",
         parse_listen,
         "127.0.0.1:1234",
-        (*SERVE, "replay", "simulate"),
+        (*SERVE, "replay", "simulate", "status"),
         "HOST:PORT where JSON-RPC is served.",
     ),
     Setting("workers", whole_number(1, 256), 1, SERVE, "Serving processes on the same port."),
@@ -87,20 +87,12 @@ SETTINGS: Final = (
         "Epochs below the head whose traces are recorded and kept.",
     ),
     Setting(
-        "network_file",
-        parse_text,
-        "",
-        (*BRIDGE, "import"),
-        "File with a private network's name and upgrade schedule (network.json).",
+        "network_file", parse_text, "", (*BRIDGE, "import"), "A private network's name and upgrades (network.json)."
     ),
     Setting("fetch_concurrency", whole_number(1, 1024), 8, BRIDGE, "Requests of a bridge in flight to a full node."),
     Setting("fetch_batch", whole_number(1, 1000), 256, BOTH, "Objects asked for in one request to a full node."),
     Setting(
-        "node_timeout_seconds",
-        number(0.1, 600),
-        30.0,
-        BOTH,
-        "Seconds until a full node counts as not answering.",
+        "node_timeout_seconds", number(0.1, 600), 30.0, BOTH, "Seconds until a full node counts as not answering."
     ),
     Setting(
         "forward_timeout_seconds",
@@ -289,7 +281,8 @@ SETTINGS: Final = (
         parse_text,
         "",
         SERVE,
-        "Names, separated by commas, under which the administration API is called; addresses and localhost always are.",
+        "Names, separated by commas, under which the administration API and the status page are opened; addresses and "
+        "localhost always are.",
     ),
     Setting(
         "admin_trust_loopback",
@@ -297,6 +290,14 @@ SETTINGS: Final = (
         False,
         SERVE,
         "Callers of the administration API on this machine need no token.",
+    ),
+    Setting(
+        "status_page",
+        one_of("private", "token", "open", "off"),
+        "private",
+        SERVE,
+        "Who sees the status page at /: private: callers of private networks, others with an admin token; token: only "
+        "with one; open: everybody; off: nobody.",
     ),
     Setting(
         "ready_lag_epochs",

@@ -26,7 +26,10 @@ from follower.lazy_objects import lazy_fetch
 from follower.membership import Membership, fleet_member
 from follower.node_route import NodeLanes
 from follower.readiness import FollowedNode, Freshness, ReadinessWatch, build_checks
+from follower.recent_errors import watch_log
 from follower.settings import CannotRun, Settings, shared_options, split_listen
+from follower.status_page.open import open_status_page
+from follower.status_page.report import StatusReport
 from rpc.lookup.filters.filter_shares import FilterLimits
 from rpc.lookup.self_check import CheckedExecutor, check_executed
 from rpc.methods import register_all
@@ -208,6 +211,7 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
     register_all()
     load_methods()
     tune_garbage_collector()
+    errors = watch_log()
     member = fleet_member(settings, agent())
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
@@ -252,6 +256,7 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
     watchers = [asyncio.create_task(followed.watch())] if followed is not None else []
     admin: Admin | None = None
     part: Membership | None = None
+    page: StatusReport | None = None
     executing = contextlib.AsyncExitStack()
 
     async def stop(_: float) -> None:
@@ -285,6 +290,7 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
                 trusts_loopback=settings["admin_trust_loopback"],
             )
             await admin.listen(*split_listen(settings["admin_listen"]))
+        page = open_status_page(settings, server, heads, followed, errors, member.address if member else "")
         part = Membership(settings, server, store, member)
         await part.join()
         if started is not None:
@@ -295,6 +301,8 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         await heads.close()
         if part is not None:
             await part.close()
+        if page is not None:
+            await page.close()
         if admin is not None:
             await admin.close()
         for watcher in watchers:

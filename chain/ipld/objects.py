@@ -68,6 +68,16 @@ class Objects:
         self.fetched = 0
 
     @property
+    def cached_bytes(self) -> int:
+        """The memory of the cached objects, in bytes."""
+        return int(self._cache.currsize)
+
+    @property
+    def cache_bytes(self) -> int:
+        """The most that they may take."""
+        return int(self._cache.maxsize)
+
+    @property
     def is_lazy(self) -> bool:
         """Whether full nodes are asked for objects that are missing."""
         return self._fetch is not None

@@ -64,6 +64,11 @@ class NodeCache:
         """The estimated memory of the cached nodes, in bytes."""
         return int(self._nodes.currsize)
 
+    @property
+    def max_bytes(self) -> int:
+        """The most that they may take."""
+        return int(self._nodes.maxsize)
+
 
 def check_link(link: bytes) -> Cid:
     """The CID of a link to a tree node. Errors: BadObject (not a CID, or of another codec than DAG-CBOR)."""

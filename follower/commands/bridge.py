@@ -68,13 +68,17 @@ def bridge_settings(settings: Settings, owner: str) -> BridgeSettings:
 
 
 async def _follow(settings: Settings, stop: asyncio.Event, accepts_reorg_below_finality: bool) -> int:
+    from blockstore.bridge_rows import BridgeRow, LoggedError
     from blockstore.open import open_store
+    from follower.recent_errors import watch_log
+    from leader_bridge.announcement import announced, bridge_row
     from leader_bridge.bridge import Bridge
     from leader_bridge.follow.head_rules import ReorgPermit
     from leader_bridge.follow.lease import LeaseStore, lead
     from leader_bridge.follow.standby import StandbyNodes
     from rpc.client.node_info import parse_node_info
 
+    logged = watch_log()
     shared = replace(shared_options(settings), may_create_tables=True)
     store = await open_store(settings["store"], map_size=settings["map_size_gb"] << 30, shared=shared)
     # random: a process that is started again is not the one that held the lease
@@ -84,12 +88,24 @@ async def _follow(settings: Settings, stop: asyncio.Event, accepts_reorg_below_f
 
     nodes = parse_node_info(settings["node"])
 
+    leading: Bridge | None = None
+
     def new_bridge(after_term: int | None = None) -> Bridge:
+        nonlocal leading
         taken = bridge_settings(settings, owner)
-        return Bridge(store, nodes, taken, permit=permit, after_term=after_term, executor=executor)
+        leading = Bridge(store, nodes, taken, permit=permit, after_term=after_term, executor=executor)
+        return leading
+
+    def describe() -> BridgeRow:
+        errors = [LoggedError(one.at, one.level, one.text) for one in logged.lines()]
+        return bridge_row(owner, leading, errors)
 
     try:
-        async with metrics_server(settings["metrics_listen"]), _executor_of(settings) as executor:
+        async with (
+            metrics_server(settings["metrics_listen"]),
+            _executor_of(settings) as executor,
+            announced(store, describe),
+        ):
             if isinstance(store, LeaseStore):
                 async with contextlib.aclosing(StandbyNodes(nodes)) as standby:
                     await lead(store, new_bridge, owner, settings["lease_seconds"], stop, nodes=standby)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from follower.commands.command import Command
@@ -48,7 +49,11 @@ async def store_status(store: Store) -> dict[str, Any]:
 
 
 def run(settings: Settings, args: argparse.Namespace) -> int:
-    """Print the status of the store that the settings name. Errors: StoreError, ChainError."""
+    """Print the status of the store that the settings name, or watch a follower. Errors: StoreError, ChainError."""
+    if args.watch:
+        from follower.status_page.terminal import watch
+
+        return asyncio.run(watch(settings, args.token_file))
     report = asyncio.run(_read_status(settings))
     if args.json:
         import orjson
@@ -88,8 +93,12 @@ def _print_status(report: dict[str, Any]) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--json`."""
+    """`--json`, `--watch` and its `--token-file`."""
     parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument(
+        "--watch", action="store_true", help="show the follower that runs at --listen, and its fleet, live"
+    )
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="with --watch: a token that allows admin")
 
 
 COMMAND: Final = Command(

@@ -70,6 +70,10 @@ class Metrics(Collector):
             found = self._methods[name] = MethodStats(name)
         return found
 
+    def methods(self) -> list[MethodStats]:
+        """The counts of every method that has been called."""
+        return list(self._methods.values())
+
     def gauge(self, name: str, doc: str, read: Callable[[], float]) -> None:
         """Register a number that goes up and down."""
         self._gauges[name] = (doc, read)
@@ -119,7 +123,7 @@ class Metrics(Collector):
         took = HistogramMetricFamily(
             "follower_rpc_seconds", "Time from a parsed request to its answer.", labels=["method"]
         )
-        for stats in list(self._methods.values()):
+        for stats in self.methods():
             for code, count in stats.codes.items():
                 if count:
                     requests.add_metric([stats.name, str(code)], count)

@@ -4,7 +4,7 @@
     await server.stop(drain_seconds=5)
 
 Paths: `/rpc/v0`, `/rpc/v1`, `/rpc/v2` (POST and WebSocket), `/health/livez`, `/health/readyz`, `/livez`,
-`/readyz`, `/healthz`, `/metrics`, `/debug/metrics`. Everything else is Lotus' 404.
+`/readyz`, `/healthz`, `/metrics`, `/debug/metrics`; then what `Server.pages` answers. Else Lotus' 404.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import contextlib
 import logging
 import socket
 import time
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from aiohttp import WSCloseCode, web
@@ -90,6 +91,8 @@ class Server:
         self._metrics_text = b""
         self._metrics_until = 0.0
         self._stopped = False
+        #: answers further paths, and None for those that it does not know
+        self.pages: Callable[[BaseRequest], Awaitable[web.StreamResponse | None]] | None = None
         self.host = ""
         self.port = 0
         self._register_metrics()
@@ -200,6 +203,9 @@ class Server:
         health = await self.health.answer(path, verbose="verbose" in query, last_resort="last-resort" in query)
         if health is not None:
             return web.Response(status=health[0], text=health[1])
+        page = await self.pages(request) if self.pages is not None else None
+        if page is not None:
+            return page
         return web.Response(status=404, text="404 page not found\n", headers={"X-Content-Type-Options": "nosniff"})
 
     def _headers(self) -> dict[str, str]:

