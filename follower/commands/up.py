@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import socket
 import tempfile
 from pathlib import Path
 from typing import Final
 
+from blockstore.store_url import public_url
 from follower.commands.command import Command
 from follower.commands.processes import (
     config_arguments,
@@ -17,6 +19,7 @@ from follower.commands.processes import (
     run_loop,
     worker_children,
 )
+from follower.first_steps import introduction, say_when_ready, served_at
 from follower.settings import Settings
 from follower.supervisor import Child, Supervisor
 
@@ -51,8 +54,20 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
         children.append(Child("bridge", ["bridge", *config], environment, stage=1, starts_after=node))
         children += worker_children(settings, environment, args.config, starts_after=node)
         children += hook_children(environment, args.config)
-        print(f"answering at http://{settings['listen']}/rpc/v1 (Ctrl-C stops it)", flush=True)
-        return run_loop(Supervisor(children, stop_seconds=settings["drain_seconds"] + 10).run())
+        follows = f"a simulated node of its own, {node}" if node else settings.shown("node")
+        store = public_url(environment.get("FOLLOWER_STORE", settings["store"]))
+        print(introduction(settings, follows, store), flush=True)
+        return run_loop(_supervise(Supervisor(children, stop_seconds=settings["drain_seconds"] + 10), settings))
+
+
+async def _supervise(supervisor: Supervisor, settings: Settings) -> int:
+    """Run the children, and say when the followers are ready."""
+    saying = asyncio.create_task(say_when_ready(served_at(settings), lambda text: print(text, flush=True)))
+    try:
+        return await supervisor.run()
+    finally:
+        saying.cancel()
+        await asyncio.gather(saying, return_exceptions=True)
 
 
 def _free_port() -> int:

@@ -113,14 +113,14 @@ def caches(services: Services) -> list[dict[str, Any]]:
     for key, name in _CACHES.items():
         value = services.extra.get(key)
         value = getattr(value, "kept", value)
-        if isinstance(value, Cache):
-            # without a size of its own, an entry counts 1
-            unit = "entries" if value.getsizeof is Cache.getsizeof else "bytes"
-            found.append({"name": name, "used": int(value.currsize), "cap": int(value.maxsize), "unit": unit})
-        elif isinstance(value, NodeCache):
+        if isinstance(value, NodeCache):
             found.append({"name": name, "used": value.used_bytes, "cap": value.max_bytes, "unit": "bytes"})
         elif isinstance(value, JsonCache):
             found.append({"name": name, "used": value.size, "cap": value.limit, "unit": "bytes"})
+        elif value is not None and isinstance(value, Cache):
+            # without a size of its own, an entry counts 1
+            unit = "entries" if value.getsizeof is Cache.getsizeof else "bytes"
+            found.append({"name": name, "used": int(value.currsize), "cap": int(value.maxsize), "unit": unit})
     return found
 
 

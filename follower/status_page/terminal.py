@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from follower.first_steps import served_at
 from follower.settings import CannotRun, Settings
 
 if TYPE_CHECKING:
@@ -26,9 +27,7 @@ _COLOURS: Final = {
 
 def status_url(settings: Settings) -> str:
     """Where the follower of the settings tells its status; one that listens everywhere is asked on this machine."""
-    host, _, port = settings["listen"].rpartition(":")
-    host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
-    return f"http://{host}:{port}/status.json"
+    return f"http://{served_at(settings)}/status.json"
 
 
 async def watch(settings: Settings, token_file: Path | None) -> int:

@@ -176,6 +176,8 @@ def test_up_runs_everything_and_ctrl_c_stops_it(tmp_path: Path) -> None:
         out, log = process.communicate(timeout=90)
     assert process.returncode == 0
     assert "FULLNODE_API_INFO" in out
+    for line in ("follows  a simulated node", "store    lmdb://", f"serves   http://127.0.0.1:{port}/", "ready after"):
+        assert line in out
     # the first minute has no warning that means nothing
     assert not [line for line in log.splitlines() if "WARNING" in line or "ERROR" in line or "refused" in line]
     with pytest.raises(OSError, match="refused"):
