@@ -18,7 +18,7 @@ BACKFILL: Final = (*BRIDGE, "backfill")
 EXECUTE: Final = (*SERVE, "bridge", "backfill", "execute")
 BOTH: Final = ("up", "bridge", "serve", "execute")
 #: those that read a shared store's head or write it
-SHARED_STORE: Final = (*BOTH, "hooks", "import", "backfill", "resume", "schema", "loadbalancer")
+SHARED_STORE: Final = (*BOTH, "doctor", "hooks", "import", "backfill", "resume", "schema", "loadbalancer")
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ SETTINGS: Final = (
         "node",
         parse_nodes,
         "",
-        BOTH,
+        (*BOTH, "doctor"),
         "Full nodes to follow, best first, separated by commas: TOKEN:ADDR, multiaddr or URL. Also FULLNODE_API_INFO.",
         aliases=("FULLNODE_API_INFO",),
         hide=node_names,
@@ -47,7 +47,7 @@ SETTINGS: Final = (
         "listen",
         parse_listen,
         "127.0.0.1:1234",
-        (*SERVE, "replay", "simulate", "status"),
+        (*SERVE, "replay", "simulate", "status", "doctor"),
         "HOST:PORT where JSON-RPC is served.",
     ),
     Setting("workers", whole_number(1, 256), 1, SERVE, "Serving processes on the same port."),
@@ -92,7 +92,11 @@ SETTINGS: Final = (
     Setting("fetch_concurrency", whole_number(1, 1024), 8, BRIDGE, "Requests of a bridge in flight to a full node."),
     Setting("fetch_batch", whole_number(1, 1000), 256, BOTH, "Objects asked for in one request to a full node."),
     Setting(
-        "node_timeout_seconds", number(0.1, 600), 30.0, BOTH, "Seconds until a full node counts as not answering."
+        "node_timeout_seconds",
+        number(0.1, 600),
+        30.0,
+        (*BOTH, "doctor"),
+        "Seconds until a full node counts as not answering.",
     ),
     Setting(
         "forward_timeout_seconds",
@@ -181,7 +185,7 @@ SETTINGS: Final = (
         "max_connections",
         whole_number(1, 1_000_000),
         8192,
-        SERVE,
+        (*SERVE, "doctor"),
         "Connections, a process; fewer where the limit of open files is lower.",
     ),
     Setting(
@@ -272,7 +276,7 @@ SETTINGS: Final = (
         "jwt_secret_file",
         parse_text,
         "",
-        SERVE,
+        (*SERVE, "doctor"),
         "File with the HS256 secret of API tokens; without one every caller may read.",
     ),
     Setting("admin_listen", parse_optional_listen, "", SERVE, "HOST:PORT of the administration API; empty for none."),

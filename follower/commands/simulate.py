@@ -6,8 +6,8 @@ import argparse
 import time
 from typing import Final
 
+from devnode.fault_arguments import add_fault_arguments, faults_of
 from follower.commands.command import Command
-from follower.commands.fault_arguments import add_fault_arguments, faults_of
 from follower.commands.processes import run_until_signal
 from follower.settings import Settings, split_listen
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from blockstore.memory import MemoryStore
+from devnode.fault_arguments import faults_of
 from devnode.faults import Faults
 from devnode.sim_chain import SimSettings
 from devnode.simulate import SimulatedNode, run_simulate, start_simulated
 from follower.commands import replay, simulate
-from follower.commands.fault_arguments import faults_of
 from rpc.client.client import NodeClient
 from rpc.client.node_info import parse_node_info
 from rpc.node_errors import CallFailed
