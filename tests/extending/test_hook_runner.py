@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 
 from prometheus_client import REGISTRY
 
+from blockstore.extensions import TIPSET_HOOKS
+from blockstore.open import open_store
 from blockstore.store import Batch, HeadEntry, TipsetRef
 from chain.network import NetworkRecord, save_network
 from chain.tipset import Tipset
 from follower.extending.chain import Chain
 from follower.extending.hook import TipsetChange, TipsetHook
 from follower.extending.hook_runner import HookRunner
+from tests.extending.example_package import write_package
 from tests.support.bridge.node import until
 from tests.support.made_chain import MadeChain
+from tests.support.processes import run_follower
 
 
 class Hook(TipsetHook):
@@ -132,3 +137,36 @@ async def test_of_two_processes_one_runs_the_hook_and_the_other_takes_over() -> 
             await chain.publish((), [await chain.add(one, 6)])
             await until(lambda: bool(second.told))
             assert second.told == [(6, False)]
+
+
+BLOCKING = """
+import time
+from follower import TipsetHook
+
+class Blocking(TipsetHook):
+    begins_at = "oldest"
+
+    async def applied(self, chain, change):
+        time.sleep(3600)
+
+    async def reverted(self, chain, change):
+        pass
+"""
+
+
+async def test_a_hook_that_never_awaits_ends_its_process(tmp_path: Path) -> None:
+    """It cannot be cancelled. The stacks show where it is."""
+    chain = Published()
+    store = await open_store(f"lmdb://{tmp_path}/store")
+    chain.store = store  # type: ignore[assignment]
+    await chain.begin()
+    await store.close()
+    environment = write_package(
+        tmp_path / "x", "blocking", TIPSET_HOOKS, "blocking = blocking:Blocking", BLOCKING
+    )  # fmt: skip
+    done = await asyncio.to_thread(
+        run_follower, "hooks", "--one", "--store", f"lmdb://{tmp_path}/store", "--hook-seconds", "0.1",
+        environment=environment, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "blocking.py" in done.stderr
