@@ -44,7 +44,8 @@ class Step:
 
     Implicit messages may come from any actor, ignore the nonce, and pay no gas. `cid`: the message's CID on chain,
     which for a signed message is not that of its unsigned form. `gas_cap` marks what a client made up, with the most
-    gas that all such messages of a run may use together: beyond it the run is refused. Its events are not returned.
+    gas that all such messages of a run may use together: beyond it the run is refused. Its events are
+    returned only where `events` says so.
     """
 
     message: bytes
@@ -52,6 +53,7 @@ class Step:
     implicit: bool = False
     cid: Cid | None = None
     gas_cap: int | None = None
+    events: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,8 +203,9 @@ class LocalExecutor:
                     left = max(0, step.gas_cap - spent)
                     entries = self._trace_entries - traced
                     found = machine.apply(step.message, step.implicit, step.length, left, entries)
-                    # nobody asks for these events, and a message may emit a hundred thousand
-                    found["events"] = ()
+                    if not step.events:
+                        # a message may emit a hundred thousand, and mostly nobody asks for them
+                        found["events"] = ()
                     spent += found["gas_used"]
                     traced += len(found["trace"])
                 done.append(step)

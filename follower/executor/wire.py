@@ -135,8 +135,8 @@ def unpack_run(value: list[Any]) -> tuple[Place, list[Step | Reward], bool, bool
 
 
 def _step(value: list[Any]) -> Step:
-    message, length, implicit, cid, gas_cap = value
-    return Step(message, length, implicit, None if cid is None else Cid(cid), gas_cap)
+    message, length, implicit, cid, gas_cap, events = value
+    return Step(message, length, implicit, None if cid is None else Cid(cid), gas_cap, events)
 
 
 def pack_result(run: Run) -> list[Any]:

@@ -55,11 +55,16 @@ class Prior(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """A message as it was applied (nonce and gas limit set), and what became of it."""
+    """A message as it was applied (nonce and gas limit set), and what became of it.
+
+    `before` is the state that it met; `after` the one that it left, where that was asked for.
+    """
 
     message: Message
     applied: Applied
     has_gas_cost: bool
+    before: Cid
+    after: Cid | None
 
 
 def gas_cap(ctx: Context) -> int:
@@ -87,8 +92,11 @@ async def call(
     checks_gas: bool,
     skips_sender_check: bool = False,
     tracing: bool = False,
+    keeps_state: bool = False,
 ) -> Invocation:
     """Apply a message at a tipset: on `root`, or on the tipset's parent state after the messages `prior`.
+
+    With `keeps_state`, its state and its events are returned too.
 
     Errors: SenderInvalid, MethodError, NotHeld, Unavailable.
     """
@@ -113,16 +121,20 @@ async def call(
     steps: list[Step | Reward] = list(created)
     if not checks_gas:
         message = replace(message, gas_limit=IMPLICIT_GAS)
-        steps = [*steps, Step(encode_message(message), 0, implicit=True, gas_cap=gas_cap(ctx))]
+        steps = [*steps, Step(encode_message(message), 0, implicit=True, gas_cap=gas_cap(ctx), events=keeps_state)]
     else:
         key = sender if skips_sender_check else await key_of(ctx, tipset, sender)
         if key[0] not in (1, 3, 4):
             raise NodePanics
         is_implicit = skips_sender_check and not created
         length = chain_length(message, key)
-        steps = [*steps, Step(encode_message(message), length, implicit=is_implicit, gas_cap=gas_cap(ctx))]
-    run = await executor.run(place, steps)
-    return Invocation(message, run.applied[-1], checks_gas)
+        steps = [
+            *steps,
+            Step(encode_message(message), length, implicit=is_implicit, gas_cap=gas_cap(ctx), events=keeps_state),
+        ]
+    run = await executor.run(place, steps, keep_state=keeps_state, objects=keeps_state)
+    ctx.objects.remember(dict(run.objects))
+    return Invocation(message, run.applied[-1], checks_gas, place.root, run.root)
 
 
 async def _prior_steps(ctx: Context, tipset: Tipset, message: Message, prior: Prior) -> list[Step]:

@@ -18,7 +18,7 @@ from chain.tipset import Tipset
 from rpc.context import Context
 from rpc.errors import ExecutionReverted, MethodError, OutOfGas
 from rpc.execution.bare_call import call_on
-from rpc.execution.call import BLOCK_GAS, SenderInvalid
+from rpc.execution.call import BLOCK_GAS, Invocation, Prior, SenderInvalid, call
 from rpc.execution.gas import estimate_gas_limit, estimate_message_gas, overestimated, search_gas
 from rpc.execution.revert import SENDER_INVALID, reverted
 from rpc.executor import Executor, Outcome
@@ -26,6 +26,8 @@ from rpc.lookup.actor_states import states_of
 from rpc.lookup.eth.executed_tipset import find_post_roots
 
 _EVM: Final = "evm"
+#: the first network version with machines that run calls one after the other
+FIRST_OF_CALLS: Final = 21
 
 
 async def eth_call_result(ctx: Context, executor: Executor, message: Message, tipset: Tipset) -> bytes:
@@ -52,6 +54,11 @@ async def state_after(ctx: Context, tipset: Tipset) -> Cid:
 
 async def _apply(ctx: Context, executor: Executor, message: Message, tipset: Tipset) -> Outcome:
     """A message on a tipset's post-state. A sender that may not send, or is not there, sends all the same."""
+    if ctx.network.version_at(tipset.height) < FIRST_OF_CALLS:
+        applied = (await simulate(ctx, executor, message, tipset, tracing=False)).applied
+        if applied.exit_code:
+            raise reverted(applied)
+        return Outcome(applied.exit_code, applied.return_, applied.gas_used, applied.failure, False, 0)
     root = await state_after(ctx, tipset)
     done = None
     with contextlib.suppress(SenderInvalid):
@@ -60,6 +67,29 @@ async def _apply(ctx: Context, executor: Executor, message: Message, tipset: Tip
         done = await call_on(ctx, executor, message, tipset, root, skips_sender_check=True)
     if done.exit_code:
         raise reverted(done)
+    return done
+
+
+async def simulate(
+    ctx: Context, executor: Executor, message: Message, tipset: Tipset, *, tracing: bool = True
+) -> Invocation:
+    """As `eth_call_result`; a failure is no error. With `tracing`, the state after it can be read for a while.
+
+    Errors: MethodError, NotHeld, Unavailable.
+    """
+    root = await state_after(ctx, tipset)
+
+    async def apply(*, skips_sender_check: bool) -> Invocation:
+        return await call(
+            ctx, executor, message, tipset, root=root, prior=Prior.NONE, checks_gas=True,
+            skips_sender_check=skips_sender_check, tracing=tracing, keeps_state=tracing,
+        )  # fmt: skip
+
+    done = None
+    with contextlib.suppress(SenderInvalid):
+        done = await apply(skips_sender_check=False)
+    if done is None or done.applied.exit_code == SENDER_INVALID:
+        done = await apply(skips_sender_check=True)
     return done
 
 

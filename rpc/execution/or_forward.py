@@ -9,10 +9,11 @@ import orjson
 
 from chain.errors import NotHeld
 from rpc.context import Context
-from rpc.errors import NeedsNode, Unavailable
+from rpc.errors import METHOD_NOT_FOUND, NeedsNode, RpcError, Unavailable
 from rpc.executor import Executor
 from rpc.json_wire import encoder
 from rpc.lookup.forward import forward
+from rpc.node_errors import CallFailed
 
 T = TypeVar("T")
 
@@ -24,16 +25,19 @@ async def execute_or_forward(
 
     Errors: those of `run`; NeedsNode, and the node's own.
     """
-    if ctx.executor is None:
-        if ctx.node is None:
-            raise NeedsNode(name, could_execute=True)
-        return await forward(ctx, name, _plain(ctx, params), key)
+    reason: RpcError | NotHeld = NeedsNode(name, could_execute=True)
+    if ctx.executor is not None:
+        try:
+            return await run(ctx.executor)
+        except (NotHeld, Unavailable) as error:
+            reason = error
+    if ctx.node is None:
+        raise reason
     try:
-        return await run(ctx.executor)
-    except (NotHeld, Unavailable):
-        if ctx.node is None:
-            raise
         return await forward(ctx, name, _plain(ctx, params), key)
+    except CallFailed as error:
+        # not every node has every method: then the reason why it is not executed here says more
+        raise (reason if error.code == METHOD_NOT_FOUND else error) from None
 
 
 def _plain(ctx: Context, params: list[Any]) -> list[Any]:

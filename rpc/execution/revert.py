@@ -29,6 +29,19 @@ _PANICS: Final = {
     0x41: "OutOfMemory()",
     0x51: "CalledUninitializedFunction()",
 }
+#: the same in the words of go-ethereum's `accounts/abi/abi.go`
+_GETH_PANICS: Final = {
+    0x00: "generic panic",
+    0x01: "assert(false)",
+    0x11: "arithmetic underflow or overflow",
+    0x12: "division or modulo by zero",
+    0x21: "enum overflow",
+    0x22: "invalid encoded storage byte array accessed",
+    0x31: "out-of-bounds array access; popping on an empty array",
+    0x32: "out-of-bounds access of an array or bytesN",
+    0x41: "out of memory",
+    0x51: "uninitialized function",
+}
 _WORD: Final = 32
 _MAX_UINT64: Final = (1 << 64) - 1
 
@@ -51,6 +64,15 @@ def revert_reason(data: bytes) -> str:
             if text is not None:
                 return f"Error({text.decode(errors='replace')})"
     return "0x" + data.hex()
+
+
+def geth_reason(data: bytes) -> str | None:
+    """What geth calls the revert reason: the text of `Error(string)`, a panic's meaning; None for other bytes."""
+    if data[:4] == _PANIC and len(data) == 4 + _WORD:
+        code = int.from_bytes(data[4:], "big")
+        return _GETH_PANICS.get(code, f"unknown panic code: {code:#x}")
+    text = _error_text(data[4:]) if data[:4] == _ERROR and len(data) >= 4 + _WORD else None
+    return None if text is None else text.decode(errors="replace")
 
 
 def _error_text(data: bytes) -> bytes | None:

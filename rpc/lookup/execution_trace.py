@@ -52,16 +52,19 @@ def lotus_trace(events: Sequence[Any]) -> dict[str, Any]:
     return top
 
 
-def in_levels(trace: dict[str, Any], encode: Callable[[Any], bytes]) -> dict[str, Any]:
-    """The trace with deep calls as their JSON text, as `encode` writes it: for the encoder alone. Changes `trace`."""
+def in_levels(trace: dict[str, Any], encode: Callable[[Any], bytes], below: str = "Subcalls") -> dict[str, Any]:
+    """The trace with deep calls as their JSON text, as `encode` writes it: for the encoder alone. Changes `trace`.
+
+    `below` names the field that holds the calls of a call.
+    """
     places: list[tuple[list[Any], int]] = []
     waiting = [(trace, 1)]
     while waiting:
         call, level = waiting.pop()
-        below = call["Subcalls"] or []
+        calls = call.get(below) or []
         if level % _LEVELS == 0:
-            places += [(below, at) for at in range(len(below))]
-        waiting += [(one, level + 1) for one in below]
+            places += [(calls, at) for at in range(len(calls))]
+        waiting += [(one, level + 1) for one in calls]
     for calls, at in reversed(places):
         calls[at] = orjson.Fragment(encode(calls[at]))
     return trace

@@ -102,11 +102,11 @@ def place_at(chain: Chain, tipset: Tipset, root: Cid, epoch: int, timestamp: int
 
 
 async def state_before(
-    chain: Chain, executor: Executor, tipset: Tipset, *, tracing: bool = False
+    chain: Chain, executor: Executor, tipset: Tipset, *, tracing: bool = False, objects: bool = False
 ) -> tuple[Cid, list[tuple[Step, Applied]]]:
     """The state that a tipset's messages meet: its parent state, after the cron of the null rounds between.
 
-    With it, the steps of those. Errors: NotHeld, Unavailable.
+    With it, the steps of those. `objects`: the state can be read for a while. Errors: NotHeld, Unavailable.
     """
     root = tipset.parent_state_root
     done: list[tuple[Step, Applied]] = []
@@ -119,12 +119,27 @@ async def state_before(
         for epoch in range(parent.height + 1, tipset.height):
             timestamp = genesis + chain.network.block_delay * epoch
             place = place_at(chain, tipset, root, epoch, timestamp, tracing=tracing)
-            run = await executor.run(place, [implicit_step(CRON, _EPOCH_TICK, b"", epoch)], keep_state=True)
+            cron = implicit_step(CRON, _EPOCH_TICK, b"", epoch)
+            run = await executor.run(place, [cron], keep_state=True, objects=objects)
+            chain.objects.remember(dict(run.objects))
             _demand_success(run.applied[-1], f"cron of epoch {epoch}")
             assert run.root is not None
             root = run.root
             done += zip(run.steps, run.applied, strict=True)
     return root, done
+
+
+async def tipset_steps(chain: Chain, tipset: Tipset) -> tuple[list[list[IncludedMessage]], list[Step | Reward]]:
+    """(the messages of each block, all that is applied: messages, rewards, cron). Errors: NotHeld."""
+    blocks = await load_tipset_block_messages(chain.objects, tipset, chain.network, id_resolver(chain.objects))
+    by_block = [[*bls, *signed] for bls, signed in blocks]
+    steps: list[Step | Reward] = []
+    for block, messages in zip(tipset.blocks, by_block, strict=True):
+        steps += [explicit(one) for one in messages]
+        win_count = block.election_proof[0] if block.election_proof else 0
+        steps.append(Reward(bytes(block.miner), win_count, len(messages), tipset.height))
+    steps.append(implicit_step(CRON, _EPOCH_TICK, b"", tipset.height))
+    return by_block, steps
 
 
 async def execute_tipset(
@@ -135,15 +150,8 @@ async def execute_tipset(
     `objects`: what state, receipts and events are made of is returned too.
     """
     root, before = await state_before(chain, executor, tipset, tracing=tracing)
-    blocks = await load_tipset_block_messages(chain.objects, tipset, chain.network, id_resolver(chain.objects))
-    by_block = [[*bls, *signed] for bls, signed in blocks]
     place = place_at(chain, tipset, root, tipset.height, tipset.min_timestamp, tracing=tracing)
-    steps: list[Step | Reward] = []
-    for block, messages in zip(tipset.blocks, by_block, strict=True):
-        steps += [explicit(one) for one in messages]
-        win_count = block.election_proof[0] if block.election_proof else 0
-        steps.append(Reward(bytes(block.miner), win_count, len(messages), tipset.height))
-    steps.append(implicit_step(CRON, _EPOCH_TICK, b"", tipset.height))
+    by_block, steps = await tipset_steps(chain, tipset)
     run = await executor.run(place, steps, keep_state=True, objects=objects)
     done: list[tuple[IncludedMessage, Applied]] = []
     at = 0

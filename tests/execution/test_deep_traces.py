@@ -8,7 +8,7 @@ import orjson
 
 from chain.address import from_id
 from rpc.json_wire import encoder
-from rpc.lookup.eth.executed_traces import _add_traces, _Environment
+from rpc.lookup.eth.parity_traces import traces_of
 from rpc.lookup.execution_trace import in_levels, lotus_trace
 
 #: the machine's limit, and the message itself
@@ -62,10 +62,9 @@ def test_what_surrounds_a_call_stays_in_order() -> None:
 
 
 def test_ethereum_s_traces_of_deep_calls() -> None:
-    environment = _Environment(b"\x01" * 20)
     # calls that end with 6 or 10 are not shown
     events = [("return", 33, None) if event[0] == "return" else event for event in nested(DEPTH)]
-    _add_traces(environment, lotus_trace(events))
-    assert len(environment.traces) == DEPTH
-    assert [one["subtraces"] for one in environment.traces] == [1] * (DEPTH - 1) + [0]
-    assert environment.traces[3]["traceAddress"] == [0, 0, 0]
+    traces = traces_of(b"\x01" * 20, lotus_trace(events))
+    assert len(traces) == DEPTH
+    assert [one["subtraces"] for one in traces] == [1] * (DEPTH - 1) + [0]
+    assert traces[3]["traceAddress"] == [0, 0, 0]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from blockstore.cid import Cid
-from chain.actors.load import SYSTEM, Loaded, States, WrongKind
+from chain.actors.load import SYSTEM, Loaded, States
 from chain.address import Address
 from chain.address import parse as parse_address
 from chain.errors import ActorNotFound, BadAddress, BadRequest
@@ -31,6 +31,7 @@ from rpc.lookup.eth.block_parameter import (
     select,
     select_text,
 )
+from rpc.lookup.eth.contracts import load_contract
 from rpc.lookup.eth.executed_tipset import PostRoots, find_post_roots
 from rpc.lookup.eth.transactions import load_tree_after
 from rpc.lookup.forward import forward
@@ -132,13 +133,7 @@ class _After:
 
     async def contract(self, actor: Actor | None) -> Loaded | None:
         """The state of a contract; None for any other actor. Errors: NotHeld (an unknown actors version)."""
-        if actor is None:
-            return None
-        try:
-            name, _ = await self._states.kind_of(actor)
-        except WrongKind:
-            return None
-        return await self._states.state_of(actor, "evm") if name == "evm" else None
+        return await load_contract(self._states, actor)
 
 
 def _checked(address: bytes, said: str) -> Address:

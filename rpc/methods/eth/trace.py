@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from chain.errors import BadRequest, NotFound, NotHeld
+from chain.errors import BadRequest, NotHeld
 from chain.index.coverage import covered, ranges_text
 from chain.index.eth_rows import ETH_TXS_INDEX
 from chain.index.event_index import message_hash
@@ -30,9 +30,9 @@ from rpc.lookup.eth.recorded_traces import (
     traces_by_transaction,
 )
 from rpc.lookup.eth.trace_filter import TRACE_COUNT, TraceFilter, TraceFilterParam
-from rpc.lookup.eth.transactions import find_message_cid
+from rpc.lookup.eth.transaction_tipset import transaction_tipset
 from rpc.lookup.forward import forward
-from rpc.lookup.message_search import NO_LIMIT, Found, Miss, NotAMessage, Replaced, load_message, search
+from rpc.lookup.message_search import Miss
 from rpc.lookup.tipset_inclusion import included_in
 from rpc.params import EthHash, param_of
 from rpc.registry import EVERY_VERSION, Cost, method
@@ -110,29 +110,6 @@ async def eth_trace_replay_block_transactions(ctx: Context, block: str, kinds: l
 # --- of a transaction ----------------------------------------------------------------------------------
 
 
-async def _tipset_of(ctx: Context, digest: bytes) -> Tipset | Miss:
-    """The tipset that a transaction was executed in, as seen from the head, or why there is none."""
-    cid = await find_message_cid(ctx, digest)
-    try:
-        await load_message(ctx, cid)
-        _, found = await search(ctx, (await ctx.head()).tipset, cid, NO_LIMIT, False)
-    except NotFound:
-        return Miss.NOT_ON_CHAIN if await _is_chain_indexed(ctx) else Miss.BEYOND_HELD
-    except Replaced:
-        return Miss.REPLACED
-    except NotAMessage:
-        return Miss.NOT_ON_CHAIN
-    if not isinstance(found, Found):
-        return found
-    return await ctx.index.parent(found.tipset) if found.cid == cid else Miss.REPLACED
-
-
-async def _is_chain_indexed(ctx: Context) -> bool:
-    """Whether the transactions of all epochs below the head have rows: what is not found is not on chain then."""
-    head = (await ctx.head()).tipset
-    return any(low <= 1 and high >= head.height - 1 for low, high in await covered(ctx.store, ETH_TXS_INDEX))
-
-
 async def _beyond_held(ctx: Context, tx_hash: str) -> Any:
     """The full node's traces of a transaction that is not held. Errors: NotHeld (no node), and the node's own."""
     if ctx.node is not None:
@@ -154,7 +131,7 @@ async def eth_trace_transaction(ctx: Context, tx_hash: str) -> Any:
         digest = _HASH.decode(tx_hash)
     except ValueError as error:
         raise BadRequest(f"cannot parse eth hash: {error}") from None
-    tipset = await _tipset_of(ctx, digest)
+    tipset = await transaction_tipset(ctx, digest)
     if tipset is Miss.BEYOND_HELD:
         return await _beyond_held(ctx, tx_hash)
     if isinstance(tipset, Miss):
