@@ -7,6 +7,8 @@ mod bounds;
 mod calls;
 mod lanes;
 mod machine;
+#[cfg(feature = "old-networks")]
+mod old;
 mod store;
 mod trace;
 
@@ -49,10 +51,26 @@ pyo3::create_exception!(
 struct Engine {
     multi: Arc<MultiEngine>,
     cache: Arc<Cache>,
+    #[cfg(feature = "old-networks")]
+    old: old::Engines,
     lanes: Lanes,
     bounds: Bounds,
     reserve: Arc<Reserve>,
     answers: Arc<Answers>,
+}
+
+/// the network versions that `fvm` 4 runs
+const VERSIONS: std::ops::RangeInclusive<u32> = 21..=29;
+/// those that are built in, and may make a machine
+const FIRST_VERSION: u32 = if cfg!(feature = "old-networks") { 16 } else { *VERSIONS.start() };
+
+/// Refuse a network version that is not built in.
+fn check_version(version: u32, first: u32) -> PyResult<()> {
+    let last = *VERSIONS.end();
+    if (first..=last).contains(&version) {
+        return Ok(());
+    }
+    Err(NotHeld::new_err(format!("execution at network version {version}: {first} to {last} are built in here")))
 }
 
 /// Answers of calls that have not been fetched: frames by the number of who asked.
@@ -89,6 +107,8 @@ impl Engine {
         Ok(Engine {
             multi: Arc::new(MultiEngine::new(threads)),
             cache: Arc::new(Cache::new(cache_bytes)),
+            #[cfg(feature = "old-networks")]
+            old: old::Engines::new(threads),
             lanes: Lanes::new(threads as usize)?,
             bounds: Bounds { bytes: message_bytes, ..Bounds::NONE },
             reserve: Arc::default(),
@@ -100,7 +120,7 @@ impl Engine {
     ///
     /// `get(cid) -> bytes | None` reads an object; it is called from threads of the machine's own. `externs` has `chain_randomness(epoch)`,
     /// `beacon_randomness(epoch)`, `tipset_cid(epoch)` and `consensus_fault(h1, h2, extra)`. Amounts are attoFIL.
-    /// Errors: NotHeld, ExecutionError (a network version or a state that the machine does not know).
+    /// Errors: NotHeld (also a network version that is not built in), ExecutionError (a state that the machine does not know).
     #[pyo3(signature = (get, externs, *, network_version, chain_id, epoch, timestamp, base_fee, supply, root, tracing))]
     #[allow(clippy::too_many_arguments)]
     fn machine(
@@ -116,13 +136,22 @@ impl Engine {
         supply: u128,
         root: &[u8],
         tracing: bool,
-    ) -> PyResult<machine::Machine> {
+    ) -> PyResult<Py<PyAny>> {
+        check_version(network_version, FIRST_VERSION)?;
         let place = machine::Place { network_version, chain_id, epoch, timestamp, base_fee, supply, tracing };
         let (cache, reserve, lanes) = (self.cache.clone(), self.reserve.clone(), self.lanes.clone());
-        machine::Machine::make(py, &self.multi, cache, reserve, lanes, self.bounds, get, externs, place, root)
+        #[cfg(feature = "old-networks")]
+        if !VERSIONS.contains(&network_version) {
+            let made = old::OldMachine::make(py, &self.old, cache, lanes, get, externs, place, root)?;
+            return Ok(Py::new(py, made)?.into_any());
+        }
+        let made =
+            machine::Machine::make(py, &self.multi, cache, reserve, lanes, self.bounds, get, externs, place, root)?;
+        Ok(Py::new(py, made)?.into_any())
     }
 
-    /// Where calls run; arguments as of `machine`. The machines themselves are made when calls come.
+    /// Where calls run; arguments as of `machine`. The machines themselves are made when calls come. Errors: NotHeld (a network version
+    /// before 21, or one that is not built in).
     #[pyo3(signature = (get, externs, *, network_version, chain_id, epoch, timestamp, base_fee, supply, root))]
     #[allow(clippy::too_many_arguments)]
     fn place(
@@ -136,9 +165,10 @@ impl Engine {
         base_fee: u128,
         supply: u128,
         root: &[u8],
-    ) -> CallPlace {
+    ) -> PyResult<CallPlace> {
+        check_version(network_version, *VERSIONS.start())?;
         let place = machine::Place { network_version, chain_id, epoch, timestamp, base_fee, supply, tracing: false };
-        CallPlace::new(place, root.to_vec(), get, externs)
+        Ok(CallPlace::new(place, root.to_vec(), get, externs))
     }
 
     /// Run a message on the state of a place, and keep nothing of it. Its nonce is set to the sender's. Returns at once: the
@@ -206,6 +236,7 @@ fn lotus_follower_execution(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("NotHeld", module.py().get_type::<NotHeld>())?;
     module.add("ExecutionError", module.py().get_type::<ExecutionError>())?;
     module.add("Refused", module.py().get_type::<Refused>())?;
+    module.add("FIRST_NETWORK_VERSION", FIRST_VERSION)?;
     module.add_class::<Engine>()?;
     module.add_class::<CallPlace>()?;
     module.add_class::<machine::Machine>()

@@ -107,7 +107,8 @@ impl Machine {
         if let Some(error) = held_back(py, &self.missing) {
             return Err(error);
         }
-        report(py, done)
+        let failure = done.failure_info.as_ref().map(|failure| failure.to_string());
+        report(py, done, failure)
     }
 
     /// The state root, and the objects written since the last flush: (root, [(multihash, bytes)]).
@@ -115,15 +116,25 @@ impl Machine {
         let root = py
             .detach(|| guarded(|| self.runner.lock().map_err(|_| anyhow!("the machine has panicked"))?.flush()))
             .map_err(|error| fault(py, &self.missing, error))?;
-        if let Some(error) = held_back(py, &self.missing) {
-            return Err(error);
-        }
-        let out = PyList::empty(py);
-        for (key, data) in self.objects.written.lock().expect("the lock of written objects").iter() {
-            out.append((PyBytes::new(py, key), PyBytes::new(py, data)))?;
-        }
-        Ok((PyBytes::new(py, &root.to_bytes()), out))
+        flushed(py, &root, &self.objects, &self.missing)
     }
+}
+
+/// What a flush returns: (root, [(multihash, bytes)]).
+pub fn flushed<'py>(
+    py: Python<'py>,
+    root: &Cid,
+    objects: &Objects,
+    missing: &Mutex<Option<Missing>>,
+) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyList>)> {
+    if let Some(error) = held_back(py, missing) {
+        return Err(error);
+    }
+    let out = PyList::empty(py);
+    for (key, data) in objects.written.lock().expect("the lock of written objects").iter() {
+        out.append((PyBytes::new(py, key), PyBytes::new(py, data)))?;
+    }
+    Ok((PyBytes::new(py, &root.to_bytes()), out))
 }
 
 /// A machine on a state, and what can be asked of it from outside.
@@ -162,19 +173,19 @@ pub fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     })
 }
 
-fn fault(py: Python<'_>, missing: &Mutex<Option<Missing>>, error: anyhow::Error) -> PyErr {
+pub fn fault(py: Python<'_>, missing: &Mutex<Option<Missing>>, error: anyhow::Error) -> PyErr {
     held_back(py, missing).unwrap_or_else(|| ExecutionError::new_err(format!("{error:#}")))
 }
 
 /// What was not held, as an exception; it stays, for the state of this machine cannot be trusted any more.
-fn held_back(py: Python<'_>, missing: &Mutex<Option<Missing>>) -> Option<PyErr> {
+pub fn held_back(py: Python<'_>, missing: &Mutex<Option<Missing>>) -> Option<PyErr> {
     match missing.lock().expect("the lock of what is missing").clone()? {
         Missing::Object(cid) => Some(NotHeld::new_err(PyBytes::new(py, &cid.to_bytes()).unbind())),
         Missing::Fact(text) => Some(NotHeld::new_err(text)),
     }
 }
 
-fn report<'py>(py: Python<'py>, done: ApplyRet) -> PyResult<Bound<'py, PyDict>> {
+pub fn report<'py>(py: Python<'py>, done: ApplyRet, failure: Option<String>) -> PyResult<Bound<'py, PyDict>> {
     let out = PyDict::new(py);
     out.set_item("exit_code", done.msg_receipt.exit_code.value())?;
     out.set_item("return", PyBytes::new(py, done.msg_receipt.return_data.bytes()))?;
@@ -197,7 +208,7 @@ fn report<'py>(py: Python<'py>, done: ApplyRet) -> PyResult<Bound<'py, PyDict>> 
         events.append((stamped.emitter, entries))?;
     }
     out.set_item("events", events)?;
-    out.set_item("failure", done.failure_info.map(|failure| failure.to_string()))?;
+    out.set_item("failure", failure)?;
     out.set_item("trace", trace::events(py, done.exec_trace)?)?;
     Ok(out)
 }

@@ -11,11 +11,8 @@ import pytest
 
 from rpc.context import Context
 from rpc.lookup.tipset_execution import crosses_migration, execute_tipset
-from tests.execution.machine import engine, executing, import_recorded
+from tests.execution.machine import engine, executing, import_recorded, require_machine
 from tests.support.recorded_answers import TIPSETS_EXECUTED
-
-#: the first network version that is executed
-FIRST_VERSION = 21
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +26,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("folder", "every", "least"),
     [
         ("devnet", 25, 39),
-        ("upgrades", 25, 15),
+        ("upgrades", 25, 20),
         pytest.param("devnet", 1, 981, marks=pytest.mark.long),
         pytest.param("busy", 1, 900, marks=pytest.mark.long),
         pytest.param("vmup", 1, 400, marks=pytest.mark.long),
@@ -44,6 +41,7 @@ async def test_executed_tipsets_give_the_roots_that_the_chain_has(
     async with executing(await asyncio.to_thread(import_recorded, folder, stores)) as services:
         ctx = Context(services)
         assert ctx.executor is not None
+        first_version: int = require_machine().FIRST_NETWORK_VERSION
         seen: Counter[str] = Counter()
         messages = 0
         child = (await ctx.head()).tipset
@@ -56,8 +54,8 @@ async def test_executed_tipsets_give_the_roots_that_the_chain_has(
             version = ctx.network.version_at(parent.height + 1)
             if change is not None:
                 seen["left out: the state changes by a migration"] += 1
-            elif version < FIRST_VERSION:
-                seen[f"left out: network versions below {FIRST_VERSION} are not built in"] += 1
+            elif version < first_version:
+                seen[f"left out: network versions below {first_version} are not built in"] += 1
             elif seen.total() % every:
                 seen["not asked for in this run"] += 1
             else:
