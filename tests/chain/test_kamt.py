@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -199,3 +200,24 @@ async def test_random_objects_are_read_or_refused(data: bytes) -> None:
         _ = [pair async for pair in kamt]
     except (BadObject, Missing):
         return
+
+
+async def test_a_diff_reads_only_what_differs() -> None:
+    objects: dict[bytes, bytes] = {}
+    slots = {(number * 0x9E3779B97F4A7C15F39CC0605CEDC834 << 100) % (1 << 256): number + 1 for number in range(2_000)}
+    changed = min(slots)
+    one = kamt_build(lambda cid, data: objects.__setitem__(cid, data), slots)
+    other = kamt_build(lambda cid, data: objects.__setitem__(cid, data), {**slots, changed: 77})
+    reads: list[bytes] = []
+
+    class Reader:
+        async def get(self, cid: bytes) -> bytes:
+            reads.append(cid)
+            return objects[cid]
+
+        async def get_many(self, cids: Sequence[bytes]) -> list[bytes]:
+            return [await self.get(cid) for cid in cids]
+
+    found = [change async for change in diff(Kamt(Reader(), one), Kamt(Reader(), other))]
+    assert found == [(changed, slots[changed], 77)]
+    assert len(reads) < 10
