@@ -4,7 +4,7 @@
 # make attack   strangers against a real follower, and what another client notices   make fuzz   odd requests, 10 minutes
 # make test-lowest   some tests with the oldest libraries that are allowed   make lock   writes requirements/
 # make execution   builds the virtual machine (cargo needed): eth_call and the like with no full node
-# make test-store   the contract of a shared store, on a server of yours (CASSANDRA_HOSTS=host[,host][:port]) or one that is started
+# make test-store   the contract of a shared store, on a server of yours (CASSANDRA_HOSTS, CASSANDRA_REPLICATION) or one that is started
 # make docs-tables   writes the tables of methods, settings, metrics and decisions in docs/
 # make bench-fleet   the shared store and a fleet over it (a Cassandra is started, or CASSANDRA_HOSTS)
 PYTHON ?= python3

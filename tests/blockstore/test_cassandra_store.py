@@ -19,7 +19,7 @@ from blockstore.errors import Fenced, SchemaMismatch, StoreError, StoreUnavailab
 from blockstore.head_log import encode_entry
 from blockstore.store import META, Batch, Store
 from tests.blockstore.store_contract import StoreContract, entry
-from tests.support.cassandra.server import cassandra_hosts
+from tests.support.cassandra.server import cassandra_hosts, copies
 
 USED = (
     "objects", "head", "head_entries", "meta_by_term", "tipsets_by_term", "events", "messages", "filters",
@@ -32,7 +32,7 @@ def _url() -> str:
 
 async def _empty(tables: Sequence[str] = USED) -> CassandraStore:
     """The test keyspace, made if it is not there, with these tables empty."""
-    store = await CassandraStore.open(_url(), delta_ms=200, epsilon_ms=50)
+    store = await CassandraStore.open(_url(), delta_ms=200, epsilon_ms=50, replication=copies())
     place = CassandraAddress.parse(_url())
     cassandra_schema.run(place, [f"TRUNCATE {place.keyspace}.{name}" for name in tables])
     await store.close()

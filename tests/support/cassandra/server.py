@@ -42,6 +42,11 @@ def cassandra_hosts() -> str:
     return found or _none(reason)
 
 
+def copies() -> int:
+    """How many copies a test's keyspace has: `CASSANDRA_REPLICATION`, else one."""
+    return int(os.environ.get("CASSANDRA_REPLICATION", "1"))
+
+
 def cassandra_with_roles() -> str:
     """`host:port` of a server of its own that asks for names and passwords; `cassandra`, `cassandra` is its first."""
     found, reason = _server_with_roles()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from blockstore.cassandra import schema as cassandra_schema
 from blockstore.cassandra.address import CassandraAddress
 from blockstore.cassandra.store import CassandraStore
-from tests.support.cassandra.server import cassandra_hosts
+from tests.support.cassandra.server import cassandra_hosts, copies
 
 USED = ("head", "head_entries", "meta_by_term")
 
@@ -17,7 +17,7 @@ def keyspace_url(keyspace: str) -> str:
 
 async def emptied(url: str, *, delta_ms: int, epsilon_ms: int, every: bool = False) -> CassandraStore:
     """The store, made if it is not there, with nothing published (or `every` table empty)."""
-    store = await CassandraStore.open(url)
+    store = await CassandraStore.open(url, replication=copies())
     await store.close()
     place = CassandraAddress.parse(url)
     names = cassandra_schema.tables() if every else USED
