@@ -1,10 +1,12 @@
-"""Compare-and-set of one row: a conditional statement. After a time-out a SERIAL read tells the outcome.
+"""Compare-and-set of one row: a conditional statement. One that timed out is read, and sent again, until it is settled.
 
 Values are stored as they are: two versions of LZ4 may write the same value in two ways, and be compared for ever.
 """
 
 from __future__ import annotations
 
+import asyncio
+import random
 from typing import Any, Final
 
 from blockstore.cassandra.session import OutcomeUnknown, Session
@@ -12,6 +14,8 @@ from blockstore.errors import StoreUnavailable
 
 #: tries of a statement that times out
 _TRIES: Final = 5
+#: before the second try, half of this to this; twice as long before each other
+_PAUSE_SECONDS: Final = 0.1
 _PLAIN: Final = b"\0"
 
 
@@ -34,7 +38,10 @@ async def swap(
     wanted = None if value is None else _PLAIN + value
     before = None if expected is None else _PLAIN + expected
     uncertain = False
-    for _ in range(_TRIES):
+    for tried in range(_TRIES):
+        if tried:
+            # several that compare the same row at once hold each other up: each waits for a time of its own
+            await asyncio.sleep(random.uniform(0.5, 1.0) * _PAUSE_SECONDS * 2 ** (tried - 1))
         try:
             if (await session.execute(cql, values))[0][0]:
                 return True
