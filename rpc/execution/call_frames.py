@@ -10,7 +10,7 @@ import contextlib
 from itertools import accumulate
 from typing import Any, Final
 
-from chain.address import Address
+from chain.address import Address, from_id
 from chain.errors import BadObject, NotHeld
 from chain.eth.transaction import EAM, cbor_bytes
 from chain.eth.types import EthAddressError, eth_address, log_of
@@ -23,6 +23,8 @@ from rpc.lookup.execution_trace import lotus_trace
 
 _REVERTED: Final = "Reverted"
 _CREATE2: Final = 3
+_CONSTRUCTOR: Final = 1
+_INIT: Final = from_id(1)
 #: the charge that goes before each event: fvm 4, and 3
 _EVENT_CHARGES: Final = frozenset({"OnActorEvent", "OnActorEventAccept"})
 
@@ -123,13 +125,14 @@ class _Logs:
             by_call.setdefault(call, []).append((calls_before, event))
         are_shown = {id(one.call) for one in shown}
         for one in shown:
-            found = by_call.get(self._number_of[id(one.inner)])
+            inner = _emitter(one)
+            found = by_call.get(self._number_of[id(inner)])
             if not found:
                 continue
-            below = one.inner["Subcalls"] or ()
+            below = inner["Subcalls"] or ()
             #: how many of the calls that it had made are shown
             positions = list(accumulate((id(call) in are_shown for call in below), initial=0))
-            address = eth_json.data(address_of(one.inner["InvokedActor"]))
+            address = eth_json.data(address_of(inner["InvokedActor"]))
             logs = []
             for calls_before, event in found:
                 entries = [EventEntry(*entry) for entry in event[1]]
@@ -139,6 +142,17 @@ class _Logs:
                     logs.append(_log(address, *log, positions[calls_before]))
             if logs:
                 frames[id(one)]["logs"] = logs
+
+
+def _emitter(one: ShownCall) -> dict[str, Any]:
+    """The call that emits the events of a shown one: of a creation, the constructor's that the init actor makes."""
+    if one.trace["type"] == "create":
+        for call in one.call["Subcalls"] or ():
+            if call["Msg"]["To"] == _INIT:
+                for made in call["Subcalls"] or ():
+                    if made["Msg"]["Method"] == _CONSTRUCTOR and made.get("InvokedActor") is not None:
+                        return made  # type: ignore[no-any-return]
+    return one.inner
 
 
 def _log(address: str, data: bytes, topics: list[bytes], position: int) -> dict[str, Any]:
