@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from functools import cache
@@ -29,6 +30,8 @@ from rpc.errors import ParseError, RpcError
 SMALL_BODY: Final = 64 << 10
 #: the longest body that the slower reader takes: it needs 10 ms for this
 MAX_TOLERANT_BODY: Final = 256 << 10
+#: calls on the stack, at most, while the slower reader works: Python's own limit
+_RECURSION_LIMIT: Final = 1000
 #: lists and objects of more entries are written in pieces of so many
 _PIECE: Final = 128
 
@@ -89,7 +92,10 @@ def _parse_as_go(body: bytes, whole: bool) -> Any:
     if len(body) > MAX_TOLERANT_BODY:
         raise ParseError
     text = body.decode("utf-8", "replace").strip(" \t\r\n\v\f")
+    limit = sys.getrecursionlimit()
     try:
+        # some libraries raise the limit when they are imported: deep nesting would then overflow the stack of C
+        sys.setrecursionlimit(min(limit, _RECURSION_LIMIT))
         value, end = _TOLERANT.raw_decode(text)
         if whole and end != len(text):
             raise ParseError
@@ -97,6 +103,8 @@ def _parse_as_go(body: bytes, whole: bool) -> Any:
             value = _mend(value)
     except (ValueError, RecursionError):
         raise ParseError from None
+    finally:
+        sys.setrecursionlimit(limit)
     return value
 
 

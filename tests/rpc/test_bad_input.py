@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import sys
 from typing import Any
 
 import aiohttp
@@ -78,6 +79,17 @@ async def test_each_fault_has_its_code(body: bytes, status: int, code: int) -> N
     error = json.loads(answer)["error"]
     assert (got, error["code"]) == (status, code)
     assert "passwd" not in answer.decode()
+
+
+async def test_deep_nesting_is_refused_where_a_library_has_raised_the_recursion_limit() -> None:
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(100_000)
+    try:
+        _, answer = await Dispatcher(services(), make_registry()).http(1, b"[" * 100_000)
+        assert json.loads(answer)["error"]["code"] == -32700
+        assert sys.getrecursionlimit() == 100_000
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 @pytest.mark.parametrize(
