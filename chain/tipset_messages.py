@@ -28,6 +28,9 @@ ResolveId = Callable[[Cid, bytes], Awaitable[bytes]]
 _HYPERDRIVE = 13
 #: messages that are decoded between two checkpoints
 _RUN = 64
+#: CIDs that are read from a list of messages between two checkpoints, and messages that are read at once
+_CIDS = 256
+_READ = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,9 @@ class IncludedMessage:
     raw: bytes
 
 
-async def load_message_cids(reader: ObjectReader, meta: Cid) -> tuple[list[Cid], list[Cid]]:
+async def load_message_cids(
+    reader: ObjectReader, meta: Cid, checkpoint: Checkpoint = no_checkpoint
+) -> tuple[list[Cid], list[Cid]]:
     """(BLS, other) message CIDs of a block. `meta`: the `messages` field of its header. Errors: Missing, BadObject."""
     fields = decode(await reader.get(meta))
     if not isinstance(fields, list) or len(fields) != 2:
@@ -48,7 +53,11 @@ async def load_message_cids(reader: ObjectReader, meta: Cid) -> tuple[list[Cid],
     found: list[list[Cid]] = []
     for root in fields:
         tree = await Amt.load(reader, Cid(root), version=0)
-        cids = [Cid(value) async for _, value in tree.items()]
+        cids: list[Cid] = []
+        async for _, value in tree.items():  # noqa: PERF102
+            if not len(cids) % _CIDS:
+                await checkpoint()
+            cids.append(Cid(value))
         if len(cids) != tree.count:
             raise BadObject(f"found {len(cids)} cids, expected {tree.count}")
         found.append(cids)
@@ -63,8 +72,12 @@ async def load_block_messages(
     Errors: NotHeld (the store lacks one of the objects), BadObject.
     """
     try:
-        bls, signed = await load_message_cids(reader, block.messages)
-        raws = await reader.get_many([*bls, *signed])
+        bls, signed = await load_message_cids(reader, block.messages, checkpoint)
+        cids = [*bls, *signed]
+        raws: list[bytes] = []
+        for at in range(0, len(cids), _READ):
+            await checkpoint()
+            raws += await reader.get_many(cids[at : at + _READ])
     except Missing as error:
         raise NotHeld(f"the messages of block {block.cid} (epoch {block.height}): {error}") from None
     unsigned = []

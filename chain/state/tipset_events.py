@@ -24,6 +24,8 @@ EVENTS_BIT_WIDTH: Final = 5
 INDEXED: Final = 1 | 2
 #: receipts or events that are decoded between two checkpoints
 _RUN: Final = 64
+#: events that are made of what was decoded between two checkpoints
+_MADE: Final = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +71,12 @@ async def load_tipset_events(
             event = event_from_fields(pair[1])
             emitted.append((at, event.emitter, event.entries))
     addresses = await _addresses(tree, list(dict.fromkeys(emitter for _, emitter, _ in emitted)))
-    await checkpoint()
-    return [
-        TipsetEvent(index, at, emitter, addresses[emitter], entries)
-        for index, (at, emitter, entries) in enumerate(emitted)
-    ]
+    found: list[TipsetEvent] = []
+    for index, (at, emitter, entries) in enumerate(emitted):
+        if not index % _MADE:
+            await checkpoint()
+        found.append(TipsetEvent(index, at, emitter, addresses[emitter], entries))
+    return found
 
 
 async def _addresses(tree: StateTree, emitters: Sequence[int]) -> dict[int, Address]:

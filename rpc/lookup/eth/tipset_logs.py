@@ -25,6 +25,8 @@ from rpc.missing_objects import not_held
 _OVERHEAD: Final = 600
 #: events that are looked at between two checkpoints
 _RUN: Final = 64
+#: events whose size is added up between two checkpoints
+_SIZED: Final = 2048
 
 
 async def load_events(ctx: Context, tipset: Tipset, post: PostRoots) -> Sequence[TipsetEvent]:
@@ -41,8 +43,12 @@ async def load_events(ctx: Context, tipset: Tipset, post: PostRoots) -> Sequence
         found = await load_events_after(ctx.objects, receipts, post.state, node_cache(ctx), ctx.checkpoint)
     except Missing as error:
         raise not_held(ctx.objects, error, f"the events of the tipset at epoch {tipset.height}") from None
-    size = sum(_OVERHEAD + sum(150 + len(entry.value) for entry in event.entries) for event in found)
-    keep(cache, tipset.key, found, _OVERHEAD + size)
+    size = _OVERHEAD
+    for at, event in enumerate(found):
+        if not at % _SIZED:
+            await ctx.checkpoint()
+        size += _OVERHEAD + sum(150 + len(entry.value) for entry in event.entries)
+    keep(cache, tipset.key, found, size)
     return found
 
 
