@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -24,13 +23,12 @@ from chain.network import load_network
 from chain.tipset import Tipset, TipsetKey
 from leader_bridge.bridge import Bridge
 from leader_bridge.imports.importer import import_car
-from rpc.client.node_info import parse_node_info
 from rpc.errors import CannotExecute, Unavailable
 from rpc.lookup.tipset_execution import execute_tipset
 from tests.execution.machine import StoreExecutor, require_machine
 from tests.support.bridge.chain import genesis_of, read_car
 from tests.support.bridge.node import TestNode, until
-from tests.support.bridge.running import entries_of, quick
+from tests.support.bridge.running import entries_of, following, quick
 from tests.support.recorded import recorded
 
 pytestmark = [pytest.mark.recorded, pytest.mark.timeout(900)]
@@ -100,18 +98,11 @@ async def devnet() -> AsyncIterator[Devnet]:
         await node.stop()
 
 
-@asynccontextmanager
-async def bridging(
+def bridging(
     devnet: Devnet, nodes: Sequence[TestNode], store: Store, executor: StoreExecutor, **options: Any
-) -> AsyncIterator[Bridge]:
+) -> AbstractAsyncContextManager[Bridge]:
     settings = quick(**{"verify": "all", "network_file": recorded("devnet/network.json"), **options})
-    bridge = Bridge(store, parse_node_info(",".join(node.url for node in nodes)), settings, executor=executor)
-    task = asyncio.create_task(bridge.run())
-    try:
-        yield bridge
-    finally:
-        bridge.stop()
-        await task
+    return following(store, [node.url for node in nodes], settings, executor=executor)
 
 
 def count(name: str, **labels: str) -> float:

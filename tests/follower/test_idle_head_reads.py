@@ -10,20 +10,24 @@ from tests.support.made_chain import MadeChain
 from tests.support.virtual_time import run_virtual, virtual_ms
 
 
-def test_an_idle_follower_reads_less_and_has_a_head_to_serve_all_the_time() -> None:
-    delta, epsilon = 500, 50
+async def started() -> tuple[Log, SharedStoreHeads]:
+    """A log of one entry, and what has read it for three seconds."""
+    chain = MadeChain()
+    tipset = await chain.add(None, 0)
+    clock = Clock()
+    log = Log(clock)
+    clock.wall = lambda: 1_000_000 + virtual_ms()  # type: ignore[method-assign]
+    log.add(tipset, -1000)
+    heads = SharedStoreHeads(log, chain.services().index, 500, 50, now=virtual_ms, wall=clock.wall)
+    heads.start()
+    await asyncio.sleep(3)
+    return log, heads
 
+
+def test_an_idle_follower_reads_less_and_has_a_head_to_serve_all_the_time() -> None:
     async def run(asks: bool) -> tuple[int, int]:
         """Reads in ten seconds, and how often there was no head to serve."""
-        chain = MadeChain()
-        tipset = await chain.add(None, 0)
-        clock = Clock()
-        log = Log(clock)
-        clock.wall = lambda: 1_000_000 + virtual_ms()  # type: ignore[method-assign]
-        log.add(tipset, -1000)
-        heads = SharedStoreHeads(log, chain.services().index, delta, epsilon, now=virtual_ms, wall=clock.wall)
-        heads.start()
-        await asyncio.sleep(3)
+        log, heads = await started()
         before, lacking = log.reads, 0
         for _ in range(1000):
             await asyncio.sleep(0.01)
@@ -44,15 +48,7 @@ def test_an_idle_follower_reads_less_and_has_a_head_to_serve_all_the_time() -> N
 
 def test_a_request_to_an_idle_follower_waits_for_one_read() -> None:
     async def run() -> float:
-        chain = MadeChain()
-        tipset = await chain.add(None, 0)
-        clock = Clock()
-        log = Log(clock)
-        clock.wall = lambda: 1_000_000 + virtual_ms()  # type: ignore[method-assign]
-        log.add(tipset, -1000)
-        heads = SharedStoreHeads(log, chain.services().index, 500, 50, now=virtual_ms, wall=clock.wall)
-        heads.start()
-        await asyncio.sleep(3)
+        log, heads = await started()
         # the last reads failed, or took too long
         log.failing = True
         while heads._servable() is not None:

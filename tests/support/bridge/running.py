@@ -18,6 +18,7 @@ from leader_bridge.follow.head_rules import ReorgPermit
 from leader_bridge.settings import BridgeSettings
 from leader_bridge.store.mirror import walked_links
 from rpc.client.node_info import parse_node_info
+from rpc.executor import Executor
 
 #: everything as fast as it goes: nothing here waits for its own sake
 QUICK = {
@@ -41,10 +42,14 @@ def quick(**options: Any) -> BridgeSettings:
 
 @contextlib.asynccontextmanager
 async def following(
-    store: Store, urls: Sequence[str], settings: BridgeSettings | None = None, permit: ReorgPermit | None = None
+    store: Store,
+    urls: Sequence[str],
+    settings: BridgeSettings | None = None,
+    permit: ReorgPermit | None = None,
+    executor: Executor | None = None,
 ) -> AsyncIterator[Bridge]:
     """A bridge that runs meanwhile, and is stopped; what it raises is raised here."""
-    bridge = Bridge(store, parse_node_info(",".join(urls)), settings or quick(), permit=permit)
+    bridge = Bridge(store, parse_node_info(",".join(urls)), settings or quick(), permit=permit, executor=executor)
     task = asyncio.create_task(bridge.run())
     try:
         yield bridge
