@@ -175,8 +175,10 @@ class Store(Protocol):
     ) -> bool:
         """Write a row (None: remove it) if its value is `expected` (None: if there is none); whether it was.
 
-        Of several at once, from whatever process, one succeeds. Rows written so are written in no other way. After
-        StoreUnavailable it is not known whether it was written.
+        Of several at once, from whatever process, one succeeds. Rows written so are written in no other way. A shared
+        store that loses an answer looks up in the row what became of the swap. Errors: StoreUnavailable, when the
+        store does not tell: then it is not known whether the row was written. Two that remove the same value while
+        answers are lost may both be told that they did.
         """
 
     # --- head log ----------------------------------------------------------------------------------

@@ -39,6 +39,8 @@ _AHEAD: Final = 4096
 _BUSY: Final = 1 / 4
 #: of what a read proves (delta less epsilon), the same while none is asked for: a head is servable all the time
 _IDLE: Final = 0.8
+#: of the time between two such reads: one that is due so soon after another is left out
+_JUST_READ: Final = 0.1
 #: how long (seconds) after the last request for a head a follower counts as busy
 _BUSY_SECONDS: Final = 2.0
 #: between two measurements of the clock, where it is known and where it is not
@@ -222,7 +224,6 @@ class SharedStoreHeads:
         """Start a read every delta / 4, whatever became of those before; less often while no head is asked for."""
         loop = asyncio.get_running_loop()
         busy = self.window.delta_ms * _BUSY / 1000
-        idle = (self.window.delta_ms - self.window.epsilon_ms) * _IDLE / 1000
         due = loop.time()
         while True:
             if len(self._reads) >= _HANGING:
@@ -240,9 +241,20 @@ class SharedStoreHeads:
             else:
                 self._hurry.clear()
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(idle):
+                    async with asyncio.timeout(self._until_tick()):
                         await self._hurry.wait()
                 due = loop.time()
+
+    def _until_tick(self) -> float:
+        """Seconds until idle followers read next: all at once, as their clocks tell it.
+
+        A request that comes alone wakes a server's threads, which then look for more work for some milliseconds. Where
+        many come together they do that once.
+        """
+        every = (self.window.delta_ms - self.window.epsilon_ms) * _IDLE
+        left = every - self._wall() % every
+        # a timer may be a little early, and a read may just have been made
+        return (left if left > every * _JUST_READ else left + every) / 1000
 
     @property
     def _is_busy(self) -> bool:
@@ -311,8 +323,13 @@ class SharedStoreHeads:
                 await self.measure()
             except StoreError as error:
                 log.debug("the store's clock cannot be read: %s", error)
-            known = _CLOCK_SECONDS if self._is_busy else _CLOCK_IDLE_SECONDS
-            await asyncio.sleep(known if self.clock.is_accurate else _CLOCK_UNKNOWN_SECONDS)
+            if not self.clock.is_accurate:
+                await asyncio.sleep(_CLOCK_UNKNOWN_SECONDS)
+            elif self._is_busy:
+                await asyncio.sleep(_CLOCK_SECONDS)
+            else:
+                await asyncio.sleep(_CLOCK_IDLE_SECONDS)
+                await asyncio.sleep(self._until_tick())
 
     async def measure(self) -> None:
         """Read the store's clock between two of ours. Errors: StoreError."""

@@ -1,8 +1,8 @@
 """The shared store: a keyspace of Apache Cassandra, ScyllaDB or YugabyteDB (YCQL), for N followers on N machines.
 
 Objects stand by multihash, rows by (partition, key), each table by its access path. Everything is read and
-written at QUORUM; nothing is counted or scanned over partitions. Every value begins with a byte: 0 as it is, 1 LZ4,
-2 in parts, each in a row of its own.
+written at QUORUM; nothing is counted or scanned over partitions. Every value begins with a byte that says its form
+(`blockstore.cassandra.values`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import lz4.block
 from blockstore.cassandra import migration
 from blockstore.cassandra import schema as cassandra_schema
 from blockstore.cassandra.address import CassandraAddress
-from blockstore.cassandra.compare_and_set import swap
+from blockstore.cassandra.compare_and_set import MOST_VALUE, swap
 from blockstore.cassandra.head import CassandraHeadLog, Lease, Tail
 from blockstore.cassandra.probe import probe
 from blockstore.cassandra.schema import BY_TERM, SCHEMA_VERSION, table_name
@@ -399,7 +399,7 @@ class CassandraStore:
         self, table: Table, partition: bytes, key: bytes, expected: bytes | None, value: bytes | None
     ) -> bool:
         self._writable()
-        if table.name in BY_TERM or (value is not None and len(value) >= MAX_CELL):
+        if table.name in BY_TERM or (value is not None and len(value) > MOST_VALUE):
             raise StoreError(f"rows of {table.name}, or values of this size, are not compared and set")
         name = f"{self._keyspace}.{table.name}"
         return await swap(self._session, name, _partition(partition), bytes(key), expected, value)

@@ -1,7 +1,8 @@
 """The stored form of values: compressed where it gains, and cut where a cell would hold more than a server likes.
 
-The first byte says which: 0 as it is, 1 LZ4, 2 in parts. What is cut is the form of 0 or 1. Parts are written before
-the value that names them; their keys follow from it, so to write them again changes nothing.
+The first byte says which: 0 as it is, 1 LZ4, 2 in parts, 3 as it is behind the ids of the compare-and-sets that led to
+it. What is cut is the form of 0 or 1. Parts are written before the value that names them; their keys follow from it, so
+to write them again changes nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ MAX_CELL: Final = 1 << 20
 PART: Final = 1 << 19
 #: in the table of objects: what the keys of parts of rows begin with, before the value's SHA-256. No multihash does
 ROW_PARTS: Final = b"row"
+#: bytes of the id of a compare-and-set
+ID_BYTES: Final = 8
 #: smaller values are not compressed: LZ4 gains nothing
 _SMALL: Final = 256
 
@@ -32,8 +35,22 @@ def pack(data: bytes) -> bytes:
 
 
 def unpack(value: bytes) -> bytes:
-    """The inverse of `pack`."""
-    return bytes(lz4.block.decompress(value[1:])) if value[0] else value[1:]
+    """The value in a cell that `pack` or `with_ids` made."""
+    if value[0] == 0:
+        return value[1:]
+    return value[2 + ID_BYTES * value[1] :] if value[0] == 3 else bytes(lz4.block.decompress(value[1:]))
+
+
+def with_ids(ids: list[bytes], value: bytes) -> bytes:
+    """The cell of a value that is compared and set, with the ids (at most 255) of the compare-and-sets before it."""
+    return b"\3" + bytes((len(ids),)) + b"".join(ids) + value
+
+
+def ids_of(cell: bytes) -> list[bytes]:
+    """The ids in a cell, oldest first; none in a cell of another form."""
+    if cell[0] != 3:
+        return []
+    return [cell[at : at + ID_BYTES] for at in range(2, 2 + ID_BYTES * cell[1], ID_BYTES)]
 
 
 def cut(base: bytes, value: bytes) -> tuple[bytes, list[tuple[bytes, bytes]]]:

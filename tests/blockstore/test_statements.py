@@ -23,7 +23,7 @@ from blockstore.cassandra.session import Forbidden, Session
 from blockstore.cassandra.store import CassandraStore
 from blockstore.cid import multihash_of
 from blockstore.errors import Fenced
-from blockstore.store import COVERAGE, EVENTS, FILTERS, META, TABLES, TIPSETS, Batch, Held, Store
+from blockstore.store import COVERAGE, EVENTS, FILTERS, FLEET, META, TABLES, TIPSETS, Batch, Held, Store
 from leader_bridge.follow.lease import LeaseStore
 from tests.blockstore.model.delayed_store import DelayedSession, Weather, store_over
 from tests.blockstore.model.server import CASSANDRA, Server
@@ -51,7 +51,7 @@ COMPARES = (
     r"DELETE FROM T WHERE p = \?( AND k = \?)? IF (v|term) = \?",
 )
 #: tables that have rows which are compared and set
-COMPARED = {HEAD, FILTERS.name}
+COMPARED = {HEAD, FILTERS.name, FLEET.name}
 FORBIDDEN = re.compile(
     r"\b(BATCH|TTL|TIMESTAMP|PER PARTITION|STATIC|CREATE INDEX|MATERIALIZED|FILTERING|TOKEN|CONTAINS)\b|\bIN [(?]",
     re.IGNORECASE,

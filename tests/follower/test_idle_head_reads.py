@@ -10,13 +10,13 @@ from tests.support.made_chain import MadeChain
 from tests.support.virtual_time import run_virtual, virtual_ms
 
 
-async def started() -> tuple[Log, SharedStoreHeads]:
+async def started(clock_ahead: int = 0) -> tuple[Log, SharedStoreHeads]:
     """A log of one entry, and what has read it for three seconds."""
     chain = MadeChain()
     tipset = await chain.add(None, 0)
     clock = Clock()
     log = Log(clock)
-    clock.wall = lambda: 1_000_000 + virtual_ms()  # type: ignore[method-assign]
+    clock.wall = lambda: 1_000_000 + clock_ahead + virtual_ms()  # type: ignore[method-assign]
     log.add(tipset, -1000)
     heads = SharedStoreHeads(log, chain.services().index, 500, 50, now=virtual_ms, wall=clock.wall)
     heads.start()
@@ -61,3 +61,35 @@ def test_a_request_to_an_idle_follower_waits_for_one_read() -> None:
         return loop.time() - began
 
     assert run_virtual(run()) < 0.05
+
+
+def test_idle_followers_read_at_the_same_moments() -> None:
+    """Whenever they were started, and each as its own clock tells the time."""
+    apart = 8
+
+    async def run() -> list[list[int]]:
+        times: list[list[int]] = []
+        heads = []
+        for number in range(3):
+            log, one = await started(apart if number == 1 else 0)
+            heads.append(one)
+            await asyncio.sleep(0.111)
+            times.append([])
+
+            async def head_tail(limit: int = 1, *, read=log.head_tail, seen=times[-1]):  # type: ignore[no-untyped-def]
+                seen.append(virtual_ms())
+                return await read(limit)
+
+            log.head_tail = head_tail  # type: ignore[method-assign]
+        for seen in times:
+            seen.clear()
+        await asyncio.sleep(10)
+        for one in heads:
+            await one.close()
+        return times
+
+    first, second, third = run_virtual(run())
+    assert len(first) in range(26, 30)
+    for at, other, same in zip(first, second, third, strict=True):
+        assert abs(at - other) <= apart + 3
+        assert abs(at - same) <= 3
