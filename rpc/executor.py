@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
+
+import cbor2
 
 from blockstore.cid import Cid
 from chain.address import from_id
@@ -17,6 +19,8 @@ SYSTEM: Final = from_id(0)
 REWARD: Final = from_id(2)
 #: the gas limit that Lotus gives to implicit messages
 IMPLICIT_GAS: Final = (1 << 62) - 1
+#: events of a trace in one part: building what is answered of them takes about a millisecond
+_PART: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,7 @@ def implicit_step(to: bytes, method: int, params: bytes, nonce: int) -> Step:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What became of a message. Amounts in attoFIL; `trace` in the order of events (`execution/src/trace.rs`)."""
+    """What became of a message. Amounts in attoFIL; `trace`: what `pack_trace` makes, `trace_parts` reads it."""
 
     exit_code: int
     return_: bytes
@@ -96,7 +100,20 @@ class Applied:
     events_root: Cid | None
     events: Sequence[Any]
     failure: str | None
-    trace: Sequence[Any]
+    trace: Sequence[bytes]
+
+
+def pack_trace(events: Sequence[Any]) -> tuple[bytes, ...]:
+    """The machine's events (`execution/src/trace.rs`) in parts, each of them CBOR.
+
+    So a worker moves a trace of a hundred thousand events as it is, and reads it part by part.
+    """
+    return tuple(cbor2.dumps(events[at : at + _PART]) for at in range(0, len(events), _PART))
+
+
+def trace_parts(trace: Sequence[bytes]) -> Iterator[list[Any]]:
+    """The events of each part of a trace, in their order."""
+    return map(cbor2.loads, trace)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from chain.tipset import Tipset
 from follower.executor.proof_keys import lacking_keys
 from follower.executor.wire import FrameBuffer, raise_error, unpack_outcome
 from rpc.errors import CannotExecute, ExecutionRefused
-from rpc.executor import Applied, Call, Outcome, Place, Reward, Run, Step
+from rpc.executor import Applied, Call, Outcome, Place, Reward, Run, Step, pack_trace
 
 T = TypeVar("T")
 
@@ -350,6 +350,6 @@ def _applied(found: dict[str, Any]) -> Applied:
         events_root=None if root is None else Cid(root),
         events=found["events"],
         failure=found["failure"],
-        trace=found["trace"],
+        trace=pack_trace(found["trace"]),
         **{name: int(found[name]) for name in _AMOUNTS},
     )

@@ -7,8 +7,11 @@ message's gas limit and gas used. Source: go-ethereum `eth/tracers/native/call.g
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from itertools import accumulate
 from typing import Any, Final
+
+import orjson
 
 from chain.address import Address, from_id
 from chain.errors import BadObject, NotHeld
@@ -17,33 +20,45 @@ from chain.eth.types import EthAddressError, eth_address, log_of
 from chain.message import EventEntry, Message
 from rpc import eth_json
 from rpc.execution.revert import geth_reason
-from rpc.executor import Applied
+from rpc.executor import Applied, trace_parts
 from rpc.lookup.eth.parity_traces import ShownCall, address_of, exit_error, shown_calls
-from rpc.lookup.execution_trace import lotus_trace
+from rpc.lookup.execution_trace import Checkpoint, call_tree
 
 _REVERTED: Final = "Reverted"
 _CREATE2: Final = 3
 _CONSTRUCTOR: Final = 1
 _INIT: Final = from_id(1)
+#: levels of frames that are encoded as one; the encoder takes 254 levels of JSON, and a frame has two
+_LEVELS: Final = 50
+#: frames between two checkpoints
+_STEP: Final = 64
 #: the charge that goes before each event: fvm 4, and 3
 _EVENT_CHARGES: Final = frozenset({"OnActorEvent", "OnActorEventAccept"})
 
 
-def call_frame(
-    caller: bytes, message: Message, applied: Applied, *, only_top: bool = False, with_log: bool = False
+async def call_frame(
+    caller: bytes,
+    message: Message,
+    applied: Applied,
+    checkpoint: Checkpoint,
+    *,
+    only_top: bool = False,
+    with_log: bool = False,
 ) -> dict[str, Any]:
     """The frame of a message. `caller`: its sender's address. Errors: BadObject, NotHeld (logs that cannot be told).
 
     Frames nest up to 1,025 deep: `in_levels` makes of it what can be encoded.
     """
-    top = lotus_trace(applied.trace)
-    logs = _Logs(applied, top) if with_log else None
+    top = await call_tree(applied.trace, checkpoint)
+    logs = _Logs(applied, top, await _marks(applied, checkpoint)) if with_log else None
     frames: dict[int, dict[str, Any]] = {}
     first: dict[str, Any] | None = None
     shown: list[ShownCall] = []
-    for one in shown_calls(caller, top):
+    for one in () if top is None else shown_calls(caller, top):
         frame = frames[id(one)] = _frame(one)
         shown.append(one)  # ids are of living objects
+        if len(shown) % _STEP == 0:
+            await checkpoint()
         if first is None or one.above is None:
             first = frame
             if only_top:
@@ -56,6 +71,21 @@ def call_frame(
     if logs is not None:
         logs.add_to(shown, frames)
     return first
+
+
+def in_levels(frame: dict[str, Any], encode: Callable[[Any], bytes]) -> dict[str, Any]:
+    """The frame with deep calls as their JSON text, as `encode` writes it: for the encoder alone. Changes `frame`."""
+    places: list[tuple[list[Any], int]] = []
+    waiting = [(frame, 1)]
+    while waiting:
+        one, level = waiting.pop()
+        calls = one.get("calls") or []
+        if level % _LEVELS == 0:
+            places += [(calls, at) for at in range(len(calls))]
+        waiting += [(call, level + 1) for call in calls]
+    for calls, at in reversed(places):
+        calls[at] = orjson.Fragment(encode(calls[at]))
+    return frame
 
 
 def _uncalled(caller: bytes, message: Message, applied: Applied) -> dict[str, Any]:
@@ -105,12 +135,12 @@ def _frame(one: ShownCall) -> dict[str, Any]:
 class _Logs:
     """Which call emitted which event: the machine charges for each one, and drops those of calls that failed."""
 
-    def __init__(self, applied: Applied, top: dict[str, Any]) -> None:
+    def __init__(self, applied: Applied, top: dict[str, Any] | None, marks: list[tuple[int, int]]) -> None:
         self._events = applied.events
         #: of each event: the call that emitted it, by its place among all calls, and how many calls it had made by then
-        self._marks = _marks(applied)
+        self._marks = marks
         self._number_of: dict[int, int] = {}
-        waiting = [top]
+        waiting = [] if top is None else [top]
         while waiting:
             call = waiting.pop()
             self._number_of[id(call)] = len(self._number_of)
@@ -164,22 +194,25 @@ def _log(address: str, data: bytes, topics: list[bytes], position: int) -> dict[
     }
 
 
-def _marks(applied: Applied) -> list[tuple[int, int]]:
+async def _marks(applied: Applied, checkpoint: Checkpoint) -> list[tuple[int, int]]:
+    """Of each event that was kept: the call that emitted it, and how many calls it had made by then."""
     marks: list[tuple[int, int]] = []
     #: of the calls that are under way: number, calls made, events before it
     under_way: list[list[int]] = []
     calls = 0
-    for event in applied.trace:
-        kind = event[0]
-        if kind == "call":
-            if under_way:
-                under_way[-1][1] += 1
-            under_way.append([calls, 0, len(marks)])
-            calls += 1
-        elif kind == "gas" and event[1] in _EVENT_CHARGES and under_way:
-            marks.append((under_way[-1][0], under_way[-1][1]))
-        elif kind in ("return", "error") and under_way:
-            _, _, start = under_way.pop()
-            if kind == "error" or event[1]:
-                del marks[start:]
+    for events in trace_parts(applied.trace):
+        for event in events:
+            kind = event[0]
+            if kind == "call":
+                if under_way:
+                    under_way[-1][1] += 1
+                under_way.append([calls, 0, len(marks)])
+                calls += 1
+            elif kind == "gas" and event[1] in _EVENT_CHARGES and under_way:
+                marks.append((under_way[-1][0], under_way[-1][1]))
+            elif kind in ("return", "error") and under_way:
+                _, _, start = under_way.pop()
+                if kind == "error" or event[1]:
+                    del marks[start:]
+        await checkpoint()
     return marks

@@ -11,10 +11,10 @@ from rpc.context import Context
 from rpc.execution.revert import failure_text
 from rpc.executor import Applied
 from rpc.json_wire import encoder
-from rpc.lookup.execution_trace import in_levels, lotus_trace
+from rpc.lookup.execution_trace import trace_json
 
 
-def invocation_json(
+async def invocation_json(
     ctx: Context, message: Message, applied: Applied, *, has_gas_cost: bool, has_events: bool, cid: Cid | None = None
 ) -> dict[str, Any]:
     """`cid`: the message's own on chain where that is a signed one. `Duration` is 0: no client may rely on it."""
@@ -24,7 +24,7 @@ def invocation_json(
         "Msg": lotus_json.message(message),
         "MsgRct": lotus_json.receipt(receipt),
         "GasCost": _gas_cost(message, applied if has_gas_cost else None),
-        "ExecutionTrace": in_levels(lotus_trace(applied.trace), encoder(ctx.network.address_prefix)),
+        "ExecutionTrace": await trace_json(applied.trace, encoder(ctx.network.address_prefix), ctx.checkpoint),
         "Error": failure_text(applied),
         "Duration": 0,
     }

@@ -23,7 +23,7 @@ async def replay(ctx: Context, executor: Executor, tipset: Tipset, cid: Cid) -> 
     has_events = ctx.network.version_at(tipset.height) >= EVENTS_SINCE
     for one, applied in done.messages:
         if one.cid == cid:
-            return invocation_json(ctx, one.message, applied, has_gas_cost=True, has_events=has_events, cid=cid)
+            return await invocation_json(ctx, one.message, applied, has_gas_cost=True, has_events=has_events, cid=cid)
     raise MethodError("given message not found in tipset")
 
 
@@ -38,7 +38,7 @@ async def compute(
         message = decode_message(step.message)
         cid = step.cid or message.cid
         trace.append(
-            invocation_json(ctx, message, applied, has_gas_cost=not step.implicit, has_events=has_events, cid=cid)
+            await invocation_json(ctx, message, applied, has_gas_cost=not step.implicit, has_events=has_events, cid=cid)
         )
     root = done.root
     if messages:
@@ -50,7 +50,7 @@ async def compute(
         assert run.root is not None
         root = run.root
         trace += [
-            invocation_json(ctx, one, applied, has_gas_cost=True, has_events=has_events)
+            await invocation_json(ctx, one, applied, has_gas_cost=True, has_events=has_events)
             for one, applied in zip(messages, run.applied, strict=True)
         ]
     return {"Root": root, "Trace": trace}

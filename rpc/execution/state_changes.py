@@ -20,9 +20,10 @@ from chain.ipld.tree_nodes import NodeCache
 from chain.state.state_tree import Actor
 from rpc.context import Context
 from rpc.errors import LimitExceeded
-from rpc.executor import Applied
+from rpc.executor import Applied, trace_parts
 from rpc.lookup.actor_states import load_tree, node_cache
 from rpc.lookup.eth.contracts import load_contract
+from rpc.lookup.execution_trace import Checkpoint
 
 #: slots and accounts of one answer
 _MAX_ENTRIES: Final = 100_000
@@ -85,9 +86,13 @@ async def changes(ctx: Context, before: Cid, after: Cid, epoch: int, called: Ite
         yield Change(_address(actor_id, other or one), *accounts, slots)
 
 
-def called_actors(applied: Applied) -> set[int]:
+async def called_actors(applied: Applied, checkpoint: Checkpoint) -> set[int]:
     """The IDs of the actors that a message called, and of the callers."""
-    return {event[1] for event in applied.trace if event[0] in ("actor", "call")}
+    found: set[int] = set()
+    for events in trace_parts(applied.trace):
+        found.update(event[1] for event in events if event[0] in ("actor", "call"))
+        await checkpoint()
+    return found
 
 
 async def _actor(states: States, actor_id: int) -> Actor | None:

@@ -13,13 +13,12 @@ from blockstore.cid import Cid
 from chain.errors import BadObject, BadRequest, NotHeld
 from chain.message import Message
 from rpc.context import Context
-from rpc.execution.call_frames import call_frame
+from rpc.execution.call_frames import call_frame, in_levels
 from rpc.execution.state_changes import called_actors, changes
 from rpc.execution.state_json import PrestateOptions, prestate, state_difference
 from rpc.executor import Applied
 from rpc.json_wire import encoder
 from rpc.lookup.eth.parity_traces import traces_of
-from rpc.lookup.execution_trace import in_levels, lotus_trace
 from rpc.params import json_kind, mismatch
 
 CALL: Final = "callTracer"
@@ -118,19 +117,21 @@ async def tracer_answer(ctx: Context, options: TracerOptions, traced: Traced) ->
     encode = encoder(ctx.network.address_prefix)
     try:
         if options.tracer == CALL:
-            frame = call_frame(
+            frame = await call_frame(
                 traced.caller,
                 traced.message,
                 traced.applied,
+                ctx.checkpoint,
                 only_top=options.only_top_call,
                 with_log=options.with_log,
             )
-            return encode(in_levels(frame, encode, "calls"))
+            return encode(in_levels(frame, encode))
         if options.tracer == FLAT_CALL:
-            traces = traces_of(traced.caller, lotus_trace(traced.applied.trace))
+            traces = await traces_of(traced.caller, traced.applied.trace, ctx.checkpoint)
             return encode([{**one, **traced.place} for one in traces])
     except BadObject as error:
         raise NotHeld(f"the calls of this message: {error}") from None
-    found = changes(ctx, traced.before, traced.after, traced.epoch, called_actors(traced.applied))
+    called = await called_actors(traced.applied, ctx.checkpoint)
+    found = changes(ctx, traced.before, traced.after, traced.epoch, called)
     show = state_difference if options.prestate.diff_mode else prestate
     return encode(await show(found, options.prestate))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
@@ -19,7 +18,7 @@ from rpc.lookup.decoded_cache import decoded_cache, keep
 from rpc.lookup.eth.block_parameter import block_hash
 from rpc.lookup.eth.parity_traces import traces_of
 from rpc.lookup.eth.transactions import resolve_eth_address
-from rpc.lookup.execution_trace import lotus_trace
+from rpc.lookup.execution_trace import Checkpoint, no_checkpoint
 from rpc.lookup.self_check import execute_checked
 from rpc.lookup.tipset_execution import Chain, Executed
 
@@ -37,17 +36,14 @@ async def execute_traces(ctx: Context, executor: Executor, tipset: Tipset) -> by
     return answer
 
 
-async def traces_json(
-    chain: Chain, tipset: Tipset, done: Executed, checkpoint: Callable[[], Awaitable[None]] | None = None
-) -> bytes:
+async def traces_json(chain: Chain, tipset: Tipset, done: Executed, checkpoint: Checkpoint = no_checkpoint) -> bytes:
     """The `trace_block` answer, JSON, of a tipset that was executed with its trace and its objects. Errors: NotHeld."""
     chain.objects.remember(done.objects)
     tree = await StateTree.load(chain.objects, done.root)
     digest = eth_json.data(block_hash(tipset))
-    traces: list[dict[str, Any]] = []
+    texts: list[bytes] = []
     for position, (one, applied) in enumerate(done.messages):
-        if checkpoint is not None:
-            await checkpoint()
+        await checkpoint()
         place: dict[str, Any] = {
             "blockHash": digest,
             "blockNumber": tipset.height,
@@ -56,8 +52,9 @@ async def traces_json(
         }
         caller = await resolve_eth_address(tree, Address(one.message.from_))
         try:
-            shown = traces_of(caller, lotus_trace(applied.trace))
+            shown = await traces_of(caller, applied.trace, checkpoint)
         except BadObject as error:
             raise NotHeld(f"the traces of message {one.cid}: {error}") from None
-        traces += [trace | place for trace in shown]
-    return orjson.dumps(traces)
+        if shown:
+            texts.append(orjson.dumps([trace | place for trace in shown])[1:-1])
+    return b"[%b]" % b",".join(texts)

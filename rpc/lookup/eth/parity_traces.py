@@ -6,7 +6,7 @@ native calls of its own is left out or shown as the `delegatecall` that it is. S
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from chain.eth.types import eth_address, own_eth_address
 from chain.exit_codes import exit_code_text
 from chain.ipld.dag_cbor import decode
 from rpc import eth_json
+from rpc.lookup.execution_trace import Checkpoint, call_tree
 
 _INIT: Final = from_id(1)
 _EAM_ID: Final = 10
@@ -48,6 +49,8 @@ _NATIVE_SELECTOR: Final = bytes.fromhex("868e10c4")
 _WORD: Final = 32
 #: stands for code that no contract can have
 _NO_CODE: Final = "0xfe"
+#: calls between two checkpoints
+_STEP: Final = 64
 
 _Trace = dict[str, Any]
 
@@ -74,9 +77,19 @@ class ShownCall:
     above: ShownCall | None
 
 
-def traces_of(caller: bytes, call: _Trace) -> list[_Trace]:
-    """The traces of a message and of the calls below it. `caller`: its sender's address. Errors: BadObject."""
-    return [one.trace for one in list(shown_calls(caller, call))]
+async def traces_of(caller: bytes, trace: Sequence[bytes], checkpoint: Checkpoint) -> list[_Trace]:
+    """The traces of a message and of the calls below it. `caller`: its sender's address; `trace`: as in `Applied`.
+
+    Errors: BadObject.
+    """
+    top = await call_tree(trace, checkpoint)
+    found: list[_Trace] = []
+    if top is not None:
+        for one in shown_calls(caller, top):
+            found.append(one.trace)
+            if len(found) % _STEP == 0:
+                await checkpoint()
+    return found
 
 
 def shown_calls(caller: bytes, call: _Trace) -> Iterator[ShownCall]:
@@ -312,7 +325,7 @@ def _is_evm(actor: _Trace) -> bool:
 
 
 def _gas_used(call: _Trace) -> str:
-    return hex(sum(charge["tg"] for charge in call["GasCharges"] or ()))
+    return hex(call["GasUsed"])
 
 
 def _abi(first: int, second: int, data: bytes) -> bytes:

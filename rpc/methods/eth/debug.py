@@ -42,7 +42,6 @@ from rpc.lookup.eth.block_parameter import (
 from rpc.lookup.eth.parity_traces import traces_of
 from rpc.lookup.eth.transaction_tipset import transaction_tipset
 from rpc.lookup.eth.transactions import find_message_cid, resolve_eth_address
-from rpc.lookup.execution_trace import lotus_trace
 from rpc.lookup.forward import forward
 from rpc.lookup.message_search import Miss
 from rpc.params import EthHash, RawParams, param_of, raw_list
@@ -195,12 +194,12 @@ async def trace_call(ctx: Context, params: RawParams) -> Any:
         done = await simulate(ctx, executor, message, tipset)
         assert done.after is not None
         try:
-            traces = traces_of(eth_address(Address(message.from_)), lotus_trace(done.applied.trace))
+            traces = await traces_of(eth_address(Address(message.from_)), done.applied.trace, ctx.checkpoint)
         except BadObject as error:
             raise NotHeld(f"the calls of this message: {error}") from None
         difference = None
         if "stateDiff" in kinds:
-            called = called_actors(done.applied)
+            called = await called_actors(done.applied, ctx.checkpoint)
             difference = await parity_difference(changes(ctx, done.before, done.after, tipset.height, called))
         return encoder(ctx.network.address_prefix)(
             {

@@ -40,7 +40,7 @@ async def state_call(ctx: Context, message: MessageParam, key: TipsetKey) -> Any
         asked = message if message.gas_limit else replace(message, gas_limit=BLOCK_GAS)
         done = await call(ctx, executor, asked, tipset, prior=Prior.SAME_SENDER, checks_gas=False, tracing=True)
         has_events = ctx.network.version_at(tipset.height) >= EVENTS_SINCE
-        return invocation_json(ctx, done.message, done.applied, has_gas_cost=False, has_events=has_events)
+        return await invocation_json(ctx, done.message, done.applied, has_gas_cost=False, has_events=has_events)
 
     params = [lotus_json.message(message), _links(key)]
     return await execute_or_forward(ctx, run, "Filecoin.StateCall", params, 1)
