@@ -11,14 +11,13 @@ Values are decoded, links in them are bytes (see `chain.ipld.tree_nodes`).
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from blockstore.cid import Cid
 from chain.errors import BadObject
 from chain.ipld.dag_cbor import decode
-from chain.ipld.objects import ObjectReader
+from chain.ipld.objects import ObjectReader, let_others_go_on
 from chain.ipld.tree_nodes import WALK_BATCH, NodeCache, Put, check_link, store_node
 
 #: the largest index: 2^64 - 2
@@ -180,7 +179,7 @@ class Amt:
                 run = [frame.pop() for _ in range(min(len(frame), WALK_BATCH))]
                 height -= 1
                 nodes = await self._read_many([check_link(link) for _, link in run], height)
-                await asyncio.sleep(0)  # yield: a local store answers without waiting
+                await let_others_go_on(self.reader)
                 below: list[tuple[int, Any]] = []
                 for (base, _), found in zip(reversed(run), reversed(nodes), strict=True):
                     below += _places(found, base, width * height, start)
@@ -227,7 +226,7 @@ async def diff(a: Amt, b: Amt) -> AsyncIterator[tuple[int, Any, Any]]:
         batch = [waiting.pop() for _ in range(min(len(waiting), WALK_BATCH))]
         lefts = await _resolve(a, batch, 2)
         rights = await _resolve(b, batch, 3)
-        await asyncio.sleep(0)
+        await let_others_go_on(a.reader)
         for (height, base, _, _), old, new in zip(batch, lefts, rights, strict=True):
             lift = height > a.height and base == 0
             for place in range(1 << width):

@@ -12,7 +12,6 @@ Values are decoded, links in them are bytes (see `chain.ipld.tree_nodes`).
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final
@@ -20,7 +19,7 @@ from typing import Any, Final
 from blockstore.cid import Cid
 from chain.errors import BadObject
 from chain.ipld.dag_cbor import decode
-from chain.ipld.objects import ObjectReader
+from chain.ipld.objects import ObjectReader, let_others_go_on
 from chain.ipld.tree_nodes import WALK_BATCH, NodeCache, Put, Raw, RawCborReader, check_link, encode_raw, store_node
 
 #: a bucket holds no more than this
@@ -205,7 +204,7 @@ class _Frame:
                         break
             nodes = await hamt._nodes([check_link(items[place]) for place in wanted])
             ahead.update(zip(wanted, nodes, strict=True))
-            await asyncio.sleep(0)  # yield: a local store answers without waiting
+            await let_others_go_on(hamt.reader)
         found: list[Any] = []
         while at in ahead:
             found += ahead.pop(at)[1]
@@ -258,7 +257,7 @@ async def diff(a: Hamt, b: Hamt) -> AsyncIterator[tuple[bytes, Any, Any]]:
             continue
         lefts = await a._nodes([left for left, _ in pairs])
         rights = await b._nodes([right for _, right in pairs])
-        await asyncio.sleep(0)
+        await let_others_go_on(a.reader)
         below: list[tuple[Any, Any]] = []
         for left, right in zip(lefts, rights, strict=True):
             below += _pair_up(left, right)

@@ -10,14 +10,13 @@ Source: ref-fvm `ipld/kamt`, builtin-actors `actors/evm/src/interpreter/system.r
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from typing import Any, Final
 
 from blockstore.cid import Cid
 from chain.errors import BadObject
 from chain.ipld.dag_cbor import decode
-from chain.ipld.objects import ObjectReader
+from chain.ipld.objects import ObjectReader, let_others_go_on
 from chain.ipld.tree_nodes import WALK_BATCH, NodeCache, Put, check_link, store_node
 
 BIT_WIDTH: Final = 5
@@ -150,7 +149,7 @@ class Kamt:
                 run.append((left - length, cid))
                 frame.pop()
             found = await self.reader.get_many([cid for _, cid in run])
-            await asyncio.sleep(0)  # yield: a local store answers without waiting
+            await let_others_go_on(self.reader)
             below: list[tuple[int, Pointer]] = []
             for (left, _), data in zip(reversed(run), reversed(found), strict=True):
                 below += _behind(decode_node(data), left)

@@ -44,6 +44,12 @@ class ObjectReader(Protocol):
         """The objects in the order of `cids`, in one round trip. Errors: Missing (names the first missing object)."""
 
 
+async def let_others_go_on(reader: ObjectReader) -> None:
+    """Let others go on in a walk: a local store answers without waiting. A reader that `is_paced` does so itself."""
+    if not getattr(reader, "is_paced", False):
+        await asyncio.sleep(0)
+
+
 class Objects:
     """An ObjectReader over a store, with an LRU cache of `cache_bytes`.
 

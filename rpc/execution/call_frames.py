@@ -14,6 +14,7 @@ from typing import Any, Final
 import orjson
 
 from chain.address import Address, from_id
+from chain.checkpoint import Checkpoint
 from chain.errors import BadObject, NotHeld
 from chain.eth.transaction import EAM, cbor_bytes
 from chain.eth.types import EthAddressError, eth_address, log_of
@@ -22,7 +23,7 @@ from rpc import eth_json
 from rpc.execution.revert import geth_reason
 from rpc.executor import Applied, trace_parts
 from rpc.lookup.eth.parity_traces import ShownCall, address_of, exit_error, shown_calls
-from rpc.lookup.execution_trace import Checkpoint, call_tree
+from rpc.lookup.execution_trace import call_tree
 
 _REVERTED: Final = "Reverted"
 _CREATE2: Final = 3

@@ -13,6 +13,7 @@ from typing import Final
 from blockstore.cid import Cid
 from chain.actors.load import States
 from chain.address import Address, from_id
+from chain.checkpoint import Checkpoint
 from chain.errors import ActorNotFound
 from chain.eth.types import eth_address, own_eth_address
 from chain.ipld.kamt import Kamt, diff
@@ -23,7 +24,6 @@ from rpc.errors import LimitExceeded
 from rpc.executor import Applied, trace_parts
 from rpc.lookup.actor_states import load_tree, node_cache
 from rpc.lookup.eth.contracts import load_contract
-from rpc.lookup.execution_trace import Checkpoint
 
 #: slots and accounts of one answer
 _MAX_ENTRIES: Final = 100_000

@@ -8,17 +8,16 @@ Sources: Lotus `chain/types/execresult.go`; filecoin-ffi `rust/src/fvm/machine.r
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 import orjson
 
 from blockstore.cid import Cid
 from chain.address import Address, from_id
+from chain.checkpoint import Checkpoint
 from rpc.executor import trace_parts
 
-#: lets others go on: `Context.checkpoint`
-Checkpoint = Callable[[], Awaitable[None]]
 Encode = Callable[[Any], bytes]
 Event = Sequence[Any]
 
@@ -35,10 +34,6 @@ _NO_CALL: Final = {
     },
     "MsgRct": {"ExitCode": 0, "Return": None, "ReturnCodec": 0},
 }  # fmt: skip
-
-
-async def no_checkpoint() -> None:
-    """For where nobody else waits."""
 
 
 async def trace_json(trace: Sequence[bytes], encode: Encode, checkpoint: Checkpoint) -> orjson.Fragment:

@@ -24,6 +24,8 @@ class PacedReader:
     """The objects of a request, for walks: other requests go on before each read."""
 
     __slots__ = ("_checkpoint", "_objects")
+    #: walks need not let others go on by themselves (`chain.ipld.objects.let_others_go_on`)
+    is_paced = True
 
     def __init__(self, ctx: Context) -> None:
         self._checkpoint = ctx.checkpoint

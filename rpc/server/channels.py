@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from blockstore.errors import StoreError
+from chain.checkpoint import Checkpoint, no_checkpoint
 from chain.errors import ChainError
 from rpc.admission import Budget
 from rpc.errors import Refused, RpcError
@@ -27,10 +28,6 @@ log = logging.getLogger("follower.rpc")
 _END: Final = None
 
 Send = Callable[[bytes], Awaitable[None]]
-
-
-async def no_checkpoint() -> None:
-    """Let nobody else go first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +46,7 @@ class Pipe:
     memory: Budget
     account: str = ""
     #: called before each value is written: many channels push at the same time
-    checkpoint: Callable[[], Awaitable[None]] = no_checkpoint
+    checkpoint: Checkpoint = no_checkpoint
 
 
 class Channel:

@@ -8,11 +8,12 @@ import orjson
 
 from blockstore.cid import Cid
 from chain.address import from_id
+from chain.checkpoint import no_checkpoint
 from rpc.execution.call_frames import in_levels
 from rpc.executor import pack_trace, trace_parts
 from rpc.json_wire import encoder
 from rpc.lookup.eth.parity_traces import traces_of
-from rpc.lookup.execution_trace import call_tree, no_checkpoint, trace_json
+from rpc.lookup.execution_trace import call_tree, trace_json
 
 #: the machine's limit, and the message itself
 DEPTH = 1025

@@ -22,6 +22,7 @@ from rpc.errors import Unavailable
 from rpc.eth_json import Place
 from rpc.lookup.decoded_cache import decoded_cache, keep
 from rpc.lookup.eth.block_parameter import block_hash
+from rpc.lookup.long_answers import PacedReader
 from rpc.lookup.self_check import check_post, executed_roots
 from rpc.lookup.tipset_inclusion import included_in
 from rpc.missing_objects import not_held
@@ -77,7 +78,7 @@ async def find_post_roots(ctx: Context, tipset: Tipset) -> PostRoots | None:
 async def load_receipts(ctx: Context, tipset: Tipset, post: PostRoots) -> list[Receipt]:
     """The receipts of a tipset's messages. Errors: NotHeld (a snapshot carries none)."""
     try:
-        return await read_receipts(ctx.objects, post.receipts, ctx.checkpoint)
+        return await read_receipts(PacedReader(ctx), post.receipts, ctx.checkpoint)
     except Missing as error:
         raise not_held(ctx.objects, error, f"the receipts of the tipset at epoch {tipset.height}") from None
 
@@ -96,12 +97,3 @@ async def load_executed(ctx: Context, tipset: Tipset, post: PostRoots) -> Execut
     found = Executed(tipset, post, messages, receipts)
     keep(cache, tipset.key, found, _OVERHEAD * (len(messages) + 1) + sum(len(one.return_) for one in receipts))
     return found
-
-
-# --- transactions --------------------------------------------------------------------------------------
-
-
-# --- events --------------------------------------------------------------------------------------------
-
-
-# --- receipts ------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from chain.address import Address
+from chain.checkpoint import Checkpoint, no_checkpoint
 from chain.errors import BadObject, NotHeld
 from chain.index.event_index import message_hash
 from chain.state.state_tree import StateTree
@@ -18,7 +19,6 @@ from rpc.lookup.decoded_cache import decoded_cache, keep
 from rpc.lookup.eth.block_parameter import block_hash
 from rpc.lookup.eth.parity_traces import traces_of
 from rpc.lookup.eth.transactions import resolve_eth_address
-from rpc.lookup.execution_trace import Checkpoint, no_checkpoint
 from rpc.lookup.self_check import execute_checked
 from rpc.lookup.tipset_execution import Chain, Executed
 

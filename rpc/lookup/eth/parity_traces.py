@@ -12,13 +12,14 @@ from typing import Any, Final
 
 from chain.actors.codes import known_code
 from chain.address import Address, from_id
+from chain.checkpoint import Checkpoint
 from chain.errors import BadObject
 from chain.eth.transaction import EAM, INVOKE_CONTRACT, cbor_bytes
 from chain.eth.types import eth_address, own_eth_address
 from chain.exit_codes import exit_code_text
 from chain.ipld.dag_cbor import decode
 from rpc import eth_json
-from rpc.lookup.execution_trace import Checkpoint, call_tree
+from rpc.lookup.execution_trace import call_tree
 
 _INIT: Final = from_id(1)
 _EAM_ID: Final = 10

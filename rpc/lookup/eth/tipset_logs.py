@@ -19,6 +19,7 @@ from rpc.lookup.actor_states import node_cache
 from rpc.lookup.decoded_cache import decoded_cache, keep
 from rpc.lookup.eth.block_parameter import is_canonical
 from rpc.lookup.eth.executed_tipset import Executed, PostRoots, load_executed, load_receipts
+from rpc.lookup.long_answers import PacedReader
 from rpc.missing_objects import not_held
 
 #: bytes that a decoded event takes beside its values
@@ -40,7 +41,7 @@ async def load_events(ctx: Context, tipset: Tipset, post: PostRoots) -> Sequence
         return kept[0]  # type: ignore[no-any-return]
     receipts = await load_receipts(ctx, tipset, post)
     try:
-        found = await load_events_after(ctx.objects, receipts, post.state, node_cache(ctx), ctx.checkpoint)
+        found = await load_events_after(PacedReader(ctx), receipts, post.state, node_cache(ctx), ctx.checkpoint)
     except Missing as error:
         raise not_held(ctx.objects, error, f"the events of the tipset at epoch {tipset.height}") from None
     size = _OVERHEAD

@@ -23,7 +23,7 @@ from chain.tipset_messages import load_block_messages
 from rpc import lotus_json
 from rpc.context import Context
 from rpc.errors import LimitExceeded, MethodError
-from rpc.lookup.long_answers import PacedReader, paced
+from rpc.lookup.long_answers import PacedReader
 from rpc.lookup.tipset_inclusion import included_in
 from rpc.lookup.tipsets import load_tipset, read_block, read_tipset, tipset_at
 from rpc.lotus_json import APPLY, REVERT, json_cache
@@ -203,8 +203,11 @@ async def chain_get_parent_receipts(ctx: Context, block: Cid) -> list[dict[str, 
         if head.height == 0:
             return None
         try:
-            tree = await Amt.load(ctx.objects, head.parent_message_receipts, version=0)
-            receipts = [lotus_json.receipt(receipt_from_fields(value)) async for _, value in paced(ctx, tree.items())]
+            tree = await Amt.load(PacedReader(ctx), head.parent_message_receipts, version=0)
+            receipts = []
+            async for _, value in tree:
+                receipts.append(lotus_json.receipt(receipt_from_fields(value)))
+                await ctx.checkpoint()
         except Missing as error:
             what = f"the receipts of the parents of block {block} (epoch {head.height})"
             raise NotHeld(f"{what}: {error}") from None
@@ -235,12 +238,15 @@ async def chain_get_events(ctx: Context, root: Cid) -> list[dict[str, Any]]:
     found = cache.get(b"v" + root)
     if found is None:
         try:
-            tree = await Amt.load(ctx.objects, root, version=3, bit_width=EVENTS_BIT_WIDTH)
+            tree = await Amt.load(PacedReader(ctx), root, version=3, bit_width=EVENTS_BIT_WIDTH)
         except Missing as error:
             raise NotFound(f"load events amt: ipld: could not find {Cid(error.key)}") from None
         except BadObject as error:
             raise BadObject(f"load events amt: {error}") from None
-        events = [lotus_json.event(event_from_fields(value)) async for _, value in paced(ctx, tree.items())]
+        events = []
+        async for _, value in tree:
+            events.append(lotus_json.event(event_from_fields(value)))
+            await ctx.checkpoint()
         found = cache.keep(b"v" + root, events)
     return found  # type: ignore[return-value]
 
