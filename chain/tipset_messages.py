@@ -54,10 +54,11 @@ async def load_message_cids(
     for root in fields:
         tree = await Amt.load(reader, Cid(root), version=0)
         cids: list[Cid] = []
-        async for _, value in tree.items():  # noqa: PERF102
-            if not len(cids) % _CIDS:
-                await checkpoint()
-            cids.append(Cid(value))
+        async for part in tree.parts():
+            for _, value in part:
+                if not len(cids) % _CIDS:
+                    await checkpoint()
+                cids.append(Cid(value))
         if len(cids) != tree.count:
             raise BadObject(f"found {len(cids)} cids, expected {tree.count}")
         found.append(cids)

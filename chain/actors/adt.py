@@ -20,6 +20,8 @@ from chain.ipld.objects import ObjectReader
 
 #: the bit width of most maps in actor states
 HAMT_BITS: Final = 5
+#: values that are decoded together, at most
+_PART: Final = 64
 
 
 class NotAnId(ChainError, ValueError):
@@ -70,8 +72,19 @@ async def map_items(
 ) -> AsyncIterator[tuple[bytes, Any]]:
     """Every (key, value), in the order of the keys' hashes. Errors: Missing, BadObject."""
     tree = await Hamt.load(reader, Cid(root), bit_width=bits)
-    async for key, item in tree.items():
-        yield key, of.decode(item)
+    async for part in tree.parts():
+        for key, item in part:
+            yield key, of.decode(item)
+
+
+async def map_parts(
+    reader: ObjectReader, root: bytes, of: Type, bits: int = HAMT_BITS
+) -> AsyncIterator[list[tuple[bytes, Any]]]:
+    """As `map_items`, some at a time."""
+    tree = await Hamt.load(reader, Cid(root), bit_width=bits)
+    async for part in tree.parts():
+        for at in range(0, len(part), _PART):
+            yield [(key, of.decode(item)) for key, item in part[at : at + _PART]]
 
 
 async def array_get(reader: ObjectReader, root: bytes, at: int, of: Type, bits: int) -> Any:
@@ -84,8 +97,19 @@ async def array_get(reader: ObjectReader, root: bytes, at: int, of: Type, bits: 
 async def array_items(reader: ObjectReader, root: bytes, of: Type, bits: int) -> AsyncIterator[tuple[int, Any]]:
     """Every (index, value), rising. Errors: Missing, BadObject."""
     tree = await Amt.load(reader, Cid(root), version=3, bit_width=bits)
-    async for at, item in tree.items():
-        yield at, of.decode(item)
+    async for part in tree.parts():
+        for at, item in part:
+            yield at, of.decode(item)
+
+
+async def array_parts(
+    reader: ObjectReader, root: bytes, of: Type, bits: int
+) -> AsyncIterator[list[tuple[int, Any]]]:
+    """As `array_items`, some at a time."""
+    tree = await Amt.load(reader, Cid(root), version=3, bit_width=bits)
+    async for part in tree.parts():
+        for first in range(0, len(part), _PART):
+            yield [(at, of.decode(item)) for at, item in part[first : first + _PART]]
 
 
 async def array_count(reader: ObjectReader, root: bytes, bits: int) -> int:

@@ -82,14 +82,7 @@ class States:
 
     async def actor(self, address: Address) -> Actor:
         """The actor at an address of any form. Errors: ActorNotFound, Missing, BadObject."""
-        try:
-            return await self.tree.get(address)
-        except ActorNotFound as error:
-            if address.is_id:
-                raise
-            name = address.text(self.prefix)
-            text = f"resolution lookup failed ({name}): resolve address {name}: actor not found"
-            raise ActorNotFound(text) from error
+        return await self.tree.find(address, self.prefix)
 
     async def lookup_id(self, address: Address) -> Address:
         """The ID address of an address. Errors: ActorNotFound, Missing, BadObject."""

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from blockstore.cid import Cid
-from chain.actors.adt import array_count, array_get, array_items, map_get, read_ahead, uint_key
+from chain.actors.adt import array_count, array_get, array_items, array_parts, map_get, read_ahead, uint_key
 from chain.actors.leaves import LEAVES, Type
 from chain.actors.load import Loaded
 from chain.actors.schema import type_of
@@ -84,20 +84,20 @@ class Miner:
         found: dict[str, Any] | None = await array_get(self.reader, self.state["Sectors"], number, kind, _SECTORS_BITS)
         return found
 
-    async def sectors(self) -> AsyncIterator[dict[str, Any]]:
-        """Every SectorOnChainInfo, by number."""
+    async def sectors(self) -> AsyncIterator[list[dict[str, Any]]]:
+        """Every SectorOnChainInfo, by number, some at a time."""
         kind = self._type("SectorOnChainInfo")
-        async for _, sector in array_items(self.reader, self.state["Sectors"], kind, _SECTORS_BITS):
-            yield sector
+        async for part in array_parts(self.reader, self.state["Sectors"], kind, _SECTORS_BITS):
+            yield [sector for _, sector in part]
 
-    async def some_sectors(self, numbers: bytes) -> AsyncIterator[dict[str, Any]]:
-        """The sectors in a bitfield, by number. Errors: MinerError, for one that is not there; BadObject."""
+    async def some_sectors(self, numbers: bytes) -> AsyncIterator[list[dict[str, Any]]]:
+        """The sectors in a bitfield, by number, some at a time. Errors: MinerError (one is not there), BadObject."""
         kind = self._type("SectorOnChainInfo")
         tree = await Amt.load(self.reader, self.state["Sectors"], version=3, bit_width=_SECTORS_BITS)
         wanted = bitfield.bits(numbers)
         if bitfield.count(numbers) * _SPARSE < tree.count:
             for number in wanted:
-                yield _found(await tree.get(number), number, kind)
+                yield [_found(await tree.get(number), number, kind)]
             return
         first = next(wanted, None)
         if first is None:
@@ -107,7 +107,7 @@ class Miner:
         async for at, item in tree.items(start=first):
             if at < at_least:
                 continue
-            yield _found(item if at == at_least else None, at_least, kind)
+            yield [_found(item if at == at_least else None, at_least, kind)]
             following = next(wanted, None)
             if following is None:
                 return

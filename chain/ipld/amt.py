@@ -159,6 +159,12 @@ class Amt:
     async def items(self, start: int = 0) -> AsyncIterator[tuple[int, Any]]:
         """Every (index, value) from `start` on, ascending. Memory is bounded by the height and `WALK_BATCH`.
         Errors: BadObject, Missing."""
+        async for part in self.parts(start):
+            for entry in part:
+                yield entry
+
+    async def parts(self, start: int = 0) -> AsyncIterator[list[tuple[int, Any]]]:
+        """As `items`, the entries of neighbouring leaves together: a generator takes its time for each yield."""
         width = self.bit_width
         node = await self.root_node()
         if start < 0:
@@ -172,8 +178,7 @@ class Amt:
                 stack.pop()
                 height += 1
             elif not height:
-                for entry in reversed(frame):
-                    yield entry
+                yield frame[::-1]
                 frame.clear()
             else:
                 run = [frame.pop() for _ in range(min(len(frame), WALK_BATCH))]

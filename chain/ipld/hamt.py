@@ -163,14 +163,21 @@ class Hamt:
     async def items(self) -> AsyncIterator[tuple[bytes, Any]]:
         """Every (key, value) in the order of the tree, as Go's `ForEach` has it. Memory is bounded by the
         depth and `WALK_BATCH`, whatever the size. Errors: BadObject, Missing."""
+        async for part in self.parts():
+            for key, value in part:
+                yield key, value
+
+    async def parts(self) -> AsyncIterator[list[Any]]:
+        """As `items`, the pairs of neighbouring buckets together: a generator takes its time for each yield."""
         stack: list[_Frame] = [_Frame((await self._nodes([self.root]))[0][1])]
         while stack:
             frame = stack[-1]
+            part: list[Any] = []
             while frame.at < len(frame.items) and type(frame.items[frame.at]) is list:
-                bucket = check_bucket(frame.items[frame.at])
+                part += check_bucket(frame.items[frame.at])
                 frame.at += 1
-                for key, value in bucket:
-                    yield key, value
+            if part:
+                yield part
             if frame.at >= len(frame.items):
                 stack.pop()
                 continue

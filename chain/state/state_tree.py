@@ -145,6 +145,17 @@ class StateTree:
             raise ActorNotFound
         return decode_actor(found, self.version)
 
+    async def find(self, address: Address, prefix: str) -> Actor:
+        """As `get`; texts of errors name addresses with the network's `prefix`."""
+        try:
+            return await self.get(address)
+        except ActorNotFound as error:
+            if address.is_id:
+                raise
+            name = address.text(prefix)
+            text = f"resolution lookup failed ({name}): resolve address {name}: actor not found"
+            raise ActorNotFound(text) from error
+
     async def lookup_id(self, address: Address) -> Address:
         """The ID address of an address. An ID address is returned as it is, even if it has no actor.
         Errors: ActorNotFound, BadObject, Missing."""

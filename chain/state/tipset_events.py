@@ -43,10 +43,11 @@ class TipsetEvent:
 async def read_receipts(reader: ObjectReader, root: bytes, checkpoint: Checkpoint = no_checkpoint) -> list[Receipt]:
     """The receipts of a tipset. `root`: from its child's header. Errors: Missing, BadObject."""
     found: list[Receipt] = []
-    async for at, value in Amt(reader, root, 0).items():
-        if not at % _RUN:
-            await checkpoint()
-        found.append(receipt_from_fields(value))
+    async for part in Amt(reader, root, 0).parts():
+        for at, value in part:
+            if not at % _RUN:
+                await checkpoint()
+            found.append(receipt_from_fields(value))
     return found
 
 
@@ -65,11 +66,12 @@ async def load_tipset_events(
     emitted: list[tuple[int, int, tuple[EventEntry, ...]]] = []
     for at, root in roots:
         await checkpoint()
-        async for pair in Amt(reader, root, 3, EVENTS_BIT_WIDTH).items():
-            if not len(emitted) % _RUN:
-                await checkpoint()
-            event = event_from_fields(pair[1])
-            emitted.append((at, event.emitter, event.entries))
+        async for part in Amt(reader, root, 3, EVENTS_BIT_WIDTH).parts():
+            for _, value in part:
+                if not len(emitted) % _RUN:
+                    await checkpoint()
+                event = event_from_fields(value)
+                emitted.append((at, event.emitter, event.entries))
     addresses = await _addresses(tree, list(dict.fromkeys(emitter for _, emitter, _ in emitted)))
     found: list[TipsetEvent] = []
     for index, (at, emitter, entries) in enumerate(emitted):

@@ -102,18 +102,6 @@ def in_prefix(ctx: Context, address: Address) -> str:
     return address.text(ctx.network.address_prefix)
 
 
-async def find_actor(ctx: Context, tree: StateTree, address: Address) -> Actor:
-    """`tree.get`, with the network's own prefix in the texts of errors. Errors: ActorNotFound."""
-    try:
-        return await tree.get(address)
-    except ActorNotFound as error:
-        if address.is_id:
-            raise
-        name = in_prefix(ctx, address)
-        text = f"resolution lookup failed ({name}): resolve address {name}: actor not found"
-        raise ActorNotFound(text) from error
-
-
 async def lookup_id(ctx: Context, address: Address, key: TipsetKey) -> Address:
     """The ID address of an address before a tipset's messages. Errors: MethodError with code 11."""
     tree = await tree_at(ctx, key)

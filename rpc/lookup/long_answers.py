@@ -6,7 +6,7 @@ lies. `list_of` and `object_of` hold an answer as its JSON text, a tenth of what
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Coroutine, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 import orjson
@@ -52,8 +52,9 @@ class PacedReader:
         return await self._objects.get_many(cids)
 
 
-async def list_of(ctx: Context, values: AsyncIterable[Any]) -> list[Any]:
-    """The list of what a walk yields, for the encoder: an element may stand for several values.
+async def list_of(ctx: Context, parts: AsyncIterable[Iterable[T]], show: Callable[[T], Any]) -> list[Any]:
+    """The list of what a walk yields, some at a time, each as `show` gives it: for the encoder. An element may stand
+    for several values.
 
     Longer lists are held as JSON text, which counts as memory of the request. Errors: the walk's; Refused (too much
     memory); those of a checkpoint.
@@ -61,37 +62,43 @@ async def list_of(ctx: Context, values: AsyncIterable[Any]) -> list[Any]:
     encode = encoder(ctx.network.address_prefix)
     written: list[Any] = []
     part: list[Any] = []
-    async for value in values:
-        part.append(value)
-        if len(part) == _PART:
-            text = encode(part)[1:-1]
-            ctx.reserve(len(text))
-            # several values with commas between them: in its list it reads as so many
-            written.append(orjson.Fragment(text))
-            part.clear()
-            await ctx.checkpoint()
+    async for values in parts:
+        for value in values:
+            part.append(show(value))
+            if len(part) == _PART:
+                text = encode(part)[1:-1]
+                ctx.reserve(len(text))
+                # several values with commas between them: in its list it reads as so many
+                written.append(orjson.Fragment(text))
+                part.clear()
+                await ctx.checkpoint()
     return written + part
 
 
-async def object_of(ctx: Context, entries: AsyncIterable[tuple[str, Any]]) -> dict[str, Any]:
-    """The JSON object of what a walk yields, for the encoder. Longer ones hold each value as its JSON text.
+async def object_of(
+    ctx: Context, parts: AsyncIterable[Iterable[T]], show: Callable[[T], tuple[str, Any]]
+) -> dict[str, Any]:
+    """The JSON object of what a walk yields, some at a time, each as `show` gives it: for the encoder. Longer ones
+    hold each value as its JSON text.
 
     Errors: the walk's; Refused (too much memory); those of a checkpoint.
     """
     encode = encoder(ctx.network.address_prefix)
     written: dict[str, Any] = {}
     part: dict[str, Any] = {}
-    async for key, value in entries:
-        part[key] = value
-        if len(part) == _PART:
-            size = 0
-            for name, one in part.items():
-                text = encode(one)
-                size += len(text)
-                written[name] = orjson.Fragment(text)
-            ctx.reserve(size)
-            part.clear()
-            await ctx.checkpoint()
+    async for entries in parts:
+        for entry in entries:
+            key, value = show(entry)
+            part[key] = value
+            if len(part) == _PART:
+                size = 0
+                for name, one in part.items():
+                    text = encode(one)
+                    size += len(text)
+                    written[name] = orjson.Fragment(text)
+                ctx.reserve(size)
+                part.clear()
+                await ctx.checkpoint()
     return written | part
 
 

@@ -7,7 +7,7 @@ from typing import Final
 from chain.address import Address
 from chain.errors import NotHeld
 from rpc.context import Context
-from rpc.lookup.actor_states import find_actor, load_tree
+from rpc.lookup.actor_states import load_tree
 from rpc.lookup.eth.executed_tipset import find_post_roots
 
 #: the header that says so
@@ -23,4 +23,4 @@ async def next_nonce(ctx: Context, address: Address) -> int:
         raise NotHeld(f"the state after the head, epoch {head.height}")
     ctx.add_header(NOTE, _NO_MEMPOOL)
     tree = await load_tree(ctx, post.state, head.height + 1)
-    return (await find_actor(ctx, tree, address)).nonce
+    return (await tree.find(address, ctx.network.address_prefix)).nonce

@@ -161,7 +161,7 @@ def version(request: pytest.FixtureRequest) -> int:
 
 async def test_sectors(version: int) -> None:
     _, miner = await miner_of(version)
-    assert [sector["SectorNumber"] async for sector in miner.sectors()] == list(SECTORS)
+    assert [sector["SectorNumber"] async for part in miner.sectors() for sector in part] == list(SECTORS)
     found = await miner.sector(41)
     assert found is not None
     assert found["Expiration"] == 410
@@ -177,9 +177,9 @@ async def test_some_sectors_are_all_there_or_the_first_missing_is_named(there: s
     missing = sorted(wanted - set(SECTORS))
     if missing:
         with pytest.raises(MinerError, match=f"can't find sector {missing[0]}$"):
-            [sector async for sector in miner.some_sectors(bitfield.from_bits(wanted))]
+            [part async for part in miner.some_sectors(bitfield.from_bits(wanted))]
     else:
-        found = [sector async for sector in miner.some_sectors(bitfield.from_bits(wanted))]
+        found = [one async for part in miner.some_sectors(bitfield.from_bits(wanted)) for one in part]
         assert [sector["SectorNumber"] for sector in found] == sorted(wanted)
 
 

@@ -31,6 +31,8 @@ from rpc.registry import Cost, method
 
 #: tipsets that a path may name: more than three days
 MAX_PATH: Final = 10_000
+#: receipts or events between two checkpoints
+_RUN: Final = 16
 
 
 # --- reading -------------------------------------------------------------------------------------------
@@ -203,11 +205,13 @@ async def chain_get_parent_receipts(ctx: Context, block: Cid) -> list[dict[str, 
         if head.height == 0:
             return None
         try:
-            tree = await Amt.load(PacedReader(ctx), head.parent_message_receipts, version=0)
+            tree = await Amt.load(ctx.objects, head.parent_message_receipts, version=0)
             receipts = []
-            async for _, value in tree:
-                receipts.append(lotus_json.receipt(receipt_from_fields(value)))
-                await ctx.checkpoint()
+            async for part in tree.parts():
+                for at, value in part:
+                    if not at % _RUN:
+                        await ctx.checkpoint()
+                    receipts.append(lotus_json.receipt(receipt_from_fields(value)))
         except Missing as error:
             what = f"the receipts of the parents of block {block} (epoch {head.height})"
             raise NotHeld(f"{what}: {error}") from None
@@ -238,15 +242,17 @@ async def chain_get_events(ctx: Context, root: Cid) -> list[dict[str, Any]]:
     found = cache.get(b"v" + root)
     if found is None:
         try:
-            tree = await Amt.load(PacedReader(ctx), root, version=3, bit_width=EVENTS_BIT_WIDTH)
+            tree = await Amt.load(ctx.objects, root, version=3, bit_width=EVENTS_BIT_WIDTH)
         except Missing as error:
             raise NotFound(f"load events amt: ipld: could not find {Cid(error.key)}") from None
         except BadObject as error:
             raise BadObject(f"load events amt: {error}") from None
         events = []
-        async for _, value in tree:
-            events.append(lotus_json.event(event_from_fields(value)))
-            await ctx.checkpoint()
+        async for part in tree.parts():
+            for at, value in part:
+                if not at % _RUN:
+                    await ctx.checkpoint()
+                events.append(lotus_json.event(event_from_fields(value)))
         found = cache.keep(b"v" + root, events)
     return found  # type: ignore[return-value]
 

@@ -18,7 +18,7 @@ from chain.state.state_tree import StateTree
 from chain.tipset import TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError, error_prefix
-from rpc.lookup.actor_states import actor_json, find_actor, in_prefix, key_address, load_tree, lookup_id, tree_at
+from rpc.lookup.actor_states import actor_json, in_prefix, key_address, load_tree, lookup_id, tree_at
 from rpc.lookup.long_answers import PacedReader, list_of, object_of
 from rpc.params import Integer
 from rpc.registry import Cost, method
@@ -29,7 +29,8 @@ NetworkVersion = Annotated[int, Integer("network.Version", 0, (1 << 64) - 1)]
 @method("Filecoin.StateGetActor", cost=Cost.STATE)
 async def state_get_actor(ctx: Context, actor: Address, tipset_key: TipsetKey) -> dict[str, Any]:
     """An actor's code, head, nonce, balance and delegated address. Errors: actor not found."""
-    return actor_json(await find_actor(ctx, await tree_at(ctx, tipset_key), actor))
+    tree = await tree_at(ctx, tipset_key)
+    return actor_json(await tree.find(actor, ctx.network.address_prefix))
 
 
 @method("Filecoin.WalletBalance", cost=Cost.STATE)
@@ -86,7 +87,7 @@ async def state_list_actors(ctx: Context, tipset_key: TipsetKey) -> list[Any]:
     tipset = await ctx.tipset(tipset_key)
     tree = await load_tree(ctx, tipset.parent_state_root, tipset.height, walks=True)
     prefix = ctx.network.address_prefix
-    return await list_of(ctx, (Address.checked(key).text(prefix) async for key, _ in tree.actors.items()))
+    return await list_of(ctx, tree.actors.parts(), lambda pair: Address.checked(pair[0]).text(prefix))
 
 
 @method("Filecoin.StateChangedActors", cost=Cost.SCAN)
@@ -97,8 +98,8 @@ async def state_changed_actors(ctx: Context, old: Cid, new: Cid) -> dict[str, An
         before = await StateTree.load(reader, old)
     with error_prefix("failed to load new state tree"):
         after = await StateTree.load(reader, new)
-    changed = ((in_prefix(ctx, address), actor_json(actor)) async for address, _, actor in before.diff(after) if actor)
-    return await object_of(ctx, changed)
+    changed = ([(address, actor)] async for address, _, actor in before.diff(after) if actor)
+    return await object_of(ctx, changed, lambda one: (in_prefix(ctx, one[0]), actor_json(one[1])))
 
 
 def _actors_version(ctx: Context, network_version: int) -> int:

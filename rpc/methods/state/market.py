@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from blockstore.cid import Cid
-from chain.actors.adt import array_get, array_items, map_get, map_items, uint_key
+from chain.actors.adt import array_get, array_parts, map_get, map_items, uint_key
 from chain.actors.leaves import LEAVES
 from chain.actors.load import MARKET, Loaded, States
 from chain.actors.schema import type_of
@@ -74,20 +74,32 @@ def _deal(market: Loaded, proposal: Any, state: dict[str, Any] | None) -> dict[s
 async def state_market_deals(ctx: Context, tipset_key: TipsetKey) -> dict[str, Any]:
     """All deals by number."""
     _, market = await market_at(ctx, tipset_key)
-    return await object_of(ctx, _deals(PacedReader(ctx), market))
+    return await object_of(
+        ctx, _deals(PacedReader(ctx), market), lambda deal: (str(deal[0]), _deal(market, deal[1], deal[2]))
+    )
 
 
-async def _deals(reader: ObjectReader, market: Loaded) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-    """(number, deal) of all deals, ascending. Walks proposals and states in step."""
+async def _deals(reader: ObjectReader, market: Loaded) -> AsyncIterator[list[tuple[int, Any, Any]]]:
+    """(number, proposal, state or None) of all deals, ascending, some at a time. Walks proposals and states in step."""
     proposal = type_of("market", "DealProposal", market.version)
     state = type_of("market", "DealState", market.version)
-    held = array_items(reader, market.state["States"], state, _STATES_BITS)
-    following = await anext(held, None)
-    async for at, found in array_items(reader, market.state["Proposals"], proposal, _PROPOSALS_BITS):
-        while following is not None and following[0] < at:
-            following = await anext(held, None)
-        is_there = following is not None and following[0] == at
-        yield str(at), _deal(market, found, following[1] if is_there and following is not None else None)
+    states = array_parts(reader, market.state["States"], state, _STATES_BITS)
+    ahead: dict[int, Any] = {}
+    is_over, reached = False, -1
+    async for part in array_parts(reader, market.state["Proposals"], proposal, _PROPOSALS_BITS):
+        last = part[-1][0]
+        while not is_over and reached < last:
+            some = await anext(states, None)
+            if some is None:
+                is_over = True
+            else:
+                ahead.update(some)
+                reached = some[-1][0]
+        yield [(at, found, ahead.pop(at, None)) for at, found in part]
+        ahead = {at: found for at, found in ahead.items() if at > last}
+    if not is_over:
+        # mostly its end: a generator that has not ended is closed by a task of its own
+        await anext(states, None)
 
 
 async def storage_deal(ctx: Context, market: Loaded, deal: int) -> tuple[Any, dict[str, Any] | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 from chain.actors.leaves import UNDEFINED
@@ -118,7 +119,7 @@ async def state_miner_sectors(
     """The sectors of a miner: all, or those in the bitfield. Errors: no such sector."""
     _, miner = await _miner(ctx, tipset_key, address, walks=True)
     found = miner.sectors() if sectors is None else miner.some_sectors(sectors)
-    return await list_of(ctx, (to_newest_json("SectorOnChainInfo", sector) async for sector in found))
+    return await list_of(ctx, found, partial(to_newest_json, "SectorOnChainInfo"))
 
 
 @method("Filecoin.StateMinerActiveSectors", cost=Cost.SCAN)
@@ -126,7 +127,7 @@ async def state_miner_active_sectors(ctx: Context, address: Address, tipset_key:
     """The sectors of a miner that count for power."""
     _, miner = await _miner(ctx, tipset_key, address, walks=True)
     found = miner.some_sectors(await _merged(miner, active))
-    return await list_of(ctx, (to_newest_json("SectorOnChainInfo", sector) async for sector in found))
+    return await list_of(ctx, found, partial(to_newest_json, "SectorOnChainInfo"))
 
 
 @method("Filecoin.StateMinerSectorCount", cost=Cost.SCAN)

@@ -105,7 +105,7 @@ async def state_list_miners(ctx: Context, tipset_key: TipsetKey) -> list[Any] | 
     power = await _loaded(states, POWER, "power")
     claims = await Hamt.load(PacedReader(ctx), power.state["Claims"])
     prefix = ctx.network.address_prefix
-    return await list_of(ctx, (Address.checked(key).text(prefix) async for key, _ in claims.items())) or None
+    return await list_of(ctx, claims.parts(), lambda pair: Address.checked(pair[0]).text(prefix)) or None
 
 
 def _may_mine(claim: dict[str, Any], state: dict[str, Any], economy: Economy) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any
 
 from blockstore.cid import Cid
-from chain.actors.adt import id_key, map_get, map_items, read_uint_key, uint_key
-from chain.actors.leaves import LEAVES
+from chain.actors.adt import id_key, map_get, map_items, map_parts, read_uint_key, uint_key
+from chain.actors.leaves import LEAVES, Type
 from chain.actors.load import DATACAP, VERIFREG, Loaded
 from chain.actors.methods import OldActors
 from chain.actors.schema import type_of
@@ -57,30 +58,30 @@ async def _one(ctx: Context, registry: Loaded, table: str, name: str, owner: byt
     return shown
 
 
-async def _entries(
-    reader: ObjectReader, registry: Loaded, name: str, root: Cid
-) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-    """(number, entry) of one account's allocations or claims."""
-    kind = type_of("verifreg", name, registry.version)
-    async for key, found in map_items(reader, root, kind):
-        yield str(read_uint_key(key)), kind.dump(found)
-
-
 async def _all_entries(
-    reader: ObjectReader, registry: Loaded, table: str, name: str
-) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    reader: ObjectReader, registry: Loaded, table: str, kind: Type
+) -> AsyncIterator[list[tuple[bytes, Any]]]:
+    """(number as key, entry) of all accounts' allocations or claims, some at a time."""
     async for _, root in map_items(reader, registry.state[table], _LINK):
-        async for entry in _entries(reader, registry, name, root):
-            yield entry
+        async for part in map_parts(reader, root, kind):
+            yield part
 
 
 async def _of_owner(ctx: Context, registry: Loaded, table: str, name: str, owner: bytes) -> dict[str, Any]:
     root = await _inner(ctx, registry, table, owner)
-    return {} if root is None else await object_of(ctx, _entries(PacedReader(ctx), registry, name, root))
+    if root is None:
+        return {}
+    kind = type_of("verifreg", name, registry.version)
+    return await object_of(ctx, map_parts(PacedReader(ctx), root, kind), partial(_shown, kind))
 
 
 async def _all(ctx: Context, registry: Loaded, table: str, name: str) -> dict[str, Any]:
-    return await object_of(ctx, _all_entries(PacedReader(ctx), registry, table, name))
+    kind = type_of("verifreg", name, registry.version)
+    return await object_of(ctx, _all_entries(PacedReader(ctx), registry, table, kind), partial(_shown, kind))
+
+
+def _shown(kind: Type, entry: tuple[bytes, Any]) -> tuple[str, Any]:
+    return str(read_uint_key(entry[0])), kind.dump(entry[1])
 
 
 @method("Filecoin.StateGetAllocation", cost=Cost.STATE)

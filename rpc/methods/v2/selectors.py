@@ -14,7 +14,7 @@ from chain.errors import ActorNotFound, BadObject, BadRequest, NotFound
 from chain.tipset import Tipset, TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError, RpcError
-from rpc.lookup.actor_states import actor_json, find_actor, lookup_id, tree_at
+from rpc.lookup.actor_states import actor_json, lookup_id, tree_at
 from rpc.lookup.finality import ec_finality, ec_finalized, f3_finalized, finalized_tipset, safe_tipset
 from rpc.lookup.tipsets import load_tipset, tipset_at
 from rpc.lotus_json import json_cache
@@ -200,7 +200,8 @@ async def _selected(ctx: Context, selector: Selector) -> Tipset:
 async def state_get_actor_v2(ctx: Context, address: Address, selector: SelectorParam) -> dict[str, Any]:
     """An actor as the selected tipset sees it. Errors: actor not found, BadRequest, NotHeld."""
     tipset = await _selected(ctx, selector)
-    return actor_json(await find_actor(ctx, await tree_at(ctx, tipset.key), address))
+    tree = await tree_at(ctx, tipset.key)
+    return actor_json(await tree.find(address, ctx.network.address_prefix))
 
 
 @method("Filecoin.StateGetID", versions=V2, cost=Cost.STATE)

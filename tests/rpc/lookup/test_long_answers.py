@@ -114,7 +114,7 @@ async def test_a_long_list_takes_little_more_than_its_text(node: SimulatedNode) 
     ctx = Context(node._services)
     gc.collect()
     tracemalloc.start()
-    found = await list_of(ctx, addresses(100_000))
+    found = await list_of(ctx, addresses(100_000), from_id)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     text = encoder("t")(found)
@@ -122,25 +122,28 @@ async def test_a_long_list_takes_little_more_than_its_text(node: SimulatedNode) 
     assert peak < 2 * len(text)
 
 
-async def addresses(count: int) -> AsyncIterator[Any]:
-    for number in range(count):
-        yield from_id(number)
+async def addresses(count: int) -> AsyncIterator[list[int]]:
+    for number in range(0, count, 10):
+        yield list(range(number, number + 10))
 
 
 @pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 128, 1000])
 async def test_a_list_reads_as_it_was_walked(node: SimulatedNode, count: int) -> None:
-    async def values() -> AsyncIterator[Any]:
-        for number in range(count):
-            yield {"at": number, "text": "<&>"}
+    async def values() -> AsyncIterator[list[int]]:
+        for first in range(0, count, 7):
+            yield list(range(first, min(count, first + 7)))
 
-    found = await list_of(Context(node._services), values())
+    found = await list_of(Context(node._services), values(), lambda number: {"at": number, "text": "<&>"})
     assert orjson.loads(encoder("t")(found)) == [{"at": n, "text": "<&>"} for n in range(count)]
 
 
 async def test_an_object_reads_as_it_was_walked(node: SimulatedNode) -> None:
-    async def entries() -> AsyncIterator[tuple[str, Any]]:
-        for number in range(300):
-            yield f"k<{number}", {"address": from_id(number)}
+    async def entries() -> AsyncIterator[list[int]]:
+        for first in range(0, 300, 100):
+            yield list(range(first, first + 100))
 
-    found = orjson.loads(encoder("t")(await object_of(Context(node._services), entries())))
+    def show(number: int) -> tuple[str, Any]:
+        return f"k<{number}", {"address": from_id(number)}
+
+    found = orjson.loads(encoder("t")(await object_of(Context(node._services), entries(), show)))
     assert found == {f"k<{n}": {"address": f"t0{n}"} for n in range(300)}
