@@ -65,7 +65,8 @@ def test_a_unit_is_hardened(unit: Path) -> None:
 def test_a_unit_runs_a_subcommand_that_exists(unit: Path) -> None:
     text = unit.read_text()
     (arguments,) = re.findall(rf"^ExecStart={INSTALLED} (.*)$", text, re.MULTILINE)
-    build_parser().parse_args(arguments.split())
+    options = "--bind 0.0.0.0:443 --certificate /etc/haproxy/tls/rpc.example.com.pem"
+    build_parser().parse_args(arguments.replace("$BALANCER_OPTIONS", options).split())
     assert "LimitNOFILE=65536" in text
     assert "NoNewPrivileges=yes" in text
     stop = int(re.findall(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)[0])

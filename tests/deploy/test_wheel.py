@@ -5,12 +5,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import site
 import subprocess
-import sys
 import time
-import tomllib
 import urllib.error
 import urllib.request
 import zipfile
@@ -19,54 +15,23 @@ from typing import Any, Final
 
 import pytest
 
+from tests.support.installed import PACKAGES, PROJECT, build_wheel, install_wheel
 from tests.support.paths import ROOT
 from tests.support.processes import clean_environment, free_port
 from tests.support.recorded import recorded
 
-PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PACKAGES: Final = [one.rstrip("*") for one in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]]
 NO_DATA: Final = {".pyc", ".pyo"}
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy without what git ignores: no leftover of a build decides what is in it."""
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
-    for name in [*PACKAGES, "pyproject.toml", "README.md", *PROJECT["project"]["license-files"]]:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            source.mkdir(exist_ok=True)
-            shutil.copy(ROOT / name, source / name)
-    subprocess.run(
-        [
-            sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-deps", "--no-index",
-            "--no-build-isolation", "--wheel-dir", str(folder), str(source),
-        ],
-        check=True, timeout=120,
-    )  # fmt: skip
-    (built,) = folder.glob("*.whl")
-    return built
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
 def follower(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The command of a fresh environment: the wheel, and the locked libraries of this one."""
-    folder = tmp_path_factory.mktemp("fresh")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=120)
-    (packages,) = folder.glob("lib/python*/site-packages")
-    # libraries but not the checkout: its editable install is found by a .pth file, which a path in another does not run
-    libraries = next(one for one in site.getsitepackages() if Path(one).is_dir())
-    (packages / "libraries.pth").write_text(libraries + "\n")
-    subprocess.run(
-        [
-            sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(folder / "bin" / "python"),
-            "install", "--quiet", "--no-deps", "--no-index", "--ignore-installed", str(wheel),
-        ],
-        check=True, timeout=120,
-    )  # fmt: skip
-    return [str(folder / "bin" / "follower")]
+    """The command of a fresh environment."""
+    return [str(install_wheel(wheel, tmp_path_factory.mktemp("fresh")))]
 
 
 def run(command: list[str], folder: Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:

@@ -1,6 +1,6 @@
-"""The generated parts of the docs: methods, settings, metrics, decisions. `make docs-tables` writes them.
+"""The generated parts of the docs: methods, settings, metrics, decisions, calibnet's upgrades.
 
-A test compares them with the code.
+`make docs-tables` writes them. A test compares them with the code.
 
     python -m tests.docs.tables            # write
     python -m tests.docs.tables --check    # name the files that are out of date; exit code 1 if there are any
@@ -21,6 +21,8 @@ from prometheus_client.core import Metric
 
 import follower.extending.hook_runner  # noqa: F401  (declares)
 import leader_bridge.metrics  # noqa: F401  (declares)
+from chain.known_networks import CALIBNET
+from chain.network import NetworkRecord
 from follower.commands.config import markdown_table
 from follower.execution_stop import ExecutionStop
 from follower.executor.client import RemoteExecutor
@@ -73,6 +75,14 @@ def decisions_table(folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def upgrades_table(network: NetworkRecord) -> str:
+    """The network versions of a network, and the first epoch of each (an upgrade's height is the last one before)."""
+    lines = ["| network version | from epoch |", "|---|---|"]
+    for height, version in network.upgrades:
+        lines.append(f"| {version} | {height + 1:,} |")
+    return "\n".join(lines) + "\n"
+
+
 async def _server_metrics() -> list[Metric]:
     server = Server(services(), Registry(), ServerSettings())
     executor = RemoteExecutor(Path("nowhere"))
@@ -96,7 +106,9 @@ def generated() -> dict[Path, str]:
     of_hooks = [one for one in declared if one.name.startswith("follower_hook_")]
     page = replace_part(metrics.read_text(), "metrics of a follower", metrics_table(asyncio.run(_server_metrics())))
     page = replace_part(page, "metrics of hooks", metrics_table(of_hooks))
+    calibnet = DOCS / "calibnet.md"
     return {
+        calibnet: replace_part(calibnet.read_text(), "upgrades of calibnet", upgrades_table(CALIBNET)),
         DOCS / "methods.md": method_table(),
         operating: replace_part(operating.read_text(), "settings", markdown_table()),
         metrics: replace_part(page, "metrics of a bridge", metrics_table(of_bridge)),

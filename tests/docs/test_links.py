@@ -52,7 +52,9 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_every_make_target_exists(page: Path) -> None:
     targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(_TARGET.findall(_code(page.read_text())))
+    # targets of Lotus' Makefile are named where its node is built
+    text = re.sub(r"lotus (?:calibnet|install)$|`make (?:calibnet|all)`", "", page.read_text(), flags=re.MULTILINE)
+    named = set(_TARGET.findall(_code(text)))
     assert named <= targets, f"{_name(page)} names make targets that do not exist: {sorted(named - targets)}"
 
 

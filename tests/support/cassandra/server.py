@@ -107,6 +107,12 @@ def jars() -> tuple[Path, str]:
     return lib, ""
 
 
+def jars_or_skip() -> Path:
+    """The folder of Cassandra's jars, for a test that starts nodes of its own. Skips or fails as `cassandra_hosts`."""
+    lib, reason = jars()
+    return _none(reason) if reason else lib
+
+
 class Node:
     """One Cassandra process on an address of the loopback network, with a folder of its own."""
 
@@ -173,9 +179,7 @@ class ClusterOfThree:
     """
 
     def __init__(self) -> None:
-        lib, reason = jars()
-        if reason:
-            _none(reason)
+        lib = jars_or_skip()
         port, storage = _free_port(3), _free_port(3)
         seed = f"127.0.0.1:{storage}"
         self.nodes = [Node(lib, f"127.0.0.{n}", port, storage, CASS_SEED=seed) for n in (1, 2, 3)]
