@@ -5,6 +5,7 @@
 # make test-lowest   some tests with the oldest libraries that are allowed   make lock   writes requirements/
 # make execution   builds the virtual machine (cargo needed): eth_call and the like with no full node
 # make test-store   the contract of a shared store, on a server of yours (CASSANDRA_HOSTS, CASSANDRA_REPLICATION) or one that is started
+# make docs   the site of the docs, in .cache/site: a dead link, an unknown setting or an old table is a failure
 # make docs-tables   writes the tables of methods, settings, metrics and decisions in docs/
 # make bench-fleet   the shared store and a fleet over it (a Cassandra is started, or CASSANDRA_HOSTS)
 PYTHON ?= python3
@@ -12,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: test-store execution audit lock test-lowest docs-tables attack fuzz run test test-long check bench bench-fleet clean help
+.PHONY: docs test-store execution audit lock test-lowest docs-tables attack fuzz run test test-long check bench bench-fleet clean help
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -80,6 +81,11 @@ execution: $(READY)
 
 docs-tables: $(READY)
 	$(BIN)/python -m tests.docs.tables
+
+docs: $(READY)
+	$(BIN)/python -m tests.docs.tables --check
+	$(BIN)/python -m pytest --quiet tests/docs/test_links.py tests/docs/test_settings_named.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(READY)
 	$(BIN)/python -m benches
