@@ -64,6 +64,8 @@ _ALL: Final = -1
 _MARKED: Final = 65536
 #: rows or events that are looked at between two checkpoints
 _RUN: Final = 64
+#: bytes of groups that are searched between two checkpoints: about a thousand events
+_TURN: Final = 1 << 20
 
 
 class _Group:
@@ -341,14 +343,18 @@ class EventSearch:
             asked += [(place, chunk, some) for chunk, some in by_chunk.items()]
         hits: list[Hit] = []
         last: Ancestor | None = None
+        passed = 0
         for (place, _, _), groups in zip(asked, await self._read(ctx, asked), strict=True):
             if place is not last and hits:
                 yield _ordered(hits)
                 hits = []
             last = place
-            await ctx.checkpoint()
             for group in groups:
+                passed += group.size
                 hits += group.hits(criteria)
+            if passed > _TURN:
+                passed = 0
+                await ctx.checkpoint()
         if hits:
             yield _ordered(hits)
 
