@@ -52,8 +52,8 @@ class BridgeRow:
     """What a bridge tells. Epochs are -1 where they are not known.
 
     `height`: the published head; `node_height`: the followed node's head; `policy`: the setting `state`;
-    `backfill_left`: epochs that are still to be fetched; `stopped`: why nothing is published ("": it is);
-    `nodes`: best first; `renewals` makes each renewal another row.
+    `backfill_left`: epochs that are still to be fetched; `fetched`: objects that this process has fetched;
+    `stopped`: why nothing is published ("": it is); `nodes`: best first; `renewals` makes each renewal another row.
     """
 
     name: str
@@ -68,6 +68,7 @@ class BridgeRow:
     errors: tuple[LoggedError, ...] = ()
     renewals: int = 0
     written_ms: int = 0
+    fetched: int = 0
 
 
 def put_bridge(batch: Batch, row: BridgeRow) -> None:
@@ -118,6 +119,8 @@ def _decode(key: bytes, value: bytes) -> BridgeRow | None:
             ),
             renewals=int(raw["renewals"]),
             written_ms=int(raw["written_ms"]),
+            # a bridge of an older version does not tell
+            fetched=int(raw.get("fetched", 0)),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         log.debug("the row of bridge %r is left out: %s", key[:80], error)

@@ -136,11 +136,20 @@ def build_checks(
 
 
 class ReadinessWatch:
-    """Runs the checks regularly, for the log and for metrics: who asks `/readyz` sees only the present."""
+    """Runs the checks regularly, for the log and for metrics: who asks `/readyz` sees only the present.
+
+    In its first `start_seconds` a follower that is not ready yet is no news: clocks are being measured.
+    """
 
     def __init__(
-        self, health: Health, heads: StoreHeads | SharedStoreHeads, wall: Callable[[], float] = time.time
+        self,
+        health: Health,
+        heads: StoreHeads | SharedStoreHeads,
+        wall: Callable[[], float] = time.time,
+        *,
+        start_seconds: float = 0.0,
     ) -> None:
+        self._start_ends = time.monotonic() + start_seconds
         self._health = health
         self._heads = heads
         self._wall = wall
@@ -194,7 +203,9 @@ class ReadinessWatch:
             if head is not None:
                 self.head_height, self.head_timestamp = head.tipset.height, head.timestamp
         state = "ready" if self.is_whole and self.is_fresh else "behind" if self.is_whole else "down"
-        if state == self._state:
+        if state == "ready":
+            self._start_ends = 0.0
+        if state == self._state or time.monotonic() < self._start_ends:
             return
         self._state = state
         reasons = "; ".join(f"{name}: {r.text}" for name, r in (whole | fresh).items() if not r.ok)

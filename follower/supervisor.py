@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -25,6 +25,8 @@ _HEALTHY_SECONDS: Final = 60.0
 #: how long a child waits for the address in `starts_after`, and how often it looks, in seconds
 _START_WAIT_SECONDS: Final = 30.0
 _START_POLL_SECONDS: Final = 0.02
+_READ_BYTES: Final = 1 << 16
+_RELAY_SECONDS: Final = 2.0
 
 
 @dataclass(slots=True)
@@ -43,11 +45,27 @@ class Child:
     starts_after: str = ""
 
 
-class Supervisor:
-    """Runs children until `stop` is called."""
+async def _relay_lines(stream: asyncio.StreamReader, relay: Callable[[str], None]) -> None:
+    """Pass on each line until the stream ends; a very long one in parts."""
+    rest = b""
+    while part := await stream.read(_READ_BYTES):
+        *lines, rest = (rest + part).split(b"\n")
+        if len(rest) >= _READ_BYTES:
+            lines, rest = [*lines, rest], b""
+        for line in lines:
+            relay(line.decode(errors="replace"))
+    if rest:
+        relay(rest.decode(errors="replace"))
 
-    def __init__(self, children: Sequence[Child], *, stop_seconds: float = 40.0) -> None:
+
+class Supervisor:
+    """Runs children until `stop` is called. `relay`: takes each line that they print; None: they print themselves."""
+
+    def __init__(
+        self, children: Sequence[Child], *, stop_seconds: float = 40.0, relay: Callable[[str], None] | None = None
+    ) -> None:
         self._children = list(children)
+        self._relay = relay
         self._stop_seconds = stop_seconds
         self._stopping = asyncio.Event()
         self._running: dict[str, asyncio.subprocess.Process] = {}
@@ -82,17 +100,27 @@ class Supervisor:
         pause = _FIRST_DELAY_SECONDS
         while not self._stopping.is_set():
             began = time.monotonic()
+            relayed = self._relay is not None
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
                 "follower.cli",
                 *child.arguments,
-                env={**os.environ, **child.environment},
+                env={**os.environ, **child.environment, **({"PYTHONUNBUFFERED": "1"} if relayed else {})},
+                stdout=asyncio.subprocess.PIPE if relayed else None,
+                stderr=asyncio.subprocess.STDOUT if relayed else None,
                 # its own session: Ctrl-C reaches this process alone, which then stops them in order
                 start_new_session=True,
             )
             self._running[child.name] = process
+            relaying = None
+            if process.stdout is not None and self._relay is not None:
+                relaying = asyncio.create_task(_relay_lines(process.stdout, self._relay))
             code = await process.wait()
+            if relaying is not None:
+                # a process of the child's own may outlive it and keep the pipe open
+                await asyncio.wait([relaying], timeout=_RELAY_SECONDS)
+                relaying.cancel()
             del self._running[child.name]
             if self._stopping.is_set():
                 return

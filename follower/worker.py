@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _STORE_WAIT: Final = 0.25
+#: how long a follower may take after its start until it is not ready without a line in the log
+_START_SECONDS: Final = 15.0
 
 
 def tune_garbage_collector() -> None:
@@ -274,7 +276,7 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         files = raise_open_file_limit()
         limits = replace(limits, max_connections=connections_within(files, limits.max_connections))
         server = await serve(services, host, port, settings=limits)
-        readiness = ReadinessWatch(server.health, heads)
+        readiness = ReadinessWatch(server.health, heads, start_seconds=_START_SECONDS)
         readiness.register(server.metrics)
         server.metrics.info("follower_build_info", BUILD_INFO_DOC, build_info())
         if executor is not None and stop_of_execution is not None:

@@ -58,6 +58,7 @@ def bridge_row(name: str, bridge: Bridge | None, errors: Sequence[LoggedError]) 
         stopped=", ".join(stopped),
         nodes=tuple(_standing(source, bridge.following) for source in ranked),
         errors=tuple(errors),
+        fetched=bridge.mirror.fetched,
     )
 
 

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import socket
+import sys
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -19,7 +20,7 @@ from follower.commands.processes import (
     run_loop,
     worker_children,
 )
-from follower.first_steps import introduction, say_when_ready, served_at
+from follower.first_steps import introduction, report_start, served_at
 from follower.settings import Settings
 from follower.supervisor import Child, Supervisor
 
@@ -57,17 +58,23 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
         follows = f"a simulated node of its own, {node}" if node else settings.shown("node")
         store = public_url(environment.get("FOLLOWER_STORE", settings["store"]))
         print(introduction(settings, follows, store), flush=True)
-        return run_loop(_supervise(Supervisor(children, stop_seconds=settings["drain_seconds"] + 10), settings))
+        return run_loop(_supervise(children, settings, environment.get("FOLLOWER_STORE", settings["store"])))
 
 
-async def _supervise(supervisor: Supervisor, settings: Settings) -> int:
-    """Run the children, and say when the followers are ready."""
-    saying = asyncio.create_task(say_when_ready(served_at(settings), lambda text: print(text, flush=True)))
-    try:
-        return await supervisor.run()
-    finally:
-        saying.cancel()
-        await asyncio.gather(saying, return_exceptions=True)
+async def _supervise(children: list[Child], settings: Settings, store: str) -> int:
+    """Run the children, and show how far they are until the followers are ready and the backfill is done."""
+    from leader_bridge.imports.progress import reporting
+
+    with reporting(sys.stdout) as reporter:
+        # a bar stays whole only where nothing else prints to its terminal
+        relay = reporter.say if sys.stdout.isatty() else None
+        supervisor = Supervisor(children, stop_seconds=settings["drain_seconds"] + 10, relay=relay)
+        showing = asyncio.create_task(report_start(served_at(settings), store, reporter))
+        try:
+            return await supervisor.run()
+        finally:
+            showing.cancel()
+            await asyncio.gather(showing, return_exceptions=True)
 
 
 def _free_port() -> int:

@@ -134,12 +134,13 @@ class Bar:
         )
         self._task: TaskID | None = None
         self._unit = ""
+        self._total: int | None = None
         self._first: int | None = None
         self._began = 0.0
 
     def phase(self, what: str, total: int | None, unit: str) -> None:
         self._finish()
-        self._unit, self._first, self._began = unit, None, time.monotonic()
+        self._unit, self._total, self._first, self._began = unit, total, None, time.monotonic()
         self._progress.start()
         self._task = self._progress.add_task(what, total=total, rate="", note="")
 
@@ -149,14 +150,20 @@ class Bar:
         if self._first is None:
             self._first = done
         rate = (done - self._first) / max(time.monotonic() - self._began, 1e-9)
-        self._progress.update(self._task, completed=done, note=note, rate=f"{_amount(rate, self._unit)}/s")
+        speed = f"{_amount(rate, self._unit)}/s"
+        # a bar without an end says how much is done
+        shown = speed if self._total is not None else f"{_amount(done, self._unit)}, {speed}"
+        self._progress.update(self._task, completed=done, note=note, rate=shown)
 
     def say(self, text: str) -> None:
-        self._console.print(text)
+        # as it is: a log line may hold brackets and be longer than the terminal is wide
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _finish(self) -> None:
         if self._task is not None:
             self._progress.stop_task(self._task)
+            if self._total is None:
+                self._progress.update(self._task, visible=False)
             self._task = None
 
     def end(self) -> None:
