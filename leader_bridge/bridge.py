@@ -56,6 +56,8 @@ from rpc.node_errors import NodeError, NodeTimeout
 log = logging.getLogger(__name__)
 
 _STOP_SECONDS: Final = 10.0
+#: of a gap that a new leader fills: epochs of its first head change, which followers see while it fetches the rest
+_FIRST_STEP_EPOCHS: Final = 3
 
 
 class _NodeStalled(Exception):
@@ -161,6 +163,8 @@ class Bridge:
         self._stopping = asyncio.Event()
         #: the node to follow next, where one was found to be ahead
         self._choose_next: Source | None = None
+        #: whether this bridge has published in its term
+        self._has_published = False
         #: why nothing is published ("": it is), told once in the log
         self._stopped_because = ""
 
@@ -426,6 +430,8 @@ class Bridge:
         (tipset,) = await self.writer.tipsets([target.key])
         await self._rules.check_target(source.name, tipset)
         gap = self.settings.max_gap_epochs
+        if not self._has_published:
+            gap = min(gap, _FIRST_STEP_EPOCHS)
         while tipset.height - self.head.head.height > gap:
             middle = await self._paths.waypoint(source, self.head.head, tipset, gap)
             if middle is None:
@@ -434,6 +440,7 @@ class Bridge:
             if not path.applies:
                 break
             await self._publish(source, path)
+            gap = self.settings.max_gap_epochs
         path = await self._paths.find(source, self.head.head, tipset, self._rules.lowest_revert())
         if path.reverts or path.applies:
             log.info("filling a gap: %d reverts, %d applies", len(path.reverts), len(path.applies))
@@ -453,5 +460,6 @@ class Bridge:
             check.cancel()
             await asyncio.gather(check, return_exceptions=True)
         assert self.head is not None
+        self._has_published = True
         await self._rules.follow_head(source.name, self.head.head, path)
         self._report_published()

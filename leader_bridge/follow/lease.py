@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 #: in lease times: how often the leader counts up and a standby looks, and how long the number must stand still
 _RENEW: Final = 1 / 4
 _LOOK: Final = 1 / 10
-_EXPIRES: Final = (1.1, 1.4)
+_EXPIRES: Final = (1.1, 1.3)
 #: lease times for which a bridge that stepped down leaves its old lease to others
 _YIELD: Final = 2.5
 _CLOCK_SECONDS: Final = 1.0

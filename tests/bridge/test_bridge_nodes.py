@@ -15,6 +15,7 @@ from chain.index.chain_index import (
 )
 from chain.ipld.dag_cbor import links
 from chain.tipset import Tipset
+from leader_bridge.bridge import _FIRST_STEP_EPOCHS
 from tests.support.bridge.node import until
 from tests.support.bridge.running import Walker, entries_of, following, quick, replay_log
 from tests.support.bridge.world import World, at_head, held
@@ -211,4 +212,17 @@ async def test_a_long_gap_is_filled_in_bounded_steps_each_whole(world: World) ->
     entries = await entries_of(world.store)
     assert len(entries) > 2
     assert all(entry.applies[-1].height - entry.applies[0].height <= 4 for entry in entries)
+    assert [ref.key for ref in await replay_log(world.store)] == [tip.key for tip in world.tips]
+
+
+async def test_a_new_leader_publishes_the_first_part_of_a_gap_before_it_fetches_the_rest(world: World) -> None:
+    node = await world.node(at=0)
+    async with following(world.store, [node.url]) as bridge:
+        await until(lambda: bridge.head)
+    await node.go_to(world.tips[11].key)
+    async with following(world.store, [node.url]) as bridge:
+        await until(lambda: at_head(bridge, world.tips[11]))
+    _, first, second = await entries_of(world.store)
+    assert first.head.height - world.tips[0].height <= _FIRST_STEP_EPOCHS
+    assert second.head.key == world.tips[11].key
     assert [ref.key for ref in await replay_log(world.store)] == [tip.key for tip in world.tips]
