@@ -11,7 +11,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# with the tools for tests, and without them
 READY := $(VENV)/.ready
+RUNNABLE := $(VENV)/.runnable
 
 .PHONY: docs test-store execution audit lock test-lowest docs-tables attack fuzz run test test-long check bench bench-fleet clean help
 
@@ -21,14 +23,25 @@ help:
 # pip, with nothing that is not locked: neither newer versions nor what builds the editable install
 PIP := python -m pip --disable-pip-version-check install --quiet
 
-$(READY): pyproject.toml requirements/dev.txt
+# setuptools tells everybody with several packages that a folder may hide another package of its name; ours are meant to
+EDITABLE := PYTHONWARNINGS="ignore:Editable installation" $(BIN)/$(PIP) --no-deps --no-build-isolation --editable .
+
+$(READY): pyproject.toml requirements/build.txt requirements/dev.txt
 	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/$(PIP) --require-hashes --requirement requirements/build.txt
 	$(BIN)/$(PIP) --require-hashes --requirement requirements/dev.txt
-	@# setuptools tells everybody with several packages that a folder may hide another package of its name; ours are meant to
-	PYTHONWARNINGS="ignore:Editable installation" $(BIN)/$(PIP) --no-deps --no-build-isolation --editable .
+	@$(EDITABLE)
 	@touch $(READY)
 
-run: $(READY)
+$(RUNNABLE): pyproject.toml requirements/build.txt requirements/run.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/$(PIP) --require-hashes --requirement requirements/build.txt
+	$(BIN)/$(PIP) --require-hashes --requirement requirements/run.txt
+	@$(EDITABLE)
+	@touch $(RUNNABLE)
+
+# a new user waits for the libraries only; where the tools are installed too, the environment stays
+run: $(if $(wildcard $(READY)),$(READY),$(RUNNABLE))
 	$(BIN)/follower up
 
 test: $(READY)
@@ -71,6 +84,8 @@ lock: $(READY)
 	$(BIN)/$(PIP) "uv<1"
 	$(LOCK) $(UPGRADE) --output-file requirements/run.txt
 	$(LOCK) $(UPGRADE) --group dev --constraint requirements/run.txt --output-file requirements/dev.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
+		--group build --constraint requirements/dev.txt --output-file requirements/build.txt
 	$(LOCK) $(UPGRADE) --group test --resolution lowest-direct --output-file requirements/lowest.txt
 
 # the virtual machine: cargo builds it once, outside the checkout

@@ -39,7 +39,7 @@ async def machine(node: ReplayNode, settings: dict[str, str]) -> AsyncIterator[M
         machines.path("here", "Makefile").symlink_to(ROOT / "Makefile")
         machines.path("here", ".venv").symlink_to(sys.prefix)
         # the environment is this one: it must not be made again
-        machines.command("make", f'exec {_real("make")} -o .venv/.ready "$@"')
+        machines.command("make", f'exec {_real("make")} -o .venv/.ready -o .venv/.runnable "$@"')
         yield machines
     finally:
         machines.close()
