@@ -88,7 +88,7 @@ class Context:
 
         A walk over objects, rows or values that may be many calls it once per item, or once per 16 to 64 items where
         an item takes less than 10 µs. It costs about 0.1 µs, and suspends only when the walks of all requests have used
-        the slice of this turn of the loop (5 ms) together. No more than 10 ms of work should lie between two calls.
+        the slice of this turn of the loop (3 ms) together. No more than 10 ms of work should lie between two calls.
         Code that knows no context takes the bound method: `checkpoint: Callable[[], Awaitable[None]]`.
 
         Errors: TimeBudgetExceeded, when the request has used its time; CancelledError, when its client has gone.

@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import Final
 
 #: seconds of work in one turn of the loop
-SLICE_SECONDS: Final = 0.005
+SLICE_SECONDS: Final = 0.003
 
 
 class LoopPacer:
