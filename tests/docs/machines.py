@@ -22,6 +22,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Final
 
+import pytest
+
 from tests.docs.pages import Block
 from tests.support.processes import clean_environment
 
@@ -33,6 +35,16 @@ _FOLDERS: Final = (
 )  # fmt: skip
 _PATH: Final = re.compile(r"(^|[\s\"'=])/(etc|opt|root|run|usr/local|var)/", re.MULTILINE)
 _NET: Final = "10.0.0."
+
+
+def required_tools(*names: str) -> None:
+    """Skips the test where one of these commands is not installed, or fails it when REQUIRE_SERVERS=1."""
+    missing = [name for name in names if shutil.which(name) is None]
+    if missing:
+        reason = f"{' and '.join(missing)} not found; install Debian's packages of these names"
+        if os.environ.get("REQUIRE_SERVERS") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
 
 
 class BlockFailed(AssertionError):

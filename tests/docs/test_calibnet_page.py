@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -21,7 +22,7 @@ import zstandard
 from blockstore.car.reader import iter_car
 from blockstore.car.writer import CarWriter
 from devnode.replay import ReplayNode, start_replay
-from tests.docs.machines import Machines
+from tests.docs.machines import Machines, required_tools
 from tests.docs.pages import Block, json_answers, read_blocks
 from tests.support.cassandra.server import Node, jars_or_skip
 from tests.support.installed import build_wheel, install_wheel
@@ -100,6 +101,7 @@ class Deployment:
 @contextlib.asynccontextmanager
 async def deployment(installed: Path) -> AsyncIterator[Deployment]:
     required("haproxy")
+    required_tools("bash", "curl", "openssl")
     lib = jars_or_skip()
     recording = recorded("devnet/chain.car.zst").parent
     settings = {
@@ -187,9 +189,16 @@ async def play(node: ReplayNode) -> None:
         pass
 
 
-@pytest.mark.recorded
+def test_the_scrape_jobs_name_the_addresses_of_the_page() -> None:
+    text = (ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text()
+    followers, bridges = (re.findall(rf'"(10\.[\d.]+):{port}"', text) for port in (1234, 9101))
+    assert followers == [MACHINES[name] for name in ("f1", "f2", "f3")]
+    assert bridges == [MACHINES[name] for name in ("bridge1", "bridge2")]
+
+
 async def test_a_broken_block_fails(tmp_path: Path) -> None:
     """The test of the test: a command with a flag that does not exist, and a file that is not there."""
+    required_tools("bash", "curl")
     machines = Machines({"f1": "10.0.0.11"}, {}, {})
     try:
         for text in ("curl --no-such-flag http://10.0.0.11:1234/\n", "cat /etc/lotus-follower/none\necho on\n"):

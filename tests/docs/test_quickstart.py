@@ -15,7 +15,7 @@ import pytest
 
 from chain.known_networks import CALIBNET
 from devnode.replay import ReplayNode, start_replay
-from tests.docs.machines import Machines, Running
+from tests.docs.machines import Machines, Running, required_tools
 from tests.docs.pages import json_answers, read_blocks
 from tests.support.paths import ROOT
 from tests.support.proxies import free_port
@@ -32,6 +32,7 @@ INSTEAD: Final = {
 @contextlib.asynccontextmanager
 async def machine(node: ReplayNode, settings: dict[str, str]) -> AsyncIterator[Machines]:
     """The folder `lotus-follower` after the first block, with `node` in the endpoint's place."""
+    required_tools("bash", "curl", "make")
     listen = f"127.0.0.1:{free_port()}"
     settings = {"FOLLOWER_LISTEN": listen, "FOLLOWER_READY_HEAD_AGE_EPOCHS": "0", **settings}
     machines = Machines({"here": "10.0.0.1"}, settings, {ENDPOINT: node.url, "127.0.0.1:1234": listen})
