@@ -67,20 +67,10 @@ async def map_get(reader: ObjectReader, root: bytes, key: bytes, of: Type, bits:
     return None if found is None else of.decode(found)
 
 
-async def map_items(
-    reader: ObjectReader, root: bytes, of: Type, bits: int = HAMT_BITS
-) -> AsyncIterator[tuple[bytes, Any]]:
-    """Every (key, value), in the order of the keys' hashes. Errors: Missing, BadObject."""
-    tree = await Hamt.load(reader, Cid(root), bit_width=bits)
-    async for part in tree.parts():
-        for key, item in part:
-            yield key, of.decode(item)
-
-
 async def map_parts(
     reader: ObjectReader, root: bytes, of: Type, bits: int = HAMT_BITS
 ) -> AsyncIterator[list[tuple[bytes, Any]]]:
-    """As `map_items`, some at a time."""
+    """Every (key, value), in the order of the keys' hashes, some at a time. Errors: Missing, BadObject."""
     tree = await Hamt.load(reader, Cid(root), bit_width=bits)
     async for part in tree.parts():
         for at in range(0, len(part), _PART):
@@ -95,7 +85,7 @@ async def array_get(reader: ObjectReader, root: bytes, at: int, of: Type, bits: 
 
 
 async def array_items(reader: ObjectReader, root: bytes, of: Type, bits: int) -> AsyncIterator[tuple[int, Any]]:
-    """Every (index, value), rising. Errors: Missing, BadObject."""
+    """Every (index, value), rising; each is decoded when it is asked for. Errors: Missing, BadObject."""
     tree = await Amt.load(reader, Cid(root), version=3, bit_width=bits)
     async for part in tree.parts():
         for at, item in part:

@@ -55,7 +55,7 @@ async def call_frame(
     frames: dict[int, dict[str, Any]] = {}
     first: dict[str, Any] | None = None
     shown: list[ShownCall] = []
-    for one in () if top is None else shown_calls(caller, top):
+    for one in shown_calls(caller, top):
         frame = frames[id(one)] = _frame(one)
         shown.append(one)  # ids are of living objects
         if len(shown) % _STEP == 0:

@@ -6,7 +6,7 @@ lies. `list_of` and `object_of` hold an answer as its JSON text, a tenth of what
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 import orjson
@@ -100,10 +100,3 @@ async def object_of(
                 part.clear()
                 await ctx.checkpoint()
     return written | part
-
-
-async def paced(ctx: Context, values: AsyncIterable[T]) -> AsyncIterator[T]:
-    """What a walk yields, with a checkpoint at each value. Errors: the walk's, and those of a checkpoint."""
-    async for value in values:
-        await ctx.checkpoint()
-        yield value

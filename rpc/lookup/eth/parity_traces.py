@@ -85,21 +85,22 @@ async def traces_of(caller: bytes, trace: Sequence[bytes], checkpoint: Checkpoin
     """
     top = await call_tree(trace, checkpoint)
     found: list[_Trace] = []
-    if top is not None:
-        for one in shown_calls(caller, top):
-            found.append(one.trace)
-            if len(found) % _STEP == 0:
-                await checkpoint()
+    for one in shown_calls(caller, top):
+        found.append(one.trace)
+        if len(found) % _STEP == 0:
+            await checkpoint()
     return found
 
 
-def shown_calls(caller: bytes, call: _Trace) -> Iterator[ShownCall]:
-    """A message and the calls below it, which nest up to 1,025 deep; `subtraces` is known at the end.
+def shown_calls(caller: bytes, call: _Trace | None) -> Iterator[ShownCall]:
+    """A message and the calls below it, which nest up to 1,025 deep; `subtraces` is known at the end. None: it called
+    nothing.
 
     Errors: BadObject.
     """
     # of each level: whose calls they are, the call above, the calls left
-    levels: list[tuple[Environment, ShownCall | None, Iterator[_Trace]]] = [(Environment(caller), None, iter([call]))]
+    top = () if call is None else (call,)
+    levels: list[tuple[Environment, ShownCall | None, Iterator[_Trace]]] = [(Environment(caller), None, iter(top))]
     while levels:
         env, above, calls = levels[-1]
         one = next(calls, None)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from blockstore.cid import Cid
-from chain.actors.adt import array_get, array_parts, map_get, map_items, uint_key
+from chain.actors.adt import array_get, array_parts, map_get, map_parts, uint_key
 from chain.actors.leaves import LEAVES
 from chain.actors.load import MARKET, Loaded, States
 from chain.actors.schema import type_of
@@ -17,7 +17,7 @@ from chain.tipset import TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError, error_prefix
 from rpc.lookup.actor_states import states_at
-from rpc.lookup.long_answers import PacedReader, object_of, paced
+from rpc.lookup.long_answers import PacedReader, object_of
 from rpc.params import Integer
 from rpc.registry import Cost, method
 
@@ -53,13 +53,17 @@ async def state_market_participants(ctx: Context, tipset_key: TipsetKey) -> dict
     """The market balance of each account that has one."""
     _, market = await market_at(ctx, tipset_key)
     reader = PacedReader(ctx)
-    tables = [map_items(reader, market.state[name], _BIG, _BALANCES_BITS) for name in ("LockedTable", "EscrowTable")]
-    locked = {key: amount async for key, amount in paced(ctx, tables[0])}
     prefix = ctx.network.address_prefix
-    return {
-        Address.checked(key).text(prefix): {"Escrow": str(amount), "Locked": str(locked.get(key, 0))}
-        async for key, amount in paced(ctx, tables[1])
-    }
+    locked: dict[bytes, int] = {}
+    async for part in map_parts(reader, market.state["LockedTable"], _BIG, _BALANCES_BITS):
+        await ctx.checkpoint()
+        locked.update(part)
+    found: dict[str, dict[str, str]] = {}
+    async for part in map_parts(reader, market.state["EscrowTable"], _BIG, _BALANCES_BITS):
+        await ctx.checkpoint()
+        for key, amount in part:
+            found[Address.checked(key).text(prefix)] = {"Escrow": str(amount), "Locked": str(locked.get(key, 0))}
+    return found
 
 
 def _deal(market: Loaded, proposal: Any, state: dict[str, Any] | None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from chain.actors.adt import map_items, read_int_key
+from chain.actors.adt import map_parts, read_int_key
 from chain.actors.economy import locked
 from chain.actors.load import Loaded
 from chain.actors.schema import type_of
@@ -72,4 +72,5 @@ async def msig_get_pending(ctx: Context, address: Address, tipset_key: TipsetKey
     _, wallet = await _wallet(ctx, tipset_key, address)
     kind = type_of("multisig", "Transaction", wallet.version)
     root = wallet.state["PendingTxns"]
-    return [{"ID": read_int_key(key)} | kind.dump(found) async for key, found in map_items(ctx.objects, root, kind)]
+    parts = map_parts(ctx.objects, root, kind)
+    return [{"ID": read_int_key(key)} | kind.dump(found) async for part in parts for key, found in part]

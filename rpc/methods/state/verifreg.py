@@ -7,7 +7,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from blockstore.cid import Cid
-from chain.actors.adt import id_key, map_get, map_items, map_parts, read_uint_key, uint_key
+from chain.actors.adt import id_key, map_get, map_parts, read_uint_key, uint_key
 from chain.actors.leaves import LEAVES, Type
 from chain.actors.load import DATACAP, VERIFREG, Loaded
 from chain.actors.methods import OldActors
@@ -62,9 +62,10 @@ async def _all_entries(
     reader: ObjectReader, registry: Loaded, table: str, kind: Type
 ) -> AsyncIterator[list[tuple[bytes, Any]]]:
     """(number as key, entry) of all accounts' allocations or claims, some at a time."""
-    async for _, root in map_items(reader, registry.state[table], _LINK):
-        async for part in map_parts(reader, root, kind):
-            yield part
+    async for roots in map_parts(reader, registry.state[table], _LINK):
+        for _, root in roots:
+            async for part in map_parts(reader, root, kind):
+                yield part
 
 
 async def _of_owner(ctx: Context, registry: Loaded, table: str, name: str, owner: bytes) -> dict[str, Any]:
