@@ -12,6 +12,8 @@ ENV_PREFIX: Final = "FOLLOWER_"
 #: groups of subcommands; `follower up` runs a bridge and its followers
 SERVE: Final = ("up", "serve")
 BRIDGE: Final = ("up", "bridge")
+#: those that keep a store at its size
+KEEP: Final = (*BRIDGE, "import")
 #: those that make what the past lacks
 BACKFILL: Final = (*BRIDGE, "backfill")
 #: those that run messages, or start the process that does

@@ -40,6 +40,21 @@ def whole_number(minimum: int, maximum: int) -> Callable[[Any], int]:
     return parse
 
 
+def whole_number_or_all(minimum: int, maximum: int) -> Callable[[Any], int | None]:
+    """As `whole_number`; the word "all" is None."""
+    whole = whole_number(minimum, maximum)
+
+    def parse(value: Any) -> int | None:
+        if value is None or value == "all":
+            return None
+        try:
+            return whole(value)
+        except ValueError as error:
+            raise ValueError(f"{error}, or all") from None
+
+    return parse
+
+
 def number(minimum: float, maximum: float) -> Callable[[Any], float]:
     """A parser of numbers in a range, both ends included."""
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Final
 
 from blockstore.store_url import public_url
-from follower.setting import BACKFILL, BOTH, BRIDGE, EXECUTE, SERVE, SHARED_STORE, Setting
+from follower.serving_settings import SERVING_SETTINGS
+from follower.setting import BACKFILL, BOTH, BRIDGE, EXECUTE, KEEP, SERVE, SHARED_STORE, Setting
 from follower.setting_parsers import (
     node_names,
     number,
@@ -22,6 +23,7 @@ from follower.setting_parsers import (
     parse_store,
     parse_text,
     whole_number,
+    whole_number_or_all,
 )
 from rpc.server.client_address import PRIVATE
 
@@ -87,6 +89,27 @@ SETTINGS: Final = (
         "Epochs below the head whose traces are recorded and kept.",
     ),
     Setting(
+        "keep_state_epochs",
+        whole_number_or_all(1800, 1_000_000_000),
+        3780,
+        KEEP,
+        "Epochs below the head whose states are kept, or all. Not under 1800: finality and the deepest reorg.",
+    ),
+    Setting(
+        "keep_message_epochs",
+        whole_number_or_all(1800, 1_000_000_000),
+        86_400,
+        KEEP,
+        "Epochs below the head whose messages, receipts and events are kept, or all. Headers always stay.",
+    ),
+    Setting(
+        "keep_index_epochs",
+        whole_number_or_all(1800, 1_000_000_000),
+        86_400,
+        KEEP,
+        "Epochs below the head whose messages, Ethereum transactions and events are found by index rows, or all.",
+    ),
+    Setting(
         "network_file", parse_text, "", (*BRIDGE, "import"), "A private network's name and upgrades (network.json)."
     ),
     Setting("fetch_concurrency", whole_number(1, 1024), 8, BRIDGE, "Requests of a bridge in flight to a full node."),
@@ -126,138 +149,7 @@ SETTINGS: Final = (
         BRIDGE,
         "Seconds between ChainHead calls where a node has no WebSocket.",
     ),
-    Setting("object_cache_mb", whole_number(1, 1 << 20), 256, SERVE, "Memory for objects, a process, in MiB."),
-    Setting(
-        "max_body_mb",
-        whole_number(1, 1024),
-        8,
-        SERVE,
-        "The largest request body, in MiB. A larger one keeps the event loop longer while it is parsed.",
-    ),
-    Setting("max_ws_message_mb", whole_number(1, 1024), 4, SERVE, "The largest WebSocket message, in MiB."),
-    Setting("max_answer_mb", whole_number(1, 4096), 64, SERVE, "The largest answer to one call, in MiB."),
-    Setting(
-        "max_batch_answer_mb",
-        whole_number(1, 4096),
-        32,
-        SERVE,
-        "What the answers to a batch may take together, in MiB.",
-    ),
-    Setting(
-        "memory_budget_mb",
-        whole_number(16, 1 << 20),
-        256,
-        SERVE,
-        "Memory held for clients, a process, in MiB: partial bodies and messages, answers being built or not yet sent.",
-    ),
-    Setting(
-        "memory_budget_mb_per_client", whole_number(1, 1 << 20), 96, SERVE, "What one client may hold of it, in MiB."
-    ),
-    Setting(
-        "min_transfer_kb_per_second",
-        whole_number(1, 1 << 20),
-        16,
-        SERVE,
-        "The least rate of an upload, and of a client that reads an answer, in KiB a second.",
-    ),
-    Setting("max_batch", whole_number(1, 1_000_000), 10_000, SERVE, "The most requests in one batch."),
-    Setting("max_in_flight", whole_number(1, 1_000_000), 1024, SERVE, "Requests worked on at once, a process."),
-    Setting(
-        "max_in_flight_per_client", whole_number(1, 1_000_000), 256, SERVE, "Requests of one client worked on at once."
-    ),
-    Setting(
-        "max_waiting",
-        whole_number(1, 1_000_000),
-        4096,
-        SERVE,
-        "Requests that wait for a head or a message on chain, a process. They do not count as worked on.",
-    ),
-    Setting("max_waiting_per_client", whole_number(1, 1_000_000), 512, SERVE, "Requests of one client that wait."),
-    Setting("max_channels", whole_number(1, 1_000_000), 2048, SERVE, "Open channels and subscriptions, a process."),
-    Setting(
-        "max_channels_per_client",
-        whole_number(1, 1_000_000),
-        256,
-        SERVE,
-        "Open channels and subscriptions of one client.",
-    ),
-    Setting(
-        "max_connections",
-        whole_number(1, 1_000_000),
-        8192,
-        (*SERVE, "doctor"),
-        "Connections, a process; fewer where the limit of open files is lower.",
-    ),
-    Setting(
-        "max_connections_per_client",
-        whole_number(1, 1_000_000),
-        1024,
-        SERVE,
-        "Connections of one client. A trusted proxy is none.",
-    ),
-    Setting(
-        "scan_parallel", whole_number(1, 1024), 8, SERVE, "Calls of the cost class scan that run at once, a process."
-    ),
-    Setting(
-        "heavy_parallel", whole_number(1, 1024), 2, SERVE, "Calls of the cost class heavy that run at once, a process."
-    ),
-    Setting(
-        "execute_parallel",
-        whole_number(1, 1024),
-        32,
-        SERVE,
-        "Calls of the cost class execute that run at once, a process.",
-    ),
-    Setting(
-        "lane_calls",
-        whole_number(1, 1_000_000),
-        256,
-        SERVE,
-        "Calls of one such class that run or wait for their turn, a process.",
-    ),
-    Setting(
-        "lane_calls_per_client",
-        whole_number(1, 1_000_000),
-        64,
-        SERVE,
-        "Calls of one such class that one client may have there.",
-    ),
-    Setting(
-        "request_seconds",
-        number(0.1, 3600),
-        60.0,
-        SERVE,
-        "Seconds that the work for a request may take. Time in which it waits does not count.",
-    ),
-    Setting("batch_seconds", number(0.1, 3600), 120.0, SERVE, "Seconds that the work for a batch may take."),
-    Setting(
-        "max_filters",
-        whole_number(1, 1_000_000),
-        4096,
-        SERVE,
-        "Installed Ethereum filters, of all clients of the store.",
-    ),
-    Setting(
-        "filter_ttl_seconds",
-        number(1, 30 * 86_400),
-        3600.0,
-        SERVE,
-        "Seconds until a filter that nobody polls is forgotten.",
-    ),
-    Setting(
-        "filters_per_client",
-        whole_number(1, 1_000_000),
-        100,
-        SERVE,
-        "Installed Ethereum filters that one client (by its address) may have in the store.",
-    ),
-    Setting(
-        "filters_per_network",
-        whole_number(1, 1_000_000),
-        256,
-        SERVE,
-        "Installed Ethereum filters that the clients of one network (IPv4 /24, IPv6 /48) may have in the store.",
-    ),
+    *SERVING_SETTINGS,
     Setting(
         "filters_per_connection",
         whole_number(0, 10_000),

@@ -1,0 +1,146 @@
+"""The settings of what a serving process takes on: caches, and the limits of requests, connections and filters.
+
+Part of the table in `follower.settings_table`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from follower.setting import SERVE, Setting
+from follower.setting_parsers import number, whole_number
+
+SERVING_SETTINGS: Final = (
+    Setting("object_cache_mb", whole_number(1, 1 << 20), 256, SERVE, "Memory for objects, a process, in MiB."),
+    Setting(
+        "max_body_mb",
+        whole_number(1, 1024),
+        8,
+        SERVE,
+        "The largest request body, in MiB. A larger one keeps the event loop longer while it is parsed.",
+    ),
+    Setting("max_ws_message_mb", whole_number(1, 1024), 4, SERVE, "The largest WebSocket message, in MiB."),
+    Setting("max_answer_mb", whole_number(1, 4096), 64, SERVE, "The largest answer to one call, in MiB."),
+    Setting(
+        "max_batch_answer_mb",
+        whole_number(1, 4096),
+        32,
+        SERVE,
+        "What the answers to a batch may take together, in MiB.",
+    ),
+    Setting(
+        "memory_budget_mb",
+        whole_number(16, 1 << 20),
+        256,
+        SERVE,
+        "Memory held for clients, a process, in MiB: partial bodies and messages, answers being built or not yet sent.",
+    ),
+    Setting(
+        "memory_budget_mb_per_client", whole_number(1, 1 << 20), 96, SERVE, "What one client may hold of it, in MiB."
+    ),
+    Setting(
+        "min_transfer_kb_per_second",
+        whole_number(1, 1 << 20),
+        16,
+        SERVE,
+        "The least rate of an upload, and of a client that reads an answer, in KiB a second.",
+    ),
+    Setting("max_batch", whole_number(1, 1_000_000), 10_000, SERVE, "The most requests in one batch."),
+    Setting("max_in_flight", whole_number(1, 1_000_000), 1024, SERVE, "Requests worked on at once, a process."),
+    Setting(
+        "max_in_flight_per_client", whole_number(1, 1_000_000), 256, SERVE, "Requests of one client worked on at once."
+    ),
+    Setting(
+        "max_waiting",
+        whole_number(1, 1_000_000),
+        4096,
+        SERVE,
+        "Requests that wait for a head or a message on chain, a process. They do not count as worked on.",
+    ),
+    Setting("max_waiting_per_client", whole_number(1, 1_000_000), 512, SERVE, "Requests of one client that wait."),
+    Setting("max_channels", whole_number(1, 1_000_000), 2048, SERVE, "Open channels and subscriptions, a process."),
+    Setting(
+        "max_channels_per_client",
+        whole_number(1, 1_000_000),
+        256,
+        SERVE,
+        "Open channels and subscriptions of one client.",
+    ),
+    Setting(
+        "max_connections",
+        whole_number(1, 1_000_000),
+        8192,
+        (*SERVE, "doctor"),
+        "Connections, a process; fewer where the limit of open files is lower.",
+    ),
+    Setting(
+        "max_connections_per_client",
+        whole_number(1, 1_000_000),
+        1024,
+        SERVE,
+        "Connections of one client. A trusted proxy is none.",
+    ),
+    Setting(
+        "scan_parallel", whole_number(1, 1024), 8, SERVE, "Calls of the cost class scan that run at once, a process."
+    ),
+    Setting(
+        "heavy_parallel", whole_number(1, 1024), 2, SERVE, "Calls of the cost class heavy that run at once, a process."
+    ),
+    Setting(
+        "execute_parallel",
+        whole_number(1, 1024),
+        32,
+        SERVE,
+        "Calls of the cost class execute that run at once, a process.",
+    ),
+    Setting(
+        "lane_calls",
+        whole_number(1, 1_000_000),
+        256,
+        SERVE,
+        "Calls of one such class that run or wait for their turn, a process.",
+    ),
+    Setting(
+        "lane_calls_per_client",
+        whole_number(1, 1_000_000),
+        64,
+        SERVE,
+        "Calls of one such class that one client may have there.",
+    ),
+    Setting(
+        "request_seconds",
+        number(0.1, 3600),
+        60.0,
+        SERVE,
+        "Seconds that the work for a request may take. Time in which it waits does not count.",
+    ),
+    Setting("batch_seconds", number(0.1, 3600), 120.0, SERVE, "Seconds that the work for a batch may take."),
+    Setting(
+        "max_filters",
+        whole_number(1, 1_000_000),
+        4096,
+        SERVE,
+        "Installed Ethereum filters, of all clients of the store.",
+    ),
+    Setting(
+        "filter_ttl_seconds",
+        number(1, 30 * 86_400),
+        3600.0,
+        SERVE,
+        "Seconds until a filter that nobody polls is forgotten.",
+    ),
+    Setting(
+        "filters_per_client",
+        whole_number(1, 1_000_000),
+        100,
+        SERVE,
+        "Installed Ethereum filters that one client (by its address) may have in the store.",
+    ),
+    Setting(
+        "filters_per_network",
+        whole_number(1, 1_000_000),
+        256,
+        SERVE,
+        "Installed Ethereum filters that the clients of one network (IPv4 /24, IPv6 /48) may have in the store.",
+    ),
+)
