@@ -1,4 +1,7 @@
-"""The command line: `follower SUBCOMMAND`. Each subcommand is declared in a file of `follower/commands/`."""
+"""The command line: `follower SUBCOMMAND`. Each subcommand is declared in a file of `follower/commands/`.
+
+One whose name has two words (`follower store stats`) is declared in the folder of the first word.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,9 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from follower.commands import (
     backfill,
@@ -26,6 +29,7 @@ from follower.commands import (
     serve,
     simulate,
     status,
+    store,
     up,
 )
 from follower.commands.command import CANNOT_RUN, FAILED, Run
@@ -50,8 +54,14 @@ COMMANDS: Final = (
     doctor.COMMAND,
     schema.COMMAND,
     loadbalancer.COMMAND,
+    *store.COMMANDS,
     config.COMMAND,
 )
+#: what the subcommands of several words share as their first word, and its help
+GROUPS: Final = {"store": "Look after a store."}
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -59,9 +69,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="follower", description="Follower RPC nodes for Filecoin.")
     parser.add_argument("--version", action="version", version=f"follower {software_version()}")
     subparsers = parser.add_subparsers(dest="command", metavar="SUBCOMMAND", required=True)
+    groups: dict[str, Subparsers] = {"": subparsers}
     for command in COMMANDS:
-        sub = subparsers.add_parser(
-            command.name,
+        group, _, name = command.name.rpartition(" ")
+        if group not in groups:
+            doc = GROUPS[group]
+            parent = subparsers.add_parser(group, help=doc, description=doc)
+            groups[group] = parent.add_subparsers(metavar="SUBCOMMAND", required=True)
+        sub = groups[group].add_parser(
+            name,
             help=command.doc,
             description=command.doc,
             epilog=f"example:\n  {command.example}",
@@ -78,8 +94,20 @@ def build_parser() -> argparse.ArgumentParser:
                 )
         if command.add_arguments is not None:
             command.add_arguments(sub)
-        sub.set_defaults(run=command.run)
+        sub.set_defaults(run=command.run, command=command.name)
     return parser
+
+
+def subcommand_parsers(
+    parser: argparse.ArgumentParser, name: str = ""
+) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """(name, parser) of each subcommand of `parser`; `name` stands before each."""
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not groups:
+        yield name, parser
+    for group in groups:
+        for word, sub in group.choices.items():
+            yield from subcommand_parsers(sub, f"{name} {word}".lstrip())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

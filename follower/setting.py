@@ -20,12 +20,13 @@ BACKFILL: Final = (*BRIDGE, "backfill")
 EXECUTE: Final = (*SERVE, "bridge", "backfill", "execute")
 BOTH: Final = ("up", "bridge", "serve", "execute")
 #: those that read a shared store's head or write it
-SHARED_STORE: Final = (*BOTH, "doctor", "hooks", "import", "backfill", "resume", "schema", "loadbalancer")
+SHARED_STORE: Final = (*BOTH, "doctor", "hooks", "import", "backfill", "resume", "schema", "loadbalancer", "store")
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting. `commands`: the subcommands that take it as a flag and may read it.
+    """One setting. `commands`: the subcommands that take it as a flag and may read it; "store" names all of
+    `follower store`, "store check" one of them.
 
     `aliases` are further environment variables. `hide` makes a text without secrets of a value that may hold one.
     """
@@ -50,7 +51,7 @@ class Setting:
 
     def is_used_by(self, command: str) -> bool:
         """Whether a subcommand takes it as a flag and may read it; `follower config` takes all."""
-        return command == "config" or command in self.commands
+        return command == "config" or command in self.commands or command.partition(" ")[0] in self.commands
 
     def shown(self, value: Any) -> str:
         """A value as a text for people and logs, without secrets."""

@@ -22,7 +22,8 @@ Run = Callable[[Settings, argparse.Namespace], int]
 class Command:
     """A subcommand. Its settings are those that name it in the settings table; `add_arguments` adds its own flags.
 
-    `doc` is one sentence; `example` a whole command line.
+    `name` is one word, or two: "store stats" is run as `follower store stats`. `doc` is one sentence; `example` a whole
+    command line.
     """
 
     name: str

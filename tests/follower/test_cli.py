@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 import orjson
 import pytest
 
-from follower.cli import COMMANDS, build_parser, main
+from follower.cli import COMMANDS, build_parser, main, subcommand_parsers
 from follower.commands.command import CANNOT_RUN, Command
 from follower.settings_table import SETTINGS
 from tests.support.paths import ROOT
@@ -48,7 +47,7 @@ def wait_for(port: int, process: subprocess.Popen[str], seconds: float = 60) -> 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_every_subcommand_has_help_with_an_example(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main([command.name, "--help"])
+        main([*command.name.split(), "--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
     assert "example:" in text
@@ -65,19 +64,19 @@ def documented() -> list[tuple[str, list[str]]]:
 
 @pytest.mark.parametrize(("name", "commands"), documented(), ids=lambda value: value if isinstance(value, str) else "")
 def test_every_documented_setting_has_its_flag(name: str, commands: list[str]) -> None:
-    parser = build_parser()
-    subparsers = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     flag = "--" + name.replace("_", "-")
     assert commands
-    with_flag = {command for command, sub in subparsers.choices.items() if flag in sub._option_string_actions}
-    assert with_flag == {*commands, "config"}
+    parsers = subcommand_parsers(build_parser())
+    with_flag = {command for command, parser in parsers if flag in parser._option_string_actions}
+    all_of = {command.name: command.name.partition(" ")[0] for command in COMMANDS}
+    assert with_flag == {command for command, group in all_of.items() if {command, group} & {*commands, "config"}}
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_a_subcommand_is_a_file_of_its_name(command: Command) -> None:
-    module = command.run.__module__.rpartition(".")[2]
-    assert module == {"import": "import_car"}.get(command.name, command.name)
-    assert command.name in {"config", *(name for setting in SETTINGS for name in setting.commands)}
+    module = command.run.__module__.removeprefix("follower.commands.")
+    assert module == {"import": "import_car"}.get(command.name, command.name.replace(" ", "."))
+    assert any(setting.is_used_by(command.name) for setting in SETTINGS)
 
 
 @pytest.mark.parametrize(
