@@ -11,6 +11,7 @@ StoreError
 ├── StoreUnavailable    the backend does not answer (retry later)
 ├── StoreFull           no room left
 ├── BadExtension        a package that adds something here and cannot be used (the text names it)
+├── DownloadFailed      a file cannot be downloaded, or is not what its publisher says
 └── BadCar              a CAR file that is cut, corrupted or of a form not read here (`offset` in bytes)
 """
 
@@ -73,6 +74,10 @@ class StoreUnavailable(StoreError):
 
 class StoreFull(StoreError):
     """No room is left where the store lives."""
+
+
+class DownloadFailed(StoreError):
+    """A file cannot be downloaded, or it is not what its publisher says. The text holds no secret of the URL."""
 
 
 class BadCar(StoreError, ValueError):

@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run_reporting_errors(run: Run, settings: Settings, args: argparse.Namespace) -> int:
-    from blockstore.errors import BadCar, StoreError, StoreUnavailable
+    from blockstore.errors import BadCar, DownloadFailed, StoreError, StoreUnavailable
     from chain.errors import ChainError
 
     try:
@@ -142,7 +142,7 @@ def _run_reporting_errors(run: Run, settings: Settings, args: argparse.Namespace
     except (CannotRun, SettingsError) as error:
         print(f"follower: {error}", file=sys.stderr)
         return CANNOT_RUN
-    except (StoreUnavailable, BadCar) as error:
+    except (StoreUnavailable, BadCar, DownloadFailed) as error:
         print(f"follower: {error}", file=sys.stderr)
         return FAILED
     except (StoreError, ChainError) as error:

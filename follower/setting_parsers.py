@@ -6,10 +6,11 @@ Each parser raises ValueError with what the value must be; `follower.settings` p
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from blockstore.errors import BadExtension
 from blockstore.open import store_schemes
+from blockstore.store_url import public_url
 from rpc.client.node_info import parse_node_info
 from rpc.server.client_address import networks
 
@@ -138,6 +139,34 @@ def parse_nodes(value: Any) -> str:
     if text:
         parse_node_info(text)
     return text
+
+
+#: the services that ChainSafe runs for both networks, as the documentation of Lotus and of Forest names them
+DEFAULT_SNAPSHOT_URLS: Final = (
+    "mainnet=https://forest-archive.chainsafe.dev/latest/mainnet/,"
+    "calibnet=https://forest-archive.chainsafe.dev/latest/calibnet/"
+)
+
+
+def parse_snapshot_urls(value: Any) -> str:
+    """NAME=URL, separated by commas; a TOML list too. The errors never repeat the text: it may hold a password."""
+    text = parse_text(",".join(parse_text(item) for item in value) if isinstance(value, list) else value)
+    for item in filter(None, text.split(",")):
+        name, _, url = item.strip().partition("=")
+        if not name.isalnum() or not url.startswith(("https://", "http://")):
+            raise ValueError("must be NAME=URL, separated by commas")
+    return text
+
+
+def snapshot_urls(text: str) -> dict[str, str]:
+    """The parsed setting: URL by name."""
+    pairs = (item.strip().partition("=") for item in text.split(",") if item.strip())
+    return {name: url for name, _, url in pairs}
+
+
+def public_snapshot_urls(text: str) -> str:
+    """The setting without users, passwords and queries."""
+    return ",".join(f"{name}={public_url(url.partition('?')[0])}" for name, url in snapshot_urls(text).items())
 
 
 def node_names(text: str) -> str:

@@ -12,6 +12,7 @@ from blockstore.store_url import public_url
 from follower.serving_settings import SERVING_SETTINGS
 from follower.setting import BACKFILL, BOTH, BRIDGE, EXECUTE, KEEP, SERVE, SHARED_STORE, Setting
 from follower.setting_parsers import (
+    DEFAULT_SNAPSHOT_URLS,
     node_names,
     number,
     one_of,
@@ -20,8 +21,10 @@ from follower.setting_parsers import (
     parse_networks,
     parse_nodes,
     parse_optional_listen,
+    parse_snapshot_urls,
     parse_store,
     parse_text,
+    public_snapshot_urls,
     whole_number,
     whole_number_or_all,
 )
@@ -111,6 +114,28 @@ SETTINGS: Final = (
     ),
     Setting(
         "network_file", parse_text, "", (*BRIDGE, "import"), "A private network's name and upgrades (network.json)."
+    ),
+    Setting(
+        "snapshot_urls",
+        parse_snapshot_urls,
+        DEFAULT_SNAPSHOT_URLS,
+        ("import",),
+        "Where `follower import NAME` finds the newest snapshot of a network: NAME=URL, separated by commas.",
+        hide=public_snapshot_urls,
+    ),
+    Setting(
+        "download_folder",
+        parse_text,
+        "",
+        ("import",),
+        "Where a snapshot is kept while it is downloaded; empty: the folder download in an LMDB store's, else here.",
+    ),
+    Setting(
+        "download_timeout_seconds",
+        number(0.1, 3600),
+        60.0,
+        ("import",),
+        "Seconds without a byte after which a download asks again for the rest.",
     ),
     Setting("fetch_concurrency", whole_number(1, 1024), 8, BRIDGE, "Requests of a bridge in flight to a full node."),
     Setting("fetch_batch", whole_number(1, 1000), 256, BOTH, "Objects asked for in one request to a full node."),

@@ -21,10 +21,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, cast
 
+from blockstore.car.arriving_file import ArrivingFile
 from blockstore.car.closed_order import ClosedOrder, Pairs
-from blockstore.car.reader import CarFile
+from blockstore.car.reader import CarFile, CarReader
 from blockstore.cid import DAG_CBOR, Cid
 from blockstore.errors import BadCar
 
@@ -36,6 +37,9 @@ _PIPE: Final = 1 << 20
 #: marshal's format without back references, which cost time and find nothing here
 _NO_REFERENCES: Final = 2
 _CBOR: Final = b"\x01\x71"
+#: words of the child's command line
+_LEVELS: Final = "levels"
+_ARRIVING: Final = "arriving"
 #: a link as encoded, but for those to sector commitments (codecs 0xf101 and 0xf102)
 _WALKED: Final = re.compile(rb"\xd8\x2a(?!\x58[\x28\x29]\x00\x01[\x81\x82]\xe2\x03)")
 
@@ -99,20 +103,35 @@ def is_leaf(cid: bytes, data: bytes) -> bool:
     return _WALKED.search(data) is None
 
 
+@contextlib.contextmanager
+def _open(path: str | Path, ended: int | None) -> Iterator[CarReader]:
+    if ended is None:
+        with CarFile(path) as reader:
+            yield reader
+    else:
+        with ArrivingFile(path, ended) as file:
+            yield CarReader(cast(BinaryIO, file))
+
+
 def feed(
-    path: str | Path, resume: Resume | None = None, *, levels: bool = False, batch_bytes: int | None = None
+    path: str | Path,
+    resume: Resume | None = None,
+    *,
+    levels: bool = False,
+    batch_bytes: int | None = None,
+    ended: int | None = None,
 ) -> Iterator[Fed]:
     """`Opened`, then `Chunk`s of about `batch_bytes` (`BATCH_BYTES`), then `Ended`.
 
-    `levels`: whether closed objects are looked for, which takes about 6 us for each that has links. Errors: BadCar,
-    OSError.
+    `levels`: whether closed objects are looked for, which takes about 6 us for each that has links. `ended`: the file
+    still grows, until this pipe is closed (`ArrivingFile`). Errors: BadCar, OSError.
     """
     batch_bytes = batch_bytes or BATCH_BYTES
-    with CarFile(path) as reader:
+    with _open(path, ended) as reader:
         start = 0
         if resume is not None and resume.fingerprint == reader.fingerprint:
             start = resume.offset
-        size = None if str(path) == "-" else _size(path)
+        size = None if str(path) == "-" or ended is not None else _size(path)
         version = reader.snapshot.version if reader.snapshot else 1
         yield Opened(reader.fingerprint, reader.head, start, size, version)
         if start:
@@ -162,18 +181,32 @@ def _size(path: str | Path) -> int | None:
 
 
 class FeedProcess:
-    """`feed` in a child process. Iterate once; `stop` ends the child at any time."""
+    """`feed` in a child process. Iterate once; `stop` ends the child at any time.
 
-    def __init__(self, path: str | Path, resume: Resume | None = None, *, levels: bool = False) -> None:
-        arguments = [str(path), "levels" if levels else ""]
+    `arriving`: the file still grows, until `complete` is called.
+    """
+
+    def __init__(
+        self, path: str | Path, resume: Resume | None = None, *, levels: bool = False, arriving: bool = False
+    ) -> None:
+        arguments = [str(path), ",".join(word for word, is_set in ((_LEVELS, levels), (_ARRIVING, arriving)) if is_set)]
         arguments += [] if resume is None else [resume.fingerprint, str(resume.offset)]
         environment = dict(os.environ, PYTHONPATH=os.pathsep.join(entry or os.getcwd() for entry in sys.path))
         self._child = subprocess.Popen(
             [sys.executable, "-m", "blockstore.car.batches", *arguments],
             stdout=subprocess.PIPE,
-            stdin=None if str(path) == "-" else subprocess.DEVNULL,
+            stdin=subprocess.PIPE if arriving else None if str(path) == "-" else subprocess.DEVNULL,
             env=environment,
         )
+
+    def complete(self) -> None:
+        """Say that an arriving file is whole."""
+        if self._child.stdin is not None:
+            self._child.stdin.close()
+
+    def kill(self) -> None:
+        """End the child without waiting for it: who iterates gets an OSError."""
+        self._child.kill()
 
     def __iter__(self) -> Iterator[Fed]:
         assert self._child.stdout is not None
@@ -197,8 +230,9 @@ class FeedProcess:
         if self._child.poll() is None:
             self._child.kill()
         self._child.wait()
-        if self._child.stdout is not None:
-            self._child.stdout.close()
+        for pipe in (self._child.stdout, self._child.stdin):
+            if pipe is not None:
+                pipe.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,12 +284,14 @@ def _child(arguments: list[str]) -> None:
 
     path = arguments[0]
     resume = car_feed.Resume(arguments[2], int(arguments[3])) if len(arguments) > 2 else None
+    words = arguments[1].split(",")
+    ended = sys.stdin.fileno() if _ARRIVING in words else None
     out = sys.stdout.buffer
     _widen(out)
     gc.disable()  # a batch is a hundred thousand tuples, none of them in a cycle
     try:
         try:
-            for item in car_feed.feed(path, resume, levels=bool(arguments[1])):
+            for item in car_feed.feed(path, resume, levels=_LEVELS in words, ended=ended):
                 car_feed._send(item, out)
         except BadCar as error:
             pickle.dump(car_feed._Failure(error.reason, error.offset), out, protocol=5)

@@ -21,14 +21,14 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import orjson
 
 from blockstore.bulk_load import has_per_object_cost, load_objects
 from blockstore.car.batches import Chunk, Ended, Fed, FeedProcess, Opened, Resume, feed
 from blockstore.cid import Cid, parse
-from blockstore.errors import BadCar, WrongNetwork
+from blockstore.errors import BadCar, DownloadFailed, WrongNetwork
 from blockstore.store import META, Batch, Store
 from chain.errors import BadObject, BadRequest
 from chain.ipld.dag_cbor import decode
@@ -48,6 +48,28 @@ PROGRESS: Final = b"import_progress"
 _WORTH_A_PROCESS: Final = 24 << 20
 #: tipsets indexed in one batch of rows
 GROUP: Final = 256
+
+
+#: seconds between two looks at how far the download is
+_DOWNLOAD_SHOWN_SECONDS: Final = 1.0
+
+
+class Arriving(Protocol):
+    """A file that is being downloaded while it is imported (`leader_bridge.imports.download.Download`)."""
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the whole file, None where it is not known."""
+
+    @property
+    def note(self) -> str:
+        """How far it is, for people; empty when the whole file is here."""
+
+    async def complete(self) -> None:
+        """Wait until the whole file is here. Errors: DownloadFailed, Restarted."""
+
+    async def verified(self) -> None:
+        """Wait until the whole file is here and has its published hash. Errors: DownloadFailed, Restarted."""
 
 
 @dataclass(slots=True)
@@ -108,27 +130,39 @@ async def import_car(
     actor_code: bool = False,
     process: bool | None = None,
     lease_seconds: float = 5.0,
+    arriving: Arriving | None = None,
 ) -> ImportReport:
     """Import the CAR file `path` (`-`: standard input) into `store`. Continue where an earlier import of it stopped.
 
     `network_file` describes a network whose genesis is not built in. `index=False` stores objects
     only: no rows, no head. `actor_code`: whether the code of built-in actors must be there for a state to
     count as held. `process`: read in a child process (None: for large files). On a store with a lease, the
-    import leads while it runs and renews the lease (`lease_seconds`): bridges stand by.
+    import leads while it runs and renews the lease (`lease_seconds`): bridges stand by. `arriving`: `path` is still
+    being downloaded. Its objects are stored as they come; nothing is indexed before its hash is verified.
 
-    Errors: BadCar (what was stored before the offset stays; call again when the file is whole), WrongNetwork (no row is
-    written), BadRequest (the network is not known, or its file is malformed), BadObject (a header of the chain cannot
-    be read), OSError, StoreError.
+    Errors: what `arriving` raises, BadCar (what was stored before the offset stays; call again when the file is whole),
+    WrongNetwork (no row is written), BadRequest (the network is not known, or its file is malformed), BadObject (a
+    header of the chain cannot be read), OSError, StoreError.
     """
     async with hold_lease(store, "import", lease_seconds) as term:
-        return await _Import(store, path, progress or Silent(), network_file, term).run(index, actor_code, process)
+        work = _Import(store, path, progress or Silent(), network_file, term, arriving)
+        return await work.run(index, actor_code, process)
 
 
 class _Import:
     def __init__(
-        self, store: Store, path: str | Path, progress: Reporter, network_file: Path | None, term: int
+        self,
+        store: Store,
+        path: str | Path,
+        progress: Reporter,
+        network_file: Path | None,
+        term: int,
+        arriving: Arriving | None,
     ) -> None:
         self._store = store
+        self._arriving = arriving
+        #: bytes of the file taken, and objects stored, as last shown; None before the file is read
+        self._shown: tuple[int, int] | None = None
         self._term = term
         self._path = path
         self._progress = progress
@@ -142,6 +176,7 @@ class _Import:
         if has_per_object_cost(self._store) and index and await self._store.head() is None:
             self._recent = Recent()
         state = await self._objects(process)
+        await self._verify_download(state)
         report = self._report
         if not index:
             await self._clear()
@@ -165,6 +200,17 @@ class _Import:
         batch.delete(META, b"", MARK)
         batch.delete(META, b"", PROGRESS)
         await self._store.write(batch)
+
+    async def _verify_download(self, state: _State) -> None:
+        if self._arriving is None:
+            return
+        try:
+            await self._arriving.verified()
+        except DownloadFailed:
+            # the right file may begin with the same bytes: it must be read from the start
+            state.offset, state.whole = 0, False
+            await self._save(state)
+            raise
 
     # --- objects -----------------------------------------------------------------------------------
 
@@ -194,7 +240,8 @@ class _Import:
                             state.offset = report.offset = item.offset
                             state.objects += item.count
                             await self._save(state)
-                            self._progress.at(item.consumed, f"{state.objects:,} objects")
+                            self._shown = (item.consumed, state.objects)
+                            self._show()
                         case Ended():
                             assert state is not None
                             report.offset, report.f3_bytes = item.offset, item.f3_bytes
@@ -227,10 +274,34 @@ class _Import:
             batch.put(META, b"", MARK, orjson.dumps({"file": str(self._path)}))
         state.put(batch)
         await self._store.write(batch)
-        self._progress.phase("objects", opened.size, "bytes")
+        self._progress.phase("objects", opened.size if self._arriving is None else self._arriving.size, "bytes")
+        if self._arriving is not None:
+            self._shown = (0, state.objects)
         if not opened.start:
             self._progress.at(0)
         return state
+
+    def _show(self) -> None:
+        if self._shown is None:
+            return
+        consumed, objects = self._shown
+        note = f"{objects:,} objects"
+        if self._arriving is not None and self._arriving.note:
+            note += f", {self._arriving.note}"
+        self._progress.at(consumed, note)
+
+    async def _follow_download(self, arriving: Arriving, child: FeedProcess) -> None:
+        """Tell the reading process when the file is whole; end it when the download fails."""
+        complete = asyncio.ensure_future(arriving.complete())
+        try:
+            while not (await asyncio.wait((complete,), timeout=_DOWNLOAD_SHOWN_SECONDS))[0]:
+                self._show()
+            await complete
+        except BaseException:
+            complete.cancel()
+            child.kill()
+            raise
+        child.complete()
 
     async def _save(self, state: _State) -> None:
         batch = Batch()
@@ -243,17 +314,29 @@ class _Import:
             path = Path(self._path)
             process = str(path) == "-" or path.stat().st_size > _WORTH_A_PROCESS  # noqa: ASYNC240
         levels = has_per_object_cost(self._store)
-        child = FeedProcess(self._path, resume, levels=levels) if process else None
+        arriving = self._arriving
+        child = None
+        if process or arriving is not None:
+            child = FeedProcess(self._path, resume, levels=levels, arriving=arriving is not None)
+        download: asyncio.Task[None] | None = None
+        if arriving is not None and child is not None:
+            download = asyncio.create_task(self._follow_download(arriving, child))
         items: Iterator[Fed] = iter(child) if child is not None else feed(self._path, resume, levels=levels)
         coming: asyncio.Task[Fed | None] = asyncio.create_task(asyncio.to_thread(next, items, None))
         try:
             while (item := await coming) is not None:
                 coming = asyncio.create_task(asyncio.to_thread(next, items, None))
                 yield item
+        except (OSError, BadCar):
+            if download is not None and download.done():
+                await download  # why the reading process has ended
+            raise
         finally:
+            if download is not None:
+                download.cancel()
             if child is not None:
                 await asyncio.to_thread(child.stop)
-            await asyncio.gather(coming, return_exceptions=True)
+            await asyncio.gather(coming, *([] if download is None else [download]), return_exceptions=True)
 
     # --- chain -------------------------------------------------------------------------------------
 
