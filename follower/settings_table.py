@@ -43,7 +43,7 @@ SETTINGS: Final = (
         "node",
         parse_nodes,
         "",
-        (*BOTH, "doctor"),
+        (*BOTH, "doctor", "store check"),
         "Full nodes to follow, best first, separated by commas: TOKEN:ADDR, multiaddr or URL. Also FULLNODE_API_INFO.",
         aliases=("FULLNODE_API_INFO",),
         hide=node_names,
@@ -143,7 +143,7 @@ SETTINGS: Final = (
         "node_timeout_seconds",
         number(0.1, 600),
         30.0,
-        (*BOTH, "doctor"),
+        (*BOTH, "doctor", "store check"),
         "Seconds until a full node counts as not answering.",
     ),
     Setting(
@@ -298,7 +298,7 @@ SETTINGS: Final = (
         "lease_seconds",
         number(0.1, 600),
         5.0,
-        (*BOTH, "hooks", "import", "backfill"),
+        (*BOTH, "hooks", "import", "backfill", "store"),
         "Seconds without a renewal after which a bridge, an import or a hook's process loses its lease.",
     ),
     Setting(

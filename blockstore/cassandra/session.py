@@ -24,6 +24,8 @@ A = TypeVar("A")
 
 #: requests that one call keeps under way at a time
 BURST: Final = 128
+#: seconds that a page of a scan may take
+_SCAN_SECONDS: Final = 60.0
 #: seconds before each retry
 _PAUSES: Final = (0.02, 0.1, 0.4, 1.0)
 #: servers must show a certificate that the CA has signed; names in it are not compared
@@ -76,6 +78,12 @@ class Session(Protocol):
         What may be repeated is, for a second or two, while a node of the store is lost.
 
         Errors: OutcomeUnknown, SchemaMissing, SchemaMismatch, Forbidden, StoreUnavailable.
+        """
+
+    async def page(self, cql: str, state: bytes, size: int) -> tuple[list[list[Any]], bytes]:
+        """`size` rows at most of a statement without values, and the paging state behind them (b"": no more follow).
+
+        `state`: that of the page before, b"" for the first. For scans of whole tables. Errors: as of `execute`.
         """
 
     async def write_many(self, cql: str, rows: Iterable[list[Any]]) -> None:
@@ -193,6 +201,27 @@ class AcsyllaSession(Session):
             except _errors.CassException as error:
                 self.unsettled += 1
                 raised = error_of(self.server, _code(error), str(error), self._url, conditional=conditional)
+            pause = next(pauses, None)
+            if pause is None or type(raised) is not StoreUnavailable:
+                raise raised
+            await asyncio.sleep(pause)
+
+    async def page(self, cql: str, state: bytes, size: int) -> tuple[list[list[Any]], bytes]:
+        statement = acsylla.create_statement(cql)
+        statement.set_page_size(size)
+        statement.set_is_idempotent(True)
+        statement.set_timeout(_SCAN_SECONDS)
+        if state:
+            statement.set_page_state(state)
+        pauses = iter(_PAUSES)
+        while True:
+            try:
+                result = await self._session.execute(statement)
+            except _errors.CassException as error:
+                raised = error_of(self.server, _code(error), str(error), self._url, conditional=False)
+            else:
+                rows = [row.as_list() for row in result] if result.count() else []
+                return rows, bytes(result.page_state()) if result.has_more_pages() else b""
             pause = next(pauses, None)
             if pause is None or type(raised) is not StoreUnavailable:
                 raise raised

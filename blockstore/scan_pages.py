@@ -1,0 +1,34 @@
+"""What a scan of a whole store returns, on every backend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+#: the most of a page: bytes of values, and objects or rows
+PAGE_BYTES: Final = 4 << 20
+PAGE_ITEMS: Final = 1000
+
+
+class StoredObject(NamedTuple):
+    """An object as it stands in a store. `data` is None where the stored value cannot be read at all."""
+
+    multihash: bytes
+    data: bytes | None
+    closed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectPage:
+    """Some objects. The next page begins behind `position`, which means something to the same store only."""
+
+    objects: list[StoredObject]
+    position: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RowPage:
+    """Some rows of a table: (partition, key, value). `position`: as of `ObjectPage`."""
+
+    rows: list[tuple[bytes, bytes, bytes]]
+    position: bytes
