@@ -49,7 +49,14 @@ async def load_objects(store: Store, levels: Sequence[Pairs], loose: Pairs) -> N
     await store._write(partial(_load, database=store._objects, levels=levels, loose=loose))
 
 
-async def close_objects(store: Store, put: Sequence[bytes], others: Sequence[bytes]) -> None:
+class Closes(Protocol):
+    """What sets closed flags: a store, or what stands before one."""
+
+    async def close_many(self, multihashes: Sequence[bytes]) -> None:
+        """As `Store.close_many`."""
+
+
+async def close_objects(store: Closes, put: Sequence[bytes], others: Sequence[bytes]) -> None:
     """Set the closed flag. `put`: objects that `load_objects` wrote by this instance; `others`: any held ones.
 
     Errors: Missing, StoreUnavailable.

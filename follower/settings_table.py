@@ -128,7 +128,7 @@ SETTINGS: Final = (
         parse_text,
         "",
         ("import",),
-        "Where a snapshot is kept while it is downloaded; empty: the folder download in an LMDB store's, else here.",
+        "Where an import keeps its files while it runs; empty: in an LMDB store's folder, for other stores here.",
     ),
     Setting(
         "download_timeout_seconds",

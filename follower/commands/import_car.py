@@ -30,11 +30,12 @@ def url_of(settings: Settings, text: str) -> str | None:
     )
 
 
-def _download_folder(settings: Settings) -> Path:
+def _folder(settings: Settings, name: str) -> Path:
+    """A folder for what an import keeps beside the store while it runs."""
     if settings["download_folder"]:
-        return Path(settings["download_folder"])
+        return Path(settings["download_folder"]) / name
     scheme, _, path = settings["store"].partition("://")
-    return Path(path if scheme == "lmdb" else ".") / "download"
+    return Path(path if scheme == "lmdb" else ".") / name
 
 
 async def _import(settings: Settings, args: argparse.Namespace) -> int:
@@ -43,6 +44,7 @@ async def _import(settings: Settings, args: argparse.Namespace) -> int:
     from leader_bridge.imports.fetched import import_from_url
     from leader_bridge.imports.importer import import_car
     from leader_bridge.imports.progress import reporting
+    from leader_bridge.retention.policy import Policy
 
     url = url_of(settings, args.file)
     if url is None and (args.sha256 or args.keep_file):
@@ -51,6 +53,10 @@ async def _import(settings: Settings, args: argparse.Namespace) -> int:
         "network_file": Path(settings["network_file"]) if settings["network_file"] else None,
         "index": not args.no_index,
         "lease_seconds": settings["lease_seconds"],
+        "policy": Policy(
+            settings["keep_state_epochs"], settings["keep_message_epochs"], settings["keep_index_epochs"]
+        ),
+        "folder": _folder(settings, "undecided"),
     }
     shared = replace(shared_options(settings), may_create_tables=True)
     store = await open_store(settings["store"], map_size=settings["map_size_gb"] << 30, bulk=True, shared=shared)
@@ -62,7 +68,7 @@ async def _import(settings: Settings, args: argparse.Namespace) -> int:
                 done = await import_from_url(
                     store,
                     url,
-                    _download_folder(settings),
+                    _folder(settings, "download"),
                     options=DownloadOptions(settings["download_timeout_seconds"], sha256=args.sha256 or ""),
                     keep_file=args.keep_file,
                     progress=progress,

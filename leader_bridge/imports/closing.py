@@ -23,6 +23,7 @@ from blockstore.cid import DAG_CBOR, Cid
 from blockstore.errors import Missing
 from blockstore.store import Held, Store
 from leader_bridge.imports.recent_objects import Recent
+from leader_bridge.imports.undecided import Undecided
 from leader_bridge.store.mirror import is_walked, walked_links
 
 _BATCH: Final = 256
@@ -75,7 +76,7 @@ class Closer:
 
     def __init__(
         self,
-        store: Store,
+        store: Store | Undecided,
         *,
         actor_code: bool = False,
         batch: int = _BATCH,

@@ -18,21 +18,21 @@ _MOST_RESTARTS: Final = 5
 async def import_from_url(
     store: Store,
     url: str,
-    folder: Path,
+    download_folder: Path,
     *,
     options: DownloadOptions | None = None,
     keep_file: bool = False,
     progress: Reporter | None = None,
     **arguments: Any,
 ) -> ImportReport:
-    """Download `url` into `folder`, and import it meanwhile. `arguments` go to `import_car`.
+    """Download `url` into `download_folder`, and import it meanwhile. `arguments` go to `import_car`.
 
     After a failure, the file stays (unless it is wrong), and the same call goes on with it. After success it is
     removed, unless `keep_file`. Errors: DownloadFailed, and what `import_car` raises.
     """
     shown = progress or Silent()
     for _ in range(_MOST_RESTARTS):
-        download = Download(url, folder, options, shown.say)
+        download = Download(url, download_folder, options, shown.say)
         try:
             await download.open()
             report = await import_car(store, download.path, progress=shown, arriving=download, **arguments)

@@ -30,16 +30,18 @@ from blockstore.car.batches import Chunk, Ended, Fed, FeedProcess, Opened, Resum
 from blockstore.cid import Cid, parse
 from blockstore.errors import BadCar, DownloadFailed, WrongNetwork
 from blockstore.store import META, Batch, Store
-from chain.errors import BadObject, BadRequest
+from chain.errors import BadObject
 from chain.ipld.dag_cbor import decode
-from chain.known_networks import known_network
-from chain.network import NetworkRecord, load_network, read_network_file, save_network
+from chain.network import NetworkRecord, load_network, save_network
 from chain.tipset import TipsetKey
 from leader_bridge.follow.lease import hold_lease
+from leader_bridge.imports.file_network import check_network_file, network_of_file
 from leader_bridge.imports.index import Indexer, is_heavier, load_tipset, publish_head
 from leader_bridge.imports.progress import Reporter, Silent
 from leader_bridge.imports.recent_objects import Recent
 from leader_bridge.imports.spill_file import KeySpillFile
+from leader_bridge.imports.undecided import Undecided
+from leader_bridge.retention.policy import ARCHIVE, Policy
 
 #: the mark of a store that is not to be served yet, and how far its import is
 MARK: Final = b"import"
@@ -104,6 +106,21 @@ class _State:
     whole: bool = False
     indexed: str = ""
     objects: int = 0
+    #: what `Undecided` knows
+    head_height: int = -1
+    is_head_seen: bool = False
+    is_below: bool = False
+    is_aside: bool = False
+
+    def restart(self) -> None:
+        """Begin at the first byte again."""
+        self.offset, self.whole, self.indexed = 0, False, ""
+        self.head_height, self.is_head_seen, self.is_below, self.is_aside = -1, False, False, False
+
+    def note(self, undecided: Undecided) -> None:
+        """Remember how the policy has divided the file so far."""
+        self.head_height, self.is_head_seen = undecided.head_height, undecided.is_head_seen
+        self.is_below, self.is_aside = undecided.is_below, undecided.is_used
 
     def put(self, batch: Batch) -> None:
         value = {name: getattr(self, name) for name in self.__slots__}
@@ -131,6 +148,8 @@ async def import_car(
     process: bool | None = None,
     lease_seconds: float = 5.0,
     arriving: Arriving | None = None,
+    policy: Policy = ARCHIVE,
+    folder: Path | None = None,
 ) -> ImportReport:
     """Import the CAR file `path` (`-`: standard input) into `store`. Continue where an earlier import of it stopped.
 
@@ -138,7 +157,9 @@ async def import_car(
     only: no rows, no head. `actor_code`: whether the code of built-in actors must be there for a state to
     count as held. `process`: read in a child process (None: for large files). On a store with a lease, the
     import leads while it runs and renews the lease (`lease_seconds`): bridges stand by. `arriving`: `path` is still
-    being downloaded. Its objects are stored as they come; nothing is indexed before its hash is verified.
+    being downloaded. Its objects are stored as they come; nothing is indexed before its hash is verified. `policy`:
+    states and messages that it would drop are not stored (with `index=False` it is not obeyed: nothing tells epochs).
+    `folder`: where undecided objects wait (`undecided.py`); without one, a killed import may begin anew.
 
     Errors: what `arriving` raises, BadCar (what was stored before the offset stays; call again when the file is whole),
     WrongNetwork (no row is written), BadRequest (the network is not known, or its file is malformed), BadObject (a
@@ -146,7 +167,10 @@ async def import_car(
     """
     async with hold_lease(store, "import", lease_seconds) as term:
         work = _Import(store, path, progress or Silent(), network_file, term, arriving)
-        return await work.run(index, actor_code, process)
+        try:
+            return await work.run(index, actor_code, process, policy if index else ARCHIVE, folder)
+        finally:
+            await work.close()
 
 
 class _Import:
@@ -169,11 +193,22 @@ class _Import:
         self._network_file = network_file
         self._report = ImportReport()
         self._recent: Recent | None = None
+        self._policy = ARCHIVE
+        self._folder: Path | None = None
+        self._undecided: Undecided | None = None
 
-    async def run(self, index: bool, actor_code: bool, process: bool | None) -> ImportReport:
+    async def close(self) -> None:
+        """Close what the import has opened beside the store."""
+        if self._undecided is not None:
+            await self._undecided.close()
+
+    async def run(
+        self, index: bool, actor_code: bool, process: bool | None, policy: Policy, folder: Path | None
+    ) -> ImportReport:
+        self._policy, self._folder = policy, folder
         record = await load_network(self._store)
-        await self._check_file(record)
-        if has_per_object_cost(self._store) and index and await self._store.head() is None:
+        check_network_file(self._network_file, record)
+        if has_per_object_cost(self._store) and index and policy == ARCHIVE and await self._store.head() is None:
             self._recent = Recent()
         state = await self._objects(process)
         await self._verify_download(state)
@@ -184,7 +219,11 @@ class _Import:
         with KeySpillFile() as spool:
             head = TipsetKey.of(parse(text) for text in state.head)
             genesis = await self._down(head, state, spool)
-            network = await self._network(record, genesis)
+            try:
+                network = network_of_file(self._path, self._network_file, record, genesis)
+            except WrongNetwork:
+                await self._clear()  # nothing but objects came of it, and they harm no other chain
+                raise
             batch = Batch()
             save_network(batch, network)
             await self._store.write(batch)
@@ -200,6 +239,8 @@ class _Import:
         batch.delete(META, b"", MARK)
         batch.delete(META, b"", PROGRESS)
         await self._store.write(batch)
+        if self._undecided is not None:
+            await self._undecided.remove()
 
     async def _verify_download(self, state: _State) -> None:
         if self._arriving is None:
@@ -208,7 +249,7 @@ class _Import:
             await self._arriving.verified()
         except DownloadFailed:
             # the right file may begin with the same bytes: it must be read from the start
-            state.offset, state.whole = 0, False
+            state.restart()
             await self._save(state)
             raise
 
@@ -217,6 +258,7 @@ class _Import:
     async def _objects(self, process: bool | None) -> _State:
         """Store the objects of the file, from where an earlier import of it stopped."""
         before = await _load_state(self._store)
+        await self._open_undecided(before)
         resume = None if before is None else Resume(before.fingerprint, before.offset)
         state: _State | None = None
         report = self._report
@@ -231,10 +273,13 @@ class _Import:
                                 break
                         case Chunk():
                             assert state is not None
-                            levels = [item.leaves, *item.levels]
-                            await load_objects(self._store, levels, item.others)
+                            levels, loose = [item.leaves, *item.levels], item.others
+                            if self._undecided is not None:
+                                levels, loose = await self._undecided.divide(item, state.fingerprint)
+                                state.note(self._undecided)
+                            await load_objects(self._store, levels, loose)
                             if self._recent is not None:
-                                self._recent.add(levels, item.others)
+                                self._recent.add(levels, loose)
                             report.objects += item.count
                             report.object_bytes += item.size
                             state.offset = report.offset = item.offset
@@ -269,6 +314,10 @@ class _Import:
                 self._progress.say(f"an earlier import stopped here: going on at byte {opened.start:,} of the stream")
         else:
             state = _State(opened.fingerprint, [str(cid) for cid in opened.head])
+            if self._undecided is not None:
+                await self._undecided.remove()  # another file's
+        if self._undecided is not None:
+            self._undecided.head = frozenset(cid.multihash for cid in opened.head)
         batch = Batch()
         if await self._store.head() is None:
             batch.put(META, b"", MARK, orjson.dumps({"file": str(self._path)}))
@@ -302,6 +351,20 @@ class _Import:
             child.kill()
             raise
         child.complete()
+
+    async def _open_undecided(self, before: _State | None) -> None:
+        """Prepare for what the policy leaves out; let the import begin anew where an earlier run's part is lost."""
+        if self._policy.state is None and self._policy.messages is None and (before is None or not before.is_aside):
+            return
+        self._undecided = aside = Undecided(self._store, self._policy, self._folder)
+        entry = await self._store.head()
+        aside.head_height = -1 if entry is None else entry.head.height
+        if before is None or not await aside.resume(before.fingerprint, is_used=before.is_aside):
+            if before is not None:
+                before.restart()
+            return
+        aside.head_height = max(aside.head_height, before.head_height)
+        aside.is_head_seen, aside.is_below = before.is_head_seen, before.is_below
 
     async def _save(self, state: _State) -> None:
         batch = Batch()
@@ -381,6 +444,7 @@ class _Import:
             network,
             actor_code=actor_code,
             recent=self._recent,
+            undecided=self._undecided,
             will_publish=await is_heavier(self._store, TipsetKey.of(parse(text) for text in state.head)),
         )
         self._progress.phase("tipsets", spool.count, "tipsets")
@@ -395,55 +459,4 @@ class _Import:
             self._report.tipsets += len(group)
             self._report.closed = indexer.closed
             self._progress.at(self._report.tipsets, f"{indexer.closed:,} objects closed")
-
-    # --- network -----------------------------------------------------------------------------------
-
-    async def _check_file(self, record: NetworkRecord | None) -> None:
-        """Check the network file at once, before hours of reading."""
-        if self._network_file is None:
-            return
-        stands_in = record.genesis if record else Cid(b"")
-        told = read_network_file(self._network_file, stands_in)
-        if record is not None and (told.name != record.name or told.genesis != record.genesis):
-            raise WrongNetwork(
-                f"{self._network_file} is of network {told.name!r}, genesis {told.genesis}; the store of "
-                f"{record.name!r}, genesis {record.genesis}"
-            )
-
-    async def _network(self, record: NetworkRecord | None, genesis: Cid | None) -> NetworkRecord:
-        """The network of the file, which must be the store's."""
-        try:
-            return self._told_network(record, genesis)
-        except WrongNetwork:
-            await self._clear()  # nothing but objects came of it, and they harm no other chain
-            raise
-
-    def _told_network(self, record: NetworkRecord | None, genesis: Cid | None) -> NetworkRecord:
-        if record is not None:
-            if genesis is not None and genesis != record.genesis:
-                raise WrongNetwork(
-                    f"{self._path} holds a chain with genesis {genesis}; the store's is {record.genesis} "
-                    f"({record.name})"
-                )
-            if genesis is None and self._network_file is None:
-                raise BadRequest(
-                    f"{self._path} does not reach down to a genesis, so its network cannot be told from the "
-                    "chain: name it with --network-file FILE (with a 'genesis' in it); what was read is kept"
-                )
-            return record
-        known = None if genesis is None else known_network(genesis)
-        if self._network_file is not None:
-            told = read_network_file(self._network_file, genesis)
-            if genesis is not None and told.genesis != genesis:
-                raise WrongNetwork(
-                    f"{self._network_file} says genesis {told.genesis}; {self._path} holds a chain with {genesis}"
-                )
-            if known is not None and told.name != known.name:
-                raise WrongNetwork(f"{self._network_file} is of network {told.name!r}; the chain is {known.name}'s")
-            return told
-        if known is not None:
-            return known
-        raise BadRequest(
-            f"the genesis of {self._path} ({genesis or 'not in it'}) is of no known network: name it with "
-            "--network-file FILE; what was read is kept, and the same import goes on from there"
-        )
+        await indexer.close_reverted()

@@ -29,6 +29,7 @@ from chain.tipset import Tipset, TipsetKey
 from chain.tipset_messages import load_message_cids
 from leader_bridge.imports.closing import Closer
 from leader_bridge.imports.recent_objects import Recent
+from leader_bridge.imports.undecided import Undecided
 from leader_bridge.store.coverage import MESSAGES_INDEX, TIPSETS_INDEX, merge_ranges, save_coverage
 from leader_bridge.store.indexer import (
     BlockMessages,
@@ -66,7 +67,8 @@ async def _load_tipsets(store: Store, keys: Sequence[TipsetKey]) -> list[Tipset]
 class Indexer:
     """Closes what tipsets name and writes their rows, oldest first: a row is made from the row of its parent.
 
-    `will_publish`: whether the head above the tipsets is published afterwards.
+    `undecided`: objects of which those within the policy are taken into the store. `will_publish`: whether the head
+    above the tipsets is published afterwards.
     """
 
     def __init__(
@@ -76,12 +78,15 @@ class Indexer:
         *,
         actor_code: bool = False,
         recent: Recent | None = None,
+        undecided: Undecided | None = None,
         will_publish: bool = True,
     ) -> None:
         self._store = store
+        self._undecided = undecided
+        self._epochs = None if undecided is None else undecided.epochs
         self._will_publish = will_publish
         self._network = network
-        self._closer = Closer(store, actor_code=actor_code, recent=recent)
+        self._closer = Closer(undecided or store, actor_code=actor_code, recent=recent)
         self._reader = Objects(store, cache_bytes=16 << 20)
         self._last: TipsetRow | None = None
         self._last_tipset: Tipset | None = None
@@ -104,14 +109,20 @@ class Indexer:
             parent = await self._parent(tipset)
             if old is not None:
                 held |= decode_row(old).held
-            if self._last_tipset is not None and self._last_tipset.key == tipset.parents and can_index_events(held):
+            is_indexed = self._epochs is None or self._epochs.keeps_indices(tipset.height)
+            if (
+                self._last_tipset is not None
+                and self._last_tipset.key == tipset.parents
+                and can_index_events(held)
+                and is_indexed
+            ):
                 pairs = [(self._last_tipset, tipset)]
                 done, epochs = await index_parents_events(batch, self._reader, pairs, self._network)
                 held |= INDEXED_EVENTS if done else 0
                 for low, high in epochs:
                     await self._cover(EVENTS_INDEX, low, high)
             self._last_tipset = tipset
-            messages = await self._messages(tipset) if held & HELD_MESSAGES else None
+            messages = await self._messages(tipset) if held & HELD_MESSAGES and is_indexed else None
             self._last = index_tipset(batch, tipset, parent, messages, held)
             low = tipset.height if parent is None else parent.height + 1
             await self._cover(TIPSETS_INDEX, low, tipset.height)
@@ -144,15 +155,18 @@ class Indexer:
         return [await load_message_cids(self._reader, block.messages) for block in tipset.blocks]
 
     async def _close(self, tipsets: Sequence[Tipset]) -> list[int]:
-        """Close what tipsets name; the HELD_ flags of each."""
+        """Close what tipsets name, as far as the policy keeps it; the HELD_ flags of each."""
         roots: list[Cid] = []
+        dropped: set[Cid] = set()
         for tipset in tipsets:
-            roots.extend(block.messages for block in tipset.blocks)
-            roots.append(tipset.parent_message_receipts)
-            roots.append(tipset.parent_state_root)
-        done = await self._closer.close(roots)
-        self.closed += done.closed
-        failed = done.failed
+            parts = [*(block.messages for block in tipset.blocks), tipset.parent_message_receipts]
+            keeps = self._epochs is None or self._epochs.keeps_messages(tipset.height)
+            (roots.extend if keeps else dropped.update)(parts)
+            if self._epochs is None or self._epochs.keeps_state(tipset.height):
+                roots.append(tipset.parent_state_root)
+            else:
+                dropped.add(tipset.parent_state_root)
+        failed = await self._close_roots(roots) | dropped.difference(roots)
         flags: list[int] = []
         for tipset in tipsets:
             held = 0
@@ -166,6 +180,21 @@ class Indexer:
                 held |= HELD_RECEIPTS
             flags.append(held)
         return flags
+
+    async def _close_roots(self, roots: Sequence[Cid]) -> set[Cid]:
+        """Close trees, with what of them is undecided. The roots that stay open."""
+        done = await self._closer.close(roots)
+        self.closed += done.closed
+        if self._undecided is not None:
+            await self._undecided.flush()
+        return done.failed
+
+    async def close_reverted(self) -> None:
+        """Take into the store what undecided blocks within the policy name that are under no head."""
+        if self._undecided is not None:
+            roots = await self._undecided.kept_roots()
+            for start in range(0, len(roots), _ENTRY):
+                await self._close_roots(roots[start : start + _ENTRY])
 
     async def _receipts_alone(self, root: Cid) -> bool:
         """Whether the receipts are there though not all of their events are."""

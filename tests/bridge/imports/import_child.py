@@ -1,6 +1,8 @@
 """An import in a process of its own, to be killed: a line on standard output at each step.
 
-python -m tests.bridge.imports.import_child STORE CAR NETWORK_FILE
+python -m tests.bridge.imports.import_child STORE CAR NETWORK_FILE [EPOCHS FOLDER]
+
+EPOCHS: how many the policy keeps; FOLDER: where undecided objects wait.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import blockstore.car.batches
 import leader_bridge.imports.importer
 from blockstore.open import open_store
 from leader_bridge.imports.importer import import_car
+from leader_bridge.retention.policy import Policy
 
 
 class Steps:
@@ -34,15 +37,23 @@ class Steps:
         print(text, flush=True)
 
 
-async def run(url: str, car: str, network: str) -> None:
+async def run(url: str, car: str, network: str, epochs: str = "", folder: str = "") -> None:
     """Import with small batches, so that there is much to be killed in."""
     blockstore.car.batches.BATCH_BYTES = 1 << 20
     leader_bridge.imports.importer.GROUP = 48
     store = await open_store(url, bulk=True)
-    report = await import_car(store, car, network_file=Path(network), progress=Steps())
+    kept = int(epochs) if epochs else None
+    report = await import_car(
+        store,
+        car,
+        network_file=Path(network),
+        progress=Steps(),
+        policy=Policy(kept, kept, kept),
+        folder=Path(folder) if folder else None,
+    )
     await store.close()
     print(f"done {report.resumed_at}", flush=True)
 
 
 if __name__ == "__main__":
-    asyncio.run(run(*sys.argv[1:4]))
+    asyncio.run(run(*sys.argv[1:]))

@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,11 +24,13 @@ from tests.support.paths import ROOT
 from tests.support.recorded import recorded
 
 
-def run_child(url: str, car: Path, network: Path, steps: int | None, given: BinaryIO | None = None) -> str:
+def run_child(
+    url: str, car: Path, network: Path, steps: int | None, given: BinaryIO | None = None, more: Sequence[str] = ()
+) -> str:
     """Let an import go `steps` steps and kill it (None: to its end); its last line."""
     root = ROOT
     child = subprocess.Popen(
-        [sys.executable, "-m", "tests.bridge.imports.import_child", url, str(car), str(network)],
+        [sys.executable, "-m", "tests.bridge.imports.import_child", url, str(car), str(network), *more],
         stdin=given,
         stdout=subprocess.PIPE,
         cwd=root,
