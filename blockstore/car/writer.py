@@ -42,6 +42,20 @@ def snapshot_metadata(head: Sequence[Cid], f3: Cid | None) -> bytes:
     )
 
 
+def car_header(roots: Sequence[Cid]) -> bytes:
+    """The header of a CARv1, its length before it."""
+    header = _cbor_head(5, 2) + _cbor_text("roots") + _cbor_links(roots) + _cbor_text("version") + b"\x01"
+    return uvarint(len(header)) + header
+
+
+def section_start(cid: bytes, size: int) -> bytes:
+    """What stands before the bytes of an object of `size` bytes: the section's length, and the CID."""
+    length = len(cid) + size
+    if 0x80 <= length < 0x4000:
+        return bytes((length & 0x7F | 0x80, length >> 7)) + cid
+    return uvarint(length) + cid
+
+
 class CarWriter:
     """Writes a header with `roots` at once, then a section a `write`. The file is the caller's to close.
 
@@ -50,14 +64,14 @@ class CarWriter:
 
     def __init__(self, file: BinaryIO, roots: Sequence[Cid]) -> None:
         self._file = file
-        header = _cbor_head(5, 2) + _cbor_text("roots") + _cbor_links(roots) + _cbor_text("version") + b"\x01"
-        file.write(uvarint(len(header)) + header)
+        header = car_header(roots)
+        file.write(header)
         #: bytes written
-        self.offset = len(uvarint(len(header))) + len(header)
+        self.offset = len(header)
 
     def write(self, cid: Cid, data: bytes) -> None:
         """One object."""
-        section = uvarint(len(cid) + len(data)) + cid
+        section = section_start(cid, len(data))
         self._file.write(section + data)
         self.offset += len(section) + len(data)
 
