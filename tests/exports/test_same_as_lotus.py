@@ -18,7 +18,7 @@ from leader_bridge.exports.exporter import export_snapshot, snapshot_scope
 from leader_bridge.imports.importer import import_car
 from tests.support.bridge.imported import check_whole
 from tests.support.recorded import recorded
-from tests.support.recorded_answers import left_out
+from tests.support.recorded_answers import ANSWERS_COMPARED, left_out
 from tests.support.served import served
 
 ALL = 100_000
@@ -103,7 +103,10 @@ async def test_other_chains_imported_again_hold_all_that_a_snapshot_has(
 @pytest.mark.long
 @pytest.mark.parametrize("folder", ["devnet", "upgrades", "busy"])
 async def test_a_store_made_from_an_export_gives_recorded_answers_or_says_not_held(
-    recorded_store: Callable[[str], Awaitable[MemoryStore]], tmp_path: Path, folder: str
+    recorded_store: Callable[[str], Awaitable[MemoryStore]],
+    tmp_path: Path,
+    folder: str,
+    record_property: Callable[[str, object], None],
 ) -> None:
     store = await recorded_store(folder)
     path = tmp_path / "ours.forest.car.zst"
@@ -117,9 +120,12 @@ async def test_a_store_made_from_an_export_gives_recorded_answers_or_says_not_he
             exclude=left_out(folder),
             report=100_000,
         )
-    wrong = [one for one in report.differences if "not held" not in str(one)]
+    # what needs receipts or events is an error; an object asked for by its CID misses with Lotus' own text
+    missing = ("not held", "ipld: could not find")
+    wrong = [one for one in report.differences if not any(text in str(one) for text in missing)]
     assert not wrong, "\n".join(map(str, wrong[:5]))
-    assert report.equal > 0.5 * report.total
+    record_property(ANSWERS_COMPARED, report.equal)
+    assert report.equal > 0.9 * report.total
 
 
 async def test_head_below_the_stores_head_is_a_root_of_lotus_chain(

@@ -1,0 +1,1 @@
+"""Benchmarks of looking after a store."""
