@@ -68,10 +68,9 @@ def remember(count: int, folder: Path) -> None:
                 assert not any(seen.add(cid) for cid in asked)
         took = time.perf_counter() - began
         disk = free - shutil.disk_usage(folder).free
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3
-    print(
-        f"{count:,} remembered: {took / count * 1e6:.2f} us each, {grown:,.0f} MB of memory, {disk / 1e6:,.0f} MB of disk"
-    )
+    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    each = took / count * 1e6
+    print(f"{count:,} remembered: {each:.2f} us each, {memory / 1e6:,.0f} MB of memory, {disk / 1e6:,.0f} MB of disk")
 
 
 def main() -> None:
