@@ -112,6 +112,19 @@ class HeadEntry:
     visible_at: int = 0
 
 
+class ObjectStore(Protocol):
+    """What readers of objects use of a store."""
+
+    async def get(self, multihash: bytes) -> bytes | None:
+        """As `Store.get`."""
+
+    async def get_many(self, multihashes: Sequence[bytes]) -> list[bytes | None]:
+        """As `Store.get_many`."""
+
+    async def put_many(self, objects: Iterable[tuple[bytes, bytes]], *, closed: bool) -> None:
+        """As `Store.put_many`."""
+
+
 @runtime_checkable
 class Store(Protocol):
     """A blockstore backend. Every method may raise StoreUnavailable; writers also StoreFull."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from blockstore.archive.named import shown_place
 from blockstore.errors import BadExtension
 from blockstore.open import store_schemes
 from blockstore.store_url import public_url
@@ -172,3 +173,22 @@ def public_snapshot_urls(text: str) -> str:
 def node_names(text: str) -> str:
     """The names of the nodes (host and port), without tokens, users and queries."""
     return ",".join(info.name for info in parse_node_info(text)) if text else ""
+
+
+def parse_archives(value: Any) -> str:
+    """Paths and URLs, separated by commas; a TOML list too. The errors never repeat the text: it may hold a token."""
+    text = parse_text(",".join(parse_text(item) for item in value) if isinstance(value, list) else value)
+    for place in split_archives(text):
+        if "://" in place and not place.startswith(("http://", "https://")):
+            raise ValueError("must be paths or http(s) URLs, separated by commas")
+    return text
+
+
+def split_archives(text: str) -> list[str]:
+    """The archives that the setting names, in its order, each once."""
+    return list(dict.fromkeys(place.strip() for place in text.split(",") if place.strip()))
+
+
+def archive_names(text: str) -> str:
+    """The archives' names: of a URL host and path alone."""
+    return ",".join(shown_place(place) for place in split_archives(text))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from blockstore.store_url import public_url
+from follower.archive_settings import ARCHIVE_SETTINGS
 from follower.serving_settings import SERVING_SETTINGS
 from follower.setting import BACKFILL, BOTH, BRIDGE, EXECUTE, KEEP, SERVE, SHARED_STORE, Setting
 from follower.setting_parsers import (
@@ -113,7 +114,11 @@ SETTINGS: Final = (
         "Epochs below the head whose messages, Ethereum transactions and events are found by index rows, or all.",
     ),
     Setting(
-        "network_file", parse_text, "", (*BRIDGE, "import"), "A private network's name and upgrades (network.json)."
+        "network_file",
+        parse_text,
+        "",
+        (*BRIDGE, "import", "store index"),
+        "A private network's name and upgrades (network.json).",
     ),
     Setting(
         "snapshot_urls",
@@ -174,6 +179,7 @@ SETTINGS: Final = (
         BRIDGE,
         "Seconds between ChainHead calls where a node has no WebSocket.",
     ),
+    *ARCHIVE_SETTINGS,
     *SERVING_SETTINGS,
     Setting(
         "filters_per_connection",

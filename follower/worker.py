@@ -18,6 +18,8 @@ from blockstore.store import META, Store
 from chain.index.chain_index import ChainIndex
 from chain.ipld.objects import Objects
 from chain.network import NetworkRecord, load_network
+from follower.archives import objects_below, open_archives, warn_of_lacking
+from follower.archives import register as register_archives
 from follower.execution_stop import ExecutionStop, this_machine
 from follower.executor.child import executor_of
 from follower.extending.methods import load_methods
@@ -41,6 +43,7 @@ from rpc.server.server import serve
 from rpc.services import Services
 
 if TYPE_CHECKING:
+    from blockstore.archive.tier import Archives
     from follower.shared_store_heads import SharedStoreHeads
 
 log = logging.getLogger(__name__)
@@ -94,13 +97,14 @@ async def wait_for_store(settings: Settings, stopping: asyncio.Event) -> tuple[S
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What a process that answers reads from: the store, and with a full node behind it that node's `lanes`."""
+    """What a process that answers reads from: the store, the archives below it, a full node's `lanes` behind it."""
 
     store: Store
     network: NetworkRecord
     lanes: NodeLanes | None
     objects: Objects
     index: ChainIndex
+    archives: Archives | None = None
 
 
 async def open_sources(settings: Settings, stopping: asyncio.Event, cache_bytes: int) -> Sources | None:
@@ -108,15 +112,20 @@ async def open_sources(settings: Settings, stopping: asyncio.Event, cache_bytes:
 
     Errors: as `wait_for_store`.
     """
+    archives = await open_archives(settings)
     opened = await wait_for_store(settings, stopping)
     if opened is None:
+        if archives is not None:
+            await archives.close()
         return None
     store, network = opened
+    await warn_of_lacking(store, settings)
     lanes = NodeLanes.open(settings)
     is_lazy = settings["state"] == "lazy"
     fetch = lazy_fetch(lanes.object_clients, settings["fetch_batch"]) if lanes is not None and is_lazy else None
-    objects = Objects(store, cache_bytes=cache_bytes, fetch=fetch)
-    return Sources(store, network, lanes, objects, ChainIndex(store, objects, network))
+    below = objects_below(store, archives, asks_nodes=fetch is not None)
+    objects = Objects(below, cache_bytes=cache_bytes, fetch=fetch)
+    return Sources(store, network, lanes, objects, ChainIndex(store, objects, network), archives)
 
 
 def build_heads(store: Store, index: ChainIndex, settings: Settings) -> StoreHeads | SharedStoreHeads:
@@ -278,6 +287,8 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         server = await serve(services, host, port, settings=limits)
         readiness = ReadinessWatch(server.health, heads, start_seconds=_START_SECONDS)
         readiness.register(server.metrics)
+        if sources.archives is not None:
+            register_archives(server.metrics, sources.archives)
         server.metrics.info("follower_build_info", BUILD_INFO_DOC, build_info())
         if executor is not None and stop_of_execution is not None:
             executor.register(server.metrics)
@@ -312,5 +323,7 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         await executing.aclose()
         if lanes is not None:
             await lanes.close()
+        if sources.archives is not None:
+            await sources.archives.close()
         await store.close()
     return 0

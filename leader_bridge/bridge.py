@@ -16,6 +16,7 @@ import socket
 from collections.abc import Sequence
 from typing import Final, Protocol, runtime_checkable
 
+from blockstore.archive.tier import ArchivedObjects, Archives
 from blockstore.errors import Fenced, SchemaMismatch, StoreError, WrongNetwork
 from blockstore.store import HeadEntry, Store
 from chain.errors import BadObject, BadRequest
@@ -30,6 +31,7 @@ from leader_bridge.follow.network import check_network
 from leader_bridge.follow.publisher import Publisher
 from leader_bridge.follow.upgrade_schedule import UpgradeSchedule
 from leader_bridge.follow.verifier import OFF, SAMPLE, Verifier
+from leader_bridge.nodes.archive_fetcher import ArchiveFetcher
 from leader_bridge.nodes.sources import NoSource, Source, Sources
 from leader_bridge.nodes.subscription import (
     CURRENT,
@@ -81,6 +83,7 @@ class Bridge:
 
     `permit`: an operator's permission for one reorg below finality. `after_term`: the newest term there may be when
     this bridge begins its own (None: any). `executor`: the virtual machine, for what the settings ask to execute.
+    `archives`: asked for objects before the nodes are.
 
     `run` returns after `stop`, and raises only what it cannot wait out: WrongNetwork (no node in the list is
     of the store's network), Fenced (another bridge leads), SchemaMismatch, BadRequest (the network file).
@@ -95,6 +98,7 @@ class Bridge:
         permit: ReorgPermit | None = None,
         after_term: int | None = None,
         executor: Executor | None = None,
+        archives: Archives | None = None,
     ) -> None:
         self.settings = settings or BridgeSettings()
         s = self.settings
@@ -107,17 +111,18 @@ class Bridge:
             for node in nodes
         ]
         self.sources = Sources(clients, batch=s.fetch_batch, bad_object_cooldown_seconds=s.bad_object_cooldown_seconds)
+        reads = None if archives is None else ArchivedObjects(store, archives, asks_nodes=True)
         self.mirror = Mirror(
             store,
-            self.sources,
+            self.sources if archives is None else ArchiveFetcher(archives, self.sources),
             in_flight=s.fetch_concurrency,
             batch=s.fetch_batch,
             actor_code=s.actor_code,
             missing_object_timeout_seconds=s.missing_object_timeout_seconds,
         )
-        self.writer = TipsetWriter(store, self.mirror, late_block_retry_delays=s.late_block_retry_delays)
+        self.writer = TipsetWriter(store, self.mirror, late_block_retry_delays=s.late_block_retry_delays, reads=reads)
         self.recorder = Recorder(store)
-        execution = None if executor is None else TipsetExecution(store, executor)
+        execution = None if executor is None else TipsetExecution(store, executor, reads)
         past = execution if s.executes_past and s.state == "full" else None
         self.backfill = Backfill(
             store,
@@ -146,7 +151,7 @@ class Bridge:
             )
         if execution is not None and s.verify != OFF:
             self.publisher.verifier = Verifier(execution, one_in=s.verify_one_in if s.verify == SAMPLE else 1)
-        self._paths = PathFinder(store, self.writer)
+        self._paths = PathFinder(store, self.writer, reads)
         self._rules = HeadRules(
             store,
             self.writer,

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from blockstore.archive.tier import ArchivedObjects, Archives
 from blockstore.cid import Cid
 from blockstore.store import Store
 from chain.errors import NotHeld
 from chain.index.coverage import covered
 from chain.index.recorded_answers import TRACES_INDEX
 from leader_bridge.backfill import Backfill
+from leader_bridge.nodes.archive_fetcher import ArchiveFetcher
 from leader_bridge.nodes.sources import Fetched
 from leader_bridge.store.executed_receipts import ExecutedReceipts
 from leader_bridge.store.execution import TipsetExecution
@@ -41,10 +43,15 @@ class PastReport:
 
 
 async def execute_past(
-    store: Store, executor: Executor, *, percent: int = 100, trace_lookback: int | None = None
+    store: Store,
+    executor: Executor,
+    *,
+    percent: int = 100,
+    trace_lookback: int | None = None,
+    archives: Archives | None = None,
 ) -> PastReport:
     """Make what can be made. `percent` of the time is spent on receipts and events. `trace_lookback`: epochs below the
-    head whose traces are recorded; None: no traces.
+    head whose traces are recorded; None: no traces. `archives`: read below the store.
 
     It can be cancelled or killed at any moment; the next call goes on. The store's term is the caller's.
     Errors: NotHeld (no head), ExecutionDiffers, RpcError (the executor does not answer), StoreError.
@@ -52,8 +59,10 @@ async def execute_past(
     entry = await store.head()
     if entry is None:
         raise NotHeld("any head: import a snapshot first")
-    writer = TipsetWriter(store, Mirror(store, _NoNodes()))
-    execution = TipsetExecution(store, executor)
+    reads = None if archives is None else ArchivedObjects(store, archives)
+    fetcher = _NoNodes() if archives is None else ArchiveFetcher(archives, _NoNodes())
+    writer = TipsetWriter(store, Mirror(store, fetcher), reads=reads)
+    execution = TipsetExecution(store, executor, reads)
     backfill = Backfill(
         store,
         writer,

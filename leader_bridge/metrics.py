@@ -18,6 +18,7 @@ LAG: Final = Gauge("follower_bridge_lag_epochs", "Epochs between the node's head
 PUBLISHED: Final = Counter("follower_bridge_heads_published", "Head-log entries appended.")
 TIPSETS: Final = Counter("follower_bridge_tipsets", "Tipsets stored.")
 OBJECTS: Final = Counter("follower_bridge_objects", "Objects fetched from nodes and stored.")
+ARCHIVE_OBJECTS: Final = Counter("follower_bridge_archive_objects", "Of these, objects that an archive gave.")
 OBJECT_BYTES: Final = Counter("follower_bridge_object_bytes", "Bytes of the objects fetched.")
 RETRIES: Final = Counter("follower_bridge_retries", "Requests to nodes that were made again.")
 RECONNECTS: Final = Counter("follower_bridge_reconnects", "Subscriptions begun after the first.")

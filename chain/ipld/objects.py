@@ -11,7 +11,7 @@ from cachetools import LRUCache
 
 from blockstore.cid import Cid, verify
 from blockstore.errors import HashMismatch, Missing, StoreError, StoreUnavailable
-from blockstore.store import Store
+from blockstore.store import ObjectStore
 from chain.genesis_parent import GENESIS_PARENT, GENESIS_PARENT_MULTIHASH
 
 log = logging.getLogger(__name__)
@@ -51,14 +51,14 @@ async def let_others_go_on(reader: ObjectReader) -> None:
 
 
 class Objects:
-    """An ObjectReader over a store, with an LRU cache of `cache_bytes`.
+    """An ObjectReader over a store (and the archives below it), with an LRU cache of `cache_bytes`.
 
     With `fetch` (lazy state), a missing object is fetched once for all that wait for it, verified by its hash, and
     stored as a loose object. Objects that are missed in the same step of the event loop go into one request. Absence is
     never cached.
     """
 
-    def __init__(self, store: Store, *, cache_bytes: int = 64 << 20, fetch: Fetch | None = None) -> None:
+    def __init__(self, store: ObjectStore, *, cache_bytes: int = 64 << 20, fetch: Fetch | None = None) -> None:
         self._store = store
         self._fetch = fetch
         self._cache: LRUCache[bytes, bytes] = LRUCache(cache_bytes, getsizeof=lambda v: len(v) + _OVERHEAD)
@@ -138,6 +138,10 @@ class Objects:
                     if len(data) < self._cache_limit:
                         self._cache[Cid(cids[at]).multihash] = data
         return out  # type: ignore[return-value]
+
+    async def get_held(self, multihash: bytes) -> bytes | None:
+        """The object if it is held here: no node is asked. Errors: StoreError."""
+        return self._cache.get(multihash) or await self._store.get(multihash)
 
     def remember(self, objects: Mapping[bytes, bytes]) -> None:
         """Keep objects (bytes by multihash) that are not stored, the newest 64 MiB of them, in memory."""

@@ -14,6 +14,7 @@ from follower.executor.child import executor_of
 from follower.settings import CannotRun, Settings, shared_options
 
 if TYPE_CHECKING:
+    from blockstore.archive.tier import Archives
     from blockstore.store import Store
 
 
@@ -24,14 +25,19 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
 
 async def _backfill(settings: Settings, stop: asyncio.Event) -> int:
     from blockstore.open import open_store
+    from follower.archives import opened_archives
     from leader_bridge.follow.lease import hold_lease
 
     shared = replace(shared_options(settings), may_create_tables=True)
     store = await open_store(settings["store"], map_size=settings["map_size_gb"] << 30, shared=shared)
     try:
         lease_seconds = settings["lease_seconds"]
-        async with metrics_server(settings["metrics_listen"]), hold_lease(store, "backfill", lease_seconds) as term:
-            return await _execute(settings, store, stop, term)
+        async with (
+            metrics_server(settings["metrics_listen"]),
+            opened_archives(settings) as archives,
+            hold_lease(store, "backfill", lease_seconds) as term,
+        ):
+            return await _execute(settings, store, stop, term, archives)
     finally:
         await store.close()
 
@@ -49,7 +55,7 @@ async def _wait_until_fenced(store: Store, term: int, lease_seconds: float) -> N
         await asyncio.sleep(lease_seconds / 4)
 
 
-async def _execute(settings: Settings, store: Store, stop: asyncio.Event, term: int) -> int:
+async def _execute(settings: Settings, store: Store, stop: asyncio.Event, term: int, archives: Archives | None) -> int:
     from leader_bridge.execute_past import execute_past
     from leader_bridge.follow.lease import LeaseStore
     from leader_bridge.store.execution import ExecutionDiffers
@@ -66,7 +72,9 @@ async def _execute(settings: Settings, store: Store, stop: asyncio.Event, term: 
                 " setting execution not off"
             )
         percent = settings["execution_backfill_percent"]
-        working = asyncio.create_task(execute_past(store, executor, percent=percent, trace_lookback=lookback))
+        working = asyncio.create_task(
+            execute_past(store, executor, percent=percent, trace_lookback=lookback, archives=archives)
+        )
         stopped = asyncio.create_task(stop.wait())
         fenced = asyncio.create_task(_wait_until_fenced(store, term, settings["lease_seconds"]))
         try:

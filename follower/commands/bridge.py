@@ -70,6 +70,7 @@ def bridge_settings(settings: Settings, owner: str) -> BridgeSettings:
 async def _follow(settings: Settings, stop: asyncio.Event, accepts_reorg_below_finality: bool) -> int:
     from blockstore.bridge_rows import BridgeRow, LoggedError
     from blockstore.open import open_store
+    from follower.archives import open_archives
     from follower.recent_errors import watch_log
     from leader_bridge.announcement import announced, bridge_row
     from leader_bridge.bridge import Bridge
@@ -79,6 +80,7 @@ async def _follow(settings: Settings, stop: asyncio.Event, accepts_reorg_below_f
     from rpc.client.node_info import parse_node_info
 
     logged = watch_log()
+    archives = await open_archives(settings)
     shared = replace(shared_options(settings), may_create_tables=True)
     store = await open_store(settings["store"], map_size=settings["map_size_gb"] << 30, shared=shared)
     # random: a process that is started again is not the one that held the lease
@@ -93,7 +95,9 @@ async def _follow(settings: Settings, stop: asyncio.Event, accepts_reorg_below_f
     def new_bridge(after_term: int | None = None) -> Bridge:
         nonlocal leading
         taken = bridge_settings(settings, owner)
-        leading = Bridge(store, nodes, taken, permit=permit, after_term=after_term, executor=executor)
+        leading = Bridge(
+            store, nodes, taken, permit=permit, after_term=after_term, executor=executor, archives=archives
+        )
         return leading
 
     def describe() -> BridgeRow:
@@ -112,6 +116,8 @@ async def _follow(settings: Settings, stop: asyncio.Event, accepts_reorg_below_f
             else:
                 await _run_until(new_bridge(), stop)
     finally:
+        if archives is not None:
+            await archives.close()
         await store.close()
     return 0
 

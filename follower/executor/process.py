@@ -66,6 +66,8 @@ async def run_executor(settings: Settings, path: Path, stop: asyncio.Event, *, w
         await server.close()
         if sources.lanes is not None:
             await sources.lanes.close()
+        if sources.archives is not None:
+            await sources.archives.close()
         await sources.store.close()
         # a machine cannot be interrupted, and the interpreter would wait for its thread
         last = threading.Timer(_EXIT_SECONDS, os._exit, (0,))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from blockstore.store import Store, TipsetRef
+from blockstore.store import ObjectStore, Store, TipsetRef
 from chain.errors import BadObject, ChainError, NotHeld
 from chain.index.chain_index import ChainIndex
 from chain.ipld.objects import Objects
@@ -37,11 +37,16 @@ class HeadPath:
 
 
 class PathFinder:
-    """Finds paths by the headers that `writer` reads from the store or the nodes."""
+    """Finds paths by the headers that `writer` reads from the store or the nodes.
 
-    def __init__(self, store: Store, writer: TipsetWriter) -> None:
+    `reads`: where objects are read, if not in the store alone.
+    """
+
+    def __init__(self, store: Store, writer: TipsetWriter, reads: ObjectStore | None = None) -> None:
         self._writer = writer
-        self._index = ChainIndex(store, Objects(store, cache_bytes=1 << 20), cached_rows=4096, cached_tipsets=1024)
+        self._index = ChainIndex(
+            store, Objects(reads or store, cache_bytes=1 << 20), cached_rows=4096, cached_tipsets=1024
+        )
 
     async def target_of(self, changes: Sequence[Change]) -> Change:
         """The head that a head change leads to. Not the node's head *now*: frames that wait would lead back.

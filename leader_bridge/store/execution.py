@@ -7,7 +7,7 @@ from typing import Final
 
 from blockstore.cid import Cid
 from blockstore.errors import Missing
-from blockstore.store import Store
+from blockstore.store import ObjectStore, Store
 from chain.errors import NotHeld
 from chain.index.chain_index import ChainIndex
 from chain.ipld.objects import Objects
@@ -56,10 +56,14 @@ class StoredChain:
 
 
 class TipsetExecution:
-    """Executes tipsets whose headers, rows, messages and states are stored."""
+    """Executes tipsets whose headers, rows, messages and states are stored.
 
-    def __init__(self, store: Store, executor: Executor) -> None:
+    `reads`: where objects are read, if not in the store alone.
+    """
+
+    def __init__(self, store: Store, executor: Executor, reads: ObjectStore | None = None) -> None:
         self._store = store
+        self._reads = reads or store
         self._executor = executor
         self._chain: StoredChain | None = None
 
@@ -69,7 +73,7 @@ class TipsetExecution:
         if record is None:
             raise NotHeld("the network of an empty store")
         if self._chain is None:
-            objects = Objects(self._store, cache_bytes=_CACHE_BYTES)
+            objects = Objects(self._reads, cache_bytes=_CACHE_BYTES)
             self._chain = StoredChain(ChainIndex(self._store, objects, record), objects, record)
         else:
             self._chain.network.take_upgrades(record)

@@ -17,7 +17,7 @@ from cachetools import LRUCache
 
 from blockstore.cid import Cid
 from blockstore.errors import Missing
-from blockstore.store import TIPSETS, Batch, Store
+from blockstore.store import TIPSETS, Batch, ObjectStore, Store
 from chain.block import decode_header
 from chain.errors import BadObject
 from chain.index.chain_index import (
@@ -71,15 +71,23 @@ class MirrorScope:
 
 
 class TipsetWriter:
-    """Stores tipsets. `late_block_retry_delays` are the seconds to wait before asking again for what was missing."""
+    """Stores tipsets. `late_block_retry_delays` are the seconds to wait before asking again for what was missing.
+
+    `reads`: where objects are read, if not in the store alone.
+    """
 
     def __init__(
-        self, store: Store, mirror: Mirror, *, late_block_retry_delays: Sequence[float] = (0.1, 0.3, 1.0)
+        self,
+        store: Store,
+        mirror: Mirror,
+        *,
+        late_block_retry_delays: Sequence[float] = (0.1, 0.3, 1.0),
+        reads: ObjectStore | None = None,
     ) -> None:
         self._store = store
         self._mirror = mirror
         self._retry_delays = tuple(late_block_retry_delays)
-        self._objects = Objects(store, cache_bytes=16 << 20)
+        self._objects = Objects(reads or store, cache_bytes=16 << 20)
         #: headers that were read and are not stored yet
         self._headers: LRUCache[Cid, bytes] = LRUCache(4096)
         self._reported: dict[int, bool] = {}

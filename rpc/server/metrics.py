@@ -57,6 +57,7 @@ class Metrics(Collector):
         self._methods: dict[str, MethodStats] = {}
         self._gauges: dict[str, tuple[str, Callable[[], float]]] = {}
         self._counters: dict[str, tuple[str, Callable[[], float]]] = {}
+        self._labelled: dict[str, tuple[str, str, Callable[[], Mapping[str, float]]]] = {}
         self._infos: dict[str, tuple[str, Mapping[str, str]]] = {}
         self._admission: Admission | None = None
         self._refusals: RefusalLog | None = None
@@ -81,6 +82,10 @@ class Metrics(Collector):
     def counter(self, name: str, doc: str, read: Callable[[], float]) -> None:
         """Register a number that only grows; its name without `_total`."""
         self._counters[name] = (doc, read)
+
+    def labelled_counter(self, name: str, doc: str, label: str, read: Callable[[], Mapping[str, float]]) -> None:
+        """Register numbers that only grow, one for each value of a label. The values must stay few."""
+        self._labelled[name] = (doc, label, read)
 
     def info(self, name: str, doc: str, labels: Mapping[str, str]) -> None:
         """Register facts that do not change: a gauge that is 1, whose labels tell them."""
@@ -115,6 +120,11 @@ class Metrics(Collector):
             yield GaugeMetricFamily(name, doc, value=read())
         for name, (doc, read) in self._counters.items():
             yield CounterMetricFamily(name, doc, value=read())
+        for name, (doc, label, read_all) in self._labelled.items():
+            family = CounterMetricFamily(name, doc, labels=[label])
+            for value, number in read_all().items():
+                family.add_metric([value], number)
+            yield family
 
     def _requests(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(

@@ -21,8 +21,10 @@ from prometheus_client.core import Metric
 
 import follower.extending.hook_runner  # noqa: F401  (declares)
 import leader_bridge.metrics  # noqa: F401  (declares)
+from blockstore.archive.tier import ArchiveOptions, Archives
 from chain.known_networks import CALIBNET
 from chain.network import NetworkRecord
+from follower.archives import register as register_archives
 from follower.commands.config import markdown_table
 from follower.execution_stop import ExecutionStop
 from follower.executor.client import RemoteExecutor
@@ -91,6 +93,7 @@ async def _server_metrics() -> list[Metric]:
     ExecutionStop(services().store, checked, "").register(server.metrics)
     ReadinessWatch(server.health, heads=None).register(server.metrics)  # type: ignore[arg-type]
     server.metrics.info("follower_build_info", BUILD_INFO_DOC, build_info())
+    register_archives(server.metrics, Archives([], ArchiveOptions()))
     try:
         return list(server.metrics.registry.collect())
     finally:

@@ -6,11 +6,13 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from blockstore.archive.tier import Archives
 from blockstore.open import open_store
 from blockstore.store import Store
 from chain.index.chain_index import ChainIndex
 from chain.ipld.objects import Fetch, Objects
 from chain.network import load_network
+from follower.archives import objects_below
 from follower.head import StoreHeads
 from follower.readiness import Freshness, build_checks
 from rpc.methods import register_all
@@ -18,11 +20,11 @@ from rpc.server.server import Server, serve
 from rpc.services import Services
 
 
-async def services_over(store: Store, fetch: Fetch | None = None) -> Services:
-    """What a worker builds over a store that holds a head."""
+async def services_over(store: Store, fetch: Fetch | None = None, archives: Archives | None = None) -> Services:
+    """What a worker builds over a store that holds a head, and over the archives below it."""
     network = await load_network(store)
     assert network is not None
-    objects = Objects(store, fetch=fetch)
+    objects = Objects(objects_below(store, archives, asks_nodes=fetch is not None), fetch=fetch)
     index = ChainIndex(store, objects, network)
     heads = StoreHeads(store, index, poll_seconds=0.002)
     return Services(
@@ -36,11 +38,13 @@ async def services_over(store: Store, fetch: Fetch | None = None) -> Services:
 
 
 @contextlib.asynccontextmanager
-async def served(store: Store | Path, fetch: Fetch | None = None) -> AsyncIterator[Server]:
+async def served(
+    store: Store | Path, fetch: Fetch | None = None, archives: Archives | None = None
+) -> AsyncIterator[Server]:
     """Serve a store (or the LMDB store in a folder) as a follower does."""
     register_all()
     opened = await open_store(f"lmdb://{store}") if isinstance(store, Path) else None
-    server = await serve(await services_over(opened or store, fetch), "127.0.0.1", 0)  # type: ignore[arg-type]
+    server = await serve(await services_over(opened or store, fetch, archives), "127.0.0.1", 0)  # type: ignore[arg-type]
     try:
         yield server
     finally:

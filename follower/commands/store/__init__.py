@@ -7,6 +7,6 @@ and those that name it ("store check"). Beside them: `opening` (opens the store 
 from typing import Final
 
 from follower.commands.command import Command
-from follower.commands.store import check, export, stats
+from follower.commands.store import check, export, index, stats
 
-COMMANDS: Final[tuple[Command, ...]] = (stats.COMMAND, check.COMMAND, export.COMMAND)
+COMMANDS: Final[tuple[Command, ...]] = (stats.COMMAND, check.COMMAND, export.COMMAND, index.COMMAND)

@@ -159,7 +159,7 @@ async def select_hash(ctx: Context, digest: bytes) -> Tipset:
 
 async def _no_other_object(ctx: Context, cid: Cid) -> None:
     """Errors: NotFound, where the hash is a message's or any other object's that is no byte string."""
-    data = await ctx.store.get(cid.multihash)  # nothing is fetched for a hash that leads nowhere
+    data = await ctx.objects.get_held(cid.multihash)  # nothing is fetched for a hash that leads nowhere
     if data and data[0] >> 5 != 2:
         raise NotFound("failed to get tipset by hash: cannot unmarshal block into tipset key: expected byte array")
 

@@ -1,0 +1,63 @@
+"""`follower store index`: make the rows of a chain whose objects stay in archives."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Final
+
+from follower.commands.command import DONE, Command
+from follower.commands.processes import run_loop
+from follower.commands.store.opening import opened_store
+from follower.settings import CannotRun, Settings
+
+
+def run(settings: Settings, args: argparse.Namespace) -> int:
+    """Index the archives that the settings name, and print what was indexed.
+
+    Errors: CannotRun (none is named), BadCar, StoreError, ChainError.
+    """
+    if not settings["archive"]:
+        raise CannotRun("no archive is named: give --archive FILE_OR_URL")
+    return run_loop(_index(settings, trusted=args.trust))
+
+
+async def _index(settings: Settings, *, trusted: bool) -> int:
+    from follower.archives import opened_archives
+    from leader_bridge.imports.in_place import index_archives
+    from leader_bridge.imports.progress import reporting
+
+    network_file = Path(settings["network_file"]) if settings["network_file"] else None
+    async with opened_archives(settings) as archives, opened_store(settings, readonly=False, bulk=True) as store:
+        assert archives is not None
+        with reporting() as progress:
+            done = await index_archives(
+                store,
+                archives,
+                network_file=network_file,
+                progress=progress,
+                trusted=trusted,
+                lease_seconds=settings["lease_seconds"],
+            )
+    print(f"indexed {done.tipsets:,} tipsets of {settings.shown('archive')} into {settings.shown('store')}")
+    if done.network is not None:
+        print(f"network {done.network.name}, epochs {done.lowest} to {done.height}")
+    return DONE
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Whether the archive is believed."""
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="a state is held where its root is: nothing below it is read (minutes, not hours, for a large archive)",
+    )
+
+
+COMMAND: Final = Command(
+    "store index",
+    "Make the rows of a chain whose objects stay in archives.",
+    "follower store index --archive snapshot.forest.car.zst --store lmdb:///var/lib/follower",
+    run,
+    add_arguments,
+)
