@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from follower.setting import ARCHIVED, Setting
-from follower.setting_parsers import archive_names, parse_archives, parse_text, whole_number
+from follower.setting import ARCHIVED, SERVE, Setting
+from follower.setting_parsers import archive_names, parse_archives, parse_boolean, parse_text, whole_number
 
 ARCHIVE_SETTINGS: Final = (
     Setting(
@@ -18,6 +18,13 @@ ARCHIVE_SETTINGS: Final = (
         ARCHIVED,
         "Files served in place below the store, separated by commas: paths or URLs (.forest.car.zst, indexed CARv2).",
         hide=archive_names,
+    ),
+    Setting(
+        "archive_trust",
+        parse_boolean,
+        False,
+        (*SERVE, "store index"),
+        "Believe that a state is in an archive when its root is: the rows of a large archive take minutes, not hours.",
     ),
     Setting(
         "archive_memory_mb",

@@ -117,7 +117,7 @@ SETTINGS: Final = (
         "network_file",
         parse_text,
         "",
-        (*BRIDGE, "import", "store index"),
+        (*BRIDGE, "serve", "import", "store index"),
         "A private network's name and upgrades (network.json).",
     ),
     Setting(

@@ -9,6 +9,7 @@ from typing import Final
 
 from follower.commands.command import Command
 from follower.commands.processes import executor_children, run_loop, worker_children
+from follower.commands.store.index import index_new_store
 from follower.settings import Settings
 
 
@@ -19,12 +20,15 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
     from follower.worker import run_worker
 
     if args.one or settings["workers"] == 1:
+        if not args.one:
+            index_new_store(settings)
 
         def started(url: str) -> None:
             if not args.one:
                 print(f"serving {settings.shown('store')} at {url}", flush=True)
 
         return run_loop(run_worker(settings, started=started))
+    index_new_store(settings)
     fleet_member(settings, "")  # reports bad settings once, here, and not once per worker
     print(f"serving {settings.shown('store')} at http://{settings['listen']}/rpc/v1", flush=True)
     environment = settings.environment()

@@ -20,6 +20,7 @@ from follower.commands.processes import (
     run_loop,
     worker_children,
 )
+from follower.commands.store.index import index_new_store
 from follower.first_steps import introduction, report_start, served_at
 from follower.settings import Settings
 from follower.supervisor import Child, Supervisor
@@ -45,6 +46,8 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
             environment["FOLLOWER_NODE"] = f"http://{node}"
             children.append(Child("simulated node", ["simulate", "--listen", node], environment))
             print(CALIBNET_HINT, flush=True)
+        else:
+            index_new_store(settings)
         config = config_arguments(args.config)
         # a simulated state has no code to execute
         if node:

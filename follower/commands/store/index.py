@@ -19,10 +19,19 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
     """
     if not settings["archive"]:
         raise CannotRun("no archive is named: give --archive FILE_OR_URL")
-    return run_loop(_index(settings, trusted=args.trust))
+    return run_loop(_index(settings, only_new=False))
 
 
-async def _index(settings: Settings, *, trusted: bool) -> int:
+def index_new_store(settings: Settings) -> None:
+    """Index the archives that the settings name, if the store holds no head yet: before it is served.
+
+    Errors: BadCar, StoreError, ChainError.
+    """
+    if settings["archive"]:
+        run_loop(_index(settings, only_new=True))
+
+
+async def _index(settings: Settings, *, only_new: bool) -> int:
     from follower.archives import opened_archives
     from leader_bridge.imports.in_place import index_archives
     from leader_bridge.imports.progress import reporting
@@ -30,28 +39,21 @@ async def _index(settings: Settings, *, trusted: bool) -> int:
     network_file = Path(settings["network_file"]) if settings["network_file"] else None
     async with opened_archives(settings) as archives, opened_store(settings, readonly=False, bulk=True) as store:
         assert archives is not None
+        if only_new and await store.head() is not None:
+            return DONE
         with reporting() as progress:
             done = await index_archives(
                 store,
                 archives,
                 network_file=network_file,
                 progress=progress,
-                trusted=trusted,
+                trusted=settings["archive_trust"],
                 lease_seconds=settings["lease_seconds"],
             )
     print(f"indexed {done.tipsets:,} tipsets of {settings.shown('archive')} into {settings.shown('store')}")
     if done.network is not None:
-        print(f"network {done.network.name}, epochs {done.lowest} to {done.height}")
+        print(f"network {done.network.name}, epochs {done.lowest} to {done.height}", flush=True)
     return DONE
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Whether the archive is believed."""
-    parser.add_argument(
-        "--trust",
-        action="store_true",
-        help="a state is held where its root is: nothing below it is read (minutes, not hours, for a large archive)",
-    )
 
 
 COMMAND: Final = Command(
@@ -59,5 +61,4 @@ COMMAND: Final = Command(
     "Make the rows of a chain whose objects stay in archives.",
     "follower store index --archive snapshot.forest.car.zst --store lmdb:///var/lib/follower",
     run,
-    add_arguments,
 )
