@@ -74,6 +74,11 @@ async def replace_objects(store: Store, objects: Sequence[StoredObject]) -> None
     await cassandra_scan.replace_objects(store, objects)
 
 
+def change_count(store: Store) -> int | None:
+    """A number that grows with each write to the store, by whatever process; None where the store has none."""
+    return lmdb_scan.change_count(store) if isinstance(store, LmdbStore) else None
+
+
 def object_count(store: Store) -> int | None:
     """How many objects there are, where the store knows without counting."""
     return lmdb_scan.object_count(store) if isinstance(store, LmdbStore) else None

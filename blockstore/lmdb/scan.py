@@ -61,6 +61,11 @@ def _replace(txn: Any, database: Any, objects: Sequence[StoredObject]) -> None:
         txn.put(one.multihash, (_CLOSED if one.closed else b"\0") + (one.data or b""), db=database)
 
 
+def change_count(store: LmdbStore) -> int:
+    """The number of the last transaction that wrote."""
+    return int(store._env.info()["last_txnid"])
+
+
 def object_count(store: LmdbStore) -> int:
     """How many objects the store holds."""
     with store._begin() as txn:

@@ -77,12 +77,14 @@ async def _follow(settings: Settings, stop: asyncio.Event, accepts_reorg_below_f
     from leader_bridge.follow.head_rules import ReorgPermit
     from leader_bridge.follow.lease import LeaseStore, lead
     from leader_bridge.follow.standby import StandbyNodes
+    from leader_bridge.store.unfinished_copy import refuse_unfinished_copy
     from rpc.client.node_info import parse_node_info
 
     logged = watch_log()
     archives = await open_archives(settings)
     shared = replace(shared_options(settings), may_create_tables=True)
     store = await open_store(settings["store"], map_size=settings["map_size_gb"] << 30, shared=shared)
+    await refuse_unfinished_copy(store)
     # random: a process that is started again is not the one that held the lease
     owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 

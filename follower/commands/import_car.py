@@ -53,9 +53,7 @@ async def _import(settings: Settings, args: argparse.Namespace) -> int:
         "network_file": Path(settings["network_file"]) if settings["network_file"] else None,
         "index": not args.no_index,
         "lease_seconds": settings["lease_seconds"],
-        "policy": Policy(
-            settings["keep_state_epochs"], settings["keep_message_epochs"], settings["keep_index_epochs"]
-        ),
+        "policy": Policy(settings["keep_state_epochs"], settings["keep_message_epochs"], settings["keep_index_epochs"]),
         "folder": _folder(settings, "undecided"),
     }
     shared = replace(shared_options(settings), may_create_tables=True)

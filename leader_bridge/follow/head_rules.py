@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 #: epochs after which the expected consensus is final (Lotus `policy.ChainFinality`)
 CHAIN_FINALITY: Final = 900
 #: META row: epoch and key of the newest tipset of the published chain that F3 has finalized
-_FINAL: Final = b"final_tipset"
+FINAL: Final = b"final_tipset"
 
 
 class NodeBehind(Exception):
@@ -88,7 +88,7 @@ class HeadRules:
         """
         if head is None or (self._head is not None and self._head.key == head.key):
             return
-        value = await self._store.row(META, b"", _FINAL)
+        value = await self._store.row(META, b"", FINAL)
         if value is not None:
             epoch, key = orjson.loads(value)
             await self._raise_final(TipsetRef(epoch, bytes.fromhex(key)), head)
@@ -114,7 +114,7 @@ class HeadRules:
         final = None if recorded is None else finalized_by(orjson.loads(recorded))
         if final is not None and await self._raise_final(final, head):
             batch = Batch()
-            batch.put(META, b"", _FINAL, orjson.dumps([final.height, final.key.hex()]))
+            batch.put(META, b"", FINAL, orjson.dumps([final.height, final.key.hex()]))
             await self._store.write(batch)
 
     async def _raise_final(self, final: TipsetRef, head: TipsetRef) -> bool:

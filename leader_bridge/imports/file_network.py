@@ -46,9 +46,7 @@ def network_of_file(
     if network_file is not None:
         told = read_network_file(network_file, genesis)
         if genesis is not None and told.genesis != genesis:
-            raise WrongNetwork(
-                f"{network_file} says genesis {told.genesis}; {path} holds a chain with {genesis}"
-            )
+            raise WrongNetwork(f"{network_file} says genesis {told.genesis}; {path} holds a chain with {genesis}")
         if known is not None and told.name != known.name:
             raise WrongNetwork(f"{network_file} is of network {told.name!r}; the chain is {known.name}'s")
         return told

@@ -42,6 +42,7 @@ from leader_bridge.imports.recent_objects import Recent
 from leader_bridge.imports.spill_file import KeySpillFile
 from leader_bridge.imports.undecided import Undecided
 from leader_bridge.retention.policy import ARCHIVE, Policy
+from leader_bridge.store.unfinished_copy import refuse_unfinished_copy
 
 #: the mark of a store that is not to be served yet, and how far its import is
 MARK: Final = b"import"
@@ -165,6 +166,7 @@ async def import_car(
     WrongNetwork (no row is written), BadRequest (the network is not known, or its file is malformed), BadObject (a
     header of the chain cannot be read), OSError, StoreError.
     """
+    await refuse_unfinished_copy(store)
     async with hold_lease(store, "import", lease_seconds) as term:
         work = _Import(store, path, progress or Silent(), network_file, term, arriving)
         try:

@@ -26,6 +26,20 @@ def merge_ranges(ranges: Iterable[tuple[int, int]]) -> Ranges:
     return out
 
 
+def without(ranges: Ranges, others: Ranges) -> Ranges:
+    """The epochs of `ranges` that are in none of `others`."""
+    left = list(ranges)
+    for low, high in merge_ranges(others):
+        cut: Ranges = []
+        for first, last in left:
+            if first < low:
+                cut.append((first, min(last, low - 1)))
+            if last > high:
+                cut.append((max(first, high + 1), last))
+        left = cut
+    return left
+
+
 def save_coverage(batch: Batch, index: bytes, ranges: Ranges) -> None:
     """Write the ranges with a batch."""
     batch.put(COVERAGE, b"", index, orjson.dumps(ranges))

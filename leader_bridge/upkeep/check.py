@@ -17,7 +17,7 @@ from chain.network import load_network
 from chain.tipset import Tipset, TipsetKey
 from leader_bridge.imports.progress import Reporter, Silent
 from leader_bridge.imports.spill_file import KeySpillFile
-from leader_bridge.store.coverage import MESSAGES_INDEX, TIPSETS_INDEX, merge_ranges, save_coverage
+from leader_bridge.store.coverage import MESSAGES_INDEX, TIPSETS_INDEX, merge_ranges, save_coverage, without
 from leader_bridge.upkeep.chain_check import ChainCheck
 from leader_bridge.upkeep.chain_walk import Headers, groups, walk_down
 from leader_bridge.upkeep.damage import CheckReport, Kind
@@ -90,20 +90,6 @@ async def _coverage(store: Store, index: bytes, fixes: RowFixes) -> Ranges:
     except (ValueError, TypeError):
         fixes.wrong(Kind.COVERAGE, index.decode(), "it cannot be read")
         return []
-
-
-def without(ranges: Ranges, others: Ranges) -> Ranges:
-    """The epochs of `ranges` that are in none of `others`."""
-    left = list(ranges)
-    for low, high in merge_ranges(others):
-        cut: Ranges = []
-        for first, last in left:
-            if first < low:
-                cut.append((first, min(last, low - 1)))
-            if last > high:
-                cut.append((max(first, high + 1), last))
-        left = cut
-    return left
 
 
 async def _check_coverage(

@@ -17,7 +17,8 @@ from chain.index.coverage import Ranges
 from chain.ipld.objects import Objects
 from devnode.replay import ReplayNode
 from leader_bridge.nodes.sources import Sources
-from leader_bridge.upkeep.check import check_store, without
+from leader_bridge.store.coverage import without
+from leader_bridge.upkeep.check import check_store
 from leader_bridge.upkeep.damage import CheckReport, Kind
 from leader_bridge.upkeep.repair import Mender, StoreFetcher
 from rpc.client.client import NodeClient

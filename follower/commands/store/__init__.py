@@ -7,6 +7,12 @@ and those that name it ("store check"). Beside them: `opening` (opens the store 
 from typing import Final
 
 from follower.commands.command import Command
-from follower.commands.store import check, export, index, stats
+from follower.commands.store import check, copy, export, index, stats
 
-COMMANDS: Final[tuple[Command, ...]] = (stats.COMMAND, check.COMMAND, export.COMMAND, index.COMMAND)
+COMMANDS: Final[tuple[Command, ...]] = (
+    stats.COMMAND,
+    check.COMMAND,
+    copy.COMMAND,
+    export.COMMAND,
+    index.COMMAND,
+)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from follower.commands.command import DONE, FAILED, Command
 from follower.commands.processes import run_loop
 from follower.commands.store.opening import opened_store
+from follower.commands.store.percent import add_percent
 from follower.settings import CannotRun, Settings
 
 if TYPE_CHECKING:
@@ -101,13 +102,6 @@ async def _mender(
         yield Mender(store, FirstOf(fetchers)), term
 
 
-def _percent(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 100:
-        raise ValueError
-    return value
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is checked, how fast, and what is done about damages."""
     parser.add_argument("--repair", action="store_true", help="mend what can be mended; no bridge may run meanwhile")
@@ -122,9 +116,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="POSITION",
         help="go on with the objects behind the position that an earlier check showed last",
     )
-    parser.add_argument(
-        "--percent", type=_percent, default=50, help="the share of the time in which it works (default 50)"
-    )
+    add_percent(parser)
     parser.add_argument("--json", action="store_true", help="print JSON at the end instead of lines")
 
 
