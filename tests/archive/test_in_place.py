@@ -261,6 +261,18 @@ async def test_a_store_whose_archive_is_not_named_says_so(
     assert any(served_place["archive"] in record.getMessage() for record in caplog.records)
 
 
+async def test_rows_over_archives_are_not_repaired(
+    served_place: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A repair would fetch all that the archive holds, or take the flags of the rows back."""
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in served_place.items()]
+    assert await asyncio.to_thread(main, ["store", "index", *flags]) == 0
+    repair = ["store", "check", f"--store={served_place['store']}", "--repair", "--node=http://127.0.0.1:9"]
+    assert await asyncio.to_thread(main, repair) != 0
+    assert served_place["archive"] in capsys.readouterr().err
+    assert await asyncio.to_thread(main, [*repair, "--only=objects"]) == 0
+
+
 def test_no_archive_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["store", "index", f"--store=lmdb://{tmp_path}/store"]) != 0
     assert "--archive" in capsys.readouterr().err

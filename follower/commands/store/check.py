@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def run(settings: Settings, args: argparse.Namespace) -> int:
     """Check the store that the settings name; FAILED where something is damaged and was not mended.
 
-    Errors: CannotRun (a repair without a source), StoreError.
+    Errors: CannotRun (a repair without a source, or of rows over archives), StoreError.
     """
     if args.repair and not settings["node"] and args.source is None:
         raise CannotRun("--repair needs a source: --node, or --from another store")
@@ -80,6 +80,13 @@ async def _mender(
     if not args.repair:
         yield None, 0
         return
+    from blockstore.archive.named import archives_of
+
+    if args.only != "objects" and (names := await archives_of(store)):
+        raise CannotRun(
+            f"rows of the store lead to objects that only archives hold ({', '.join(names)}): a repair would fetch them"
+            " all, or say that they are not held; --only objects repairs the store's own"
+        )
     from leader_bridge.follow.lease import LeaseStore, hold_lease
     from leader_bridge.nodes.sources import Sources
     from leader_bridge.upkeep.repair import FirstOf, Mender, StoreFetcher
