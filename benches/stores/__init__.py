@@ -1,1 +1,1 @@
-"""Benchmarks of looking after a store."""
+"""Benchmarks of stores and of files that stand for one."""

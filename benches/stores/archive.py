@@ -1,6 +1,6 @@
 """Reads from an archive that is served in place, on this machine and over HTTP, beside LMDB's: cold and warm.
 
-    python -m benches.archive [--car FILE --network FILE] [--objects N] [--questions N] [--latency-ms N]
+    python -m benches.stores.archive [--car FILE --network FILE] [--objects N] [--questions N] [--latency-ms N]
 
 A `.forest.car.zst` file is written with the objects of the CAR (default: the recorded busy chain). `cold`: a process
 that has read nothing yet; for files on this machine, none of their pages are in memory; over HTTP, the cache on disk is
@@ -245,7 +245,9 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     from tests.support.recorded import recorded
 
-    parser = argparse.ArgumentParser(prog="python -m benches.archive", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benches.stores.archive", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--car", type=Path, metavar="FILE", help="a chain (default: the recorded busy one)")
     parser.add_argument("--network", type=Path, metavar="FILE", help="its network file")
     parser.add_argument("--objects", type=int, default=2000, metavar="N", help="objects that are read (default 2000)")
