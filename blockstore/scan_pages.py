@@ -32,3 +32,12 @@ class RowPage:
 
     rows: list[tuple[bytes, bytes, bytes]]
     position: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a store's objects. `objects` and `bytes` (on disk) are None where only a scan would tell them."""
+
+    name: str
+    objects: int | None
+    bytes: int | None

@@ -19,7 +19,7 @@ BACKFILL: Final = (*BRIDGE, "backfill")
 #: those that run messages, or start the process that does
 EXECUTE: Final = (*SERVE, "bridge", "backfill", "execute")
 #: those that read objects which archives may hold
-ARCHIVED: Final = (*EXECUTE, "store index")
+ARCHIVED: Final = (*EXECUTE, "store index", "store check")
 BOTH: Final = ("up", "bridge", "serve", "execute")
 #: those that read a shared store's head or write it
 SHARED_STORE: Final = (*BOTH, "doctor", "hooks", "import", "backfill", "resume", "schema", "loadbalancer", "store")

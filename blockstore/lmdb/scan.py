@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any, Final
 
 from blockstore.lmdb.store import LmdbStore
-from blockstore.scan_pages import PAGE_BYTES, PAGE_ITEMS, ObjectPage, RowPage, StoredObject
-from blockstore.store import Table
+from blockstore.scan_pages import PAGE_BYTES, PAGE_ITEMS, ObjectPage, Part, RowPage, StoredObject
+from blockstore.store import TABLES, Table
 
 _CLOSED: Final = b"\1"
 
@@ -72,12 +72,19 @@ def object_count(store: LmdbStore) -> int:
         return int(txn.stat(store._objects)["entries"])
 
 
-def row_counts(store: LmdbStore) -> dict[str, tuple[int, int]]:
-    """(rows, bytes on disk) of each table."""
-    found = {}
+def parts(store: LmdbStore) -> list[Part]:
+    """Each place where objects are."""
     with store._begin() as txn:
-        for name, database in store._tables.items():
-            stat = txn.stat(database)
-            pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
-            found[name] = (stat["entries"], pages * stat["psize"])
-    return found
+        objects, size = _size(txn, store._objects)
+    return [Part("objects", objects, size)]
+
+
+def row_counts(store: LmdbStore) -> dict[str, tuple[int, int]]:
+    """(rows, bytes on disk) of each table of rows."""
+    with store._begin() as txn:
+        return {name: _size(txn, store._tables[name]) for name in TABLES}
+
+
+def _size(txn: Any, database: Any) -> tuple[int, int]:
+    stat = txn.stat(database)
+    return stat["entries"], (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]) * stat["psize"]

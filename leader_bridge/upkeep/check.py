@@ -22,7 +22,7 @@ from leader_bridge.upkeep.chain_check import ChainCheck
 from leader_bridge.upkeep.chain_walk import Headers, groups, walk_down
 from leader_bridge.upkeep.damage import CheckReport, Kind
 from leader_bridge.upkeep.head_check import check_head_log
-from leader_bridge.upkeep.object_check import check_objects
+from leader_bridge.upkeep.object_check import LinkCheck, check_objects
 from leader_bridge.upkeep.pace import Pace
 from leader_bridge.upkeep.repair import Mender
 from leader_bridge.upkeep.row_fixes import RowFixes
@@ -43,8 +43,11 @@ async def check_store(
     rows: bool = True,
     after: bytes = b"",
     term: int = 0,
+    reads: Store | None = None,
 ) -> None:
     """Check a store; `report` says what was found.
+
+    `reads`: what objects are looked up in, where archives are below the store.
 
     `objects`, `rows`: which of both to check. `after`: the position at which an earlier check of the objects ended.
     `term`: under which a repair publishes, where the store has a lease. Errors: StoreError.
@@ -52,24 +55,31 @@ async def check_store(
     pace = pace or Pace()
     progress = progress or Silent()
     if objects:
-        await check_objects(store, report, mender=mender, pace=pace, progress=progress, after=after)
+        links = LinkCheck(reads or store, report, mender)
+        await check_objects(store, report, links, mender=mender, pace=pace, progress=progress, after=after)
     if rows:
-        await _check_rows(store, report, mender, pace, progress, term)
+        await _check_rows(store, reads or store, report, mender, pace, progress, term)
 
 
 async def _check_rows(
-    store: Store, report: CheckReport, mender: Mender | None, pace: Pace, progress: Reporter, term: int
+    store: Store,
+    reads: Store,
+    report: CheckReport,
+    mender: Mender | None,
+    pace: Pace,
+    progress: Reporter,
+    term: int,
 ) -> None:
     network = await load_network(store)
     fixes = RowFixes(store, report, mender)
     coverage = {index: await _coverage(store, index, fixes) for index in _INDICES}
-    headers = Headers(store, report, mender)
+    headers = Headers(reads, report, mender)
     progress.phase("head log", None, "entries")
     head = await check_head_log(store, report, headers, mender, term)
     if head is not None:
         with KeySpillFile() as spool:
             lowest = await walk_down(store, headers, head, coverage[TIPSETS_INDEX], spool, pace=pace, progress=progress)
-            chain = ChainCheck(store, report, fixes, headers, mender, network, coverage)
+            chain = ChainCheck(reads, report, fixes, headers, mender, network, coverage)
             progress.phase("rows of tipsets", spool.count, "tipsets")
             done = 0
             for keys in groups(spool, _GROUP):
@@ -79,7 +89,7 @@ async def _check_rows(
                 await pace.step()
         if lowest is not None:
             await _check_coverage(store, fixes, coverage, chain.lacking.epochs, lowest, head)
-    await TableCheck(store, report, fixes, network).run(pace, progress)
+    await TableCheck(store, reads, report, fixes, network).run(pace, progress)
     await fixes.flush()
 
 

@@ -23,6 +23,7 @@ from typing import Final
 
 import orjson
 
+from blockstore.archive.named import archives_of
 from blockstore.bulk_load import load_objects
 from blockstore.cid import verify
 from blockstore.errors import HashMismatch, StoreError, Unfinished
@@ -145,6 +146,8 @@ class _Copy:
         for key in (MARK, COPY):
             if await self._source.row(META, b"", key) is not None:
                 raise Unfinished(f"{self._source.url} holds an import or a copy that has not ended")
+        if archives := await archives_of(self._source):
+            raise StoreError(f"{self._source.url} is not copied: objects of it are in archives ({', '.join(archives)})")
         head = await self._source.head()
         if head is None:
             raise StoreError(f"{self._source.url} holds no head yet")

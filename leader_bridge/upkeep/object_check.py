@@ -147,14 +147,17 @@ class LinkCheck:
 async def check_objects(
     store: Store,
     report: CheckReport,
+    links: LinkCheck,
     *,
     mender: Mender | None,
     pace: Pace,
     progress: Reporter,
     after: bytes = b"",
 ) -> None:
-    """Check all objects behind the position `after` of an earlier check. Errors: StoreError."""
-    links = LinkCheck(store, report, mender)
+    """Check all objects behind the position `after` of an earlier check; `links` looks below each.
+
+    Errors: StoreError.
+    """
     progress.phase("objects", object_count(store), "objects")
     async for page in object_pages(store, after):
         whole: list[StoredObject] = []

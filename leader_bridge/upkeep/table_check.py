@@ -31,8 +31,11 @@ Rows = Sequence[tuple[bytes, bytes, bytes]]
 class TableCheck:
     """Checks whole tables, a page of rows at a time."""
 
-    def __init__(self, store: Store, report: CheckReport, fixes: RowFixes, network: NetworkRecord | None) -> None:
+    def __init__(
+        self, store: Store, reads: Store, report: CheckReport, fixes: RowFixes, network: NetworkRecord | None
+    ) -> None:
         self._store = store
+        self._reads = reads
         self._report = report
         self._fixes = fixes
         self._network = network
@@ -89,11 +92,11 @@ class TableCheck:
                 cids[-1].multihash  # noqa: B018  (is it a CID?)
             except BadCid:
                 cids[-1] = Cid()
-        held = await self._store.get_many([cid.multihash for cid in cids if cid])
+        held = await self._reads.get_many([cid.multihash for cid in cids if cid])
         # messages that have aged are not held, and their rows may be
         messages = [cid for cid, raw in zip([cid for cid in cids if cid], held, strict=True) if raw is not None]
         batch = Batch()
-        await index_eth_txs(batch, Objects(self._store, cache_bytes=1 << 20), messages, self._network.eth_chain_id)
+        await index_eth_txs(batch, Objects(self._reads, cache_bytes=1 << 20), messages, self._network.eth_chain_id)
         right = {(partition, value) for _, partition, _, value in batch.puts}
         there = set(messages)
         for (partition, key, value), cid in zip(rows, cids, strict=True):

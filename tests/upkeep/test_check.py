@@ -9,6 +9,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from blockstore.archive.tier import Archives
 from blockstore.lmdb.store import LmdbStore
 from blockstore.scan import object_pages
 from blockstore.store import HEAD_LOG, LEASE, META, POST, TABLES, Batch
@@ -16,6 +17,7 @@ from chain.index.chain_index import HELD_ALL, HELD_STATE, ChainIndex
 from chain.index.coverage import Ranges
 from chain.ipld.objects import Objects
 from devnode.replay import ReplayNode
+from leader_bridge.imports.in_place import index_archives
 from leader_bridge.nodes.sources import Sources
 from leader_bridge.store.coverage import without
 from leader_bridge.upkeep.check import check_store
@@ -23,13 +25,16 @@ from leader_bridge.upkeep.damage import CheckReport, Kind
 from leader_bridge.upkeep.repair import Mender, StoreFetcher
 from rpc.client.client import NodeClient
 from rpc.client.node_info import parse_node_info
+from tests.archive.files import forest_of
 from tests.support.processes import run_follower
+from tests.support.recorded import recorded
 from tests.upkeep.damages import (
     DAMAGES,
     TOGETHER,
     Damaging,
     everything,
     flipped_byte,
+    row_number,
     state_that_is_not_there,
     tipset_at,
 )
@@ -142,6 +147,25 @@ def test_a_repair_needs_a_source(tmp_path: Path) -> None:
     done = run_follower("store", "check", "--repair", "--store", f"lmdb://{tmp_path}")
     assert done.returncode == 2
     assert "needs a source" in done.stderr
+
+
+@pytest.mark.recorded
+async def test_objects_of_archives_count_as_held(tmp_path: Path) -> None:
+    file = forest_of(recorded("devnet/chain.car.zst"), tmp_path / "chain.forest.car.zst")
+    store = await LmdbStore.open(tmp_path / "rows")
+    archives = await Archives.open([str(file)])
+    await index_archives(store, archives, network_file=recorded("devnet/network.json"))
+    await archives.close()
+    partition, key, _ = await row_number(store, POST, 400)
+    await store.write(Batch(deletes=[(POST, partition, key)]))
+    await store.close()
+    arguments = ["store", "check", "--store", store.url, "--percent", "100"]
+    done = await asyncio.to_thread(run_follower, *arguments)
+    assert done.returncode == 2
+    assert f"--archive {file}" in done.stderr
+    done = await asyncio.to_thread(run_follower, *arguments, "--archive", str(file))
+    assert done.returncode == 1
+    assert "1 damages, 0 mended" in done.stdout
 
 
 @pytest.mark.recorded

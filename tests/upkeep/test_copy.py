@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import random
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import orjson
 import pytest
 
 from blockstore.cassandra.store import CassandraStore
-from blockstore.errors import StoreError, Unfinished
+from blockstore.errors import StoreError, StoreUnavailable, Unfinished
 from blockstore.lmdb.store import LmdbStore
 from blockstore.store import HEAD_LOG, LEASE, META, TABLES, Batch, Store
 from devnode.replay import start_replay
@@ -128,29 +129,40 @@ async def test_the_first_store_goes_on_meanwhile(tmp_path: Path, target: LmdbSto
     await source.close()
 
 
-@pytest.mark.long
+async def reached(url: Path, step: str) -> None:
+    """Wait until a copy has written a page of a step."""
+    while True:
+        try:
+            target = await LmdbStore.open(url, readonly=True)
+        except StoreUnavailable:
+            await asyncio.sleep(0.01)
+            continue
+        value = await target.row(META, b"", COPY)
+        await target.close()
+        if value is not None and (state := orjson.loads(value))["step"] == step and state["position"]:
+            return
+        await asyncio.sleep(0.01)
+
+
 @pytest.mark.recorded
 async def test_a_killed_copy_goes_on(devnet_folder: Path, tmp_path: Path) -> None:
-    """kill -9 at moments by chance, until one run comes to its end."""
-    command = [sys.executable, "-m", "follower.cli", "store", "copy", f"lmdb://{devnet_folder}", f"lmdb://{tmp_path}/b"]
-    rng = random.Random(15)
-    kills = 0
-    while True:
+    """kill -9 in several steps."""
+    copy = tmp_path / "b"
+    command = [sys.executable, "-m", "follower.cli", "store", "copy", f"lmdb://{devnet_folder}", f"lmdb://{copy}"]
+    for step in ("event_postings", "objects"):
         process = subprocess.Popen(
-            [*command, "--percent", "30"], cwd=ROOT, env=clean_environment({}), stdout=subprocess.PIPE, text=True
+            [*command, "--percent", "8"], cwd=ROOT, env=clean_environment({}), stderr=subprocess.DEVNULL
         )
-        try:
-            out, _ = await asyncio.to_thread(process.communicate, timeout=rng.uniform(0.8, 2.0) if kills < 4 else 120)
-            break
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            kills += 1
-    assert process.returncode == 0
-    assert "copied 20,233 objects" in out
-    assert kills >= 2
+        async with asyncio.timeout(60):
+            await reached(copy, step)
+        process.kill()
+        assert await asyncio.to_thread(process.wait) == -signal.SIGKILL
+    done = await asyncio.to_thread(run_follower, *command[3:], "--percent", "100")
+    assert done.returncode == 0, done.stderr
+    assert "an earlier copy stopped here: going on with objects" in done.stderr
+    assert "copied 20,233 objects" in done.stdout
     source = await LmdbStore.open(devnet_folder, readonly=True)
-    target = await LmdbStore.open(tmp_path / "b")
+    target = await LmdbStore.open(copy)
     await assert_copied(source, target)
     await source.close()
     await target.close()

@@ -34,6 +34,9 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
 async def _check(settings: Settings, args: argparse.Namespace) -> int:
     import orjson
 
+    from blockstore.archive.named import archives_of
+    from follower.archives import opened_archives
+    from leader_bridge.imports.archive_view import ArchiveView
     from leader_bridge.imports.progress import reporting
     from leader_bridge.upkeep.check import check_store
     from leader_bridge.upkeep.damage import CheckReport
@@ -44,8 +47,15 @@ async def _check(settings: Settings, args: argparse.Namespace) -> int:
     report = CheckReport(tell=None if args.json else lambda damage: print(damage, flush=True))
     async with (
         opened_store(settings, readonly=not args.repair) as store,
+        opened_archives(settings) as archives,
         _mender(settings, args, store) as (mender, term),
     ):
+        lacking = [] if archives is not None else await archives_of(store)
+        if lacking:
+            raise CannotRun(
+                f"rows of the store lead to objects of archives: name them by --archive {','.join(lacking)}"
+            )
+        reads = None if archives is None else ArchiveView(store, archives, await archives.all(), trusted=True)
         with reporting() as progress:
             await check_store(
                 store,
@@ -57,6 +67,7 @@ async def _check(settings: Settings, args: argparse.Namespace) -> int:
                 rows=args.only in (None, "rows"),
                 after=args.after,
                 term=term,
+                reads=reads,
             )
     if args.json:
         told = {"store": settings.shown("store"), "whole": not report.open, **report.to_json()}
