@@ -50,7 +50,8 @@ async def _check(settings: Settings, args: argparse.Namespace) -> int:
         opened_archives(settings) as archives,
         _mender(settings, args, store) as (mender, term),
     ):
-        lacking = [] if archives is not None else await archives_of(store)
+        needs_archives = archives is None and args.only != "objects"
+        lacking = await archives_of(store) if needs_archives else []
         if lacking:
             raise CannotRun(
                 f"rows of the store lead to objects of archives: name them by --archive {','.join(lacking)}"
