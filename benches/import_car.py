@@ -1,10 +1,16 @@
 """Import of a made-up CAR of realistic sizes: MB/s and objects/s, with and without indices, wall and CPU time.
 
-    python -m benches.import_car [--gigabytes 2] [--zstd] [--folder DIR] [--check]
+    python -m benches.import_car [--gigabytes 2] [--zstd] [--folder DIR] [--memory-mb 0]
+    python -m benches.import_car --gigabytes 10 --make big.car
+    python -m benches.import_car --file big.car [--only objects] [--memory-mb 0] [--cgroup-mb 2048]
 
 The CAR holds a chain of epochs as busy as mainnet's: 20,000 new state objects each (mean about a kilobyte:
 small actor records and messages, nodes of HAMTs and AMTs with links to new and old objects, sector infos with
 commitments), five blocks with real messages in AMTs. It is written parents first, as an export walks.
+
+`--memory-mb` is the setting `import_memory_mb` (0: every file is sorted, -1: none is). `--cgroup-mb` moves the import
+into a memory cgroup of version 1 with such a limit, which counts the page cache too (as root). A file of `--file`
+needs `FILE.network.json` beside it, which `--make` writes. Each import says its rate in each tenth of a phase.
 """
 
 from __future__ import annotations
@@ -33,6 +39,7 @@ from chain.ipld.amt import amt_build
 from chain.ipld.dag_cbor import encode
 from chain.message import Message, SignedMessage, encode_message, encode_signed_message
 from leader_bridge.imports.importer import ImportReport, import_car
+from leader_bridge.imports.progress import Reporter, Silent
 
 STATE_OBJECTS: Final = 20_000
 MESSAGES: Final = 200
@@ -200,12 +207,58 @@ def _cpu() -> float:
     return sum(resource.getrusage(kind).ru_utime + resource.getrusage(kind).ru_stime for kind in kinds)
 
 
-async def _one(path: Path, network: Path, folder: Path, index: bool, process: bool | None) -> ImportReport:
-    store = await open_store(f"lmdb://{folder}", bulk=True)
+class Tenths(Silent):
+    """Remembers when each phase of an import was how far."""
+
+    def __init__(self) -> None:
+        self._phases: list[tuple[str, int | None, list[tuple[float, int]]]] = []
+
+    def phase(self, what: str, total: int | None, unit: str) -> None:
+        self._phases.append((what, total, [(time.perf_counter(), 0)]))
+
+    def at(self, done: int, note: str = "") -> None:
+        if self._phases:
+            self._phases[-1][2].append((time.perf_counter(), done))
+
+    def lines(self) -> Iterator[str]:
+        """For each phase its seconds, and the rate in each tenth of it in units a second."""
+        ends = [points[0][0] for _, _, points in self._phases[1:]] + [time.perf_counter()]
+        for (what, total, points), end in zip(self._phases, ends, strict=True):
+            rates = []
+            for tenth in range(10) if total else ():
+                low, high = total * tenth / 10, total * (tenth + 1) / 10
+                inside = [point for point in points if low <= point[1] <= high]
+                if len(inside) > 1 and inside[-1][0] > inside[0][0]:
+                    rate = (inside[-1][1] - inside[0][1]) / (inside[-1][0] - inside[0][0])
+                    rates.append(f"{rate / 1e6:.0f}" if rate > 1e5 else f"{rate:.1f}")
+            yield f"    {what:8} {end - points[0][0]:7.1f} s   {' '.join(rates)}"
+
+
+async def _one(
+    path: Path, network: Path, folder: Path, index: bool, process: bool | None, memory: int, progress: Reporter
+) -> ImportReport:
+    store = await open_store(f"lmdb://{folder / 'store'}", bulk=True)
     try:
-        return await import_car(store, path, network_file=network, index=index, process=process)
+        return await import_car(
+            store,
+            path,
+            network_file=network,
+            index=index,
+            process=process,
+            folder=folder / "import",
+            sort_above=None if memory < 0 else memory << 20,
+            progress=progress,
+        )
     finally:
         await store.close()
+
+
+def limit_memory(megabytes: int) -> None:
+    """Move this process into a cgroup of its own with so much memory, page cache included. Errors: OSError."""
+    group = Path("/sys/fs/cgroup/memory") / f"import-bench-{os.getpid()}"
+    group.mkdir()
+    (group / "memory.limit_in_bytes").write_text(str(megabytes << 20))
+    (group / "cgroup.procs").write_text(str(os.getpid()))
 
 
 def compress(source: Path, target: Path) -> None:
@@ -214,15 +267,9 @@ def compress(source: Path, target: Path) -> None:
         zstandard.ZstdCompressor(level=3, threads=2).copy_stream(plain, out)
 
 
-def run(size: int, folder: Path, zstd: bool, say: Any = print) -> list[dict[str, Any]]:
-    """Make the CAR, import it both ways; one result each."""
-    path = folder / "made.car"
-    _, objects, length = make_car(path, size)
-    say(f"made {length / 1e9:.2f} GB, {objects:,} objects, mean {length / objects:,.0f} bytes")
-    if zstd:
-        compress(path, folder / "made.car.zst")
-        path = folder / "made.car.zst"
-    network = folder / "network.json"
+def write_network(path: Path) -> Path:
+    """The network file of a made chain, beside it."""
+    network = path.with_name(path.name + ".network.json")
     record = {
         "network_name": "made",
         "address_prefix": "t",
@@ -231,29 +278,48 @@ def run(size: int, folder: Path, zstd: bool, say: Any = print) -> list[dict[str,
         "upgrades": [{"height": -1, "network_version": 22}],
     }
     network.write_bytes(orjson.dumps(record))
-    results: list[dict[str, Any]] = []
-    for index in (False, True):
-        with tempfile.TemporaryDirectory(dir=folder) as made:
-            taken: dict[str, float] = {}
-            with measured(taken):
-                report = asyncio.run(_one(path, network, Path(made), index, None))
-        assert report.objects >= 0.9 * objects, report
-        result = {
-            "indices": index,
-            "MB/s": round(length / 1e6 / taken["wall"], 1),
-            "objects/s": round(objects / taken["wall"]),
-            "wall_s": round(taken["wall"], 2),
-            "cpu_s": round(taken["cpu"], 2),
-            "tipsets": report.tipsets,
-            "closed": report.closed,
-        }
-        results.append(result)
-        name = "import, with indices" if index else "import, objects only"
-        say(
-            f"{name:22} {result['MB/s']:8.1f} MB/s {result['objects/s']:10,} objects/s "
-            f"{result['wall_s']:7.1f} s wall {result['cpu_s']:7.1f} s CPU"
-        )
-    return results
+    return network
+
+
+def run(size: int, folder: Path, zstd: bool, say: Any = print, memory: int = -1) -> list[dict[str, Any]]:
+    """Make the CAR, import it both ways; one result each."""
+    path = folder / "made.car"
+    _, objects, length = make_car(path, size)
+    say(f"made {length / 1e9:.2f} GB, {objects:,} objects, mean {length / objects:,.0f} bytes")
+    if zstd:
+        compress(path, folder / "made.car.zst")
+        path = folder / "made.car.zst"
+    network = write_network(path)
+    return [measure(path, network, folder, index, memory, length, say) for index in (False, True)]
+
+
+def measure(
+    path: Path, network: Path, folder: Path, index: bool, memory: int, length: int, say: Any = print
+) -> dict[str, Any]:
+    """Import a file of `length` bytes of objects once. The store is deleted afterwards."""
+    tenths = Tenths()
+    with tempfile.TemporaryDirectory(dir=folder) as made:
+        taken: dict[str, float] = {}
+        with measured(taken):
+            report = asyncio.run(_one(path, network, Path(made), index, None, memory, tenths))
+        size = (Path(made) / "store" / "data.mdb").stat().st_size
+    result = {
+        "indices": index,
+        "MB/s": round(length / 1e6 / taken["wall"], 1),
+        "objects/s": round(report.objects / taken["wall"]),
+        "wall_s": round(taken["wall"], 2),
+        "cpu_s": round(taken["cpu"], 2),
+        "tipsets": report.tipsets,
+        "closed": report.closed,
+    }
+    name = "import, with indices" if index else "import, objects only"
+    say(
+        f"{name:22} {result['MB/s']:8.1f} MB/s {result['objects/s']:10,} objects/s "
+        f"{result['wall_s']:7.1f} s wall {result['cpu_s']:7.1f} s CPU, store {size / 1e9:.2f} GB"
+    )
+    for line in tenths.lines():
+        say(line)
+    return result
 
 
 def main() -> None:
@@ -262,9 +328,27 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=2.0)
     parser.add_argument("--zstd", action="store_true", help="import the compressed form")
     parser.add_argument("--folder", type=Path, help="where to put the CAR and the stores (a temporary folder)")
+    parser.add_argument("--make", type=Path, metavar="FILE", help="make the CAR, and end")
+    parser.add_argument("--file", type=Path, help="import this CAR, plain and made by --make")
+    parser.add_argument("--only", choices=("objects", "indices"), help="with --file: import it once")
+    parser.add_argument("--memory-mb", type=int, default=-1, metavar="N", help="sort larger files; -1: none")
+    parser.add_argument("--cgroup-mb", type=int, metavar="N", help="limit memory and page cache to N MiB")
     args = parser.parse_args()
+    if args.make:
+        _, objects, length = make_car(args.make, int(args.gigabytes * 1e9))
+        write_network(args.make)
+        print(f"made {length / 1e9:.2f} GB, {objects:,} objects, mean {length / objects:,.0f} bytes")
+        return
+    if args.cgroup_mb:
+        limit_memory(args.cgroup_mb)
     with tempfile.TemporaryDirectory(dir=args.folder, prefix="import-bench-") as folder:
-        run(int(args.gigabytes * 1e9), Path(folder), args.zstd)
+        if args.file:
+            network = args.file.with_name(args.file.name + ".network.json")
+            for index in (False, True):
+                if args.only != ("objects" if index else "indices"):
+                    measure(args.file, network, Path(folder), index, args.memory_mb, args.file.stat().st_size)
+        else:
+            run(int(args.gigabytes * 1e9), Path(folder), args.zstd, memory=args.memory_mb)
         os.sync()
 
 

@@ -136,6 +136,13 @@ SETTINGS: Final = (
         "Where an import keeps its files while it runs; empty: in an LMDB store's folder, for other stores here.",
     ),
     Setting(
+        "import_memory_mb",
+        whole_number(0, 1 << 30),
+        0,
+        ("import",),
+        "The size of a file, in MiB, above which an LMDB store gets it in key order; 0: a quarter of the memory.",
+    ),
+    Setting(
         "download_timeout_seconds",
         number(0.1, 3600),
         60.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,11 @@ def _folder(settings: Settings, name: str) -> Path:
     return Path(path if scheme == "lmdb" else ".") / name
 
 
+def _sort_above(megabytes: int) -> int:
+    """Bytes of the largest file that is stored as it comes. `megabytes` 0: a quarter of the machine's memory."""
+    return megabytes << 20 or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+
+
 async def _import(settings: Settings, args: argparse.Namespace) -> int:
     from blockstore.open import open_store
     from leader_bridge.imports.download import DownloadOptions
@@ -54,7 +60,8 @@ async def _import(settings: Settings, args: argparse.Namespace) -> int:
         "index": not args.no_index,
         "lease_seconds": settings["lease_seconds"],
         "policy": Policy(settings["keep_state_epochs"], settings["keep_message_epochs"], settings["keep_index_epochs"]),
-        "folder": _folder(settings, "undecided"),
+        "folder": _folder(settings, "import"),
+        "sort_above": _sort_above(settings["import_memory_mb"]),
     }
     shared = replace(shared_options(settings), may_create_tables=True)
     store = await open_store(settings["store"], map_size=settings["map_size_gb"] << 30, bulk=True, shared=shared)

@@ -24,7 +24,7 @@ from chain.network import load_network
 from chain.tipset import Tipset, TipsetKey
 from leader_bridge.exports.seen_objects import IN_MEMORY, SeenObjects
 from leader_bridge.exports.walk import Scope, SnapshotWalk
-from leader_bridge.imports.importer import MARK
+from leader_bridge.imports.import_state import MARK
 from leader_bridge.imports.progress import Reporter, Silent
 
 #: states that a full node wants at least: finality

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -36,17 +36,17 @@ from chain.network import NetworkRecord, load_network, save_network
 from chain.tipset import TipsetKey
 from leader_bridge.follow.lease import hold_lease
 from leader_bridge.imports.file_network import check_network_file, network_of_file
+from leader_bridge.imports.import_state import MARK, PROGRESS, ImportState, load_state
 from leader_bridge.imports.index import Indexer, is_heavier, load_tipset, publish_head
 from leader_bridge.imports.progress import Reporter, Silent
 from leader_bridge.imports.recent_objects import Recent
+from leader_bridge.imports.sorted_import import begin_sorting, store_sorted
+from leader_bridge.imports.sorted_runs import SortedRuns
 from leader_bridge.imports.spill_file import KeySpillFile
 from leader_bridge.imports.undecided import Undecided
 from leader_bridge.retention.policy import ARCHIVE, Policy
 from leader_bridge.store.unfinished_copy import refuse_unfinished_copy
 
-#: the mark of a store that is not to be served yet, and how far its import is
-MARK: Final = b"import"
-PROGRESS: Final = b"import_progress"
 #: files larger than this are read by a process of their own
 _WORTH_A_PROCESS: Final = 24 << 20
 #: tipsets indexed in one batch of rows
@@ -97,47 +97,6 @@ class ImportReport:
     published: bool = False
 
 
-@dataclass(slots=True)
-class _State:
-    """The progress row."""
-
-    fingerprint: str
-    head: list[str]
-    offset: int = 0
-    whole: bool = False
-    indexed: str = ""
-    objects: int = 0
-    #: what `Undecided` knows
-    head_height: int = -1
-    is_head_seen: bool = False
-    is_below: bool = False
-    is_aside: bool = False
-
-    def restart(self) -> None:
-        """Begin at the first byte again."""
-        self.offset, self.whole, self.indexed = 0, False, ""
-        self.head_height, self.is_head_seen, self.is_below, self.is_aside = -1, False, False, False
-
-    def note(self, undecided: Undecided) -> None:
-        """Remember how the policy has divided the file so far."""
-        self.head_height, self.is_head_seen = undecided.head_height, undecided.is_head_seen
-        self.is_below, self.is_aside = undecided.is_below, undecided.is_used
-
-    def put(self, batch: Batch) -> None:
-        value = {name: getattr(self, name) for name in self.__slots__}
-        batch.put(META, b"", PROGRESS, orjson.dumps(value))
-
-
-async def _load_state(store: Store) -> _State | None:
-    value = await store.row(META, b"", PROGRESS)
-    if value is None:
-        return None
-    try:
-        return _State(**orjson.loads(value))
-    except TypeError:
-        return None  # another version's: the import begins anew over what is stored
-
-
 async def import_car(
     store: Store,
     path: str | Path,
@@ -151,6 +110,7 @@ async def import_car(
     arriving: Arriving | None = None,
     policy: Policy = ARCHIVE,
     folder: Path | None = None,
+    sort_above: int | None = None,
 ) -> ImportReport:
     """Import the CAR file `path` (`-`: standard input) into `store`. Continue where an earlier import of it stopped.
 
@@ -160,7 +120,8 @@ async def import_car(
     import leads while it runs and renews the lease (`lease_seconds`): bridges stand by. `arriving`: `path` is still
     being downloaded. Its objects are stored as they come; nothing is indexed before its hash is verified. `policy`:
     states and messages that it would drop are not stored (with `index=False` it is not obeyed: nothing tells epochs).
-    `folder`: where undecided objects wait (`undecided.py`); without one, a killed import may begin anew.
+    `folder`: where undecided objects wait (`undecided.py`); without one, a killed import may begin anew. `sort_above`:
+    files of more bytes are sorted in `folder` first (`sorted_runs.py`), where the store is LMDB and holds no object.
 
     Errors: what `arriving` raises, BadCar (what was stored before the offset stays; call again when the file is whole),
     WrongNetwork (no row is written), BadRequest (the network is not known, or its file is malformed), BadObject (a
@@ -170,7 +131,7 @@ async def import_car(
     async with hold_lease(store, "import", lease_seconds) as term:
         work = _Import(store, path, progress or Silent(), network_file, term, arriving)
         try:
-            return await work.run(index, actor_code, process, policy if index else ARCHIVE, folder)
+            return await work.run(index, actor_code, process, policy if index else ARCHIVE, folder, sort_above)
         finally:
             await work.close()
 
@@ -198,22 +159,39 @@ class _Import:
         self._policy = ARCHIVE
         self._folder: Path | None = None
         self._undecided: Undecided | None = None
+        self._runs: SortedRuns | None = None
+        self._sort_above: int | None = None
+        self._closes = True
 
     async def close(self) -> None:
         """Close what the import has opened beside the store."""
         if self._undecided is not None:
             await self._undecided.close()
+        if self._folder is not None:
+            with suppress(OSError):
+                self._folder.rmdir()  # nothing waits there
 
     async def run(
-        self, index: bool, actor_code: bool, process: bool | None, policy: Policy, folder: Path | None
+        self,
+        index: bool,
+        actor_code: bool,
+        process: bool | None,
+        policy: Policy,
+        folder: Path | None,
+        sort_above: int | None = None,
     ) -> ImportReport:
-        self._policy, self._folder = policy, folder
+        self._policy, self._folder, self._sort_above, self._closes = policy, folder, sort_above, index
         record = await load_network(self._store)
         check_network_file(self._network_file, record)
         if has_per_object_cost(self._store) and index and policy == ARCHIVE and await self._store.head() is None:
             self._recent = Recent()
         state = await self._objects(process)
         await self._verify_download(state)
+        if self._runs is not None:
+            await store_sorted(self._store, self._runs, self._progress)
+            state.is_sorted = False
+            await self._save(state)
+            self._runs.remove()
         report = self._report
         if not index:
             await self._clear()
@@ -244,7 +222,7 @@ class _Import:
         if self._undecided is not None:
             await self._undecided.remove()
 
-    async def _verify_download(self, state: _State) -> None:
+    async def _verify_download(self, state: ImportState) -> None:
         if self._arriving is None:
             return
         try:
@@ -257,12 +235,13 @@ class _Import:
 
     # --- objects -----------------------------------------------------------------------------------
 
-    async def _objects(self, process: bool | None) -> _State:
+    async def _objects(self, process: bool | None) -> ImportState:
         """Store the objects of the file, from where an earlier import of it stopped."""
-        before = await _load_state(self._store)
+        before = await load_state(self._store)
         await self._open_undecided(before)
+        await self._resume_runs(before)
         resume = None if before is None else Resume(before.fingerprint, before.offset)
-        state: _State | None = None
+        state: ImportState | None = None
         report = self._report
         try:
             async with aclosing(self._fed(resume, process)) as items:
@@ -279,7 +258,11 @@ class _Import:
                             if self._undecided is not None:
                                 levels, loose = await self._undecided.divide(item, state.fingerprint)
                                 state.note(self._undecided)
-                            await load_objects(self._store, levels, loose)
+                            if self._runs is not None:
+                                leaves = levels[0] if levels else []
+                                await asyncio.to_thread(self._runs.add, leaves, loose, item.offset, item.size)
+                            else:
+                                await load_objects(self._store, levels, loose)
                             if self._recent is not None:
                                 self._recent.add(levels, loose)
                             report.objects += item.count
@@ -307,7 +290,7 @@ class _Import:
         batch.delete(META, b"", MARK)
         await self._store.write(batch)
 
-    async def _begin(self, opened: Opened, before: _State | None) -> _State:
+    async def _begin(self, opened: Opened, before: ImportState | None) -> ImportState:
         """Mark the store as not to be served, unless it has a head already: additions to a whole chain do no harm."""
         self._report.resumed_at = opened.start
         if before is not None and before.fingerprint == opened.fingerprint:
@@ -315,9 +298,10 @@ class _Import:
             if opened.start:
                 self._progress.say(f"an earlier import stopped here: going on at byte {opened.start:,} of the stream")
         else:
-            state = _State(opened.fingerprint, [str(cid) for cid in opened.head])
+            state = ImportState(opened.fingerprint, [str(cid) for cid in opened.head])
             if self._undecided is not None:
                 await self._undecided.remove()  # another file's
+            await self._begin_runs(state, opened)
         if self._undecided is not None:
             self._undecided.head = frozenset(cid.multihash for cid in opened.head)
         batch = Batch()
@@ -354,11 +338,12 @@ class _Import:
             raise
         child.complete()
 
-    async def _open_undecided(self, before: _State | None) -> None:
+    async def _open_undecided(self, before: ImportState | None) -> None:
         """Prepare for what the policy leaves out; let the import begin anew where an earlier run's part is lost."""
         if self._policy.state is None and self._policy.messages is None and (before is None or not before.is_aside):
             return
-        self._undecided = aside = Undecided(self._store, self._policy, self._folder)
+        folder = None if self._folder is None else self._folder / "undecided"
+        self._undecided = aside = Undecided(self._store, self._policy, folder)
         entry = await self._store.head()
         aside.head_height = -1 if entry is None else entry.head.height
         if before is None or not await aside.resume(before.fingerprint, is_used=before.is_aside):
@@ -368,7 +353,32 @@ class _Import:
         aside.head_height = max(aside.head_height, before.head_height)
         aside.is_head_seen, aside.is_below = before.is_head_seen, before.is_below
 
-    async def _save(self, state: _State) -> None:
+    def _sorted_folder(self) -> Path:
+        return (self._folder or Path()) / "sorted"
+
+    async def _resume_runs(self, before: ImportState | None) -> None:
+        """Go on with sorted runs. They know better than the store how far they are."""
+        if before is None or not before.is_sorted:
+            return
+        folder = self._sorted_folder()
+        self._runs = await asyncio.to_thread(SortedRuns.resume, folder, before.fingerprint, closes=self._closes)
+        if self._runs is None:
+            before.restart()
+        else:
+            before.offset, before.objects = self._runs.offset, self._runs.objects
+
+    async def _begin_runs(self, state: ImportState, opened: Opened) -> None:
+        self._runs = None
+        if self._folder is None or self._sort_above is None:
+            return
+        size = opened.size if self._arriving is None else self._arriving.size
+        folder, mark, above = self._sorted_folder(), opened.fingerprint, self._sort_above
+        self._runs = await begin_sorting(
+            self._store, folder, mark, size, above, closes=self._closes, progress=self._progress
+        )
+        state.is_sorted = self._runs is not None
+
+    async def _save(self, state: ImportState) -> None:
         batch = Batch()
         state.put(batch)
         await self._store.write(batch)
@@ -405,7 +415,7 @@ class _Import:
 
     # --- chain -------------------------------------------------------------------------------------
 
-    async def _down(self, head: TipsetKey, state: _State, spool: KeySpillFile) -> Cid | None:
+    async def _down(self, head: TipsetKey, state: ImportState, spool: KeySpillFile) -> Cid | None:
         """Write the keys from the head down to the first indexed tipset, or to the bottom, into a file.
 
         Returns the genesis block.
@@ -439,7 +449,7 @@ class _Import:
             if spool.count % 1000 == 0:
                 await asyncio.sleep(0)
 
-    async def _up(self, spool: KeySpillFile, state: _State, network: NetworkRecord, actor_code: bool) -> None:
+    async def _up(self, spool: KeySpillFile, state: ImportState, network: NetworkRecord, actor_code: bool) -> None:
         """Close and index the tipsets, from the oldest to the head."""
         indexer = Indexer(
             self._store,

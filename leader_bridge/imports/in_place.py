@@ -15,7 +15,8 @@ from blockstore.archive.tier import Archives
 from blockstore.store import META, Batch, Store
 from leader_bridge.follow.lease import hold_lease
 from leader_bridge.imports.archive_view import ArchiveView
-from leader_bridge.imports.importer import MARK, ImportReport, _Import, _load_state, _State
+from leader_bridge.imports.import_state import MARK, ImportState, load_state
+from leader_bridge.imports.importer import ImportReport, _Import
 from leader_bridge.imports.progress import Reporter, Silent
 from leader_bridge.retention.policy import ARCHIVE
 
@@ -39,24 +40,24 @@ async def index_archives(
     view = ArchiveView(store, archives, await archives.all(), trusted=trusted)
     async with hold_lease(store, "import", lease_seconds) as term:
         work = _InPlace(view, ", ".join(archives.names), progress or Silent(), network_file, term, None)
-        work.begin_with(_State(first.fingerprint, [str(cid) for cid in first.head]), archives.names)
+        work.begin_with(ImportState(first.fingerprint, [str(cid) for cid in first.head]), archives.names)
         return await work.run(index=True, actor_code=actor_code, process=False, policy=ARCHIVE, folder=None)
 
 
 class _InPlace(_Import):
     """An import whose objects are there already."""
 
-    _new: _State
+    _new: ImportState
     _names: list[str]
 
-    def begin_with(self, state: _State, names: list[str]) -> None:
+    def begin_with(self, state: ImportState, names: list[str]) -> None:
         """What the progress row says at first, and the archives' names."""
         self._new = state
         self._names = names
 
-    async def _objects(self, process: bool | None) -> _State:
+    async def _objects(self, process: bool | None) -> ImportState:
         store, state = self._store, self._new
-        before = await _load_state(store)
+        before = await load_state(store)
         if before is not None and before.fingerprint == state.fingerprint:
             state = before
             if state.indexed:

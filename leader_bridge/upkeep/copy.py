@@ -50,7 +50,7 @@ from chain.network import load_network, save_network
 from chain.tipset import TipsetKey
 from leader_bridge.follow.head_rules import FINAL
 from leader_bridge.follow.lease import hold_lease
-from leader_bridge.imports.importer import MARK, PROGRESS
+from leader_bridge.imports.import_state import MARK, PROGRESS
 from leader_bridge.imports.index import publish_head
 from leader_bridge.imports.progress import Reporter, Silent
 from leader_bridge.store.backfill_floor import load_floor, save_floor

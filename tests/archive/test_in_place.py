@@ -28,7 +28,8 @@ from follower.cli import main
 from follower.settings import load_settings
 from follower.worker import open_sources
 from leader_bridge.imports import importer
-from leader_bridge.imports.importer import MARK, import_car
+from leader_bridge.imports.import_state import MARK
+from leader_bridge.imports.importer import import_car
 from leader_bridge.imports.in_place import index_archives
 from leader_bridge.nodes.archive_fetcher import ArchiveFetcher
 from leader_bridge.nodes.sources import Fetched

@@ -18,7 +18,8 @@ from blockstore.lmdb.store import LmdbStore
 from blockstore.store import HEAD_LOG, LEASE, META, TABLES, Batch, Store
 from devnode.replay import start_replay
 from leader_bridge.bridge import Bridge
-from leader_bridge.imports.importer import MARK, import_car
+from leader_bridge.imports.import_state import MARK
+from leader_bridge.imports.importer import import_car
 from leader_bridge.settings import BridgeSettings
 from leader_bridge.store.unfinished_copy import COPY
 from leader_bridge.upkeep.check import check_store

@@ -1,8 +1,8 @@
 """An import in a process of its own, to be killed: a line on standard output at each step.
 
-python -m tests.bridge.imports.import_child STORE CAR NETWORK_FILE [EPOCHS FOLDER]
+python -m tests.bridge.imports.import_child STORE CAR NETWORK_FILE [EPOCHS FOLDER [SORT]]
 
-EPOCHS: how many the policy keeps; FOLDER: where undecided objects wait.
+EPOCHS: how many the policy keeps (empty: all). FOLDER: what the import keeps while it runs. SORT: `sort_above`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class Steps:
         print(text, flush=True)
 
 
-async def run(url: str, car: str, network: str, epochs: str = "", folder: str = "") -> None:
+async def run(
+    url: str, car: str, network: str, epochs: str = "", folder: str = "", sort: str = ""
+) -> None:
     """Import with small batches, so that there is much to be killed in."""
     blockstore.car.batches.BATCH_BYTES = 1 << 20
     leader_bridge.imports.importer.GROUP = 48
@@ -50,6 +52,7 @@ async def run(url: str, car: str, network: str, epochs: str = "", folder: str = 
         progress=Steps(),
         policy=Policy(kept, kept, kept),
         folder=Path(folder) if folder else None,
+        sort_above=int(sort) if sort else None,
     )
     await store.close()
     print(f"done {report.resumed_at}", flush=True)

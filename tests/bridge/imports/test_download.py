@@ -27,7 +27,8 @@ from blockstore.store import META, Store
 from chain.errors import BadRequest
 from leader_bridge.imports.download import Download, DownloadOptions, shown_url
 from leader_bridge.imports.fetched import import_from_url
-from leader_bridge.imports.importer import MARK, PROGRESS, import_car
+from leader_bridge.imports.import_state import MARK, PROGRESS
+from leader_bridge.imports.importer import import_car
 from leader_bridge.imports.progress import Lines
 from tests.bridge.imports.file_server import FileServer
 from tests.support.bridge.imported import check_whole, contents

@@ -17,7 +17,8 @@ import pytest
 from blockstore.memory import MemoryStore
 from blockstore.open import open_store
 from blockstore.store import META
-from leader_bridge.imports.importer import MARK, import_car
+from leader_bridge.imports.import_state import MARK
+from leader_bridge.imports.importer import import_car
 from leader_bridge.imports.progress import Lines
 from tests.support.bridge.imported import check_whole, contents
 from tests.support.paths import ROOT

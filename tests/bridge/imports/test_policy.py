@@ -26,7 +26,8 @@ from chain.tipset import TipsetKey
 from follower.commands.comparison import judge as judge_answer
 from follower.commands.comparison import read_records
 from follower.head import StoreHeads
-from leader_bridge.imports.importer import MARK, PROGRESS, import_car
+from leader_bridge.imports.import_state import MARK, PROGRESS
+from leader_bridge.imports.importer import import_car
 from leader_bridge.imports.progress import Silent
 from leader_bridge.imports.undecided import Epochs, Undecided, read_header
 from leader_bridge.retention.policy import ARCHIVE, Policy

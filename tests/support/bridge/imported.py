@@ -21,7 +21,7 @@ from chain.ipld.objects import Objects
 from chain.network import load_network
 from chain.tipset import TipsetKey
 from leader_bridge.imports.closing import verify_closed
-from leader_bridge.imports.importer import MARK, PROGRESS
+from leader_bridge.imports.import_state import MARK, PROGRESS
 from leader_bridge.store.coverage import MESSAGES_INDEX, TIPSETS_INDEX
 
 NETWORK: dict[str, Any] = {
