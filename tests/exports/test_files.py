@@ -130,6 +130,8 @@ async def test_a_killed_export_leaves_one_file_that_the_next_one_writes_over(tmp
             await asyncio.to_thread(child.stdout.readline)
         child.send_signal(signal.SIGKILL)
     assert [path.name for path in out.iterdir()] == ["a.car.tmp"]
+    with (out / "a.car.tmp").open("ab") as left:
+        left.write(b"whatever it had written")
     report = await export_snapshot(store, out / "a.car", await snapshot_scope(store, state_roots=1000, lowest=1))
     assert sorted(path.name for path in out.iterdir()) == ["a.car", "a.car.sha256sum"]
     assert len(list(iter_car(out / "a.car"))) == report.objects

@@ -93,6 +93,15 @@ async def test_states_and_messages_end_where_they_are_said_to(
     assert set(found) == expected(store, scope)
 
 
+async def test_a_difference_leaves_out_the_state_of_the_genesis_too(recorded_store: StoreOf, tmp_path: Path) -> None:
+    store = await recorded_store("devnet")
+    scope = replace(await snapshot_scope(store, state_roots=ALL, base=2), base_states=0)
+    await export_snapshot(store, tmp_path / "diff.car", scope)
+    genesis = headers(store, scope.head.key)[-1]
+    assert genesis.height == 0
+    assert not tree(store, genesis.parent_state_root) & set(cids_of(tmp_path / "diff.car"))
+
+
 async def test_base_and_difference_are_together_what_a_snapshot_is(recorded_store: StoreOf, tmp_path: Path) -> None:
     store = await recorded_store("devnet")
     base = await snapshot_scope(store, state_roots=60, tipset=1000)
