@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import random
 import resource
-import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -55,7 +54,6 @@ def remember(count: int, folder: Path) -> None:
     """Add keys to a set that spills, with questions for earlier ones between."""
     rng = random.Random(1)
     prefix = b"\x01\x71\xa0\xe4\x02\x20"
-    free = shutil.disk_usage(folder).free
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with SeenObjects(folder) as seen:
         began = time.perf_counter()
@@ -67,7 +65,7 @@ def remember(count: int, folder: Path) -> None:
                 asked = [prefix + again.randbytes(32) for _ in range(200_000)]
                 assert not any(seen.add(cid) for cid in asked)
         took = time.perf_counter() - began
-        disk = free - shutil.disk_usage(folder).free
+        disk = seen.file_bytes
     memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     each = took / count * 1e6
     print(f"{count:,} remembered: {each:.2f} us each, {memory / 1e6:,.0f} MB of memory, {disk / 1e6:,.0f} MB of disk")

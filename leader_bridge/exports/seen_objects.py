@@ -16,18 +16,17 @@ import lmdb
 
 #: keys in memory, about 130 bytes each; as many again of those that were looked up in the file
 IN_MEMORY: Final = 2_000_000
+_TRANSACTION: Final = 20_000
 #: address space, not disk: the file grows as it is written
 _MAP_BYTES: Final = 1 << 38
 _CBOR_BLAKE: Final = b"\x01\x71\xa0\xe4\x02\x20"
 
 
-def seen_key(cid: bytes) -> bytes:
-    """What a CID is remembered by: the digest, where the rest is what nearly all CIDs have; else all of it."""
-    return cid[6:] if cid[:6] == _CBOR_BLAKE else cid
-
-
 class SeenObjects:
-    """A set of CIDs that only grows. `folder`: where its file goes. A context manager."""
+    """A set of CIDs that only grows. `folder`: where its file goes. A context manager.
+
+    A CID is remembered by its digest where the rest is what nearly all CIDs have, else by all of it.
+    """
 
     def __init__(self, folder: Path | None = None, *, in_memory: int = IN_MEMORY) -> None:
         self._folder = folder
@@ -42,6 +41,14 @@ class SeenObjects:
     def __len__(self) -> int:
         return self._moved + len(self._new)
 
+    @property
+    def file_bytes(self) -> int:
+        """The length of the file."""
+        if self._file is None:
+            return 0
+        pages: int = self._file.info()["last_pgno"] + 1
+        return pages * int(self._file.stat()["psize"])
+
     def add(self, cid: bytes) -> bool:
         """Whether the CID is new. Errors: OSError."""
         key = cid[6:] if cid[:6] == _CBOR_BLAKE else cid
@@ -51,6 +58,12 @@ class SeenObjects:
         if len(self._new) >= self._in_memory:
             self._move()
         return True
+
+    def add_new(self, cid: bytes) -> None:
+        """Add a CID that is known to be new. Errors: OSError."""
+        self._new.add(cid[6:] if cid[:6] == _CBOR_BLAKE else cid)
+        if len(self._new) >= self._in_memory:
+            self._move()
 
     def __contains__(self, cid: bytes) -> bool:
         key = cid[6:] if cid[:6] == _CBOR_BLAKE else cid
@@ -72,8 +85,11 @@ class SeenObjects:
                 self._file = _unnamed_environment(self._folder)
             if self._read is not None:
                 self._read.abort()
-            with self._file.begin(write=True) as write, write.cursor() as cursor:
-                cursor.putmulti([(key, b"") for key in sorted(self._new)])
+            keys = [(key, b"") for key in sorted(self._new)]
+            # a transaction leaves the pages that it replaced to the next one; one alone would double the file
+            for at in range(0, len(keys), _TRANSACTION):
+                with self._file.begin(write=True) as write, write.cursor() as cursor:
+                    cursor.putmulti(keys[at : at + _TRANSACTION])
             self._read = self._file.begin()
         except lmdb.Error as error:
             if "No space left" in str(error) or isinstance(error, lmdb.MapFullError):

@@ -134,7 +134,7 @@ class SnapshotWalk:
         self._pause = pause
         self._read = read
         self._run_bytes = run_bytes
-        #: read ahead: bytes, and links as far as they were new
+        #: read ahead, and so not seen yet: bytes, and links as far as they were new
         self._ahead: dict[bytes, tuple[bytes, Sequence[Cid]]] = {}
         #: headers of all blocks at the epochs that come next, forks' too
         self._headers: dict[bytes, bytes] = {}
@@ -262,6 +262,7 @@ class SnapshotWalk:
             headers = [header for header in headers if header.height >= low]
             roots += [root for header in headers for root in depths.roots(header)]
             level = list(dict.fromkeys(parent for header in headers if header.height for parent in header.parents))
+        roots = [root for root in roots if root not in self._seen]
         await self._expand(roots, _AHEAD, f"messages and states of epochs {low} to {first.height}")
 
     async def _genesis_parent(self, cid: Cid) -> None:
@@ -279,17 +280,17 @@ class SnapshotWalk:
         stack: list[bytes] = [root]
         while stack:
             cid = stack.pop()
-            if not is_exported(cid) or not seen.add(cid):
-                continue
             entry = ahead.pop(cid, None)
             if entry is None:
+                if not is_exported(cid) or cid in seen:
+                    continue
                 await self._read_ahead(cid, stack, what)
                 entry = ahead.pop(cid)
+            seen.add_new(cid)
             raw, found = entry
             self._run.append((cid, raw))
             self._size += len(raw) + 40
-            if found:
-                stack.extend([link for link in reversed(found) if link not in seen])
+            stack.extend(reversed(found))
             if self._size >= self._run_bytes:
                 yield
 
@@ -304,15 +305,11 @@ class SnapshotWalk:
         await self._expand(list(found), _BELOW, what)
 
     async def _expand(self, level: Sequence[bytes], most: int, what: str) -> None:
-        """Read objects and what is below them, level by level, until about `most` are read; the first one always."""
-        ahead, seen, first = self._ahead, self._seen, level[0]
+        """Read objects that are new, and what is new below them, level by level, until `most` are read."""
+        ahead = self._ahead
         left = most
         while level and left > 0:
-            asked = [
-                cid
-                for cid in dict.fromkeys(level)
-                if cid not in ahead and (cid is first or cid not in seen) and is_exported(cid)
-            ][:left]
+            asked = [cid for cid in dict.fromkeys(level) if cid not in ahead and is_exported(cid)][:left]
             left -= len(asked)
             below: list[bytes] = []
             for at in range(0, len(asked), self._read):
@@ -324,15 +321,16 @@ class SnapshotWalk:
             level = below
 
     def _new_links(self, cid: bytes, raw: bytes) -> Sequence[Cid]:
-        """All links of an object; none where no link is new."""
+        """The links of an object that are new."""
         if _MARK not in raw or (cid[:2] != b"\x01\x71" and Cid(cid).codec != DAG_CBOR):
             return ()
         # mostly an object with many links of which few are new: told by the bytes in a third of the time
         seen = self._seen
         possible = links_by_bytes(raw)
-        if possible is not None and all(link in seen for link in possible):
-            return ()
-        return links(raw)
+        if possible is None:
+            return [link for link in links(raw) if link not in seen]
+        new = {link for link in possible if link not in seen}
+        return [link for link in links(raw) if link in new] if new else ()
 
     async def _objects(self, cids: Sequence[bytes], what: str) -> list[bytes]:
         """Objects that must be held, verified. `what` names them in an error."""

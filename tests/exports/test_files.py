@@ -139,7 +139,8 @@ async def test_a_killed_export_leaves_one_file_that_the_next_one_writes_over(tmp
 
 
 def test_what_was_seen_is_exact_however_little_is_in_memory(tmp_path: Path) -> None:
-    cids = [b"\x01\x71\xa0\xe4\x02\x20" + number.to_bytes(32, order) for number in range(1, 1500) for order in ("big", "little")]
+    digests = [number.to_bytes(32, order) for number in range(1, 1500) for order in ("big", "little")]
+    cids = [b"\x01\x71\xa0\xe4\x02\x20" + digest for digest in digests]
     # the same digest under another codec is another object
     cids += [b"\x01\x55" + cid[2:] for cid in cids[:1000]]
     for in_memory in (7, 100, 10_000):
