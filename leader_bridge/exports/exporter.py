@@ -26,6 +26,7 @@ from leader_bridge.exports.seen_objects import IN_MEMORY, SeenObjects
 from leader_bridge.exports.walk import Scope, SnapshotWalk
 from leader_bridge.imports.import_state import MARK
 from leader_bridge.imports.progress import Reporter, Silent
+from leader_bridge.upkeep.pace import Pace
 
 #: states that a full node wants at least: finality
 FINALITY: Final = 900
@@ -133,15 +134,15 @@ async def export_snapshot(
     *,
     form: Form | None = None,
     version: int = 1,
-    objects_per_second: int = 0,
+    pace: Pace | None = None,
     progress: Reporter | None = None,
     keep_states: KeepStates = _keep_nothing,
     in_memory: int = IN_MEMORY,
 ) -> ExportReport:
     """Write the snapshot `scope` to `path`, and its SHA-256 to `path.sha256sum`.
 
-    `form`: None for the one that the name tells. `version`: 1 or 2 (FRC-0108). `objects_per_second`: the most to read
-    (0: no limit). `in_memory`: objects remembered in memory, about 130 bytes each; the others are in a temporary file.
+    `form`: None for the one that the name tells. `version`: 1 or 2 (FRC-0108). `pace`: how much of the time it works.
+    `in_memory`: objects remembered in memory, about 130 bytes each; the others are in a temporary file.
 
     Until everything is on the disk, the file is named `path.tmp`; an error or a cancellation removes it. Errors:
     BadRequest (no such form; or another export writes this file), NotHeld, BadObject, StoreError, OSError.
@@ -152,10 +153,10 @@ async def export_snapshot(
         raise BadRequest(f"{path.name}: the name of a snapshot ends in one of {endings}")
     began = time.monotonic()
     progress = progress or Silent()
-    pace = _Pace(objects_per_second)
+    pace = pace or Pace()
     with _UnfinishedFile(path) as out, SeenObjects(path.parent, in_memory=in_memory) as seen:
         async with keep_states(scope.lowest_state):
-            walk = SnapshotWalk(store, scope, seen, pause=pace.pause)
+            walk = SnapshotWalk(store, scope, seen, pause=pace.step)
             writer = open_writer(out, form, scope.head.key.cids, version=version, folder=path.parent)
             with contextlib.closing(writer):
                 count = await _write(walk, writer, scope, out, progress)
@@ -207,24 +208,6 @@ async def _end_of(task: asyncio.Task[None]) -> None:
         with contextlib.suppress(OSError):
             await task
         raise
-
-
-class _Pace:
-    """Lets others go on, and keeps to a rate of objects a second."""
-
-    def __init__(self, objects_per_second: int) -> None:
-        self._rate = objects_per_second
-        self._due = 0.0
-
-    async def pause(self, count: int) -> None:
-        """Wait until `count` more objects may be read."""
-        wait = 0.0
-        if self._rate:
-            now = asyncio.get_running_loop().time()
-            # what was not used in the last second is lost
-            self._due = max(self._due, now - 1.0) + count / self._rate
-            wait = self._due - now
-        await asyncio.sleep(max(wait, 0.0))
 
 
 class _UnfinishedFile:

@@ -46,8 +46,8 @@ _CBOR: Final = 0x51
 _MARK: Final = b"\xd8\x2a"
 
 Objects = list[tuple[bytes, bytes]]
-#: called before each read, with the number of objects that it asks for
-Pause = Callable[[int], Awaitable[None]]
+#: called before each read
+Pause = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ def is_exported(cid: bytes) -> bool:
     return cid.codec in (DAG_CBOR, RAW, _CBOR) and read_uvarint(cid.multihash, 0)[0] != IDENTITY
 
 
-async def _no_pause(count: int) -> None:
+async def _no_pause() -> None:
     return
 
 
@@ -244,7 +244,7 @@ class SnapshotWalk:
         self._headers = {}
         for start_at in range(0, len(asked), self._read):
             part = asked[start_at : start_at + self._read]
-            await self._pause(len(part))
+            await self._pause()
             for cid, raw in zip(part, await self._store.get_many([cid[2:] for cid in part]), strict=True):
                 if raw is not None:
                     verify(cid[2:], raw)
@@ -335,7 +335,7 @@ class SnapshotWalk:
     async def _objects(self, cids: Sequence[bytes], what: str) -> list[bytes]:
         """Objects that must be held, verified. `what` names them in an error."""
         multihashes = [cid[2:] if cid[0] == 1 and cid[1] < 0x80 else Cid(cid).multihash for cid in cids]
-        await self._pause(len(cids))
+        await self._pause()
         out: list[bytes] = []
         for cid, multihash, raw in zip(cids, multihashes, await self._store.get_many(multihashes), strict=True):
             if raw is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from blockstore.open import open_store
 from leader_bridge.exports.exporter import export_snapshot, snapshot_scope
+from leader_bridge.upkeep.pace import Pace
 
 
 class Begun:
@@ -33,7 +34,7 @@ async def run(url: str, file: str) -> None:
     """Export slowly."""
     store = await open_store(url, readonly=True)
     scope = await snapshot_scope(store, state_roots=1000, lowest=1)
-    await export_snapshot(store, Path(file), scope, objects_per_second=3000, progress=Begun())
+    await export_snapshot(store, Path(file), scope, pace=Pace(5), progress=Begun())
 
 
 if __name__ == "__main__":

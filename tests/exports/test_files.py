@@ -22,6 +22,7 @@ from leader_bridge.exports.exporter import export_snapshot, snapshot_scope
 from leader_bridge.exports.seen_objects import SeenObjects
 from leader_bridge.exports.walk import Scope
 from leader_bridge.imports.importer import import_car
+from leader_bridge.upkeep.pace import Pace
 from tests.support.bridge.imported import network_file
 
 MadeStore = Callable[[], Awaitable[MemoryStore]]
@@ -101,7 +102,7 @@ async def test_a_cancelled_export_leaves_nothing(made_store: MadeStore, tmp_path
 async def test_two_exports_of_one_file_do_not_mix(made_store: MadeStore, tmp_path: Path) -> None:
     store = await made_store()
     path = tmp_path / "a.car"
-    first = asyncio.create_task(export_snapshot(store, path, await whole(store), objects_per_second=20_000))
+    first = asyncio.create_task(export_snapshot(store, path, await whole(store), pace=Pace(20)))
     while not (tmp_path / "a.car.tmp").exists():
         await asyncio.sleep(0)
     with pytest.raises(BadRequest, match="another export is writing"):

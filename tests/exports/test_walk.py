@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +24,8 @@ from chain.tipset import TipsetKey
 from leader_bridge.exports.exporter import export_snapshot, snapshot_scope
 from leader_bridge.exports.walk import Scope
 from leader_bridge.imports.importer import import_car
+from leader_bridge.upkeep.pace import Pace
 from tests.support.recorded import recorded
-from tests.support.virtual_time import run_virtual
 
 ALL = 100_000
 StoreOf = Callable[[str], Awaitable[MemoryStore]]
@@ -219,16 +219,12 @@ async def test_objects_are_read_in_batches_each_once_however_little_is_remembere
     assert wide.reads < report.objects / 10
 
 
-def test_a_rate_is_kept_to(made_store: Callable[[], Awaitable[MemoryStore]], tmp_path: Path) -> None:
-    async def both() -> tuple[float, float, int]:
-        store = await made_store()
-        scope = await snapshot_scope(store, state_roots=ALL, lowest=1)
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        await export_snapshot(store, tmp_path / "a.car", scope)
-        between = loop.time()
-        report = await export_snapshot(store, tmp_path / "b.car", scope, objects_per_second=500)
-        return between - began, loop.time() - between, report.objects
-
-    free, paced, objects = run_virtual(both())
-    assert free < 1 < objects / 500 - 1.5 < paced
+async def test_it_works_for_a_share_of_the_time(
+    made_store: Callable[[], Awaitable[MemoryStore]], tmp_path: Path
+) -> None:
+    store = await made_store()
+    scope = await snapshot_scope(store, state_roots=ALL, lowest=1)
+    before = time.process_time()
+    report = await export_snapshot(store, tmp_path / "a.car", scope, pace=Pace(10))
+    # a machine that is busy makes it longer only
+    assert report.seconds > 3 * (time.process_time() - before)

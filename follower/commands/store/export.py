@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from follower.commands.command import DONE, Command
 from follower.commands.processes import run_until_signal
 from follower.commands.store.opening import opened_store
+from follower.commands.store.percent import add_percent
 from follower.settings import CannotRun, Settings
 
 if TYPE_CHECKING:
@@ -114,12 +115,13 @@ async def _one(
     store: Store, args: argparse.Namespace, path: Path, progress: Reporter, scope: Scope | None = None
 ) -> ExportReport:
     from leader_bridge.exports.exporter import export_snapshot
+    from leader_bridge.upkeep.pace import Pace
 
     scope = scope or await _scope(store, args)
     if args.from_epoch:
         progress.say(f"the headers end at epoch {args.from_epoch}: no full node starts from such a file")
     return await export_snapshot(
-        store, path, scope, version=args.format, objects_per_second=args.rate, progress=progress
+        store, path, scope, version=args.format, pace=Pace(args.percent), progress=progress
     )
 
 
@@ -145,9 +147,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--diff", type=_count, metavar="EPOCH", help="only what a snapshot at this epoch does not hold")
     parser.add_argument("--format", type=int, choices=(1, 2), default=1, help="2: with a metadata block (FRC-0108)")
-    parser.add_argument(
-        "--rate", type=_count, default=0, metavar="OBJECTS", help="the most objects a second; 0: no limit (default)"
-    )
+    add_percent(parser)
     parser.add_argument("--force", action="store_true", help="replace a file that exists")
     parser.add_argument("--every", metavar="INTERVAL", help="go on, one after another: 12h, 1d, 2880epochs")
     parser.add_argument("--keep", type=_count, default=0, metavar="N", help="with --every: keep the newest N files")
