@@ -7,12 +7,13 @@ and those that name it ("store check"). Beside them: `opening` (opens the store 
 from typing import Final
 
 from follower.commands.command import Command
-from follower.commands.store import check, copy, export, index, stats
+from follower.commands.store import backup, check, copy, export, index, stats
 
 COMMANDS: Final[tuple[Command, ...]] = (
     stats.COMMAND,
     check.COMMAND,
     copy.COMMAND,
+    backup.COMMAND,
     export.COMMAND,
     index.COMMAND,
 )
