@@ -1,15 +1,13 @@
 """Stores a batch of an import: closed and loose objects in one transaction, where the store has transactions.
 
-In LMDB's tree the keys of a batch are scattered over all leaves. One sorted pass over both kinds touches each
-page once, and one commit writes it once; as two calls in smaller transactions it would cost about twice that.
-This module is a friend of `LmdbStore`.
+Where each object costs a statement, what the caller knows about objects saves statements.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from itertools import chain
+from typing import Protocol, runtime_checkable
 
 from blockstore.car.closed_order import Pairs
 from blockstore.lmdb.store import LmdbStore
@@ -46,7 +44,7 @@ async def load_objects(store: Store, levels: Sequence[Pairs], loose: Pairs) -> N
                 await store.put_many(level, closed=True)
         await store.put_many(loose, closed=False)
         return
-    await store._write(partial(_load, database=store._objects, levels=levels, loose=loose))
+    await store.load(chain.from_iterable(levels), loose)
 
 
 class Closes(Protocol):
@@ -66,12 +64,3 @@ async def close_objects(store: Closes, put: Sequence[bytes], others: Sequence[by
         await store.close_many(others)
     else:
         await store.close_many([*put, *others])
-
-
-def _load(txn: Any, database: Any, levels: Sequence[Pairs], loose: Pairs) -> None:
-    items = [(multihash, b"\1" + data) for level in levels for multihash, data in level]
-    items += [(multihash, b"\0" + data) for multihash, data in loose]
-    items.sort()
-    cursor = txn.cursor(database)
-    # what is held stays as it is; one that was loose is closed by the last pass, like any other object
-    cursor.putmulti(items, overwrite=False)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from blockstore.errors import StoreError
 from blockstore.extensions import STORES, find_extensions
-from blockstore.lmdb.store import DEFAULT_MAP_SIZE, LmdbStore
+from blockstore.lmdb.environment import DEFAULT_MAP_SIZE
+from blockstore.lmdb.store import LmdbStore
 from blockstore.memory import MemoryStore
 from blockstore.store import Store
 from blockstore.store_url import SCHEMES, public_url

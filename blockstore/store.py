@@ -3,7 +3,8 @@
 Two kinds of things are stored.
 
 *Objects*: bytes by multihash. An object is *closed* when everything under it is stored too, *loose* when it
-came alone. A closed object never becomes loose.
+came alone. A closed object never becomes loose, but where generations of objects follow each other: what is closed in
+the previous one alone counts as loose (`blockstore.generations`).
 
 *Rows*: `(table, partition, key) -> value`, all bytes. Rows of one partition are ordered by key (bytewise).
 A partition is what one Cassandra partition is: callers choose it so that none outgrows 100 MB.
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol, runtime_checkable
 
 #: Raised by one whenever rows or objects change their form. Older stores are refused or migrated.
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 
 class Held(enum.IntEnum):

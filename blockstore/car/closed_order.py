@@ -19,9 +19,7 @@ _LINK: Final = re.compile(rb"\xd8\x2a\x58\x27\x00(\x01[\x71\x55]\xa0\xe4\x02\x20
 #: links to unsealed and sealed sector commitments
 _COMMITMENTS: Final = (b"\xd8\x2a\x58\x28\x00\x01\x81\xe2\x03", b"\xd8\x2a\x58\x29\x00\x01\x82\xe2\x03")
 #: wherever a link may begin: tag 42, a byte string of any length, and in it the sign of a binary CID of version 1
-_BEGINS: Final = re.compile(
-    rb"\xd8\x2a(?=(?:[\x40-\x57]|\x58.|\x59.{2}|\x5a.{4}|\x5b.{8})\x00\x01)", re.DOTALL
-)
+_BEGINS: Final = re.compile(rb"\xd8\x2a(?=(?:[\x40-\x57]|\x58.|\x59.{2}|\x5a.{4}|\x5b.{8})\x00\x01)", re.DOTALL)
 #: a longer chain of objects in one batch (block headers) is left to an import's last pass
 _DEEPEST: Final = 64
 

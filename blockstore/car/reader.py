@@ -149,11 +149,7 @@ class CarReader:
         have = len(parts[0])
         self._base += self._at
         self._at = 0
-        while (
-            have < wanted
-            and (self._end is None or self._base + have < self._end)
-            and (more := self._stream.read())
-        ):
+        while have < wanted and (self._end is None or self._base + have < self._end) and (more := self._stream.read()):
             parts.append(more)
             have += len(more)
         self._buffer = b"".join(parts)

@@ -1,145 +1,82 @@
 """The embedded store: LMDB, several processes on one machine, one bridge that writes and N followers that read.
 
-Every read begins a transaction of its own (about a microsecond), so it sees all that was committed before it.
-Writes go through one thread a process, never the event loop; a commit is on disk when the call returns, so
-neither kill -9 nor a power cut loses what was acknowledged. `bulk=True` (imports) leaves the syncing to
-`append_head` and `flush`: kill -9 still loses nothing, a power cut may cost the whole store.
+Rows and lasting objects are in the directory's own environment, each generation of objects in one of its own below it
+(`generation-1`, …). Every read begins a transaction of its own (about a microsecond), so it sees all that was committed
+before it. A commit is on disk when the call returns, so neither kill -9 nor a power cut loses what was acknowledged.
+`bulk=True` (imports) leaves the syncing to `append_head` and `flush`: kill -9 still loses nothing, a power cut may cost
+the whole store.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from itertools import islice
+import shutil
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import lmdb
-
-from blockstore.errors import Fenced, Missing, SchemaMismatch, StoreError, StoreFull, StoreUnavailable
+from blockstore.errors import Fenced, StoreError, StoreUnavailable
+from blockstore.generations import LASTING, LAYOUT_KEY, Layout, close_in, decode_layout, held_for
 from blockstore.head_log import decode_entry, encode_entry, seq_key
-from blockstore.store import HEAD_LOG, LEASE, META, SCHEMA_VERSION, TABLES, Batch, HeadEntry, Held, Table
+from blockstore.lmdb.environment import (
+    DATA_FILE,
+    DEFAULT_MAP_SIZE,
+    MAX_KEY,
+    OBJECTS,
+    SCHEMA_KEY,
+    acquire,
+    check_schema,
+    release,
+    table_key,
+)
+from blockstore.lmdb.place import LmdbPlace
+from blockstore.store import HEAD_LOG, LEASE, META, TABLES, Batch, HeadEntry, Held, Table
 
 T = TypeVar("T")
 
-#: address space, not disk: the file grows as it is written
-DEFAULT_MAP_SIZE: Final = 1 << 40
-_OBJECTS: Final = b"objects"
-_LOOSE: Final = b"\0"
-_CLOSED: Final = b"\1"
-#: objects written in one transaction; more goes into several
-_CHUNK: Final = 20_000
-_MAX_KEY: Final = 511
-_SCHEMA_KEY: Final = b"\0schema"
 _TERM_KEY: Final = b"\0term"
+_NAMES: Final = [OBJECTS, *(name.encode() for name in TABLES)]
+_GENERATION: Final = "generation-"
+#: seconds between two looks whether there are other generations; a reader keeps the files of a dropped one so long
+_LAYOUT_SECONDS: Final = 5.0
 
 
-class _Environment:
-    """One LMDB environment, shared by everything in the process that opens the same path."""
-
-    def __init__(self, path: Path, map_size: int, readonly: bool, sync: bool) -> None:
-        self.path = path
-        try:
-            self.env: Any = lmdb.open(
-                str(path),
-                map_size=map_size,
-                max_dbs=len(TABLES) + 8,
-                max_readers=2048,
-                readonly=readonly,
-                sync=sync,
-                create=not readonly,
-                readahead=False,
-                max_spare_txns=16,
-            )
-        except lmdb.Error as error:
-            raise StoreUnavailable(f"lmdb://{path} cannot be opened: {error}") from None
-        self.readonly = readonly
-        self.users = 0
-        self.writer = ThreadPoolExecutor(1, thread_name_prefix="lmdb-writer")
-        self.sync = sync
-        #: held by a write transaction, and while another process's larger map is adopted
-        self.mapping = threading.Lock()
-        try:
-            self.databases = self._open_databases()
-        except BaseException:
-            self.env.close()
-            raise
-
-    def _open_databases(self) -> dict[str, Any]:
-        names = [_OBJECTS, *(name.encode() for name in TABLES)]
-        try:
-            if not self.readonly:
-                self.env.reader_check()
-                with self.env.begin(write=True) as txn:
-                    databases = {n.decode(): self.env.open_db(n, txn=txn) for n in names}
-                    value = txn.get(_table_key(b"", _SCHEMA_KEY), db=databases[META.name])
-                    if value is None:
-                        schema = b"%d" % SCHEMA_VERSION
-                        txn.put(_table_key(b"", _SCHEMA_KEY), schema, db=databases[META.name])
-                    else:
-                        _check_schema(value, self.path)
-                return databases
-            databases = {n.decode(): self.env.open_db(n, create=False) for n in names}
-            with self.env.begin() as txn:
-                value = txn.get(_table_key(b"", _SCHEMA_KEY), db=databases[META.name])
-            if value is None:
-                raise StoreUnavailable(f"lmdb://{self.path} has not been made yet")
-            _check_schema(value, self.path)
-            return databases
-        except lmdb.NotFoundError:
-            raise StoreUnavailable(f"lmdb://{self.path} has not been made yet") from None
-        except lmdb.MapFullError:
-            raise StoreFull(f"lmdb://{self.path} has no room for its tables; raise map_size_gb") from None
-        except lmdb.Error as error:
-            raise StoreUnavailable(f"lmdb://{self.path} cannot be opened: {error}") from None
-
-    def adopt_size(self) -> None:
-        """Take over the map size that another process has set.
-
-        Called on the thread that reads, so that no read transaction is open; writes wait at the lock.
-        """
-        with self.mapping:
-            self.env.set_mapsize(0)
-
-
-_open: dict[Path, _Environment] = {}
-_open_lock = threading.Lock()
-
-
-def _check_schema(value: bytes, path: Path) -> None:
-    made = int(value)
-    if made != SCHEMA_VERSION:
-        age = "newer" if made > SCHEMA_VERSION else "older"
-        advice = (
-            "use the version that made it" if made > SCHEMA_VERSION else "import or bridge into a new store"
-        )
-        raise SchemaMismatch(
-            f"lmdb://{path} has schema {made}, {age} than {SCHEMA_VERSION} which this version writes: {advice}"
-        )
-
-
-def _table_key(partition: bytes, key: bytes) -> bytes:
-    whole = bytes((len(partition),)) + partition + key if len(partition) < 256 else b""
-    if not whole or len(whole) > _MAX_KEY:
-        raise StoreError(f"a row key of {len(partition)} + {len(key)} bytes is longer than {_MAX_KEY - 1}")
-    return whole
+def generation_path(path: Path, number: int) -> Path:
+    """The directory of a generation of the store at `path`."""
+    return path / f"{_GENERATION}{number}"
 
 
 class LmdbStore:
-    """A Store in one directory. Made by `open`; see the module for what is durable when."""
+    """A Store in one directory, with generations. Made by `open`; see the module for what is durable when."""
 
-    def __init__(self, environment: _Environment, *, bulk: bool = False, readonly: bool = False) -> None:
-        self.url = f"lmdb://{environment.path}"
-        self._shared = environment
-        self._env = environment.env
-        self._objects = environment.databases[_OBJECTS.decode()]
-        self._tables = environment.databases
+    def __init__(self, path: Path, map_size: int, *, bulk: bool = False, readonly: bool = False) -> None:
+        self.url = f"lmdb://{path}"
+        self.looks = 0
+        self._path = path
+        self._map_size = map_size
+        self._readonly = readonly
         self._bulk = bulk
-        self._readonly = readonly or environment.readonly
+        self._closed = True
+        self._shared = acquire(path, _NAMES, map_size=map_size, readonly=readonly, sync=not bulk)
+        self._tables = {name.decode(): database for name, database in self._shared.databases.items()}
+        self._lasting = LmdbPlace(LASTING, self._shared, bulk=bulk)
+        #: by number, those of the layout; and these with the lasting place in the order in which readers look
+        self._generations: dict[int, LmdbPlace] = {}
+        self._places: tuple[LmdbPlace, ...] = ()
+        self._layout_row: bytes | None = None
+        self._layout = Layout()
+        try:
+            if readonly:
+                with self._shared.begin() as txn:
+                    check_schema(txn.get(table_key(b"", SCHEMA_KEY), db=self._tables[META.name]), path)
+            self._follow_layout(first=True)
+        except BaseException:
+            self._release_all()
+            raise
         self._closed = False
+        self._timer = _follow_layout_by_time(self)
         #: the term that this object has begun; 0: none
         self._term = 0
         self._head: HeadEntry | None = None
@@ -149,96 +86,107 @@ class LmdbStore:
         cls, path: Path, *, readonly: bool = False, map_size: int = DEFAULT_MAP_SIZE, bulk: bool = False
     ) -> LmdbStore:
         """Errors: StoreUnavailable (not made yet, no access), SchemaMismatch."""
-        path = path.absolute()  # noqa: ASYNC240  (no I/O)
-        if readonly and not (path / "data.mdb").exists():
-            raise StoreUnavailable(f"lmdb://{path} has not been made yet")
-        with _open_lock:
-            shared = _open.get(path)
-            if shared is not None and shared.readonly and not readonly:
-                raise StoreUnavailable(f"lmdb://{path} is open read-only in this process")
-            if shared is None:
-                if not readonly:
-                    try:
-                        path.mkdir(parents=True, exist_ok=True)
-                    except OSError as error:
-                        raise StoreUnavailable(f"lmdb://{path}: {error.strerror}") from None
-                shared = _open[path] = _Environment(path, map_size, readonly, sync=not bulk)
-            shared.users += 1
-        return cls(shared, bulk=bulk, readonly=readonly)
+        return cls(path.absolute(), map_size, bulk=bulk, readonly=readonly)  # noqa: ASYNC240  (no I/O)
 
     async def close(self) -> None:
         if self._closed:
             return
         self._closed = True
+        self._timer.cancel()
         if not self._readonly:
             await self.flush()
-        with _open_lock:
-            self._shared.users -= 1
-            if self._shared.users:
-                return
-            del _open[self._shared.path]
-        self._shared.writer.shutdown(wait=True)
-        self._env.close()
+        self._release_all()
 
-    # --- objects -----------------------------------------------------------------------------------
+    def _release_all(self) -> None:
+        for place in self._generations.values():
+            release(place.environment)
+        release(self._shared)
 
-    async def get(self, multihash: bytes) -> bytes | None:
-        if not 0 < len(multihash) <= _MAX_KEY:
-            return None
-        with self._begin() as txn:
-            value = txn.get(multihash, db=self._objects)
-        return None if value is None else value[1:]
+    # --- generations -------------------------------------------------------------------------------
 
-    async def get_many(self, multihashes: Sequence[bytes]) -> list[bytes | None]:
-        found: list[bytes | None] = []
-        with self._begin() as txn:
-            get, objects = txn.get, self._objects
-            for multihash in multihashes:
-                value = get(multihash, None, objects) if 0 < len(multihash) <= _MAX_KEY else None
-                found.append(None if value is None else value[1:])
-        return found
+    @property
+    def current_generation(self) -> int:
+        return self._layout.current
 
-    async def held_many(self, multihashes: Sequence[bytes]) -> list[Held]:
-        found = []
-        with self._begin(buffers=True) as txn:
-            for multihash in multihashes:
-                key_fits = 0 < len(multihash) <= _MAX_KEY
-                value = txn.get(multihash, db=self._objects) if key_fits else None
-                held = Held.ABSENT if value is None else Held.CLOSED if value[0] else Held.LOOSE
-                found.append(held)
-        return found
+    async def layout(self) -> Layout:
+        self._follow_layout()
+        return self._layout
 
-    async def put_many(self, objects: Iterable[tuple[bytes, bytes]], *, closed: bool) -> None:
-        flag = _CLOSED if closed else _LOOSE
-        source: Iterator[tuple[bytes, bytes]] = iter(objects)
-        while chunk := list(islice(source, _CHUNK)):
-            await self._write(partial(self._put, chunk=chunk, flag=flag))
+    def _follow_layout(self, *, first: bool = False) -> bool:
+        """Read the layout's row; whether there are other generations than before. Errors: StoreUnavailable."""
+        with self._shared.begin() as txn:
+            row = txn.get(table_key(b"", LAYOUT_KEY), db=self._tables[META.name])
+        if row == self._layout_row and not first:
+            return False
+        layout = decode_layout(row)
+        wanted = list(layout.held)
+        if not self._readonly and layout.next is not None:
+            wanted.append(layout.next)
+        for number in wanted:
+            if number in self._generations:
+                continue
+            # the first one, and the next one, are made by whoever writes; all others are there
+            is_made = self._readonly or (number != layout.next and row is not None)
+            if is_made and not (generation_path(self._path, number) / DATA_FILE).exists():
+                raise StoreUnavailable(f"{self.url} lacks its generation {number}")
+            self._generations[number] = self._open_generation(number)
+        self._places = (*(self._generations[number] for number in layout.held), self._lasting)
+        for number in [number for number in self._generations if number not in wanted]:
+            release(self._generations.pop(number).environment)
+        self._layout, self._layout_row = layout, row
+        return True
 
-    def _put(self, txn: Any, chunk: list[tuple[bytes, bytes]], flag: bytes) -> None:
-        chunk.sort()
-        items = [(multihash, flag + data) for multihash, data in chunk]
-        cursor = txn.cursor(self._objects)
-        # a loose put never undoes a closed one; a closed one replaces whatever stands there
-        cursor.putmulti(items, overwrite=flag is _CLOSED)
+    def _open_generation(self, number: int) -> LmdbPlace:
+        path = generation_path(self._path, number)
+        environment = acquire(path, [OBJECTS], map_size=self._map_size, readonly=self._readonly, sync=not self._bulk)
+        return LmdbPlace(number, environment, bulk=self._bulk)
 
-    async def iterate_objects(
-        self, after: bytes = b"", chunk: int = 1000
+    def _current(self) -> LmdbPlace:
+        if self._closed:
+            raise StoreUnavailable(f"{self.url} is closed")
+        return self._generations[self._layout.current]
+
+    def place(self, number: int) -> LmdbPlace:
+        return self._lasting if number == LASTING else self._generations[number]
+
+    async def make_generation(self, number: int) -> None:
+        self._check_writable()
+        if number not in self._generations:
+            self._generations[number] = self._open_generation(number)
+
+    async def drop_generation(self, number: int) -> None:
+        self._check_writable()
+        if number in self._layout.held or number == self._layout.next:
+            raise StoreError(f"generation {number} of {self.url} is in use")
+        place = self._generations.pop(number, None)
+        if place is not None:
+            release(place.environment)
+        # others that have it open keep what they see until they notice
+        await asyncio.to_thread(shutil.rmtree, generation_path(self._path, number), True)
+
+    async def generations(self) -> list[int]:
+        names = [path.name.removeprefix(_GENERATION) for path in self._path.glob(f"{_GENERATION}*")]
+        return sorted(int(name) for name in names if name.isdigit())
+
+    async def drop_partition(self, table: Table, partition: bytes) -> None:
+        prefix = table_key(partition, b"")
+
+        def drop(txn: Any) -> None:
+            self._check_term(txn)
+            with txn.cursor(self._tables[table.name]) as cursor:
+                there = cursor.set_range(prefix)
+                while there and cursor.key()[: len(prefix)] == prefix:
+                    there = cursor.delete()
+
+        await self._write(drop)
+
+    async def iterate_place(
+        self, number: int, after: bytes = b"", chunk: int = 1000
     ) -> AsyncIterator[tuple[bytes, bytes, bool]]:
-        """(multihash, bytes, closed) of every object behind `after`, in order of the multihash.
-
-        For maintenance, never for a request. Each `chunk` objects are a read transaction of their own, so a
-        slow reader keeps no page from being used again; what is put meanwhile may or may not be seen.
-        """
+        """Each `chunk` objects are a read transaction of their own, so a slow reader keeps no page from being used
+        again; what is put meanwhile may or may not be seen."""
         while True:
-            found: list[tuple[bytes, bytes, bool]] = []
-            with self._begin() as txn, txn.cursor(self._objects) as cursor:
-                there = cursor.set_range(after) if after else cursor.first()
-                if there and after and cursor.key() == after:
-                    there = cursor.next()
-                while there and len(found) < chunk:
-                    value = cursor.value()
-                    found.append((cursor.key(), value[1:], value[:1] == _CLOSED))
-                    there = cursor.next()
+            found = self.place(number).page(after, chunk)
             for one in found:
                 yield one
             if len(found) < chunk:
@@ -246,30 +194,77 @@ class LmdbStore:
             after = found[-1][0]
             await asyncio.sleep(0)
 
-    async def close_many(self, multihashes: Sequence[bytes]) -> None:
-        for start in range(0, len(multihashes), _CHUNK):
-            part = sorted(multihashes[start : start + _CHUNK])
-            await self._write(partial(self._mark_closed, multihashes=part))
+    # --- objects -----------------------------------------------------------------------------------
 
-    def _mark_closed(self, txn: Any, multihashes: list[bytes]) -> None:
-        for multihash in multihashes:
-            value = txn.get(multihash, db=self._objects)
-            if value is None:
-                raise Missing(multihash)
-            if value[:1] != _CLOSED:
-                txn.put(multihash, _CLOSED + value[1:], db=self._objects)
+    async def get(self, multihash: bytes) -> bytes | None:
+        if self._closed:
+            raise StoreUnavailable(f"{self.url} is closed")
+        if not 0 < len(multihash) <= MAX_KEY:
+            return None
+        while True:
+            for place in self._places:
+                self.looks += 1
+                found = place.get(multihash)
+                if found is not None:
+                    return found
+            if not self._follow_layout():
+                return None
+
+    async def get_many(self, multihashes: Sequence[bytes]) -> list[bytes | None]:
+        if self._closed:
+            raise StoreUnavailable(f"{self.url} is closed")
+        wanted = {one: None for one in multihashes if 0 < len(one) <= MAX_KEY}
+        found: dict[bytes, bytes] = {}
+        while wanted:
+            for place in self._places:
+                self.looks += len(wanted)
+                place.find(wanted, found)
+                if not wanted:
+                    break
+            if wanted and not self._follow_layout():
+                break
+        return [found.get(one) for one in multihashes]
+
+    async def held_many(self, multihashes: Sequence[bytes]) -> list[Held]:
+        current = self._current()
+        return await held_for(current, self._lasting, self._held_elsewhere, multihashes)
+
+    async def _held_elsewhere(self, multihashes: Sequence[bytes], /) -> list[Held]:
+        """Whether objects are in the previous generation: loose there, whatever they are."""
+        previous = [place for place in self._places[1:] if place is not self._lasting]
+        if not previous:
+            return [Held.ABSENT] * len(multihashes)
+        return await previous[0].held_many(multihashes)
+
+    async def put_many(self, objects: Iterable[tuple[bytes, bytes]], *, closed: bool) -> None:
+        self._check_writable()
+        await self._current().put_many(objects, closed=closed)
+
+    async def close_many(self, multihashes: Sequence[bytes]) -> None:
+        self._check_writable()
+        await close_in(self._current(), self.get_many, multihashes)
+
+    async def load(self, closed: Iterable[tuple[bytes, bytes]], loose: Iterable[tuple[bytes, bytes]]) -> None:
+        """Store objects of both kinds in one transaction; what is held stays as it is. For imports."""
+        self._check_writable()
+        await self._current().load(closed, loose)
+
+    async def iterate_objects(self, after: bytes = b"", chunk: int = 1000) -> AsyncIterator[tuple[bytes, bytes, bool]]:
+        """(multihash, bytes, closed) of every object behind `after` in the current generation, in order."""
+        async for one in self.iterate_place(self._layout.current, after, chunk):
+            yield one
 
     # --- rows --------------------------------------------------------------------------------------
 
     async def row(self, table: Table, partition: bytes, key: bytes) -> bytes | None:
         with self._begin() as txn:
-            value: bytes | None = txn.get(_table_key(partition, key), db=self._tables[table.name])
+            value: bytes | None = txn.get(table_key(partition, key), db=self._tables[table.name])
         return value
 
     async def rows(self, table: Table, keys: Sequence[tuple[bytes, bytes]]) -> list[bytes | None]:
         database = self._tables[table.name]
         with self._begin() as txn:
-            return [txn.get(_table_key(partition, key), db=database) for partition, key in keys]
+            return [txn.get(table_key(partition, key), db=database) for partition, key in keys]
 
     async def scan(
         self,
@@ -281,10 +276,10 @@ class LmdbStore:
         reverse: bool = False,
         limit: int = 1000,
     ) -> list[tuple[bytes, bytes]]:
-        prefix = _table_key(partition, b"")
-        first = (prefix + start)[:_MAX_KEY]
+        prefix = table_key(partition, b"")
+        first = (prefix + start)[:MAX_KEY]
         # behind every key of the partition: no key can be longer than the limit
-        behind = prefix + (b"\xff" * (_MAX_KEY - len(prefix)) if end is None else end)
+        behind = prefix + (b"\xff" * (MAX_KEY - len(prefix)) if end is None else end)
         found: list[tuple[bytes, bytes]] = []
         with self._begin() as txn, txn.cursor(self._tables[table.name]) as cursor:
             if reverse:
@@ -303,17 +298,20 @@ class LmdbStore:
         await self._write(lambda txn: self._apply(txn, batch))
 
     def _apply(self, txn: Any, batch: Batch) -> None:
+        self._check_term(txn)
+        for table, partition, key in batch.deletes:
+            txn.delete(table_key(partition, key), db=self._tables[table.name])
+        for table, partition, key, value in batch.puts:
+            txn.put(table_key(partition, key), value, db=self._tables[table.name])
+
+    def _check_term(self, txn: Any) -> None:
         if self._term and self._term != (term := self._current_term(txn)):
             raise Fenced(f"rows of term {self._term} are not written: the term is {term}")
-        for table, partition, key in batch.deletes:
-            txn.delete(_table_key(partition, key), db=self._tables[table.name])
-        for table, partition, key, value in batch.puts:
-            txn.put(_table_key(partition, key), value, db=self._tables[table.name])
 
     async def swap(
         self, table: Table, partition: bytes, key: bytes, expected: bytes | None, value: bytes | None
     ) -> bool:
-        database, at = self._tables[table.name], _table_key(partition, key)
+        database, at = self._tables[table.name], table_key(partition, key)
 
         def compare(txn: Any) -> bool:
             if txn.get(at, db=database) != expected:
@@ -333,16 +331,14 @@ class LmdbStore:
             term = self._current_term(txn) + 1
             if after is not None and after != term - 1:
                 raise Fenced(f"term {term - 1} has begun meanwhile, after term {after}")
-            txn.put(
-                _table_key(b"", _TERM_KEY), term.to_bytes(8, "big") + owner.encode(), db=self._tables[LEASE.name]
-            )
+            txn.put(table_key(b"", _TERM_KEY), term.to_bytes(8, "big") + owner.encode(), db=self._tables[LEASE.name])
             return term
 
         self._term = await self._write(begin)
         return self._term
 
     def _current_term(self, txn: Any) -> int:
-        value = txn.get(_table_key(b"", _TERM_KEY), db=self._tables[LEASE.name])
+        value = txn.get(table_key(b"", _TERM_KEY), db=self._tables[LEASE.name])
         return int.from_bytes(value[:8], "big") if value else 0
 
     async def append_head(self, entry: HeadEntry) -> None:
@@ -351,12 +347,13 @@ class LmdbStore:
             with txn.cursor(self._tables[HEAD_LOG.name]) as cursor:
                 last = int.from_bytes(cursor.key()[-8:], "big") if cursor.last() else 0
             if entry.term != term or entry.seq != last + 1:
-                raise Fenced(
-                    f"entry {entry.seq} of term {entry.term} cannot follow entry {last}: the term is {term}"
-                )
-            key = _table_key(b"", seq_key(entry.seq))
+                raise Fenced(f"entry {entry.seq} of term {entry.term} cannot follow entry {last}: the term is {term}")
+            key = table_key(b"", seq_key(entry.seq))
             txn.put(key, encode_entry(entry), db=self._tables[HEAD_LOG.name])
 
+        if self._bulk:
+            # what the head names is on disk before the head is
+            await self.flush()
         await self._write(append)
         await self.flush()
 
@@ -391,54 +388,48 @@ class LmdbStore:
     # --- whole store -------------------------------------------------------------------------------
 
     async def stats(self) -> dict[str, int]:
-        with self._begin() as txn:
-            objects = txn.stat(self._objects)["entries"]
-        info, stat = self._env.info(), self._env.stat()
-        return {"objects": objects, "bytes": (info["last_pgno"] + 1) * stat["psize"]}
+        sizes = [place.size() for place in self._places]
+        return {
+            "objects": sum(objects for objects, _ in sizes),
+            "bytes": sum(size for _, size in sizes),
+            "generations": len(self._generations),
+        }
 
     async def flush(self) -> None:
         """Everything written so far is on disk when this returns; only `bulk` stores need it."""
-        if not self._shared.sync:
-            await asyncio.get_running_loop().run_in_executor(self._shared.writer, self._env.sync, True)
+        for place in (*self._generations.values(), self._lasting):
+            await place.environment.flush()
 
     # --- within ------------------------------------------------------------------------------------
 
-    def _begin(self, *, buffers: bool = False) -> Any:
+    def _begin(self) -> Any:
         if self._closed:
             raise StoreUnavailable(f"{self.url} is closed")
-        try:
-            return self._env.begin(None, None, False, buffers)
-        except lmdb.MapResizedError:
-            self._shared.adopt_size()
-            return self._env.begin(None, None, False, buffers)
-        except lmdb.Error as error:
-            raise StoreUnavailable(f"{self.url} cannot be read: {error}") from None
+        return self._shared.begin()
 
-    async def _write(self, work: Callable[[Any], T]) -> T:
+    def _check_writable(self) -> None:
         if self._closed or self._readonly:
             raise StoreUnavailable(f"{self.url} is {'closed' if self._closed else 'open read-only'}")
-        run = asyncio.get_running_loop().run_in_executor
-        try:
-            result = await run(self._shared.writer, self._transact, work)
-        except lmdb.MapResizedError:
-            self._shared.adopt_size()
-            result = await run(self._shared.writer, self._transact, work)
+
+    async def _write(self, work: Callable[[Any], T]) -> T:
+        self._check_writable()
+        result = await self._shared.write(work)
         if not self._bulk:
-            await self.flush()  # does nothing unless an importer in this process opened the same store in bulk
+            await self._shared.flush()  # does nothing unless an importer in this process opened the same store in bulk
         return result
 
-    def _transact(self, work: Callable[[Any], T]) -> T:
-        try:
-            with self._shared.mapping, self._env.begin(write=True) as txn:
-                return work(txn)
-        except lmdb.MapResizedError:
-            raise
-        except lmdb.BadValsizeError:
-            raise StoreError(f"{self.url}: an object's key is empty or longer than {_MAX_KEY} bytes") from None
-        except lmdb.MapFullError:
-            size = self._env.info()["map_size"] >> 30
-            raise StoreFull(f"{self.url} is full: its map is {size} GiB; raise map_size_gb") from None
-        except lmdb.DiskError as error:
-            raise StoreFull(f"{self.url} cannot be written: {error}") from None
-        except lmdb.Error as error:
-            raise StoreUnavailable(f"{self.url} cannot be written: {error}") from None
+
+def _follow_layout_by_time(store: LmdbStore) -> asyncio.TimerHandle:
+    """Look every few seconds whether a generation was dropped, so that a process which reads little frees its files."""
+    loop, known = asyncio.get_running_loop(), weakref.ref(store)
+
+    def look() -> None:
+        found = known()
+        if found is None or found._closed:
+            return
+        with suppress(StoreUnavailable):
+            # whoever reads next is told
+            found._follow_layout()
+        found._timer = loop.call_later(_LAYOUT_SECONDS, look)
+
+    return loop.call_later(_LAYOUT_SECONDS, look)

@@ -7,6 +7,7 @@ from typing import Final
 
 from blockstore.cid import Cid
 from blockstore.errors import Missing
+from blockstore.generations import keep_lasting
 from blockstore.store import TIPSETS, Batch, HeadEntry, Store, TipsetRef
 from chain.block import decode_header
 from chain.errors import BadObject
@@ -101,7 +102,7 @@ class Indexer:
         """
         tipsets = await _load_tipsets(self._store, keys)
         flags = await self._close(tipsets)
-        await self._store.close_many([cid.multihash for tipset in tipsets for cid in tipset.key.cids])
+        await keep_lasting(self._store, [cid.multihash for tipset in tipsets for cid in tipset.key.cids])
         listed: list[list[BlockMessages]] = []
         before = await self._store.rows(TIPSETS, [(tipset.key.cid, b"") for tipset in tipsets])
         await add_post_rows(self._store, batch, tipsets, are_published=self._will_publish)

@@ -134,7 +134,7 @@ class ExecutedReceipts:
                 return str(error)
             except _TooMuch as error:
                 return str(error)
-        await self._store.put_many(list(objects.items()), closed=True)
+        await self._writer.contents().put_many(list(objects.items()), closed=True)
         await self._writer.add_flags(row.key, HELD_RECEIPTS | HELD_EVENTS)
         return None
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from blockstore.cid import DAG_CBOR, RAW, Cid
+from blockstore.generations import ObjectPlace, objects_of
 from blockstore.store import Held, Store
 from chain.ipld.dag_cbor import decode, links
 from leader_bridge import metrics
@@ -148,11 +149,12 @@ class Mirror:
         self._spill_bytes = spill_bytes
         self._missing_object_timeout_seconds = missing_object_timeout_seconds
 
-    async def close(self, roots: Iterable[Cid]) -> Walked:
+    async def close(self, roots: Iterable[Cid], into: ObjectPlace | None = None) -> Walked:
         """Close everything under each root. What could not be had is told, not raised, but for NoSource:
-        no node could be asked for `missing_object_timeout_seconds`. Errors: NoSource, StoreError, BadObject.
+        no node could be asked for `missing_object_timeout_seconds`. `into`: what is written to (None: the store, in
+        the generation that is current when the walk begins). Errors: NoSource, StoreError, BadObject.
         """
-        return await _Walk(self, self._store).run(list(dict.fromkeys(roots)))
+        return await _Walk(self, into or objects_of(self._store)).run(list(dict.fromkeys(roots)))
 
     async def read(self, cids: Sequence[Cid]) -> dict[Cid, bytes]:
         """Objects from the store, else from the nodes; nothing is stored. Those nobody holds are left out.
@@ -183,7 +185,7 @@ class Mirror:
 class _Walk:
     """One walk over some roots."""
 
-    def __init__(self, mirror: Mirror, store: Store) -> None:
+    def __init__(self, mirror: Mirror, store: ObjectPlace) -> None:
         self._m = mirror
         self._store = store
         self._open: dict[bytes, _Node] = {}

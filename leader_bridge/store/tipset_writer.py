@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +17,7 @@ from cachetools import LRUCache
 
 from blockstore.cid import Cid
 from blockstore.errors import Missing
+from blockstore.generations import ObjectPlace, lasting_objects, objects_of, put_lasting
 from blockstore.store import TIPSETS, Batch, ObjectStore, Store
 from chain.block import decode_header
 from chain.errors import BadObject
@@ -74,6 +75,7 @@ class TipsetWriter:
     """Stores tipsets. `late_block_retry_delays` are the seconds to wait before asking again for what was missing.
 
     `reads`: where objects are read, if not in the store alone.
+    `keeps_messages`: messages and receipts are kept for ever, in the place that is never dropped.
     """
 
     def __init__(
@@ -83,10 +85,12 @@ class TipsetWriter:
         *,
         late_block_retry_delays: Sequence[float] = (0.1, 0.3, 1.0),
         reads: ObjectStore | None = None,
+        keeps_messages: bool = False,
     ) -> None:
         self._store = store
         self._mirror = mirror
         self._retry_delays = tuple(late_block_retry_delays)
+        self._keeps_messages = keeps_messages
         self._objects = Objects(reads or store, cache_bytes=16 << 20)
         #: headers that were read and are not stored yet
         self._headers: LRUCache[Cid, bytes] = LRUCache(4096)
@@ -211,20 +215,21 @@ class TipsetWriter:
 
         Errors: NoSource, StoreError.
         """
-        roots: list[Cid] = []
+        contents: list[Cid] = []
+        states: list[Cid] = []
         for tipset in tipsets:
             if scope.messages:
-                roots.extend(block.messages for block in tipset.blocks)
+                contents.extend(block.messages for block in tipset.blocks)
             if scope.receipts:
-                roots.append(tipset.parent_message_receipts)
+                contents.append(tipset.parent_message_receipts)
             if scope.state:
-                roots.append(tipset.parent_state_root)
-        failed = set(roots)
+                states.append(tipset.parent_state_root)
+        failed = {*contents, *states}
         for pause in (0.0, *(self._retry_delays if retries_missing else ())):
             if pause:
                 metrics.RETRIES.inc()
                 await asyncio.sleep(pause)
-            failed = (await self._mirror.close([root for root in roots if root in failed])).failed
+            failed = await self._close([root for root in contents if root in failed], failed & set(states))
             if not failed:
                 break
         flags: list[int] = []
@@ -242,6 +247,17 @@ class TipsetWriter:
                     held |= HELD_RECEIPTS
             flags.append(held)
         return flags
+
+    async def _close(self, contents: Sequence[Cid], states: Iterable[Cid]) -> set[Cid]:
+        """Close trees of messages and receipts, and states; the roots that stay open."""
+        if not self._keeps_messages:
+            return (await self._mirror.close([*contents, *states])).failed
+        lasting = await self._mirror.close(contents, self.contents())
+        return lasting.failed | (await self._mirror.close(states)).failed
+
+    def contents(self) -> ObjectPlace:
+        """Where messages, receipts and events go."""
+        return lasting_objects(self._store) if self._keeps_messages else objects_of(self._store)
 
     async def _receipts_alone(self, root: Cid) -> bool:
         """Whether the receipts are there though not all of their events are."""
@@ -333,7 +349,7 @@ class TipsetWriter:
         absent = [cid for cid in cids if cid not in raws]
         if absent:
             raise NotAvailableYet(f"no node holds block {absent[0]}")
-        await self._store.put_many([(cid.multihash, raws[cid]) for cid in cids], closed=True)
+        await put_lasting(self._store, {cid.multihash: raws[cid] for cid in cids})
 
     async def add_flags(self, key: TipsetKey, held: int) -> None:
         """Add flags to a tipset's row."""

@@ -131,7 +131,7 @@ async def test_version_2_snapshot(tmp_path: Path) -> None:
     assert got.head == entry.head
     assert await contents(store, tmp_path) == {
         **await contents(plain, tmp_path),
-        "stats": len(plain._objects) + 1,  # the metadata
+        "objects": len(plain._objects) + 1,  # the metadata
     }
 
 

@@ -1,0 +1,121 @@
+"""The objects of one LMDB environment: a generation, or the lasting place. A value is a flag and the object's bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any, Final
+
+from blockstore.errors import Missing
+from blockstore.lmdb.environment import MAX_KEY, OBJECTS, Environment
+from blockstore.store import Held
+
+LOOSE: Final = b"\0"
+CLOSED: Final = b"\1"
+#: objects written in one transaction; more goes into several
+CHUNK: Final = 20_000
+
+
+class LmdbPlace:
+    """A `Place` in an environment. `number`: of the generation, or LASTING. `bulk` leaves the syncing to `flush`."""
+
+    def __init__(self, number: int, environment: Environment, *, bulk: bool) -> None:
+        self.number = number
+        self.environment = environment
+        self.objects = environment.databases[OBJECTS]
+        self._bulk = bulk
+
+    def get(self, multihash: bytes) -> bytes | None:
+        """The object; its multihash is not empty and not too long."""
+        with self.environment.begin() as txn:
+            value = txn.get(multihash, None, self.objects)
+        return None if value is None else value[1:]
+
+    def find(self, wanted: dict[bytes, None], found: dict[bytes, bytes]) -> None:
+        """Move what is here of `wanted` to `found`, with its bytes."""
+        with self.environment.begin() as txn:
+            get, objects = txn.get, self.objects
+            here = {multihash: value for multihash in wanted if (value := get(multihash, None, objects)) is not None}
+        for multihash, value in here.items():
+            found[multihash] = value[1:]
+            del wanted[multihash]
+
+    async def get_many(self, multihashes: Sequence[bytes]) -> list[bytes | None]:
+        found: dict[bytes, bytes] = {}
+        self.find({one: None for one in multihashes if 0 < len(one) <= MAX_KEY}, found)
+        return [found.get(one) for one in multihashes]
+
+    async def held_many(self, multihashes: Sequence[bytes]) -> list[Held]:
+        found = []
+        with self.environment.begin(buffers=True) as txn:
+            get, objects = txn.get, self.objects
+            for multihash in multihashes:
+                value = get(multihash, None, objects) if 0 < len(multihash) <= MAX_KEY else None
+                found.append(Held.ABSENT if value is None else Held.CLOSED if value[0] else Held.LOOSE)
+        return found
+
+    async def put_many(self, objects: Iterable[tuple[bytes, bytes]], *, closed: bool) -> None:
+        flag = CLOSED if closed else LOOSE
+        source: Iterator[tuple[bytes, bytes]] = iter(objects)
+        while chunk := list(islice(source, CHUNK)):
+            await self.environment.write(partial(self._put, chunk=chunk, flag=flag))
+        await self._sync()
+
+    def _put(self, txn: Any, chunk: list[tuple[bytes, bytes]], flag: bytes) -> None:
+        chunk.sort()
+        items = [(multihash, flag + data) for multihash, data in chunk]
+        cursor = txn.cursor(self.objects)
+        # a loose put never undoes a closed one; a closed one replaces whatever stands there
+        cursor.putmulti(items, overwrite=flag is CLOSED)
+
+    async def mark_closed(self, multihashes: Sequence[bytes]) -> None:
+        for start in range(0, len(multihashes), CHUNK):
+            await self.environment.write(partial(self._mark, multihashes=sorted(multihashes[start : start + CHUNK])))
+        await self._sync()
+
+    def _mark(self, txn: Any, multihashes: list[bytes]) -> None:
+        for multihash in multihashes:
+            value = txn.get(multihash, db=self.objects)
+            if value is None:
+                raise Missing(multihash)
+            if value[:1] != CLOSED:
+                txn.put(multihash, CLOSED + value[1:], db=self.objects)
+
+    async def load(self, closed: Iterable[tuple[bytes, bytes]], loose: Iterable[tuple[bytes, bytes]]) -> None:
+        """Store objects of both kinds in one transaction; what is held stays as it is.
+
+        In LMDB's tree the keys of a batch are scattered over all leaves. One sorted pass over both kinds touches each
+        page once, and one commit writes it once; as two calls in smaller transactions it would cost about twice that.
+        """
+        items = [(multihash, CLOSED + data) for multihash, data in closed]
+        items += [(multihash, LOOSE + data) for multihash, data in loose]
+        items.sort()
+        # one that is loose is closed by the import's last pass, like any other object
+        await self.environment.write(lambda txn: txn.cursor(self.objects).putmulti(items, overwrite=False))
+        await self._sync()
+
+    def page(self, after: bytes, size: int) -> list[tuple[bytes, bytes, bool]]:
+        """(multihash, bytes, closed) of the next `size` objects behind `after`, in order of the multihash."""
+        found: list[tuple[bytes, bytes, bool]] = []
+        with self.environment.begin() as txn, txn.cursor(self.objects) as cursor:
+            there = cursor.set_range(after) if after else cursor.first()
+            if there and after and cursor.key() == after:
+                there = cursor.next()
+            while there and len(found) < size:
+                value = cursor.value()
+                found.append((cursor.key(), value[1:], value[:1] == CLOSED))
+                there = cursor.next()
+        return found
+
+    def size(self) -> tuple[int, int]:
+        """(objects, bytes of the environment's file)."""
+        with self.environment.begin() as txn:
+            objects = txn.stat(self.objects)["entries"]
+        env = self.environment.env
+        return objects, (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+
+    async def _sync(self) -> None:
+        if not self._bulk:
+            # does nothing unless an importer in this process opened the same store in bulk
+            await self.environment.flush()
