@@ -31,12 +31,13 @@ class Layout:
     """Which generations there are.
 
     `held`: those that are read, the current one first; at most two. `next`: the one that is being filled, if any.
-    `begins`: by generation, the lowest epoch from which on it holds every state whole; the oldest one has no entry.
+    `begins`: by generation, the lowest epochs from which on it holds (every state, all messages) that are kept; of the
+    first one, when it was first looked at.
     """
 
     held: tuple[int, ...] = (1,)
     next: int | None = None
-    begins: dict[int, int] = field(default_factory=dict)
+    begins: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def current(self) -> int:
@@ -52,19 +53,23 @@ class Layout:
         """The layout in which a new generation is being filled."""
         return replace(self, next=self.current + 1)
 
-    def switched(self, epoch: int) -> Layout:
-        """The layout in which the next generation is the current one, whole from `epoch` on."""
+    def switched(self, state: int, messages: int) -> Layout:
+        """The layout in which the next generation is the current one, whole from these epochs on."""
         if self.next is None or len(self.held) > 1:
             raise ValueError("there is no next generation, or the previous one is still held")
-        return Layout((self.next, *self.held), None, {**self.begins, self.next: epoch})
+        return Layout((self.next, *self.held), None, {**self.begins, self.next: (state, messages)})
 
     def without_previous(self) -> Layout:
         """The layout without the oldest generation."""
-        return Layout(self.held[:1], self.next, {self.current: self.begins.get(self.current, 0)})
+        return Layout(self.held[:1], self.next, {self.current: self.begins[self.current]})
+
+    def with_begin(self, state: int) -> Layout:
+        """The layout that notes when its first generation was first looked at."""
+        return replace(self, begins={**self.begins, self.current: (state, 0)})
 
     def encode(self) -> bytes:
         """The stored form."""
-        begins = {str(number): epoch for number, epoch in self.begins.items()}
+        begins = {str(number): epochs for number, epochs in self.begins.items()}
         return orjson.dumps({"held": self.held, "next": self.next, "begins": begins})
 
 
@@ -73,7 +78,7 @@ def decode_layout(value: bytes | None) -> Layout:
     if value is None:
         return Layout()
     raw = orjson.loads(value)
-    begins = {int(number): epoch for number, epoch in raw["begins"].items()}
+    begins = {int(number): (state, messages) for number, (state, messages) in raw["begins"].items()}
     return Layout(tuple(raw["held"]), raw["next"], begins)
 
 
@@ -180,6 +185,35 @@ class ObjectsInto:
     async def close_many(self, multihashes: Sequence[bytes]) -> None:
         """Mark objects as closed, and copy those that lie elsewhere. Errors: Missing."""
         await close_in(self._into, self._store.get_many, multihashes)
+
+
+class OnlyIn:
+    """One place, for a pass that copies to it: what is not there counts as absent, wherever else it is held."""
+
+    def __init__(self, store: Store, number: int) -> None:
+        assert isinstance(store, GenerationalStore)
+        self._into = store.place(number)
+        self._lasting = None if number == LASTING else store.place(LASTING)
+
+    async def get_many(self, multihashes: Sequence[bytes]) -> list[bytes | None]:
+        """What is there."""
+        return await self._into.get_many(multihashes)
+
+    async def held_many(self, multihashes: Sequence[bytes]) -> list[Held]:
+        """How each is held there; CLOSED too for what the lasting place has closed."""
+        return await held_for(self._into, self._lasting, _nowhere, multihashes)
+
+    async def put_many(self, objects: Iterable[tuple[bytes, bytes]], *, closed: bool) -> None:
+        """Store objects there."""
+        await self._into.put_many(objects, closed=closed)
+
+    async def close_many(self, multihashes: Sequence[bytes]) -> None:
+        """Mark what is there as closed."""
+        await self._into.mark_closed(multihashes)
+
+
+async def _nowhere(multihashes: Sequence[bytes], /) -> list[Held]:
+    return [Held.ABSENT] * len(multihashes)
 
 
 class _Reader(Protocol):

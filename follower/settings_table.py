@@ -114,6 +114,13 @@ SETTINGS: Final = (
         "Epochs below the head whose messages, Ethereum transactions and events are found by index rows, or all.",
     ),
     Setting(
+        "retention_rate",
+        number(50, 10_000_000),
+        20_000.0,
+        BRIDGE,
+        "The most objects a second that are copied to a new generation of objects; fewer while reads are slow.",
+    ),
+    Setting(
         "network_file",
         parse_text,
         "",

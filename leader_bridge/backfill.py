@@ -17,6 +17,7 @@ from blockstore.errors import StoreError
 from blockstore.store import TIPSETS, Batch, HeadEntry, Store
 from chain.errors import ChainError
 from chain.index.chain_index import HELD_EVENTS, HELD_MESSAGES, HELD_RECEIPTS, HELD_STATE, TipsetRow, row_of
+from chain.index.kept import load_kept
 from chain.tipset import Tipset, TipsetKey
 from leader_bridge import metrics
 from leader_bridge.clock import monotonic
@@ -165,15 +166,18 @@ class Backfill:
         head = self._head()
         if head is None:
             return
-        lacking, bottom, unlinked = await self._scan(TipsetKey(head.head.key))
+        kept = await load_kept(self._store)
+        lacking, bottom, unlinked = await self._scan(TipsetKey(head.head.key), kept.state)
         for key in reversed(unlinked):
             await self._relink([key])
         await self._complete_receipts([row for row in lacking if not _whole(row)])
         floor = await load_floor(self._store)
         new: list[TipsetRow] = []
         if floor is not None:
-            new = await self._extend(bottom, floor)
+            # what the store has dropped is not fetched again
+            new = await self._extend(bottom, max(floor, kept.messages))
             if self._state:
+                floor = max(floor, kept.state)
                 rows = [row for row in (*lacking, *new) if not row.held & HELD_STATE and row.height >= floor]
                 await self._complete(rows, MirrorScope(messages=False, receipts=False), HELD_STATE, "state")
         await self._index_events([row.key for row in (*lacking, *new)])
@@ -181,7 +185,7 @@ class Backfill:
     async def count_lacking(self) -> int:
         """How many tipsets of the published chain, down to where messages are held, lack receipts or events."""
         head = self._head()
-        lacking = [] if head is None else (await self._scan(TipsetKey(head.head.key)))[0]
+        lacking = [] if head is None else (await self._scan(TipsetKey(head.head.key), 0))[0]
         return sum(not _whole(row) for row in lacking)
 
     async def _complete_receipts(self, rows: Sequence[TipsetRow]) -> None:
@@ -222,11 +226,14 @@ class Backfill:
         async with self._head_change_lock:
             return
 
-    async def _scan(self, key: TipsetKey) -> tuple[list[TipsetRow], TipsetRow | None, list[TipsetKey]]:
+    async def _scan(
+        self, key: TipsetKey, lowest_state: int
+    ) -> tuple[list[TipsetRow], TipsetRow | None, list[TipsetKey]]:
         """(rows of the chain below `key` that lack something, newest first; the lowest row there is; tipsets
         whose rows were written before their parents' and, a bridge having been killed, not again since).
 
-        It ends where messages are not held: below, an import holds headers alone.
+        It ends where messages are not held: below, an import holds headers alone. States below `lowest_state` were
+        dropped, and nobody lacks them.
         """
         found: list[TipsetRow] = []
         bottom: TipsetRow | None = None
@@ -240,7 +247,7 @@ class Backfill:
             bottom = row
             if (
                 not _whole(row)
-                or (self._state and not row.held & HELD_STATE)
+                or (self._state and not row.held & HELD_STATE and row.height >= lowest_state)
                 or can_index_events(row.held, needs_state=self._lazy_events is None)
             ):
                 found.append(row)

@@ -18,6 +18,7 @@ from typing import Final, Protocol, runtime_checkable
 
 from blockstore.archive.tier import ArchivedObjects, Archives
 from blockstore.errors import Fenced, SchemaMismatch, StoreError, WrongNetwork
+from blockstore.generations import GenerationalStore
 from blockstore.store import HeadEntry, Store
 from chain.errors import BadObject, BadRequest
 from chain.network import ScheduleConflict
@@ -42,6 +43,8 @@ from leader_bridge.nodes.subscription import (
     merge_changes,
     subscribe,
 )
+from leader_bridge.retention.keeper import Keeper
+from leader_bridge.retention.policy import Policy
 from leader_bridge.settings import BridgeSettings
 from leader_bridge.store.executed_receipts import ExecutedReceipts
 from leader_bridge.store.execution import ExecutionDiffers, TipsetExecution
@@ -120,7 +123,19 @@ class Bridge:
             actor_code=s.actor_code,
             missing_object_timeout_seconds=s.missing_object_timeout_seconds,
         )
-        self.writer = TipsetWriter(store, self.mirror, late_block_retry_delays=s.late_block_retry_delays, reads=reads)
+        policy = Policy(
+            s.keep_state_epochs,
+            s.keep_message_epochs,
+            s.keep_index_epochs,
+            s.trace_lookback_epochs if s.traces else None,
+        )
+        self.writer = TipsetWriter(
+            store,
+            self.mirror,
+            late_block_retry_delays=s.late_block_retry_delays,
+            keeps_messages=policy.messages is None,
+            reads=reads,
+        )
         self.recorder = Recorder(store)
         execution = None if executor is None else TipsetExecution(store, executor, reads)
         past = execution if s.executes_past and s.state == "full" else None
@@ -133,6 +148,19 @@ class Bridge:
             head=lambda: self.head,
             head_change_lock=self._head_change_lock,
         )
+        self.keeper: Keeper | None = None
+        if isinstance(store, GenerationalStore):
+            self.keeper = Keeper(
+                store,
+                self.writer,
+                policy,
+                head=lambda: self.head,
+                head_change_lock=self._head_change_lock,
+                state=s.state == "full",
+                actor_code=s.actor_code,
+                rate=s.retention_rate,
+                grace_seconds=s.retention_grace_seconds,
+            )
         self.publisher = Publisher(
             store,
             self.writer,
@@ -241,6 +269,8 @@ class Bridge:
         background = [asyncio.create_task(self.backfill.run())]
         if self.traces is not None:
             background.append(asyncio.create_task(self.traces.run()))
+        if self.keeper is not None:
+            background.append(asyncio.create_task(self.keeper.run()))
         try:
             await self._follow_nodes()
         finally:

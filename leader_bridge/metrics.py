@@ -53,3 +53,15 @@ VERIFY_SECONDS: Final = Histogram(
 POST_CONFLICTS: Final = Counter(
     "follower_bridge_post_conflicts", "Children that disagree with another about the state after their parent."
 )
+COPIED: Final = Counter("follower_bridge_retention_copied", "Objects copied to a new generation.")
+RETENTION_RATE: Final = Gauge(
+    "follower_bridge_retention_rate", "Objects a second that a pass may copy now; it falls while reads are slow."
+)
+GENERATIONS: Final = Gauge("follower_bridge_generations", "Generations of objects that take room in the store.")
+RETENTION_STEP: Final = Gauge(
+    "follower_bridge_retention_step",
+    "1 for what the pass that keeps the store's size is doing: idle, copying, waiting, removing.",
+    ["step"],
+)
+LOWEST_KEPT: Final = Gauge("follower_bridge_lowest_kept_epoch", "The lowest epoch that is held, by kind.", ["kind"])
+ROWS_REMOVED: Final = Counter("follower_bridge_retention_rows", "Tipsets whose aged rows were removed.", ["kind"])

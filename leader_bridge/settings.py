@@ -21,7 +21,9 @@ class BridgeSettings:
     `trace_lookback_epochs` below the head. `executes_past`: make receipts, events and traces by execution where that
     is possible, in `backfill_percent` of the time. `verify`: execute all tipsets, a sample (one in `verify_one_in`),
     or none (off), and compare the result with the next header before that is published. `owner`: this process's name
-    in the lease ("": host and process id).
+    in the lease ("": host and process id). `keep_…_epochs`: how many epochs below the head are kept, None: all;
+    `retention_rate`: objects a second that are copied at most, where generations of objects follow each other;
+    `retention_grace_seconds`: how long what is no longer kept is still there for requests under way.
     """
 
     state: str = "full"
@@ -50,3 +52,8 @@ class BridgeSettings:
     missing_object_timeout_seconds: float = 60.0
     late_block_retry_delays: tuple[float, ...] = (0.1, 0.3, 1.0)
     owner: str = ""
+    keep_state_epochs: int | None = None
+    keep_message_epochs: int | None = None
+    keep_index_epochs: int | None = None
+    retention_rate: float = 20_000.0
+    retention_grace_seconds: float = 60.0

@@ -95,15 +95,24 @@ class LmdbPlace:
         await self.environment.write(lambda txn: txn.cursor(self.objects).putmulti(items, overwrite=False))
         await self._sync()
 
-    def page(self, after: bytes, size: int) -> list[tuple[bytes, bytes, bool]]:
-        """(multihash, bytes, closed) of the next `size` objects behind `after`, in order of the multihash."""
+    async def replace(self, objects: Sequence[tuple[bytes, bytes, bool]]) -> None:
+        """Write (multihash, bytes, closed) over what stands there."""
+        items = sorted((multihash, (CLOSED if closed else LOOSE) + data) for multihash, data, closed in objects)
+        await self.environment.write(lambda txn: txn.cursor(self.objects).putmulti(items))
+        await self._sync()
+
+    def page(self, after: bytes, size: int, most_bytes: int = 1 << 62) -> list[tuple[bytes, bytes, bool]]:
+        """(multihash, bytes, closed) of the next objects behind `after`, in order: `size` of them, or fewer when they
+        come to `most_bytes`."""
         found: list[tuple[bytes, bytes, bool]] = []
+        read = 0
         with self.environment.begin() as txn, txn.cursor(self.objects) as cursor:
             there = cursor.set_range(after) if after else cursor.first()
             if there and after and cursor.key() == after:
                 there = cursor.next()
-            while there and len(found) < size:
+            while there and len(found) < size and read < most_bytes:
                 value = cursor.value()
+                read += len(value)
                 found.append((cursor.key(), value[1:], value[:1] == CLOSED))
                 there = cursor.next()
         return found

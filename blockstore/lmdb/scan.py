@@ -7,20 +7,28 @@ put meanwhile may or may not be seen. This module is a friend of `LmdbStore`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any, Final
 
 from blockstore.lmdb.store import LmdbStore
 from blockstore.scan_pages import PAGE_BYTES, PAGE_ITEMS, ObjectPage, Part, RowPage, StoredObject
 from blockstore.store import TABLES, Table
 
-_CLOSED: Final = b"\1"
+#: bytes of a position that name the place
+_NUMBER: Final = 8
 
 
 def object_page(store: LmdbStore, after: bytes) -> ObjectPage | None:
-    """The objects behind the position `after` (b"": the first ones), in order of their keys; None behind the last."""
-    found = [StoredObject(key, value[1:], value[:1] == _CLOSED) for key, value in _page(store, store._objects, after)]
-    return ObjectPage(found, found[-1].multihash) if found else None
+    """The objects behind the position `after` (b"": the first), place by place, in order of their keys; None behind
+    the last. One that lies in two places comes twice."""
+    at, key = int.from_bytes(after[:_NUMBER], "big"), after[_NUMBER:]
+    for place in sorted(store._places, key=lambda place: place.number):
+        if place.number < at:
+            continue
+        found = place.page(key if place.number == at else b"", PAGE_ITEMS, PAGE_BYTES)
+        if found:
+            objects = [StoredObject(*one) for one in found]
+            return ObjectPage(objects, place.number.to_bytes(_NUMBER, "big") + found[-1][0])
+    return None
 
 
 def row_page(store: LmdbStore, table: Table, after: bytes) -> RowPage | None:
@@ -52,13 +60,12 @@ def _items(cursor: Any, after: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 async def replace_objects(store: LmdbStore, objects: Sequence[StoredObject]) -> None:
-    """Write objects over what stands under their keys, closed or loose as each says."""
-    await store._write(partial(_replace, database=store._objects, objects=objects))
-
-
-def _replace(txn: Any, database: Any, objects: Sequence[StoredObject]) -> None:
-    for one in sorted(objects):
-        txn.put(one.multihash, (_CLOSED if one.closed else b"\0") + (one.data or b""), db=database)
+    """Write objects over what stands under their keys, closed or loose as each says; new ones where new ones go."""
+    for place in store._places:
+        held = await place.held_many([one.multihash for one in objects])
+        is_current = place.number == store.current_generation
+        here = [one for one, how in zip(objects, held, strict=True) if how or is_current]
+        await place.replace([(one.multihash, one.data or b"", one.closed) for one in here])
 
 
 def change_count(store: LmdbStore) -> int:
@@ -67,9 +74,8 @@ def change_count(store: LmdbStore) -> int:
 
 
 def object_count(store: LmdbStore) -> int:
-    """How many objects the store holds."""
-    with store._begin() as txn:
-        return int(txn.stat(store._objects)["entries"])
+    """How many objects the store's places hold."""
+    return sum(place.size()[0] for place in store._places)
 
 
 def parts(store: LmdbStore) -> list[Part]:

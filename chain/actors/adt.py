@@ -92,9 +92,7 @@ async def array_items(reader: ObjectReader, root: bytes, of: Type, bits: int) ->
             yield at, of.decode(item)
 
 
-async def array_parts(
-    reader: ObjectReader, root: bytes, of: Type, bits: int
-) -> AsyncIterator[list[tuple[int, Any]]]:
+async def array_parts(reader: ObjectReader, root: bytes, of: Type, bits: int) -> AsyncIterator[list[tuple[int, Any]]]:
     """As `array_items`, some at a time."""
     tree = await Amt.load(reader, Cid(root), version=3, bit_width=bits)
     async for part in tree.parts():

@@ -109,7 +109,7 @@ def put_events(batch: Batch, height: int, block_hash: bytes, events: Sequence[In
         ref = (len(chunks) - 1, len(chunks[-1]))
         chunks[-1].append(data)
         size += len(data)
-        for term in _terms(group):
+        for term in terms_of(group):
             postings.setdefault(term, []).append(ref)
     if len(chunks) > _MOST_CHUNKS:
         raise BadObject(f"the events of epoch {height} take {len(chunks)} rows")
@@ -140,7 +140,8 @@ def _groups(events: Sequence[IndexedEvent]) -> Iterator[list[IndexedEvent]]:
         yield some[start:]
 
 
-def _terms(group: Sequence[IndexedEvent]) -> Iterable[Term]:
+def terms_of(group: Sequence[IndexedEvent]) -> Iterable[Term]:
+    """The terms whose posting lists name a group."""
     terms: dict[Term, None] = {emitter_term(group[0].event.address): None}
     for one in group:
         for entry in one.event.entries:

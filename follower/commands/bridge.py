@@ -64,6 +64,10 @@ def bridge_settings(settings: Settings, owner: str) -> BridgeSettings:
         verify=settings["verify"],
         verify_one_in=settings["verify_one_in"],
         owner=owner,
+        keep_state_epochs=settings["keep_state_epochs"],
+        keep_message_epochs=settings["keep_message_epochs"],
+        keep_index_epochs=settings["keep_index_epochs"],
+        retention_rate=settings["retention_rate"],
     )
 
 

@@ -1,0 +1,87 @@
+"""From which epoch on a store holds states, messages and index rows: what its bridge has dropped below, and its policy.
+
+One row of META. The bridge moves an epoch up first; what lies below is removed a while later. So whoever has read the
+row says "not held" before anything is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Final
+
+import orjson
+
+from blockstore.store import META, Batch, Store
+
+_KEPT: Final = b"kept"
+#: seconds for which a reader trusts what it has read; far less than a bridge waits before it removes anything
+FRESH_SECONDS: Final = 5.0
+STATE: Final = "state"
+MESSAGES: Final = "messages"
+INDICES: Final = "indices"
+_WORDS: Final = {STATE: "states", MESSAGES: "messages and receipts", INDICES: "index rows"}
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is held, by kind. `lowest`: the lowest epoch, 0 where nothing was dropped. `removed`: the epoch below which
+    nothing is left. `policy`: the epochs that are kept below the head; None: all."""
+
+    lowest: dict[str, int] = field(default_factory=dict)
+    removed: dict[str, int] = field(default_factory=dict)
+    policy: dict[str, int | None] = field(default_factory=dict)
+
+    @property
+    def state(self) -> int:
+        """The lowest epoch whose state is held, of those that ever were."""
+        return self.lowest.get(STATE, 0)
+
+    @property
+    def messages(self) -> int:
+        """The lowest epoch whose messages and receipts are held."""
+        return self.lowest.get(MESSAGES, 0)
+
+    @property
+    def indices(self) -> int:
+        """The lowest epoch that has index rows."""
+        return self.lowest.get(INDICES, 0)
+
+    def text(self) -> str:
+        """What was dropped, in a few words; empty where nothing was."""
+        found = [f"{word} from epoch {low}" for kind, word in _WORDS.items() if (low := self.lowest.get(kind, 0))]
+        return f"held: {', '.join(found)}" if found else ""
+
+
+async def load_kept(store: Store) -> Kept:
+    """What the store's row says."""
+    value = await store.row(META, b"", _KEPT)
+    if value is None:
+        return Kept()
+    raw = orjson.loads(value)
+    return Kept(raw["lowest"], raw["removed"], raw["policy"])
+
+
+def save_kept(batch: Batch, kept: Kept) -> None:
+    """Write the row with a batch."""
+    value = {"lowest": kept.lowest, "removed": kept.removed, "policy": kept.policy}
+    batch.put(META, b"", _KEPT, orjson.dumps(value))
+
+
+class KeptReader:
+    """Reads the row again when it is no longer fresh."""
+
+    def __init__(self, store: Store, clock: Callable[[], float] = monotonic) -> None:
+        self._store = store
+        self._clock = clock
+        self._kept = Kept()
+        self._fresh_until = float("-inf")
+
+    async def get(self) -> Kept:
+        """What the store holds, as it was a few seconds ago."""
+        now = self._clock()
+        if now >= self._fresh_until:
+            self._kept = await load_kept(self._store)
+            self._fresh_until = now + FRESH_SECONDS
+        return self._kept
