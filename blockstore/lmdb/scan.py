@@ -69,8 +69,8 @@ async def replace_objects(store: LmdbStore, objects: Sequence[StoredObject]) -> 
 
 
 def change_count(store: LmdbStore) -> int:
-    """The number of the last transaction that wrote."""
-    return int(store._env.info()["last_txnid"])
+    """How many transactions have written, in all places."""
+    return sum(int(place.environment.env.info()["last_txnid"]) for place in store._places)
 
 
 def object_count(store: LmdbStore) -> int:

@@ -43,7 +43,8 @@ async def tipset_at(store: LmdbStore, epoch: int) -> Tipset:
 
 
 async def remove_object(store: LmdbStore, cid: Cid) -> None:
-    await store._write(lambda txn: txn.delete(cid.multihash, db=store._objects))
+    for place in store._places:
+        await place.environment.write(lambda txn, place=place: txn.delete(cid.multihash, db=place.objects))
 
 
 async def put_row(store: LmdbStore, table: Table, partition: bytes, key: bytes, value: bytes) -> None:
