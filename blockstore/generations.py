@@ -11,7 +11,7 @@ The *layout* says which generations there are. It is one row of META, so it is f
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, runtime_checkable
 
@@ -131,14 +131,6 @@ class GenerationalStore(Protocol):
 
     async def drop_partition(self, table: Table, partition: bytes) -> None:
         """Remove all rows of a partition. The term fences it as it does `write`."""
-
-    def iterate_place(
-        self, number: int, after: bytes = b"", chunk: int = 1000
-    ) -> AsyncIterator[tuple[bytes, bytes, bool]]:
-        """(multihash, bytes, closed) of each object of a place, in an order that is the same each time, behind `after`.
-
-        For maintenance, never for a request: it reads everything.
-        """
 
 
 class ObjectPlace(Protocol):

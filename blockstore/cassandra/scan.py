@@ -11,40 +11,54 @@ from typing import Final
 
 import lz4.block
 
+from blockstore.cassandra.place import whole_value
 from blockstore.cassandra.schema import BY_TERM, LOOSE, table_name
 from blockstore.cassandra.session import burst
 from blockstore.cassandra.store import CassandraStore
-from blockstore.cassandra.values import ROW_PARTS, is_cut, unpack
+from blockstore.cassandra.values import ROW_PARTS, unpack
 from blockstore.cid import multihash_end
 from blockstore.errors import BadCid, Missing
+from blockstore.generations import LASTING
 from blockstore.scan_pages import ObjectPage, RowPage, StoredObject
 from blockstore.store import Table
 
 #: rows that the server sends at a time: objects may have 1 MiB a cell
 _FETCHED: Final = 256
-#: the first byte of a position: which of the two tables of objects it is in
-_OF_OBJECTS: Final = b"o"
-_OF_LOOSE: Final = b"l"
+#: bytes of the number of a place, with which a position begins; this number is that of the loose objects apart
+_NUMBER: Final = 8
+_APART: Final = 1 << 62
 
 
 async def object_page(store: CassandraStore, after: bytes) -> ObjectPage | None:
-    """The objects behind the position `after` (b"": the first ones); None behind the last.
+    """The objects behind the position `after` (b"": the first ones), place by place; None behind the last.
 
-    Loose objects that followers wrote come behind the others.
+    Loose objects that followers wrote come behind the others. One that lies in two places comes twice.
     """
-    if after[:1] != _OF_LOOSE:
-        cql = f"SELECT m, d, c FROM {store._keyspace}.objects"
-        rows, state = await store._session.page(cql, after[1:], _FETCHED)
-        # part of a value that was cut, or a row that a lost write left without one
-        whole = [row for row in rows if row[1] is not None and _is_multihash(row[0])]
-        found = await burst(lambda row: _stored(store, store._get, row[0], row[1], bool(row[2])), whole)
-        return ObjectPage(found, _OF_OBJECTS + state if state else _OF_LOOSE)
-    if after == _OF_LOOSE + b"\0":
+    layout = await store.layout()
+    numbers = sorted({LASTING, *layout.held, _APART})
+    at, state = int.from_bytes(after[:_NUMBER], "big"), after[_NUMBER:]
+    number = next((one for one in numbers if one >= at), None)
+    if number is None:
         return None
-    rows, state = await store._session.page(f"SELECT m, d FROM {store._keyspace}.{LOOSE}", after[1:], _FETCHED)
+    found, state = await _page(store, number, state if number == at else b"")
+    if not state:
+        # the next place; behind the last one there is none
+        number += 1
+    return ObjectPage(found, number.to_bytes(_NUMBER, "big") + state)
+
+
+async def _page(store: CassandraStore, number: int, state: bytes) -> tuple[list[StoredObject], bytes]:
+    """One page of a place, and where it goes on (b"": nowhere)."""
+    if number == _APART:
+        name, get, columns = f"{store._keyspace}.{LOOSE}", store._get_apart, "m, d"
+    else:
+        place = store.place(number)
+        name, get, columns = place.name, place.get_cql, "m, d, c"
+    rows, state = await store._session.page(f"SELECT {columns} FROM {name}", state, _FETCHED)
+    # part of a value that was cut, or a row that a lost write left without one
     whole = [row for row in rows if row[1] is not None and _is_multihash(row[0])]
-    found = await burst(lambda row: _stored(store, store._get_apart, row[0], row[1], False), whole)
-    return ObjectPage(found, _OF_LOOSE + (state or b"\0"))
+    found = await burst(lambda row: _stored(store, get, row[0], row[1], len(row) > 2 and bool(row[2])), whole)
+    return found, state
 
 
 def _is_multihash(key: bytes) -> bool:
@@ -59,7 +73,7 @@ def _is_multihash(key: bytes) -> bool:
 
 async def _stored(store: CassandraStore, cql: str, multihash: bytes, value: bytes, closed: bool) -> StoredObject:
     try:
-        data = unpack(await store._whole(cql, value) if is_cut(value) else value)
+        data = unpack(await whole_value(store._session, cql, value))
     except (Missing, lz4.block.LZ4BlockError, IndexError):
         return StoredObject(multihash, None, closed)
     return StoredObject(multihash, data, closed)
@@ -88,5 +102,10 @@ async def row_page(store: CassandraStore, table: Table, after: bytes) -> RowPage
 async def replace_objects(store: CassandraStore, objects: Sequence[StoredObject]) -> None:
     """Write objects over what stands under their keys. One that is closed stays closed."""
     store._writable()
-    await burst(lambda one: store._put_one(store._put_loose, (one.multihash, one.data or b"")), objects)
-    await store.mark_closed(one.multihash for one in objects if one.closed)
+    layout = await store.layout()
+    for number in (LASTING, *layout.held):
+        place = store.place(number)
+        held = await place.held_many([one.multihash for one in objects])
+        here = [one for one, how in zip(objects, held, strict=True) if how or number == layout.current]
+        await place.put_many([(one.multihash, one.data or b"") for one in here], closed=False)
+        await place.mark_closed([one.multihash for one in here if one.closed])

@@ -30,11 +30,17 @@ from blockstore.errors import StoreUnavailable
 from blockstore.store import COVERAGE, FILTERS, FLEET, HEAD_LOG, META, TABLES, TIPSETS
 
 #: of the tables below. 1: the log in one partition with static columns, rows fenced by write times
-SCHEMA_VERSION: Final = 2
+#: 2: without generations of objects
+SCHEMA_VERSION: Final = 3
+#: else Cassandra keeps what a dropped table held, as a snapshot
+_NO_SNAPSHOT: Final = " WITH allow_auto_snapshot = false"
 #: tables of which a leader reads, changes and writes rows: each row once a term that wrote it, the newest counts
 BY_TERM: Final = frozenset({TIPSETS.name, COVERAGE.name, META.name})
 #: loose objects that followers write, whose role may not write `objects`. Read when `objects` lacks one, and verified
 LOOSE: Final = "loose"
+#: objects that are never dropped, and parts of large rows. Each generation of the others has a table of its own
+LASTING_OBJECTS: Final = "objects"
+_GENERATION: Final = re.compile(r"objects_(\d+)")
 #: what a follower may write: nothing of the chain
 READER_WRITES: Final = (FILTERS.name, FLEET.name, LOOSE)
 
@@ -46,7 +52,14 @@ def table_name(name: str) -> str:
 
 def tables() -> list[str]:
     """The CQL tables of a store."""
-    return ["objects", LOOSE, HEAD, ENTRIES, *(table_name(name) for name in TABLES if name != HEAD_LOG.name)]
+    return [
+        LASTING_OBJECTS,
+        "objects_1",
+        LOOSE,
+        HEAD,
+        ENTRIES,
+        *(table_name(name) for name in TABLES if name != HEAD_LOG.name),
+    ]
 
 
 def keyspace_statement(keyspace: str, replication: int = 1, data_centre: str = "") -> str:
@@ -63,8 +76,8 @@ def statements(keyspace: str, replication: int = 1) -> list[str]:
     """The DDL of a store, in the order to apply it. `replication` is the number of copies."""
     ddl = [
         keyspace_statement(keyspace, replication),
-        # `c` (closed) is a column of its own, so that a loose put, which leaves it alone, never reopens an object
-        f"CREATE TABLE IF NOT EXISTS {keyspace}.objects (m blob PRIMARY KEY, d blob, c boolean)",
+        _objects_statement(f"{keyspace}.{LASTING_OBJECTS}"),
+        _objects_statement(generation_table(keyspace, 1)),
         f"CREATE TABLE IF NOT EXISTS {keyspace}.{LOOSE} (m blob PRIMARY KEY, d blob)",
         # the row that every compare-and-set of publishing is on, and the entries that it has gone on from
         f"CREATE TABLE IF NOT EXISTS {keyspace}.{HEAD} (p blob PRIMARY KEY, term bigint, last bigint, owner blob, "
@@ -82,6 +95,33 @@ def statements(keyspace: str, replication: int = 1) -> list[str]:
     return ddl
 
 
+def _objects_statement(name: str) -> str:
+    # `c` (closed) is a column of its own, so that a loose put, which leaves it alone, never reopens an object
+    return f"CREATE TABLE IF NOT EXISTS {name} (m blob PRIMARY KEY, d blob, c boolean)"
+
+
+def generation_table(keyspace: str, number: int) -> str:
+    """The table of a generation of objects."""
+    return f"{keyspace}.objects_{number}"
+
+
+def generation_of(table: str) -> int | None:
+    """The number of the generation whose table has this name; None for another table."""
+    found = _GENERATION.fullmatch(table)
+    return int(found[1]) if found else None
+
+
+def make_generation(address: CassandraAddress, number: int) -> None:
+    """Make the table of a generation. Blocks. Errors: StoreUnavailable, Forbidden."""
+    run(address, [_objects_statement(generation_table(address.keyspace, number)) + _NO_SNAPSHOT])
+
+
+def drop_generation(address: CassandraAddress, number: int) -> None:
+    """Drop the table of a generation, and what followers stored apart. Blocks. Errors: StoreUnavailable, Forbidden."""
+    keyspace = address.keyspace
+    run(address, [f"DROP TABLE IF EXISTS {generation_table(keyspace, number)}", f"TRUNCATE {keyspace}.{LOOSE}"])
+
+
 def grants(keyspace: str, reader: str, writer: str) -> list[str]:
     """The grants of a follower's role (`reader`) and a bridge's (`writer`). Both roles exist already.
 
@@ -94,6 +134,9 @@ def grants(keyspace: str, reader: str, writer: str) -> list[str]:
         *(f"GRANT MODIFY ON TABLE {keyspace}.{name} TO {reader}" for name in READER_WRITES),
         f"GRANT SELECT ON KEYSPACE {keyspace} TO {writer}",
         f"GRANT MODIFY ON KEYSPACE {keyspace} TO {writer}",
+        # of the tables of generations
+        f"GRANT CREATE ON KEYSPACE {keyspace} TO {writer}",
+        f"GRANT DROP ON KEYSPACE {keyspace} TO {writer}",
     ]
 
 
@@ -121,6 +164,10 @@ def _run_one(session: Any, keyspace: str, statement: str, replication: int) -> N
     try:
         session.execute(statement)
     except (InvalidRequest, ErrorMessage) as error:
+        if statement.endswith(_NO_SNAPSHOT):
+            # an option of Cassandra 4.1 and later; without it an operator has to clear snapshots
+            session.execute(statement.removesuffix(_NO_SNAPSHOT))
+            return
         if "SimpleStrategy" not in statement or "SimpleStrategy" not in str(error):
             raise
         centre = session.execute("SELECT data_center FROM system.local").one()[0]

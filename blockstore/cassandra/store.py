@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, Final
 
 import lz4.block
@@ -19,22 +19,25 @@ from blockstore.cassandra import migration
 from blockstore.cassandra import schema as cassandra_schema
 from blockstore.cassandra.address import CassandraAddress
 from blockstore.cassandra.compare_and_set import MOST_VALUE, swap
+from blockstore.cassandra.generations import Generations
 from blockstore.cassandra.head import CassandraHeadLog, Lease, Tail
+from blockstore.cassandra.place import CassandraPlace, may_be_held, put_parts, put_value, whole_value
 from blockstore.cassandra.probe import probe
 from blockstore.cassandra.schema import BY_TERM, SCHEMA_VERSION, table_name
 from blockstore.cassandra.session import AcsyllaSession, Forbidden, SchemaMissing, Session, burst
-from blockstore.cassandra.values import MAX_CELL, ROW_PARTS, cut, is_cut, joined, pack, parts_of, unpack
+from blockstore.cassandra.values import MAX_CELL, ROW_PARTS, pack, unpack
 from blockstore.cid import verify
 from blockstore.errors import BadCid, HashMismatch, Missing, SchemaMismatch, StoreError, StoreUnavailable
+from blockstore.generations import LAYOUT_KEY, Layout, close_in, held_for
 from blockstore.store import META, Batch, HeadEntry, Held, Table
 
 log = logging.getLogger(__name__)
 
 _SCHEMA_KEY: Final = b"\0schema"
+#: the schema whose objects are all in one table
+_WITHOUT_GENERATIONS: Final = 2
 #: what the server has shown that it does, by `probe`
 _PROBE_KEY: Final = b"\0probe"
-#: Cassandra has no empty partition key, and none over 64 KiB; no multihash is so long
-_MAX_KEY: Final = 0xFFF0
 
 
 class CassandraStore:
@@ -49,16 +52,15 @@ class CassandraStore:
         self._closed = False
         #: statements that remove the tables of an older version, where `open` has copied them
         self.copied_from: list[str] = []
-        objects = f"{address.keyspace}.objects"
-        self._get = f"SELECT d FROM {objects} WHERE m = ?"
-        self._held = f"SELECT m, c FROM {objects} WHERE m = ?"
-        self._put_loose = f"INSERT INTO {objects} (m, d) VALUES (?, ?)"
-        self._put_closed = f"INSERT INTO {objects} (m, d, c) VALUES (?, ?, true)"
-        self._close_one = f"UPDATE {objects} SET c = true WHERE m = ?"
+
+        def layout_row() -> Awaitable[bytes | None]:
+            return self.row(META, b"", LAYOUT_KEY)
+
+        self._generations = Generations(session, address, layout_row)
         loose = f"{address.keyspace}.{cassandra_schema.LOOSE}"
         self._get_apart = f"SELECT d FROM {loose} WHERE m = ?"
         self._put_apart = f"INSERT INTO {loose} (m, d) VALUES (?, ?)"
-        #: whether this role may not write the table `objects`
+        #: whether this role may not write the tables of objects
         self._restricted = False
 
     @classmethod
@@ -114,6 +116,10 @@ class CassandraStore:
             batch = Batch()
             batch.put(META, b"", _SCHEMA_KEY, b"%d" % SCHEMA_VERSION)
             await self.write(batch)
+        elif int(made) == _WITHOUT_GENERATIONS and may_create:
+            # all that it holds is lasting; what comes goes into generations
+            await asyncio.to_thread(cassandra_schema.apply, address, replication)
+            await self.write(Batch([(META, b"", _SCHEMA_KEY, b"%d" % SCHEMA_VERSION)]))
         elif int(made) != SCHEMA_VERSION:
             age = "newer" if int(made) > SCHEMA_VERSION else "older"
             raise SchemaMismatch(
@@ -147,21 +153,46 @@ class CassandraStore:
             self._closed = True
             await self._session.close()
 
+    # --- generations -------------------------------------------------------------------------------
+
+    @property
+    def looks(self) -> int:
+        return self._generations.looks
+
+    @property
+    def current_generation(self) -> int:
+        return self._generations.layout.current
+
+    async def layout(self) -> Layout:
+        await self._generations.follow()
+        return self._generations.layout
+
+    def place(self, number: int) -> CassandraPlace:
+        return self._generations.place(number)
+
+    async def make_generation(self, number: int) -> None:
+        self._writable()
+        await self._generations.make(number)
+
+    async def drop_generation(self, number: int) -> None:
+        self._writable()
+        await self._generations.drop(number)
+
+    async def generations(self) -> list[int]:
+        return await self._generations.numbers()
+
+    async def drop_partition(self, table: Table, partition: bytes) -> None:
+        self._writable()
+        cql = f"DELETE FROM {self._keyspace}.{table_name(table.name)} WHERE p = ?"
+        await self._execute(cql, [_partition(partition)])
+
     # --- objects -----------------------------------------------------------------------------------
 
     async def get(self, multihash: bytes) -> bytes | None:
-        if not 0 < len(multihash) <= _MAX_KEY:
+        if not may_be_held(multihash):
             return None
-        rows = await self._execute(self._get, [bytes(multihash)])
-        if not rows:
-            return await self._apart(bytes(multihash))
-        value = rows[0][0]
-        return unpack(await self._whole(self._get, value) if is_cut(value) else value)
-
-    async def _whole(self, cql: str, value: bytes) -> bytes:
-        """A value that was cut: its parts, which `cql` reads by key. Errors: Missing."""
-        found = await burst(lambda part: self._execute(cql, [part]), parts_of(value))
-        return joined(value, [rows[0][0] if rows else None for rows in found])
+        found = await self._generations.find(multihash)
+        return await self._apart(bytes(multihash)) if found is None else found
 
     async def _apart(self, multihash: bytes) -> bytes | None:
         """A loose object that a follower wrote, if its hash is right."""
@@ -169,8 +200,7 @@ class CassandraStore:
         if not rows:
             return None
         try:
-            value = rows[0][0]
-            data = unpack(await self._whole(self._get_apart, value) if is_cut(value) else value)
+            data = unpack(await whole_value(self._session, self._get_apart, rows[0][0]))
             verify(multihash, data)
         except (HashMismatch, BadCid, Missing, lz4.block.LZ4BlockError, IndexError) as error:
             log.error("a loose object is ignored, its hash is wrong: %s", error)
@@ -181,90 +211,52 @@ class CassandraStore:
         return await burst(self.get, multihashes)
 
     async def held_many(self, multihashes: Sequence[bytes]) -> list[Held]:
-        return await burst(self._held_one, multihashes)
+        current = self._generations.current
+        return await held_for(current, self._generations.lasting, self._held_elsewhere, multihashes)
 
-    async def _held_one(self, multihash: bytes) -> Held:
-        if not 0 < len(multihash) <= _MAX_KEY:
-            return Held.ABSENT
-        rows = await self._execute(self._held, [bytes(multihash)])
-        if rows:
-            return Held.CLOSED if rows[0][1] else Held.LOOSE
-        return Held.ABSENT if await self._apart(bytes(multihash)) is None else Held.LOOSE
+    async def _held_elsewhere(self, multihashes: Sequence[bytes], /) -> list[Held]:
+        previous = self._generations.previous
+        held = await previous.held_many(multihashes) if previous else [Held.ABSENT] * len(multihashes)
+        absent = [at for at, how in enumerate(held) if not how]
+        for at, data in zip(absent, await burst(self._apart_of, [multihashes[at] for at in absent]), strict=True):
+            held[at] = Held.LOOSE if data is not None else Held.ABSENT
+        return held
+
+    async def _apart_of(self, multihash: bytes) -> bytes | None:
+        return await self._apart(bytes(multihash)) if may_be_held(multihash) else None
 
     async def put_many(self, objects: Iterable[tuple[bytes, bytes]], *, closed: bool) -> None:
         self._writable()
-        if not closed:
+        if closed:
+            await self._generations.current.put_many(objects, closed=True)
+        else:
             await burst(self._put_loose_one, objects)
-            return
-        pairs = list(objects)
-        if len(pairs) == 1:
-            await self._put_one(self._put_closed, pairs[0])
-            return
-        # one may link to another: none is marked as closed before all are durable
-        await self._put_all(self._put_loose, pairs)
-        await self.mark_closed(pair[0] for pair in pairs)
 
     async def put_closed(self, objects: Iterable[tuple[bytes, bytes]]) -> None:
         """Store closed objects in any order, one statement each. What they link to is durable already."""
         self._writable()
-        await self._put_all(self._put_closed, objects)
-
-    async def _put_all(self, cql: str, objects: Iterable[tuple[bytes, bytes]]) -> None:
-        large: list[tuple[bytes, bytes]] = []
-
-        def rows() -> Iterator[list[Any]]:
-            for multihash, data in objects:
-                value = pack(data)
-                if len(value) > MAX_CELL:
-                    large.append((multihash, data))
-                else:
-                    yield [bytes(multihash), value]
-
-        await self._session.write_many(cql, rows())
-        await burst(lambda pair: self._put_one(cql, pair), large)
-
-    async def _put_one(self, cql: str, pair: tuple[bytes, bytes]) -> None:
-        multihash, value = bytes(pair[0]), pack(pair[1])
-        if len(value) > MAX_CELL:
-            value = await self._put_parts(
-                self._put_apart if cql is self._put_apart else self._put_loose, multihash, value
-            )
-        await self._execute(cql, [multihash, value])
-
-    async def _put_parts(self, cql: str, key: bytes, value: bytes) -> bytes:
-        """Write the parts of a large value; what to write in its place when they are durable."""
-        header, parts = cut(key, value)
-        await burst(lambda part: self._execute(cql, list(part)), parts)
-        return header
+        await self._generations.current.put_closed(objects)
 
     async def _put_loose_one(self, pair: tuple[bytes, bytes]) -> None:
+        key, value = bytes(pair[0]), pack(pair[1])
         if not self._restricted:
+            put = self._generations.current.put_cql
             try:
-                await self._put_one(self._put_loose, pair)
+                await put_value(self._session, put, put, key, value)
                 return
             except Forbidden:
                 # a follower's role writes to a table of its own
                 self._restricted = True
-        await self._put_one(self._put_apart, pair)
+        await put_value(self._session, self._put_apart, self._put_apart, key, value)
 
     async def mark_closed(self, multihashes: Iterable[bytes]) -> None:
         """Set the closed flag on objects that this instance wrote, one statement each. Does not look for them."""
         self._writable()
-        await self._session.write_many(self._close_one, ([bytes(one)] for one in dict.fromkeys(multihashes)))
+        await self._generations.current.mark_closed(multihashes)
 
     async def close_many(self, multihashes: Sequence[bytes]) -> None:
         self._writable()
-        # an UPDATE would make a row that is absent: look first (no object is ever removed)
-        rows = await burst(lambda mh: self._execute(self._held, [bytes(mh)]), multihashes)
-        loose = [mh for mh, found in zip(multihashes, rows, strict=True) if found and not found[0][1]]
-        apart = [mh for mh, found in zip(multihashes, rows, strict=True) if not found]
-        copies: list[tuple[bytes, bytes]] = []
-        for multihash, data in zip(apart, await burst(self._apart, apart), strict=True):
-            if data is None:
-                raise Missing(multihash)
-            copies.append((multihash, data))
-        await burst(lambda pair: self._put_one(self._put_loose, pair), copies)
-        await self.mark_closed([*loose, *apart])
+        await close_in(self._generations.current, self.get_many, multihashes)
 
     # --- rows --------------------------------------------------------------------------------------
 
@@ -282,7 +274,7 @@ class CassandraStore:
         """What a row's cell says. A row that a term removed is an empty cell."""
         if not value:
             return None
-        return unpack(await self._whole(self._get, value) if is_cut(value) else value)
+        return unpack(await whole_value(self._session, self._generations.lasting.get_cql, value))
 
     async def rows(self, table: Table, keys: Sequence[tuple[bytes, bytes]]) -> list[bytes | None]:
         return await burst(lambda pair: self.row(table, *pair), keys)
@@ -368,7 +360,7 @@ class CassandraStore:
         value = pack(data)
         if len(value) > MAX_CELL:
             digest = hashlib.sha256(value).digest()
-            value = await self._put_parts(self._put_loose, ROW_PARTS + digest, value)
+            value = await put_parts(self._session, self._generations.lasting.put_cql, ROW_PARTS + digest, value)
         await self._put_value(name, partition, key, value)
 
     async def _put_value(self, name: str, partition: bytes, key: bytes, value: bytes) -> None:

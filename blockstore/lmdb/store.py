@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -180,20 +180,6 @@ class LmdbStore:
 
         await self._write(drop)
 
-    async def iterate_place(
-        self, number: int, after: bytes = b"", chunk: int = 1000
-    ) -> AsyncIterator[tuple[bytes, bytes, bool]]:
-        """Each `chunk` objects are a read transaction of their own, so a slow reader keeps no page from being used
-        again; what is put meanwhile may or may not be seen."""
-        while True:
-            found = self.place(number).page(after, chunk)
-            for one in found:
-                yield one
-            if len(found) < chunk:
-                return
-            after = found[-1][0]
-            await asyncio.sleep(0)
-
     # --- objects -----------------------------------------------------------------------------------
 
     async def get(self, multihash: bytes) -> bytes | None:
@@ -248,11 +234,6 @@ class LmdbStore:
         """Store objects of both kinds in one transaction; what is held stays as it is. For imports."""
         self._check_writable()
         await self._current().load(closed, loose)
-
-    async def iterate_objects(self, after: bytes = b"", chunk: int = 1000) -> AsyncIterator[tuple[bytes, bytes, bool]]:
-        """(multihash, bytes, closed) of every object behind `after` in the current generation, in order."""
-        async for one in self.iterate_place(self._layout.current, after, chunk):
-            yield one
 
     # --- rows --------------------------------------------------------------------------------------
 

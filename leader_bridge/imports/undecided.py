@@ -27,6 +27,7 @@ from blockstore.car.batches import Chunk
 from blockstore.car.closed_order import Pairs
 from blockstore.cid import Cid
 from blockstore.lmdb.store import LmdbStore
+from blockstore.scan import object_pages
 from blockstore.store import META, Batch, Held, Store
 from chain.errors import BadObject
 from chain.ipld.dag_cbor import decode
@@ -230,12 +231,12 @@ class Undecided:
         if not self.is_used:
             return []
         epochs = self.epochs
-        async for _, data, _ in (await self._opened()).iterate_objects():
-            header = read_header(data)
-            if header is None:
-                continue
-            if epochs.keeps_messages(header.height):
-                roots.update(dict.fromkeys((header.messages, header.receipts)))
-            if epochs.keeps_state(header.height):
-                roots[header.state] = None
+        async for page in object_pages(await self._opened()):
+            for header in (read_header(one.data) for one in page.objects if one.data is not None):
+                if header is None:
+                    continue
+                if epochs.keeps_messages(header.height):
+                    roots.update(dict.fromkeys((header.messages, header.receipts)))
+                if epochs.keeps_state(header.height):
+                    roots[header.state] = None
         return list(roots)

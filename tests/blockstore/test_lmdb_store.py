@@ -18,7 +18,10 @@ import pytest
 
 from blockstore.cid import multihash_of, verify
 from blockstore.errors import Fenced, SchemaMismatch, StoreError, StoreFull, StoreUnavailable
+from blockstore.generations import LASTING
 from blockstore.lmdb.store import LmdbStore
+from blockstore.scan import object_pages
+from blockstore.scan_pages import StoredObject
 from blockstore.store import META, SCHEMA_VERSION, Batch, Store
 from tests.blockstore.store_contract import StoreContract, entry
 from tests.support.paths import ROOT
@@ -111,16 +114,18 @@ async def test_an_object_key_that_lmdb_cannot_hold_is_refused(tmp_path: Path) ->
     await store.close()
 
 
-async def test_every_object_is_walked_once_whatever_the_chunk(tmp_path: Path) -> None:
+async def test_every_object_of_each_place_is_scanned_once(tmp_path: Path) -> None:
     store = await LmdbStore.open(tmp_path / "store", bulk=True)
     pairs = {multihash_of(bytes((n,))): bytes((n,)) for n in range(50)}
     await store.put_many(pairs.items(), closed=False)
     shut = sorted(pairs)[::3]
     await store.close_many(shut)
-    every = [(multihash, pairs[multihash], multihash in shut) for multihash in sorted(pairs)]
-    for chunk in (1, 7, 50, 1000):
-        assert [one async for one in store.iterate_objects(chunk=chunk)] == every
-    assert [one async for one in store.iterate_objects(after=every[9][0], chunk=7)] == every[10:]
+    await store.place(LASTING).put_many([(multihash_of(b"header"), b"header")], closed=True)
+    every = [StoredObject(multihash, pairs[multihash], multihash in shut) for multihash in sorted(pairs)]
+    every.insert(0, StoredObject(multihash_of(b"header"), b"header", True))
+    pages = [page async for page in object_pages(store)]
+    assert [one for page in pages for one in page.objects] == every
+    assert [one async for page in object_pages(store, pages[0].position) for one in page.objects] == every[1:]
     await store.close()
 
 

@@ -96,12 +96,12 @@ class Statement:
 
     @property
     def partition(self) -> str:
-        return "m" if self.table in ("objects", "loose") else "p"
+        return "m" if self.table in ("objects", "objects_1", "loose") else "p"
 
 
 #: columns of the key of a row within its partition; `t` falls
 _KEYS: dict[str, tuple[str, ...]] = {
-    "objects": (), "loose": (), "head": (), "head_log": ("seq",), "head_entries": ("seq",),
+    "objects": (), "objects_1": (), "loose": (), "head": (), "head_log": ("seq",), "head_entries": ("seq",),
     "tipsets_by_term": ("k", "t"), "coverage_by_term": ("k", "t"), "meta_by_term": ("k", "t"),
 }  # fmt: skip
 

@@ -95,8 +95,8 @@ def test_a_store_that_goes_on_before_writes_are_acknowledged_is_caught(kind: typ
 @pytest.mark.parametrize(
     "statement",
     [
-        "INSERT INTO ks.objects",
-        "UPDATE ks.objects",
+        "INSERT INTO ks.objects_1",
+        "UPDATE ks.objects_1",
         "INSERT INTO ks.tipsets_by_term",
         "INSERT INTO ks.heights",
         "INSERT INTO ks.messages",

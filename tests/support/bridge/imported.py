@@ -8,7 +8,8 @@ from typing import Any
 import orjson
 
 from blockstore.cid import Cid
-from blockstore.generations import LASTING, GenerationalStore
+from blockstore.generations import GenerationalStore
+from blockstore.scan import object_pages
 from blockstore.store import META, Held, Store
 from chain.index.chain_index import (
     HELD_EVENTS,
@@ -87,8 +88,7 @@ async def count_objects(store: Store) -> int:
     """How many objects a store holds; one that lies in two places counts once."""
     if not isinstance(store, GenerationalStore):
         return (await store.stats())["objects"]
-    layout = await store.layout()
-    return len({one[0] for place in (LASTING, *layout.held) async for one in store.iterate_place(place)})
+    return len({one.multihash async for page in object_pages(store) for one in page.objects})
 
 
 async def contents(store: Store, folder: Path) -> dict[str, Any]:
