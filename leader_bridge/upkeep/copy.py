@@ -27,6 +27,7 @@ from blockstore.archive.named import archives_of
 from blockstore.bulk_load import load_objects
 from blockstore.cid import verify
 from blockstore.errors import HashMismatch, StoreError, Unfinished
+from blockstore.generations import keep_lasting
 from blockstore.scan import change_count, object_count, object_pages, row_pages
 from blockstore.scan_pages import StoredObject
 from blockstore.store import (
@@ -45,6 +46,7 @@ from blockstore.store import (
     Store,
     Table,
 )
+from chain.index.kept import load_kept, save_kept
 from chain.index.recorded_answers import NETWORK_PARAMS
 from chain.network import load_network, save_network
 from chain.tipset import TipsetKey
@@ -260,6 +262,7 @@ class _Copy:
 
     async def _catch_up(self, state: _State, report: CopyReport) -> None:
         await self._copy_settings()
+        await self._keep_headers()
         catch_up = CatchUp(self._source, self._target)
         below = TipsetKey(bytes.fromhex(str(state.head[1])))
         low = int(str(state.head[0]))
@@ -283,12 +286,19 @@ class _Copy:
         batch.delete(META, b"", MARK)
         await self._target.write(batch)
 
+    async def _keep_headers(self) -> None:
+        """Put the headers where the target drops nothing."""
+        async for page in row_pages(self._target, HEIGHTS):
+            await keep_lasting(self._target, [cid.multihash for _, _, key in page.rows for cid in TipsetKey(key).cids])
+            await self._pace.step()
+
     async def _copy_settings(self) -> None:
         """The network, and how far backfills go."""
         batch = Batch()
         network = await load_network(self._source)
         if network is not None:
             save_network(batch, network)
+        save_kept(batch, await load_kept(self._source))
         floor = await load_floor(self._source)
         if floor is not None:
             save_floor(batch, floor)

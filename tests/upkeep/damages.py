@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -259,9 +259,12 @@ TOGETHER: Final = [
 
 async def everything(store: LmdbStore, tables: Sequence[Table]) -> dict[str, object]:
     """All objects and all rows of some tables."""
-    found: dict[str, object] = {}
+    found: dict[str, Any] = {}
     async for page in object_pages(store):
-        found.update({str(cid_under(one.multihash)): (one.data, one.closed) for one in page.objects})
+        for one in page.objects:
+            # what an import stored in the current generation, headers, is in the lasting place too
+            _, was_closed = found.get(name := str(cid_under(one.multihash)), (b"", False))
+            found[name] = (one.data, one.closed or was_closed)
     for table in tables:
         async for rows in row_pages(store, table):
             found.update({f"{table.name} {p.hex()} {k.hex()}": value for p, k, value in rows.rows})
