@@ -4,6 +4,7 @@ ChainError
 ├── BadObject           the bytes do not match their schema
 ├── BadAddress          not an address
 ├── NotHeld             the store does not hold what the answer needs; never replaced by an empty answer
+│   └── Dropped         its policy does not keep it any more
 ├── NotFound            a look-up by CID or key found nothing; the text is Lotus'
 ├── NullRound           no tipset at that epoch (`data`: the epoch)
 ├── ActorNotFound       no such actor in this state
@@ -40,6 +41,10 @@ class NotHeld(ChainError):
     def __init__(self, what: str) -> None:
         super().__init__(f"not held: {what}")
         self.what = what
+
+
+class Dropped(NotHeld):
+    """The store held it, and its policy does not keep it any more."""
 
 
 class NotFound(ChainError, LookupError):

@@ -15,10 +15,10 @@ from chain.ipld.objects import Objects
 from chain.tipset import TipsetKey
 
 
-def not_held(objects: Objects, error: Missing, what: str = "") -> NotHeld:
-    """The error for an object that `what` (the state, the receipts of an epoch, …) is made of."""
+def not_held(objects: Objects, error: Missing, what: str = "", kept: str = "") -> NotHeld:
+    """The error for an object that `what` (the state, the receipts of an epoch, …) is made of. `kept`: what is held."""
     node = ", and no full node that was asked has it" if objects.is_lazy else "; a full node would have it"
-    absent = str(error).removesuffix(" is not held") + node
+    absent = str(error).removesuffix(" is not held") + (f"; {kept}" if kept else "") + node
     return NotHeld(f"{what}: {absent}" if what else absent)
 
 

@@ -189,6 +189,7 @@ class CassandraStore:
     # --- objects -----------------------------------------------------------------------------------
 
     async def get(self, multihash: bytes) -> bytes | None:
+        self._check_open()
         if not may_be_held(multihash):
             return None
         found = await self._generations.find(multihash)
@@ -211,6 +212,7 @@ class CassandraStore:
         return await burst(self.get, multihashes)
 
     async def held_many(self, multihashes: Sequence[bytes]) -> list[Held]:
+        self._check_open()
         current = self._generations.current
         return await held_for(current, self._generations.lasting, self._held_elsewhere, multihashes)
 
@@ -453,9 +455,12 @@ class CassandraStore:
             raise StoreUnavailable(f"{self.url} is {'closed' if self._closed else 'open read-only'}")
 
     async def _execute(self, cql: str, values: list[Any]) -> list[list[Any]]:
+        self._check_open()
+        return await self._session.execute(cql, values)
+
+    def _check_open(self) -> None:
         if self._closed:
             raise StoreUnavailable(f"{self.url} is closed")
-        return await self._session.execute(cql, values)
 
 
 def _partition(partition: bytes) -> bytes:

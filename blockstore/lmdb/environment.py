@@ -26,6 +26,8 @@ DEFAULT_MAP_SIZE: Final = 1 << 40
 OBJECTS: Final = b"objects"
 MAX_KEY: Final = 511
 SCHEMA_KEY: Final = b"\0schema"
+#: the schema whose objects are all in one database
+WITHOUT_GENERATIONS: Final = 1
 DATA_FILE: Final = "data.mdb"
 
 
@@ -88,10 +90,10 @@ class Environment:
     def _begin_schema(self, txn: Any, meta: Any) -> None:
         key = table_key(b"", SCHEMA_KEY)
         value = txn.get(key, db=meta)
-        if value is None:
-            txn.put(key, b"%d" % SCHEMA_VERSION, db=meta)
-        else:
+        if value is not None:
             check_schema(value, self.path)
+        # an older store's objects are all lasting; what comes goes into generations
+        txn.put(key, b"%d" % SCHEMA_VERSION, db=meta)
 
     def begin(self, buffers: bool = False) -> Any:
         """A read transaction. Errors: StoreUnavailable."""
@@ -186,14 +188,13 @@ def check_schema(value: bytes | None, path: Path) -> None:
     if value is None:
         raise StoreUnavailable(f"lmdb://{path} has not been made yet")
     made = int(value)
-    if made == SCHEMA_VERSION:
+    if made in (WITHOUT_GENERATIONS, SCHEMA_VERSION):
         return
-    if made > SCHEMA_VERSION:
-        raise SchemaMismatch(
-            f"lmdb://{path} has schema {made}, newer than {SCHEMA_VERSION} which this version writes: "
-            "use the version that made it"
-        )
+    age, advice = (
+        ("newer", "use the version that made it")
+        if made > SCHEMA_VERSION
+        else ("older", "import or bridge into a new store")
+    )
     raise SchemaMismatch(
-        f"lmdb://{path} has schema {made}, older than {SCHEMA_VERSION} which this version writes: stop what uses it, "
-        f"then run `follower store migrate --store lmdb://{path}`"
+        f"lmdb://{path} has schema {made}, {age} than {SCHEMA_VERSION} which this version writes: {advice}"
     )

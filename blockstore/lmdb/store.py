@@ -116,25 +116,29 @@ class LmdbStore:
         """Read the layout's row; whether there are other generations than before. Errors: StoreUnavailable."""
         with self._shared.begin() as txn:
             row = txn.get(table_key(b"", LAYOUT_KEY), db=self._tables[META.name])
-        if row == self._layout_row and not first:
-            return False
         layout = decode_layout(row)
+        if row == self._layout_row and not first and layout.current in self._generations:
+            return False
         wanted = list(layout.held)
         if not self._readonly and layout.next is not None:
             wanted.append(layout.next)
         for number in wanted:
             if number in self._generations:
                 continue
-            # the first one, and the next one, are made by whoever writes; all others are there
-            is_made = self._readonly or (number != layout.next and row is not None)
-            if is_made and not (generation_path(self._path, number) / DATA_FILE).exists():
-                raise StoreUnavailable(f"{self.url} lacks its generation {number}")
+            is_there = (generation_path(self._path, number) / DATA_FILE).exists()
+            if not is_there and number != layout.next:
+                if row is not None:
+                    raise StoreUnavailable(f"{self.url} lacks its generation {number}")
+                if self._readonly:
+                    continue  # the first one is made by whoever writes
             self._generations[number] = self._open_generation(number)
-        self._places = (*(self._generations[number] for number in layout.held), self._lasting)
+        held = [number for number in layout.held if number in self._generations]
+        self._places = (*(self._generations[number] for number in held), self._lasting)
         for number in [number for number in self._generations if number not in wanted]:
             release(self._generations.pop(number).environment)
+        changed = row != self._layout_row or layout.current in self._generations
         self._layout, self._layout_row = layout, row
-        return True
+        return changed
 
     def _open_generation(self, number: int) -> LmdbPlace:
         path = generation_path(self._path, number)
@@ -144,7 +148,8 @@ class LmdbStore:
     def _current(self) -> LmdbPlace:
         if self._closed:
             raise StoreUnavailable(f"{self.url} is closed")
-        return self._generations[self._layout.current]
+        # who reads a store of the older schema finds no generation yet
+        return self._generations.get(self._layout.current, self._lasting)
 
     def place(self, number: int) -> LmdbPlace:
         return self._lasting if number == LASTING else self._generations[number]

@@ -19,6 +19,7 @@ from blockstore.errors import Missing
 from blockstore.store import HEIGHTS, POST, TIPSETS, Batch, Store
 from chain.block import decode_header
 from chain.errors import BadObject, NotHeld
+from chain.index.kept import Kept, KeptReader
 from chain.ipld.dag_cbor import decode, encode
 from chain.ipld.objects import ObjectReader
 from chain.network import NetworkRecord
@@ -138,6 +139,16 @@ class ChainIndex:
         self._rows: LRUCache[bytes, TipsetRow] = LRUCache(cached_rows)
         self._tipsets: LRUCache[bytes, Tipset] = LRUCache(cached_tipsets)
         self._posts: LRUCache[bytes, tuple[Cid, Cid]] = LRUCache(cached_tipsets)
+        self._kept = KeptReader(store)
+
+    async def kept(self) -> Kept:
+        """From which epochs on the store holds what, as it was a few seconds ago."""
+        return await self._kept.get()
+
+    @property
+    def known_kept(self) -> Kept:
+        """As `kept`, as far as it was read already."""
+        return self._kept.known
 
     async def tipset(self, key: TipsetKey) -> Tipset:
         """The tipset with this key. Errors: Missing (a block is not held), BadObject (no tipset of these)."""

@@ -70,18 +70,18 @@ def save_kept(batch: Batch, kept: Kept) -> None:
 
 
 class KeptReader:
-    """Reads the row again when it is no longer fresh."""
+    """Reads the row again when it is no longer fresh. `known`: what was read last."""
 
     def __init__(self, store: Store, clock: Callable[[], float] = monotonic) -> None:
         self._store = store
         self._clock = clock
-        self._kept = Kept()
+        self.known = Kept()
         self._fresh_until = float("-inf")
 
     async def get(self) -> Kept:
         """What the store holds, as it was a few seconds ago."""
         now = self._clock()
         if now >= self._fresh_until:
-            self._kept = await load_kept(self._store)
+            self.known = await load_kept(self._store)
             self._fresh_until = now + FRESH_SECONDS
-        return self._kept
+        return self.known

@@ -9,7 +9,7 @@ from blockstore.cid import Cid
 from chain.actors.codes import check_code
 from chain.actors.load import States
 from chain.address import Address
-from chain.errors import ActorNotFound
+from chain.errors import ActorNotFound, Dropped
 from chain.ipld.tree_nodes import NodeCache
 from chain.network import NetworkRecord
 from chain.state.state_tree import Actor, StateTree, UnresolvedAddress
@@ -69,10 +69,14 @@ async def load_tree(ctx: Context, root: Cid, epoch: int, *, walks: bool = False)
     """The actors under a state root, which the network version at `epoch` holds for.
 
     A tree that `walks` leaves the process's cache of nodes alone, and lets other requests go on at each read. What
-    needs the state of an actor of a newer version than this release decodes raises UnknownActors. Errors: Missing,
-    BadObject.
+    needs the state of an actor of a newer version than this release decodes raises UnknownActors. Errors: Dropped,
+    Missing, BadObject.
     """
     network = ctx.network
+    kept = await ctx.index.kept()
+    # the genesis' state stays, which is that of the first tipset too
+    if 1 < epoch < kept.state:
+        raise Dropped(f"state of epoch {epoch}; {kept.text()}")
     if walks:
         return await StateTree.load(PacedReader(ctx), root, None, partial(check_code, network, epoch))
     trees: dict[tuple[Cid, int], tuple[NetworkRecord, StateTree]] = ctx.extra.setdefault("state_trees", {})

@@ -161,9 +161,7 @@ class _CallText(_Call):
         charges, logs, objects = self._charges.text(), self._logs.text(), self._objects.text()
         front = self._encode(self.fields)[:-1], b',"GasCharges":', charges or b"null", b',"Subcalls":'
         self._front = b"".join(front)
-        self._back = b"".join(
-            (b',"Logs":' + logs if logs else b"", b',"IpldOps":' + objects if objects else b"", b"}")
-        )
+        self._back = b"".join((b',"Logs":' + logs if logs else b"", b',"IpldOps":' + objects if objects else b"", b"}"))
         self.fields = {}
 
     def pieces(self) -> Iterator[bytes]:

@@ -10,7 +10,7 @@ from blockstore.cid import Cid
 from blockstore.errors import Missing
 from blockstore.store import MESSAGES, TIPSETS
 from chain.address import Address
-from chain.errors import ActorNotFound, BadObject, ChainError, NotFound, NotHeld
+from chain.errors import ActorNotFound, BadObject, ChainError, Dropped, NotFound, NotHeld
 from chain.ipld.amt import Amt
 from chain.ipld.dag_cbor import decode
 from chain.message import Message, Receipt, SignedMessage, decode_any_message, receipt_from_fields
@@ -135,7 +135,7 @@ async def _receipt(ctx: Context, tipset: Tipset, place: int) -> Receipt:
         value = await Amt(ctx.objects, tipset.parent_message_receipts, 0).get(place)
     except Missing as error:
         what = f"the receipts of the parents of the tipset at epoch {tipset.height}"
-        raise not_held(ctx.objects, error, what) from None
+        raise not_held(ctx.objects, error, what, ctx.index.known_kept.text()) from None
     if value is None:
         raise NotFound(f"failed to find receipt {place}")
     return receipt_from_fields(value)
@@ -177,7 +177,7 @@ async def _by_nonce(
             return Miss.NOT_ON_CHAIN
     except ActorNotFound:
         raise NotFound("failed to load initial tipset") from None
-    except Missing:
+    except (Missing, Dropped):
         return Miss.BEYOND_HELD
     # at `low` the nonce is not passed, or unknown; at `high` it is passed
     low = 0 if limit == NO_LIMIT else max(0, start.height - limit)
@@ -217,7 +217,7 @@ async def is_nonce_passed(ctx: Context, tipset: Tipset, sender: Address, nonce: 
     """Whether the sender's nonce is above `nonce` before a tipset; None where that state is not held."""
     try:
         found = await _nonce(ctx, tipset, sender)
-    except Missing:
+    except (Missing, Dropped):
         return None
     return found is not None and found > nonce
 

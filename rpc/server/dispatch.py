@@ -375,7 +375,8 @@ class Dispatcher:
             # what Lotus' store says when it is asked for the undefined CID, which null stands for
             return MethodError("error decoding identity cid b: multihash too short. must be >= 2 bytes")
         if isinstance(raised, Missing) and call is not None and not is_named(call.arguments, raised.key):
-            error = wire_error(not_held(self.services.objects, raised), name)
+            services = self.services
+            error = wire_error(not_held(services.objects, raised, kept=services.index.known_kept.text()), name)
         else:
             error = wire_error(raised, name)
         forget_frames(raised)

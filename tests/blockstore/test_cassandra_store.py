@@ -18,6 +18,7 @@ from blockstore.cassandra.values import pack, unpack
 from blockstore.errors import Fenced, SchemaMismatch, StoreError, StoreUnavailable
 from blockstore.head_log import encode_entry
 from blockstore.store import META, Batch, Store
+from tests.blockstore.generations_contract import GenerationsContract
 from tests.blockstore.store_contract import StoreContract, entry
 from tests.support.cassandra.server import cassandra_hosts, copies
 
@@ -53,7 +54,7 @@ async def store() -> AsyncIterator[CassandraStore]:
     await store.close()
 
 
-class TestCassandraStore(StoreContract):
+class TestCassandraStore(GenerationsContract, StoreContract):
     histories = 5
 
     @pytest.fixture

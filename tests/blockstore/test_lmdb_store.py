@@ -22,7 +22,8 @@ from blockstore.generations import LASTING
 from blockstore.lmdb.store import LmdbStore
 from blockstore.scan import object_pages
 from blockstore.scan_pages import StoredObject
-from blockstore.store import META, SCHEMA_VERSION, Batch, Store
+from blockstore.store import META, SCHEMA_VERSION, TABLES, Batch, Held, Store
+from tests.blockstore.generations_contract import GenerationsContract
 from tests.blockstore.store_contract import StoreContract, entry
 from tests.support.paths import ROOT
 
@@ -35,7 +36,7 @@ async def _made() -> AsyncIterator[Store]:
         await store.close()
 
 
-class TestLmdbStore(StoreContract):
+class TestLmdbStore(GenerationsContract, StoreContract):
     @pytest.fixture
     async def store(self, tmp_path: Path) -> AsyncIterator[Store]:
         store = await LmdbStore.open(tmp_path / "store")
@@ -70,7 +71,7 @@ async def test_a_store_that_is_not_there_is_not_made_by_a_reader(tmp_path: Path)
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize(("made_by", "word"), [(SCHEMA_VERSION + 1, "newer"), (SCHEMA_VERSION - 1, "older")])
+@pytest.mark.parametrize(("made_by", "word"), [(SCHEMA_VERSION + 1, "newer"), (SCHEMA_VERSION - 2, "older")])
 async def test_other_schemas_are_refused(tmp_path: Path, made_by: int, word: str) -> None:
     store = await LmdbStore.open(tmp_path / "store")
     await store.close()
@@ -82,6 +83,29 @@ async def test_other_schemas_are_refused(tmp_path: Path, made_by: int, word: str
         await LmdbStore.open(tmp_path / "store")
     with pytest.raises(SchemaMismatch, match=word):
         await LmdbStore.open(tmp_path / "store", readonly=True)
+
+
+async def test_a_store_of_the_schema_before_goes_on(tmp_path: Path) -> None:
+    env = lmdb.open(str(tmp_path / "store"), max_dbs=64)
+    old, new = multihash_of(b"old"), multihash_of(b"new")
+    with env.begin(write=True) as txn:
+        txn.put(old, b"\1old", db=env.open_db(b"objects", txn=txn))
+        txn.put(b"\0\0schema", b"1", db=env.open_db(b"meta", txn=txn))
+        for name in TABLES:
+            env.open_db(name.encode(), txn=txn)
+    env.close()
+    reader = await LmdbStore.open(tmp_path / "store", readonly=True)
+    assert await reader.get(old) == b"old"
+    assert await reader.held_many([old, new]) == [Held.CLOSED, Held.ABSENT]
+    await reader.close()
+    writer = await LmdbStore.open(tmp_path / "store")
+    reader = await LmdbStore.open(tmp_path / "store", readonly=True)
+    await writer.put_many([(new, b"new")], closed=True)
+    assert await reader.get_many([old, new]) == [b"old", b"new"]
+    assert await writer.held_many([old, new]) == [Held.CLOSED, Held.CLOSED]
+    assert await writer.row(META, b"", b"\0schema") == b"2"
+    await reader.close()
+    await writer.close()
 
 
 async def test_a_full_store_says_so_and_stays_whole(tmp_path: Path) -> None:

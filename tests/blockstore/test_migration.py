@@ -83,9 +83,7 @@ async def former(request: pytest.FixtureRequest) -> AsyncIterator[Former]:
 async def test_it_is_refused_with_the_command_named(former: Former, may_create: bool) -> None:
     for readonly in (False, True):
         with pytest.raises(SchemaMismatch, match=r"follower schema --store cassandra://.* --apply"):
-            await open_store(
-                former.url, readonly=readonly, shared=SharedStoreOptions(may_create_tables=may_create)
-            )
+            await open_store(former.url, readonly=readonly, shared=SharedStoreOptions(may_create_tables=may_create))
     assert (await former.log.head()).seq == 3  # type: ignore[union-attr]
 
 

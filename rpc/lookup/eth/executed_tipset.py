@@ -80,7 +80,9 @@ async def load_receipts(ctx: Context, tipset: Tipset, post: PostRoots) -> list[R
     try:
         return await read_receipts(PacedReader(ctx), post.receipts, ctx.checkpoint)
     except Missing as error:
-        raise not_held(ctx.objects, error, f"the receipts of the tipset at epoch {tipset.height}") from None
+        raise not_held(
+            ctx.objects, error, f"the receipts of the tipset at epoch {tipset.height}", ctx.index.known_kept.text()
+        ) from None
 
 
 async def load_executed(ctx: Context, tipset: Tipset, post: PostRoots) -> Executed:

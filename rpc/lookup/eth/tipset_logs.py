@@ -43,7 +43,9 @@ async def load_events(ctx: Context, tipset: Tipset, post: PostRoots) -> Sequence
     try:
         found = await load_events_after(PacedReader(ctx), receipts, post.state, node_cache(ctx), ctx.checkpoint)
     except Missing as error:
-        raise not_held(ctx.objects, error, f"the events of the tipset at epoch {tipset.height}") from None
+        raise not_held(
+            ctx.objects, error, f"the events of the tipset at epoch {tipset.height}", ctx.index.known_kept.text()
+        ) from None
     size = _OVERHEAD
     for at, event in enumerate(found):
         if not at % _SIZED:

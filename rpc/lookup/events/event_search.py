@@ -20,7 +20,7 @@ from blockstore.errors import Missing
 from blockstore.store import COVERAGE, EVENT_POSTINGS, EVENTS, Table
 from chain.address import from_id
 from chain.consensus.ancestry import Ancestor
-from chain.errors import ActorNotFound, NotHeld
+from chain.errors import ActorNotFound, Dropped, NotHeld
 from chain.index.coverage import covered, ranges_text
 from chain.index.event_rows import (
     EVENTS_INDEX,
@@ -208,7 +208,7 @@ class EventSearch:
                     continue
                 if delegated is not None:
                     terms.append(emitter_term(delegated))
-        except (Missing, FetchFailed):
+        except (Missing, Dropped, FetchFailed):
             return None
         return terms
 

@@ -109,9 +109,7 @@ def store_over(
     return kind(session, place, log(session, "ks", delta_ms, epsilon_ms, session.wall), readonly=False)
 
 
-async def made(
-    server: Server, delta_ms: int, epsilon_ms: int, log: type[Any] = CassandraHeadLog
-) -> None:
+async def made(server: Server, delta_ms: int, epsilon_ms: int, log: type[Any] = CassandraHeadLog) -> None:
     """What a first writer writes."""
     session = DelayedSession(server, Weather(write_ms=0), 0)
     store = store_over(session, delta_ms, epsilon_ms, log=log)

@@ -72,18 +72,22 @@ class HastyObjects(Hasty):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.buffer: dict[bytes, bytes] = {}
+        buffer: dict[bytes, bytes] = {}
+        place: Any = self.place(1)
+        put, get, held = place.put_many, place.get, place._held_one
 
-    async def put_many(self, objects: Iterable[tuple[bytes, bytes]], *, closed: bool) -> None:
-        pairs = list(objects)
-        self.buffer.update(pairs)
-        self._later(super().put_many(pairs, closed=closed))
+        async def put_many(objects: Iterable[tuple[bytes, bytes]], *, closed: bool) -> None:
+            pairs = list(objects)
+            buffer.update(pairs)
+            self._later(put(pairs, closed=closed))
 
-    async def get(self, multihash: bytes) -> bytes | None:
-        return self.buffer.get(multihash) or await super().get(multihash)
+        async def get_buffered(multihash: bytes) -> bytes | None:
+            return buffer.get(multihash) or await get(multihash)
 
-    async def _held_one(self, multihash: bytes) -> Held:
-        return Held.CLOSED if multihash in self.buffer else await super()._held_one(multihash)
+        async def held_one(multihash: bytes) -> Held:
+            return Held.CLOSED if multihash in buffer else await held(multihash)
+
+        place.put_many, place.get, place._held_one = put_many, get_buffered, held_one
 
 
 @pytest.mark.parametrize("kind", [HastyRows, HastyObjects])

@@ -243,5 +243,3 @@ class World:
             assert asyncio.get_running_loop().time() < until, "what is published is not served"
             await asyncio.sleep(0.2)
             self.alive()
-
-
