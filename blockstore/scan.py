@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 from blockstore.errors import StoreError
+from blockstore.generations import LASTING, GenerationalStore
 from blockstore.lmdb import scan as lmdb_scan
 from blockstore.lmdb.store import LmdbStore
-from blockstore.scan_pages import ObjectPage, Part, RowPage, StoredObject
+from blockstore.scan_pages import ObjectPage, Part, RowPage, StoredObject, part_name
 from blockstore.store import Store, Table
 
 
@@ -86,7 +87,10 @@ def object_count(store: Store) -> int | None:
 
 def parts(store: Store) -> list[Part]:
     """Where the objects are, and how much that takes: figures that cost nothing."""
-    return lmdb_scan.parts(store) if isinstance(store, LmdbStore) else [Part("objects", None, None)]
+    if isinstance(store, LmdbStore):
+        return lmdb_scan.parts(store)
+    places = (store.current_generation, LASTING) if isinstance(store, GenerationalStore) else ()
+    return [Part(part_name(place), None, None) for place in places] or [Part("objects", None, None)]
 
 
 def table_sizes(store: Store) -> dict[str, tuple[int, int]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from blockstore.generations import LASTING
+
 #: the most of a page: bytes of values, and objects or rows
 PAGE_BYTES: Final = 4 << 20
 PAGE_ITEMS: Final = 1000
@@ -32,6 +34,11 @@ class RowPage:
 
     rows: list[tuple[bytes, bytes, bytes]]
     position: bytes
+
+
+def part_name(place: int) -> str:
+    """The name of a place of objects, for people."""
+    return "lasting" if place == LASTING else f"generation {place}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from blockstore.lmdb.store import LmdbStore
-from blockstore.scan_pages import PAGE_BYTES, PAGE_ITEMS, ObjectPage, Part, RowPage, StoredObject
+from blockstore.scan_pages import PAGE_BYTES, PAGE_ITEMS, ObjectPage, Part, RowPage, StoredObject, part_name
 from blockstore.store import TABLES, Table
 
 #: bytes of a position that name the place
@@ -80,9 +80,11 @@ def object_count(store: LmdbStore) -> int:
 
 def parts(store: LmdbStore) -> list[Part]:
     """Each place where objects are."""
-    with store._begin() as txn:
-        objects, size = _size(txn, store._objects)
-    return [Part("objects", objects, size)]
+    found = []
+    for place in store._places:
+        with place.environment.begin() as txn:
+            found.append(Part(part_name(place.number), *_size(txn, place.objects)))
+    return found
 
 
 def row_counts(store: LmdbStore) -> dict[str, tuple[int, int]]:

@@ -11,23 +11,22 @@ from functools import partial
 from itertools import islice
 from typing import Any, Final
 
+from blockstore.lmdb.place import LmdbPlace
 from blockstore.lmdb.store import LmdbStore
 
 #: bytes of one transaction: LMDB keeps its pages in memory until it ends
 _TRANSACTION_BYTES: Final = 64 << 20
-#: what stands before an object's bytes
-CLOSED_FLAG: Final = b"\1"
-LOOSE_FLAG: Final = b"\0"
 
 
-def _target(store: LmdbStore) -> Any:
-    """The database that objects are appended to."""
-    return store._objects
+def _target(store: LmdbStore) -> LmdbPlace:
+    """The place that objects are appended to."""
+    return store.place(store.current_generation)
 
 
 async def last_key(store: LmdbStore) -> bytes | None:
     """The greatest multihash that is held; None in a store without objects."""
-    with store._begin() as txn, txn.cursor(_target(store)) as cursor:
+    place = _target(store)
+    with place.environment.begin() as txn, txn.cursor(place.objects) as cursor:
         return cursor.key() if cursor.last() else None
 
 
@@ -36,9 +35,10 @@ async def append_sorted(store: LmdbStore, items: list[tuple[bytes, bytes]]) -> N
 
     What another has put behind it meanwhile costs the append, no object. Errors: StoreFull, StoreUnavailable.
     """
+    place = _target(store)
     source = iter(items)
     while part := _part(source):
-        await store._write(partial(_append, database=_target(store), items=part))
+        await place.environment.write(partial(_append, database=place.objects, items=part))
 
 
 def _part(source: Any) -> list[tuple[bytes, bytes]]:

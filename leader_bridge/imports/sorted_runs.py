@@ -29,7 +29,7 @@ import orjson
 
 from blockstore.car.closed_order import Pairs
 from blockstore.cid import Cid
-from blockstore.lmdb.sorted_load import CLOSED_FLAG, LOOSE_FLAG
+from blockstore.lmdb.place import CLOSED, LOOSE
 from chain.errors import BadObject
 from leader_bridge.imports.closing import possible_links
 from leader_bridge.imports.undecided import read_header
@@ -294,11 +294,10 @@ class SortedRuns:
         for part in self._parts("others", number):
             if self._manifest.all_loose:
                 part = [
-                    (key, value if read_header(value[1:]) is not None else LOOSE_FLAG + value[1:])
-                    for key, value in part
+                    (key, value if read_header(value[1:]) is not None else LOOSE + value[1:]) for key, value in part
                 ]
             elif self._open:
-                part = [(key, LOOSE_FLAG + value[1:] if key in self._open else value) for key, value in part]
+                part = [(key, LOOSE + value[1:] if key in self._open else value) for key, value in part]
             pairs.update(part)
         for part in self._parts("leaves", number):
             pairs.update(part)
@@ -314,8 +313,8 @@ class SortedRuns:
 
 
 def _closed(pairs: Pairs) -> Pairs:
-    return [(multihash, CLOSED_FLAG + data) for multihash, data in pairs]
+    return [(multihash, CLOSED + data) for multihash, data in pairs]
 
 
 def _loose(pairs: Pairs) -> Pairs:
-    return [(multihash, LOOSE_FLAG + data) for multihash, data in pairs]
+    return [(multihash, LOOSE + data) for multihash, data in pairs]

@@ -18,6 +18,7 @@ from blockstore.cid import Cid, cid_of
 from blockstore.lmdb.sorted_load import append_sorted, last_key
 from blockstore.lmdb.store import LmdbStore
 from blockstore.memory import MemoryStore
+from blockstore.scan import object_pages
 from blockstore.store import Held
 from chain.ipld.dag_cbor import encode
 from leader_bridge.imports.importer import import_car
@@ -41,7 +42,9 @@ async def sorted_import(tmp_path: Path, car: Path, network: Path, **more: Any) -
 
 async def assert_flags_are_true(store: LmdbStore) -> tuple[int, int]:
     """Whatever a closed object links to is closed. How many are closed, and loose."""
-    held = {multihash: (data, closed) async for multihash, data, closed in store.iterate_objects()}
+    objects = [one async for page in object_pages(store) for one in page.objects]
+    shut = {one.multihash for one in objects if one.closed}
+    held = {one.multihash: (one.data or b"", one.multihash in shut) for one in objects}
     for multihash, (data, closed) in held.items():
         if closed and read_header(data) is None and b"\xd8\x2a" in data:
             for link in walked_links(Cid(b"\x01\x71" + multihash), data):
