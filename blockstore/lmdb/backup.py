@@ -12,7 +12,10 @@ from typing import Any, Final
 import lmdb
 
 from blockstore.errors import StoreError, StoreFull, StoreUnavailable
+from blockstore.generations import LAYOUT_KEY
+from blockstore.lmdb.environment import table_key
 from blockstore.lmdb.store import LmdbStore
+from blockstore.store import META
 
 _UNFINISHED: Final = ".unfinished"
 
@@ -49,7 +52,9 @@ def backup(store: LmdbStore, folder: Path, tell: Callable[[str], None] = lambda 
 
 def _environments(store: LmdbStore) -> list[tuple[str, Any]]:
     """(folder below the store's, environment), the one with the rows first."""
-    return [("", store._env)]
+    generations = [store.place(number) for number in store._layout.held]
+    below = [(place.environment.path.name, place.environment.env) for place in generations]
+    return [("", store._shared.env), *below]
 
 
 def _one_moment(store: LmdbStore, stack: contextlib.ExitStack) -> list[tuple[str, Any, Any]]:
@@ -57,7 +62,9 @@ def _one_moment(store: LmdbStore, stack: contextlib.ExitStack) -> list[tuple[str
 
     Objects are committed before the rows that name them, so no row names an object that is not seen.
     """
-    with store._env.begin(write=True) as lock:
+    with store._shared.env.begin(write=True) as lock:
+        if lock.get(table_key(b"", LAYOUT_KEY), db=store._tables[META.name]) != store._layout_row:
+            raise StoreUnavailable(f"{store.url} has begun or dropped a generation this moment: try again")
         found = [(name, env, stack.enter_context(env.begin())) for name, env in _environments(store)]
         lock.abort()
     return found
