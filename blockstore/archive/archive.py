@@ -25,8 +25,8 @@ T = TypeVar("T")
 _BEGINNING: Final = 256 << 10
 _FIRST_LOOK: Final = 64
 _LONG_BEGINNING: Final = 9 << 20
-#: objects that are looked for at once, and parts that are read at once
-_AT_ONCE: Final = 256
+#: objects that are looked for before others go on (about two milliseconds), and parts that are read at once
+_AT_ONCE: Final = 64
 _PARTS: Final = 64
 #: reads and content, in bytes, of a part that is read beside others; longer ones are read one at a time
 _ROUNDS: Final = 3
@@ -91,6 +91,8 @@ class Archive:
         """Each object, verified, or why it cannot be read. Errors: StoreUnavailable."""
         out: list[Outcome] = []
         for start in range(0, len(multihashes), _AT_ONCE):
+            if start:
+                await asyncio.sleep(0)
             out += await self._some(multihashes[start : start + _AT_ONCE])
         self.reads += sum(isinstance(found, bytes) for found in out)
         return out
@@ -112,13 +114,18 @@ class Archive:
             for offset, part in zip(offsets, await self._parts(offsets), strict=True):
                 if isinstance(part, TooLong):
                     async with self._long:
-                        await self._take(await self._long_part(offset), wanted[offset], multihashes, out)
+                        await self._take(offset, await self._long_part(offset), wanted[offset], multihashes, out)
                 else:
-                    await self._take(part, wanted[offset], multihashes, out)
+                    await self._take(offset, part, wanted[offset], multihashes, out)
         return out
 
     async def _take(
-        self, part: PartOutcome, asked: Iterable[int], multihashes: Sequence[bytes], out: list[Outcome]
+        self,
+        offset: int,
+        part: PartOutcome,
+        asked: Iterable[int],
+        multihashes: Sequence[bytes],
+        out: list[Outcome],
     ) -> None:
         """Take what was asked for out of a part."""
         for at in asked:
@@ -132,7 +139,7 @@ class Archive:
             if span is None:
                 # another object has the same hash in the index
                 if part.cut and out[at] is None:
-                    out[at] = BadCar(f"{self.name}: more than {MAX_CONTENT >> 20} MiB in one part", 0)
+                    out[at] = BadCar(f"{self.name}: more than {MAX_CONTENT >> 20} MiB in one part", offset)
                 continue
             data = part.data[span[0] : span[1]]
             try:
@@ -141,7 +148,7 @@ class Archive:
                 else:
                     verify(multihash, data)
             except (HashMismatch, BadCid) as error:
-                out[at] = error
+                out[at] = BadCar(f"{self.name}: {error}", offset)
             else:
                 out[at] = data
 

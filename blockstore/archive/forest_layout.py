@@ -27,17 +27,14 @@ from blockstore.errors import BadCar, BadCid
 #: a frame is mostly a little over 8 KiB
 _FIRST_READ: Final = 16 << 10
 _LONGEST_READ: Final = 4 << 20
-#: compressed bytes of a frame that are looked at (the largest section is 8 MiB), and the most frames of an index
-#: (Forest writes 512 MiB into one)
+#: compressed bytes of a frame that are looked at: the largest section is 8 MiB
 _MAX_COMPRESSED: Final = 12 << 20
-_MAX_INDEX_FRAMES: Final = 1024
 #: zstd's own limit for what it decompresses without being asked to
 _MAX_WINDOW: Final = 1 << 27
 _MAX_BLOCK: Final = 128 << 10
 _FRAME_MAGIC: Final = b"\x28\xb5\x2f\xfd"
-#: slots of one read, and the most that a search looks at
+#: slots of one read
 _SLOTS: Final = 32
-_MAX_SLOTS: Final = 1 << 16
 #: zstd frames that one object may be looked for in: more have one hash only in a file that was made so
 _MAX_PLACES: Final = 16
 _CODECS: Final = (DAG_CBOR, RAW, DAG_PB)
@@ -104,7 +101,6 @@ class ForestLayout:
         first = ideal_slot(highest, self._buckets)
         # what lies further away than this is no object of this hash
         last = min(first + self._longest, self.entries - 1)
-        looked = 0
         places: list[Place] = []
         while slot <= last:
             raw = yield from self._index(HEADER_SIZE + slot * SLOT_SIZE, min(_SLOTS, last - slot + 1) * SLOT_SIZE)
@@ -124,9 +120,6 @@ class ForestLayout:
                 elif hashed > highest:
                     return places
                 slot += 1
-            looked += _SLOTS
-            if looked > _MAX_SLOTS:
-                raise BadCar(f"{self._name}: more than {_MAX_SLOTS:,} slots in a row are in use", self._offsets[0])
         return places
 
     def read(self, offset: int) -> Steps[bytes]:
@@ -190,7 +183,7 @@ def index_frames(name: str, size: int) -> Steps[ForestLayout | None]:
     offsets: list[int] = []
     length = 0
     while at < end or not starts:
-        if not 0 <= at <= end - FRAME_HEADER or len(starts) >= _MAX_INDEX_FRAMES:
+        if not 0 <= at <= end - FRAME_HEADER:
             raise BadCar(f"{name}: the index is said to be at {content:,}, where there is none", end)
         head = yield at, FRAME_HEADER
         if len(head) < FRAME_HEADER or head[:4] != SKIPPABLE_MAGIC:

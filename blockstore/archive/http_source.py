@@ -37,7 +37,7 @@ _LONGEST_WAIT: Final = 5.0
 #: seconds that a server may name for a wait (Retry-After) to be waited out
 _RETRY_AFTER: Final = 10.0
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=30, sock_connect=10, sock_read=15)
-_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)$")
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})$", re.ASCII)
 #: answers after which the same request may succeed
 _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 

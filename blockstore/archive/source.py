@@ -90,7 +90,9 @@ class LocalFile:
     def _from_memory(self, span: Span, at: int, out: list[bytes]) -> bool:
         """Read a span if it is in the page cache, all of it. Whether it was."""
         offset, length = span
-        length = max(0, min(length, self.size - offset))
+        length = min(length, self.size - offset)
+        if length <= 0:
+            return True
         buffer = bytearray(length)
         try:
             read = os.preadv(self._file, [buffer], offset, os.RWF_NOWAIT)
@@ -106,7 +108,9 @@ class LocalFile:
         return True
 
     def _read(self, spans: Sequence[Span]) -> list[bytes]:
-        return [os.pread(self._file, max(0, min(length, self.size - offset)), offset) for offset, length in spans]
+        # an offset that an index gives may be more than a file can have
+        ends = [min(length, self.size - offset) for offset, length in spans]
+        return [os.pread(self._file, end, span[0]) if end > 0 else b"" for end, span in zip(ends, spans, strict=True)]
 
     async def close(self) -> None:
         """As `ByteSource.close`."""

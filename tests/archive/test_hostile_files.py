@@ -20,7 +20,7 @@ from blockstore.archive.forest_index import FOOTER_SIZE, HEADER_SIZE, footer, ha
 from blockstore.archive.tier import Archives
 from blockstore.car.writer import CarWriter
 from blockstore.cid import RAW, Cid, cid_of, uvarint
-from blockstore.errors import BadCar, HashMismatch, StoreError
+from blockstore.errors import BadCar, StoreError
 from tests.archive.files import forest_index, skippable, write_carv2, write_forest
 
 OBJECTS = [(cid_of(data, RAW), data) for data in (bytes([at % 251]) * (17 + 53 * at) for at in range(120))]
@@ -122,7 +122,9 @@ async def test_a_corrupt_frame_costs_its_objects_alone(folder: Path) -> None:
 async def test_bytes_that_do_not_hash_are_refused(write: Write, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "OBJECTS", [*OBJECTS[:5], (OBJECTS[5][0], b"other bytes"), *OBJECTS[6:]])
     found = await read_all(write(folder / "file"))
-    assert isinstance(found.pop(OBJECTS[5][0].multihash), HashMismatch)
+    wrong = found.pop(OBJECTS[5][0].multihash)
+    assert isinstance(wrong, BadCar)
+    assert f"{folder / 'file'}: 11 bytes do not hash to" in str(wrong)
     assert all(isinstance(outcome, bytes) for outcome in found.values())
 
 
@@ -164,7 +166,7 @@ async def test_the_file_made_here_is_sound(folder: Path) -> None:
     assert await outcome_of(made.write(forest_index([(HASH, made.places[1])]))) == DATA
 
 
-@pytest.mark.parametrize("offset", [1 << 63, (1 << 64) - 1, 10**6, -1, 1, 3])
+@pytest.mark.parametrize("offset", [1 << 63, (1 << 63) - 1, (1 << 64) - 1, 10**6, -1, 1, 3])
 async def test_slots_that_point_outside(offset: int, folder: Path) -> None:
     made = Hostile(folder / "file", FRAME)
     at = len(made.data) - 1 if offset < 0 else offset
@@ -302,6 +304,15 @@ DIGEST = CID.multihash[4:]
 async def test_carv2_indices_that_make_no_sense(index: bytes, folder: Path) -> None:
     with pytest.raises(BadCar):
         await outcome_of(carv2(folder, index))
+
+
+@pytest.mark.parametrize("at", [(1 << 64) - 1, 1 << 63, 1 << 40, 7])
+async def test_carv2_headers_that_point_outside(at: int, folder: Path) -> None:
+    path = multihash_index(folder / "file")
+    data = path.read_bytes()
+    path.write_bytes(data[:43] + at.to_bytes(8, "little") + data[51:])
+    with pytest.raises(BadCar):
+        await outcome_of(path)
 
 
 @pytest.mark.parametrize("offset", [1 << 40, (1 << 64) - 1, 3])

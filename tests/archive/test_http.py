@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -224,6 +225,20 @@ async def test_a_file_that_changes_is_opened_anew(tmp_path: Path) -> None:
         if found is not None:
             assert isinstance(found, ArchiveChanged)
         assert await archives.outcomes(keys(OTHERS)) == [data for _, data in OTHERS]
+        await archives.close()
+
+
+async def test_a_change_is_noticed_by_a_frame_alone(tmp_path: Path) -> None:
+    """The index is in memory since the start, so that only what it points to is asked for."""
+    large = [(cid_of(data, RAW), data) for data in (random.Random(at).randbytes(3 * BLOCK) for at in range(8))]
+    file = write_forest(tmp_path / "file", [large[0][0]], large)
+    async with range_server(file) as server:
+        archives = await Archives.open([server.url])
+        assert await archives.outcomes(keys(large[:1])) == [large[0][1]]
+        write_forest(file, [large[0][0]], large[::-1])
+        (found,) = await archives.outcomes(keys(large[-1:]))
+        assert isinstance(found, ArchiveChanged)
+        assert await archives.outcomes(keys(large)) == [data for _, data in large]
         await archives.close()
 
 
