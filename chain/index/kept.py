@@ -48,6 +48,27 @@ class Kept:
         """The lowest epoch that has index rows."""
         return self.lowest.get(INDICES, 0)
 
+    def raised(self, lowest: dict[str, int], *, removed: bool = False) -> Kept:
+        """With these epochs as the lowest, where they are higher than before. `removed`: nothing is left below."""
+        higher = {kind: max(epoch, self.lowest.get(kind, 0)) for kind, epoch in lowest.items()}
+        gone = {**self.removed, **higher} if removed else self.removed
+        return Kept({**self.lowest, **higher}, gone, self.policy)
+
+    def report(self) -> list[dict[str, int | str | None]]:
+        """For status pages, by kind: the epochs that the policy keeps (None: all), and the lowest that is held."""
+        return [
+            {"kind": word, "epochs": self.policy.get(kind), "from": self.lowest.get(kind, 0)}
+            for kind, word in _WORDS.items()
+        ]
+
+    def lines(self) -> list[str]:
+        """The same as lines of text; none where no bridge has said yet what it keeps."""
+        return [
+            f"{one['kind']}: {'all' if one['epochs'] is None else str(one['epochs']) + ' epochs'}"
+            + (f", held from epoch {one['from']}" if one["from"] else "")
+            for one in (self.report() if self.policy else [])
+        ]
+
     def text(self) -> str:
         """What was dropped, in a few words; empty where nothing was."""
         found = [f"{word} from epoch {low}" for kind, word in _WORDS.items() if (low := self.lowest.get(kind, 0))]

@@ -18,12 +18,14 @@ async def store_status(store: Store) -> dict[str, Any]:
     """The network, the head, what is held of the head, and cheap figures of the backend."""
     from blockstore.store import META, SCHEMA_VERSION
     from chain.index.chain_index import HELD_EVENTS, HELD_MESSAGES, HELD_RECEIPTS, HELD_STATE, ChainIndex
+    from chain.index.kept import load_kept
     from chain.ipld.objects import Objects
     from chain.network import load_network
     from chain.tipset import TipsetKey
     from follower.execution_stop import stops
 
     network = await load_network(store)
+    kept = await load_kept(store)
     entry = await store.head()
     report: dict[str, Any] = {
         "store": store.url,
@@ -33,6 +35,8 @@ async def store_status(store: Store) -> dict[str, Any]:
         "execution_stopped": {machine: str(why) for machine, why in (await stops(store)).items()},
         "head": None,
         "figures": await store.stats(),
+        "keeps": kept.report() if kept.policy else None,
+        "keeps_text": kept.lines(),
     }
     if entry is not None:
         key = TipsetKey(entry.head.key)
@@ -88,6 +92,8 @@ def _print_status(report: dict[str, Any]) -> None:
         held = ", ".join(name for name, is_held in head["held"].items() if is_held) or "nothing"
         print(f"head     epoch {head['height']}, entry {head['seq']} of term {head['term']}, {held} held")
         print(f"         {' '.join(head['tipset'])}")
+    for line in report["keeps_text"]:
+        print(f"keeps    {line}")
     for name, figure in report["figures"].items():
         print(f"{name:8} {figure:,}")
 

@@ -19,6 +19,7 @@ import orjson
 from blockstore.errors import StoreError
 from blockstore.store import COVERAGE, SCHEMA_VERSION, Store
 from chain.errors import ChainError
+from chain.index.kept import load_kept
 from follower.readiness import FollowedNode
 from follower.recent_errors import RecentErrors
 from follower.status_page.figures import MethodRates, budgets, caches
@@ -201,7 +202,9 @@ class StatusReport:
         now = time.monotonic()
         if now < self._slow_until:
             return
-        rows, figures = await asyncio.gather(self._store.scan(COVERAGE, b"", limit=64), self._store.stats())
+        rows, figures, kept = await asyncio.gather(
+            self._store.scan(COVERAGE, b"", limit=64), self._store.stats(), load_kept(self._store)
+        )
         self._slow = {
             "coverage": [{"index": key.decode(errors="replace"), "ranges": _newest(value)} for key, value in rows],
             "store": {
@@ -210,6 +213,8 @@ class StatusReport:
                 "figures": figures,
                 "state": self._settings.state,
                 "lazy": self._services.objects.is_lazy,
+                "keeps": kept.report() if kept.policy else None,
+                "keeps_text": kept.lines(),
             },
         }
         self._slow_until = now + _SLOW

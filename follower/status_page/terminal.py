@@ -138,6 +138,8 @@ def draw(report: dict[str, Any]) -> RenderableType:
     if store is not None:
         figures = ", ".join(f"{name} {figure:,}" for name, figure in store["figures"].items())
         parts.append(Text(f"store {store['url']}, state {store['state']}, {figures}"))
+        if store.get("keeps_text"):
+            parts.append(Text("keeps " + "; ".join(store["keeps_text"]), "dim"))
     for one in report["errors"][:_ERRORS]:
         when = time.strftime("%H:%M:%S", time.gmtime(one["at"]))
         parts.append(Text(f"{when} {one['level']} {one['text']}", "yellow" if one["level"] == "warning" else "red"))

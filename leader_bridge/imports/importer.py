@@ -31,6 +31,7 @@ from blockstore.cid import Cid, parse
 from blockstore.errors import BadCar, DownloadFailed, WrongNetwork
 from blockstore.store import META, Batch, Store
 from chain.errors import BadObject
+from chain.index.kept import INDICES, MESSAGES, STATE, load_kept, save_kept
 from chain.ipld.dag_cbor import decode
 from chain.network import NetworkRecord, load_network, save_network
 from chain.tipset import TipsetKey
@@ -209,10 +210,22 @@ class _Import:
             await self._store.write(batch)
             report.network = network
             await self._up(spool, state, network, actor_code)
+        await self._say_what_is_kept()
         report.published = await publish_head(self._store, head, self._term)
         report.head = (await load_tipset(self._store, head)).key
         await self._clear()
         return report
+
+    async def _say_what_is_kept(self) -> None:
+        """Say from which epochs on the policy let things be stored."""
+        policy, height = self._policy, self._report.height
+        kinds = {STATE: policy.state, MESSAGES: policy.messages, INDICES: policy.indices}
+        lowest = {kind: max(0, height - epochs) for kind, epochs in kinds.items() if epochs is not None}
+        kept = await load_kept(self._store)
+        if any(epoch > kept.lowest.get(kind, 0) for kind, epoch in lowest.items()):
+            batch = Batch()
+            save_kept(batch, kept.raised(lowest, removed=True))
+            await self._store.write(batch)
 
     async def _clear(self) -> None:
         batch = Batch()

@@ -41,6 +41,7 @@ from chain.ipld.objects import Objects
 from chain.network import load_network
 from chain.tipset import Tipset, TipsetKey
 from leader_bridge import metrics
+from leader_bridge.retention.copy_rate import CopyRate
 from leader_bridge.store.coverage import MESSAGES_INDEX
 from leader_bridge.store.indexer import included_messages, message_key, signed_messages
 from leader_bridge.store.recorder import QUESTIONS
@@ -52,12 +53,13 @@ _PAGE: Final = 256
 
 
 class AgedRows:
-    """Removes rows of epochs `low` to `high` - 1, of all tipsets seen at them."""
+    """Removes rows of epochs `low` to `high` - 1, of all tipsets seen at them, at the pace of the pass."""
 
-    def __init__(self, store: Store, writer: TipsetWriter) -> None:
+    def __init__(self, store: Store, writer: TipsetWriter, rate: CopyRate) -> None:
         assert isinstance(store, GenerationalStore)
         self._store = store
         self._writer = writer
+        self._rate = rate
         self._objects = Objects(store, cache_bytes=4 << 20)
 
     async def clear_flags(self, low: int, high: int, flags: int, kind: str) -> None:
@@ -119,6 +121,7 @@ class AgedRows:
                 partition = (at // EVENTS_BUCKET).to_bytes(8, "big")
                 start = b""
                 while rows := await self._store.scan(EVENTS, partition, start=start, limit=64):
+                    await self._rate.take(len(rows))
                     for term in _terms_in([chunk for _, chunk in rows]):
                         await self._store.drop_partition(EVENT_POSTINGS, posting_partition(term, day))
                     start = rows[-1][0] + b"\0"
@@ -136,6 +139,7 @@ class AgedRows:
             while rows := await self._store.scan(
                 HEIGHTS, partition, start=start, end=end.to_bytes(8, "big"), limit=_PAGE
             ):
+                await self._rate.take(len(rows))
                 yield [TipsetKey(key) for _, key in rows]
                 start = rows[-1][0] + b"\0"
             low = end

@@ -18,7 +18,7 @@ from chain.tipset import Tipset, TipsetKey
 from leader_bridge import metrics
 from leader_bridge.clock import monotonic
 from leader_bridge.nodes.sources import Fetched
-from leader_bridge.retention.pace import Pace
+from leader_bridge.retention.copy_rate import CopyRate
 from leader_bridge.store.mirror import Mirror
 from leader_bridge.store.tipset_writer import TipsetWriter
 
@@ -30,17 +30,17 @@ _BATCH: Final = 256
 class _StoreItself:
     """The source of a copy: all places of the store."""
 
-    def __init__(self, store: Store, pace: Pace) -> None:
+    def __init__(self, store: Store, rate: CopyRate) -> None:
         self._store = store
-        self._pace = pace
+        self._rate = rate
 
     async def fetch(self, cids: Sequence[Cid]) -> Fetched:
         """The objects, verified."""
-        await self._pace.take(len(cids))
+        await self._rate.take(len(cids))
         # what one object takes tells how busy the store is
         began = monotonic()
         first = await self._store.get(cids[0].multihash)
-        self._pace.note(monotonic() - began)
+        self._rate.note(monotonic() - began)
         rest = await self._store.get_many([cid.multihash for cid in cids[1:]])
         fetched = Fetched()
         for cid, data in zip(cids, [first, *rest], strict=True):
@@ -61,12 +61,12 @@ class _StoreItself:
 class Copier:
     """Copies to generation `number` of `store`. `actor_code`: the code of built-in actors too."""
 
-    def __init__(self, store: Store, writer: TipsetWriter, number: int, pace: Pace, *, actor_code: bool) -> None:
+    def __init__(self, store: Store, writer: TipsetWriter, number: int, rate: CopyRate, *, actor_code: bool) -> None:
         self._writer = writer
         self._into = OnlyIn(store, number)
         self._lasting = OnlyIn(store, LASTING)
         self._mirror = Mirror(
-            store, _StoreItself(store, pace), in_flight=2, batch=_BATCH, actor_code=actor_code, flush_objects=4096
+            store, _StoreItself(store, rate), in_flight=2, batch=_BATCH, actor_code=actor_code, flush_objects=4096
         )
 
     async def state(self, root: Cid) -> int:

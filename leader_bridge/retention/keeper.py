@@ -28,14 +28,14 @@ from chain.errors import ChainError
 from chain.index.chain_index import HELD_EVENTS, HELD_MESSAGES, HELD_RECEIPTS, HELD_STATE
 from chain.index.coverage import covered
 from chain.index.event_rows import POSTINGS_BUCKET
-from chain.index.kept import INDICES, MESSAGES, STATE, Kept, load_kept, save_kept
+from chain.index.kept import INDICES, MESSAGES, STATE, load_kept, save_kept
 from chain.network import load_network
 from chain.tipset import TipsetKey
 from leader_bridge import metrics
 from leader_bridge.nodes.sources import NoSource
 from leader_bridge.retention.aged_rows import AGING_INDICES, AgedRows
+from leader_bridge.retention.copy_rate import CopyRate
 from leader_bridge.retention.copying import Copier
-from leader_bridge.retention.pace import Pace
 from leader_bridge.retention.policy import Policy
 from leader_bridge.store.coverage import save_coverage, without
 from leader_bridge.store.tipset_writer import NotAvailableYet, TipsetWriter
@@ -85,8 +85,8 @@ class Keeper:
         self._actor_code = actor_code
         self._grace_seconds = grace_seconds
         self._look_seconds = look_seconds
-        self.pace = Pace(rate)
-        self._aged = AgedRows(store, writer)
+        self.rate = CopyRate(rate)
+        self._aged = AgedRows(store, writer, self.rate)
 
     async def run(self) -> None:
         """Look every few seconds for what is to be done, until cancelled; what fails is tried again."""
@@ -105,6 +105,7 @@ class Keeper:
         head = self._head()
         if head is None:
             return
+        await self._say_policy()
         await self._finish_removing()
         layout = await self._clean(await self._generations.layout())
         if self._policy.state is not None:
@@ -147,7 +148,7 @@ class Keeper:
             log.info("generation %s of objects is begun", layout.next)
         assert layout.next is not None
         await self._generations.make_generation(layout.next)
-        copier = Copier(self._store, self._writer, layout.next, self.pace, actor_code=self._actor_code)
+        copier = Copier(self._store, self._writer, layout.next, self.rate, actor_code=self._actor_code)
         await self._keep_genesis(copier)
         copied: TipsetKey | None = None
         while True:
@@ -244,12 +245,20 @@ class Keeper:
             await self._raise({INDICES: lowest})
             await self._finish_removing()
 
+    async def _say_policy(self) -> None:
+        """Let followers and status pages know the policy."""
+        async with self._writer.rows_lock:
+            kept = await load_kept(self._store)
+            if kept.policy != asdict(self._policy):
+                batch = Batch()
+                save_kept(batch, replace(kept, policy=asdict(self._policy)))
+                await self._store.write(batch)
+
     async def _raise(self, lowest: dict[str, int]) -> None:
         """Say that what is below these epochs is not held."""
         async with self._writer.rows_lock:
             kept = await load_kept(self._store)
-            raised = {kind: max(epoch, kept.lowest.get(kind, 0)) for kind, epoch in lowest.items()}
-            after = replace(kept, lowest={**kept.lowest, **raised}, policy=asdict(self._policy))
+            after = kept.raised(lowest)
             batch = Batch()
             save_kept(batch, after)
             for index in AGING_INDICES:
@@ -284,9 +293,4 @@ class Keeper:
     def _tell(self, step: str) -> None:
         for one in _STEPS:
             metrics.RETENTION_STEP.labels(one).set(one == step)
-        metrics.RETENTION_RATE.set(self.pace.rate)
-
-
-def policy_of(kept: Kept) -> Policy:
-    """The policy that a store's row tells."""
-    return Policy(**kept.policy)
+        metrics.RETENTION_RATE.set(self.rate.rate)

@@ -14,7 +14,8 @@ from pathlib import Path
 from blockstore.cid import Cid
 from blockstore.errors import Missing
 from blockstore.open import SharedStoreOptions, open_store
-from blockstore.store import Store
+from blockstore.store import TIPSETS, Store
+from chain.block import decode_header
 from chain.index.chain_index import HELD_MESSAGES, HELD_STATE, decode_row
 from chain.index.kept import load_kept
 from chain.tipset import TipsetKey
@@ -150,18 +151,16 @@ class SimulatedLeader:
 
 
 async def walk_kept(store: Store, policy: int) -> Live:
-    """Walk every root that the store must hold by its policy, and all that it says it holds. Errors: Missing."""
+    """Walk every root that the store must hold by its policy, and then all that it says it holds. What is under the
+    roots of the policy is returned. Errors: Missing."""
     head = await store.head()
     assert head is not None
     kept = await load_kept(store)
     lowest = head.head.height - policy
     assert kept.state <= max(0, lowest) and kept.messages <= max(0, lowest), f"{kept} at head {head.head.height}"
-    live = Live()
+    live, older = Live(), Live()
     seen: set[bytes] = set()
     key: TipsetKey = TipsetKey(head.head.key)
-    from blockstore.store import TIPSETS
-    from chain.block import decode_header
-
     while True:
         value = await store.row(TIPSETS, key.cid, b"")
         assert value is not None, f"{key} has no row"
@@ -177,9 +176,10 @@ async def walk_kept(store: Store, policy: int) -> Live:
         roots = [headers[0].parent_state_root] if row.held & HELD_STATE else []
         if row.held & HELD_MESSAGES:
             roots += [header.messages for header in headers]
+        count = live if row.height >= lowest else older
         for root in roots:
-            live.roots += 1
-            await _walk(store, root, seen, live)
+            count.roots += 1
+            await _walk(store, root, seen, count)
         if row.height == 0:
             return live
         key = row.parent

@@ -120,9 +120,7 @@ async def _one(
     scope = scope or await _scope(store, args)
     if args.from_epoch:
         progress.say(f"the headers end at epoch {args.from_epoch}: no full node starts from such a file")
-    return await export_snapshot(
-        store, path, scope, version=args.format, pace=Pace(args.percent), progress=progress
-    )
+    return await export_snapshot(store, path, scope, version=args.format, pace=Pace(args.percent), progress=progress)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

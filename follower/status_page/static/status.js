@@ -216,6 +216,7 @@ function drawStore({ store, bridges }) {
   }
   const left = (bridges || []).reduce((sum, one) => sum + one.backfill_left, 0);
   if (left) rows.push(["Backfill", `${number(left)} epochs left`]);
+  for (const line of store.keeps_text || []) rows.push(["Keeps", line]);
   if (!("bytes" in store.figures)) rows.push(["Size", "the database's own tools tell it"]);
   return [make("table", null, make("tbody", null, ...rows.map(([name, value]) =>
     make("tr", null, make("th", { scope: "row" }, name), make("td", { class: "text" }, value)))))];

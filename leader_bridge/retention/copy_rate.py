@@ -19,7 +19,7 @@ _NOISE_SECONDS: Final = 0.002
 _LEAST_RATE: Final = 50.0
 
 
-class Pace:
+class CopyRate:
     """`most`: objects a second. `take` before objects are copied, `note` how long a read by the way took."""
 
     def __init__(
