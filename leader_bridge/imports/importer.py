@@ -314,6 +314,8 @@ class _Import:
             state = ImportState(opened.fingerprint, [str(cid) for cid in opened.head])
             if self._undecided is not None:
                 await self._undecided.remove()  # another file's
+            self._runs = None
+        if self._runs is None and not opened.start and not state.whole:
             await self._begin_runs(state, opened)
         if self._undecided is not None:
             self._undecided.head = frozenset(cid.multihash for cid in opened.head)
@@ -381,7 +383,6 @@ class _Import:
             before.offset, before.objects = self._runs.offset, self._runs.objects
 
     async def _begin_runs(self, state: ImportState, opened: Opened) -> None:
-        self._runs = None
         if self._folder is None or self._sort_above is None:
             return
         size = opened.size if self._arriving is None else self._arriving.size

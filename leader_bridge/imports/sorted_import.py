@@ -25,8 +25,10 @@ async def begin_sorting(
 ) -> SortedRuns | None:
     """Runs for a file of `size` bytes that is larger than `above`; None where it is stored as it comes.
 
-    Only a store without objects can be appended to. Errors: OSError, StoreUnavailable.
+    What `folder` held is deleted: it was another file's. Only a store without objects can be appended to.
+    Errors: OSError, StoreUnavailable.
     """
+    shutil.rmtree(folder, ignore_errors=True)
     if size is None or size <= above or not isinstance(store, LmdbStore) or await last_key(store) is not None:
         return None
     folder.parent.mkdir(parents=True, exist_ok=True)

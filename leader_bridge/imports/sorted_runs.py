@@ -167,8 +167,9 @@ class SortedRuns:
             low, high = cuts[number], cuts[number + 1]
             if low < high:
                 packed = marshal.dumps(made(items[low:high]), _NO_REFERENCES)
-                with open(self._path(kind, number), "ab", buffering=0) as file:
-                    file.write(len(packed).to_bytes(8, "big") + packed)
+                with open(self._path(kind, number), "ab") as file:
+                    file.write(len(packed).to_bytes(8, "big"))
+                    file.write(packed)
                     self._manifest.lengths[f"{kind}-{number}"] = file.tell()
 
     def _parts(self, kind: str, number: int) -> Iterator[list[Any]]:

@@ -15,17 +15,20 @@ import leader_bridge.imports.sorted_runs
 from blockstore.car.reader import CarReader, iter_car
 from blockstore.car.writer import CarWriter
 from blockstore.cid import Cid, cid_of
+from blockstore.errors import DownloadFailed
 from blockstore.lmdb.sorted_load import append_sorted, last_key
 from blockstore.lmdb.store import LmdbStore
 from blockstore.memory import MemoryStore
 from blockstore.scan import object_pages
 from blockstore.store import Held
 from chain.ipld.dag_cbor import encode
+from leader_bridge.imports.fetched import import_from_url
 from leader_bridge.imports.importer import import_car
 from leader_bridge.imports.sorted_runs import SortedRuns
 from leader_bridge.imports.undecided import read_header
 from leader_bridge.retention.policy import Policy
 from leader_bridge.store.mirror import walked_links
+from tests.bridge.imports.file_server import FileServer
 from tests.bridge.imports.test_import_crashes import run_child
 from tests.bridge.imports.test_policy import judge, whole_of
 from tests.support.bridge.imported import check_whole, contents
@@ -175,6 +178,26 @@ async def test_a_store_that_holds_objects_is_not_appended_to(tmp_path: Path, mad
     assert await store.get(b"\0") == b"first"
     assert await store.get(key) != b"another"
     assert await store.get(key + b"\0") == b"last"
+    await store.close()
+
+
+async def test_a_wrong_hash_is_known_before_anything_is_stored(tmp_path: Path, made: Path) -> None:
+    server = FileServer((made / "made.car").read_bytes(), checksum=f"{'0' * 64} -")
+    await server.start()
+    store = await LmdbStore.open(tmp_path / "store", bulk=True)
+    folder = tmp_path / "import"
+    arguments: dict[str, Any] = {"network_file": made / "network.json", "folder": folder, "sort_above": 0}
+    try:
+        with pytest.raises(DownloadFailed, match="has the sha256"):
+            await import_from_url(store, server.url, tmp_path / "download", **arguments)
+        assert await last_key(store) is None
+        server.checksum = server.right_checksum()
+        await import_from_url(store, server.url, tmp_path / "download", **arguments)
+    finally:
+        await server.stop()
+    await check_whole(store)
+    assert (await assert_flags_are_true(store))[1] == 0, "it was sorted again"
+    assert not folder.exists()
     await store.close()
 
 
