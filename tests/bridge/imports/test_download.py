@@ -131,7 +131,7 @@ async def test_objects_are_stored_while_the_rest_still_comes(
 
 
 @pytest.mark.recorded
-@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("keep", [pytest.param(False, marks=pytest.mark.long), True])
 async def test_a_later_run_goes_on_and_a_whole_file_is_not_asked_for(tmp_path: Path, keep: bool) -> None:
     store = MemoryStore()
     async with serving(cuts=[700_000] + [0] * 3, rate=20 << 20) as server:
@@ -152,7 +152,13 @@ async def test_a_later_run_goes_on_and_a_whole_file_is_not_asked_for(tmp_path: P
 
 @pytest.mark.recorded
 @pytest.mark.parametrize(
-    ("change", "while_importing"), [("etag", True), ("length", True), ("no ranges", False), ("etag", False)]
+    ("change", "while_importing"),
+    [
+        ("etag", True),
+        pytest.param("length", True, marks=pytest.mark.long),
+        ("no ranges", False),
+        pytest.param("etag", False, marks=pytest.mark.long),
+    ],
 )
 async def test_a_file_that_cannot_be_gone_on_with_begins_anew(
     tmp_path: Path, change: str, while_importing: bool
@@ -176,7 +182,9 @@ async def test_a_file_that_cannot_be_gone_on_with_begins_anew(
 
 
 @pytest.mark.recorded
-@pytest.mark.parametrize("name", ["snapshot.car.zst.sha256sum", "snapshot.sha256sum"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("snapshot.car.zst.sha256sum", marks=pytest.mark.long), "snapshot.sha256sum"]
+)
 async def test_a_wrong_hash_publishes_nothing_and_names_both(tmp_path: Path, name: str) -> None:
     wrong = hashlib.sha256(b"another file").hexdigest()
     store = MemoryStore()
@@ -196,6 +204,7 @@ async def test_a_wrong_hash_publishes_nothing_and_names_both(tmp_path: Path, nam
             await fetch(MemoryStore(), server, tmp_path, DownloadOptions(sha256=wrong))
 
 
+@pytest.mark.long
 @pytest.mark.recorded
 async def test_killed_and_run_again_it_goes_on(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "follower.cli", "import"]

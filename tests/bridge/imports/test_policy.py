@@ -124,8 +124,15 @@ async def judge(store: Store, whole: MemoryStore, policy: Policy) -> None:
 
 
 @pytest.mark.recorded
-@pytest.mark.parametrize("car", ["devnet/snapshot.car.zst", "devnet/chain.car.zst"])
-@pytest.mark.parametrize("batch", [48 << 20, 1 << 19], ids=["one batch", "many batches"])
+@pytest.mark.parametrize(
+    ("car", "batch"),
+    [
+        ("devnet/snapshot.car.zst", 1 << 19),
+        pytest.param("devnet/snapshot.car.zst", 48 << 20, marks=pytest.mark.long),
+        pytest.param("devnet/chain.car.zst", 1 << 19, marks=pytest.mark.long),
+        pytest.param("devnet/chain.car.zst", 48 << 20, marks=pytest.mark.long),
+    ],
+)
 async def test_devnet_with_a_policy_of_300_epochs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, car: str, batch: int
 ) -> None:
@@ -140,6 +147,7 @@ async def test_devnet_with_a_policy_of_300_epochs(
     await store.close()
 
 
+@pytest.mark.long
 @pytest.mark.recorded
 async def test_the_same_twice_and_an_older_file_bring_nothing_new() -> None:
     policy = Policy(300, 300, 300)
@@ -170,6 +178,7 @@ async def test_a_file_within_the_policy_is_not_put_aside(tmp_path: Path, made: P
     assert await store.head() is not None
 
 
+@pytest.mark.long
 @pytest.mark.recorded
 async def test_killed_at_random_moments(tmp_path: Path) -> None:
     car, network = recorded("devnet/snapshot.car.zst"), recorded(DEVNET)

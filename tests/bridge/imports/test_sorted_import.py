@@ -57,8 +57,15 @@ async def assert_flags_are_true(store: LmdbStore) -> tuple[int, int]:
 
 
 @pytest.mark.recorded
-@pytest.mark.parametrize("batch", [48 << 20, 1 << 18], ids=["one batch", "many batches"])
-@pytest.mark.parametrize("car", ["devnet/chain.car.zst", "devnet/snapshot.car.zst"])
+@pytest.mark.parametrize(
+    ("car", "batch"),
+    [
+        ("devnet/chain.car.zst", 1 << 18),
+        pytest.param("devnet/chain.car.zst", 48 << 20, marks=pytest.mark.long),
+        pytest.param("devnet/snapshot.car.zst", 1 << 18, marks=pytest.mark.long),
+        pytest.param("devnet/snapshot.car.zst", 48 << 20, marks=pytest.mark.long),
+    ],
+)
 async def test_an_equal_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, car: str, batch: int) -> None:
     monkeypatch.setattr(blockstore.car.batches, "BATCH_BYTES", batch)
     whole = await whole_of(car)
@@ -124,6 +131,7 @@ async def test_a_missing_object_keeps_what_is_above_it_loose(
     await store.close()
 
 
+@pytest.mark.long
 @pytest.mark.recorded
 async def test_with_a_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blockstore.car.batches, "BATCH_BYTES", 1 << 18)
@@ -145,6 +153,7 @@ async def test_objects_only(tmp_path: Path, made: Path) -> None:
     await store.close()
 
 
+@pytest.mark.long
 @pytest.mark.recorded
 async def test_killed_at_random_moments(tmp_path: Path) -> None:
     car, network = recorded("devnet/chain.car.zst"), recorded("devnet/network.json")
