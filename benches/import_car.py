@@ -302,7 +302,7 @@ def measure(
         taken: dict[str, float] = {}
         with measured(taken):
             report = asyncio.run(_one(path, network, Path(made), index, None, memory, tenths))
-        size = (Path(made) / "store" / "data.mdb").stat().st_size
+        size = sum(path.stat().st_size for path in (Path(made) / "store").rglob("data.mdb"))
     result = {
         "indices": index,
         "MB/s": round(length / 1e6 / taken["wall"], 1),
