@@ -7,12 +7,13 @@ row says "not held" before anything is missing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Final
 
 import orjson
 
+from blockstore.archive.named import named_archives
 from blockstore.store import META, Batch, Store
 
 _KEPT: Final = b"kept"
@@ -27,16 +28,22 @@ _WORDS: Final = {STATE: "states", MESSAGES: "messages and receipts", INDICES: "i
 @dataclass(frozen=True, slots=True)
 class Kept:
     """What is held, by kind. `lowest`: the lowest epoch, 0 where nothing was dropped. `removed`: the epoch below which
-    nothing is left. `policy`: the epochs that are kept below the head; None: all."""
+    nothing is left. `policy`: the epochs that are kept below the head; None: all. `archived`: up to this epoch rows
+    lead to archives that are served in place, and nothing of them is dropped; -1: none."""
 
     lowest: dict[str, int] = field(default_factory=dict)
     removed: dict[str, int] = field(default_factory=dict)
     policy: dict[str, int | None] = field(default_factory=dict)
+    archived: int = -1
 
     @property
     def state(self) -> int:
         """The lowest epoch whose state is held, of those that ever were."""
         return self.lowest.get(STATE, 0)
+
+    def has_dropped_state(self, epoch: int) -> bool:
+        """Whether the state of an epoch is held no more. The genesis' state stays, which is the first tipset's too."""
+        return max(1, self.archived) < epoch < self.state
 
     @property
     def messages(self) -> int:
@@ -52,7 +59,7 @@ class Kept:
         """With these epochs as the lowest, where they are higher than before. `removed`: nothing is left below."""
         higher = {kind: max(epoch, self.lowest.get(kind, 0)) for kind, epoch in lowest.items()}
         gone = {**self.removed, **higher} if removed else self.removed
-        return Kept({**self.lowest, **higher}, gone, self.policy)
+        return replace(self, lowest={**self.lowest, **higher}, removed=gone)
 
     def report(self) -> list[dict[str, int | str | None]]:
         """For status pages, by kind: the epochs that the policy keeps (None: all), and the lowest that is held."""
@@ -78,10 +85,11 @@ class Kept:
 async def load_kept(store: Store) -> Kept:
     """What the store's row says."""
     value = await store.row(META, b"", _KEPT)
+    archived = (await named_archives(store)).height
     if value is None:
-        return Kept()
+        return Kept(archived=archived)
     raw = orjson.loads(value)
-    return Kept(raw["lowest"], raw["removed"], raw["policy"])
+    return Kept(raw["lowest"], raw["removed"], raw["policy"], archived)
 
 
 def save_kept(batch: Batch, kept: Kept) -> None:

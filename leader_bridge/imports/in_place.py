@@ -10,13 +10,16 @@ from pathlib import Path
 
 import orjson
 
-from blockstore.archive.named import ARCHIVES, archives_of
+from blockstore.archive.named import Named, named_archives
 from blockstore.archive.tier import Archives
+from blockstore.cid import parse
 from blockstore.store import META, Batch, Store
+from chain.tipset import TipsetKey
 from leader_bridge.follow.lease import hold_lease
 from leader_bridge.imports.archive_view import ArchiveView
 from leader_bridge.imports.import_state import MARK, ImportState, load_state
 from leader_bridge.imports.importer import ImportReport, _Import
+from leader_bridge.imports.index import load_tipset
 from leader_bridge.imports.progress import Reporter, Silent
 from leader_bridge.retention.policy import ARCHIVE
 
@@ -66,8 +69,10 @@ class _InPlace(_Import):
         batch = Batch()
         if await store.head() is None:
             batch.put(META, b"", MARK, orjson.dumps({"file": str(self._path)}))
-        names = [*await archives_of(self._store), *self._names]
-        batch.put(META, b"", ARCHIVES, orjson.dumps(list(dict.fromkeys(names))))
+        before_this = await named_archives(store)
+        names = dict.fromkeys([*before_this.names, *self._names])
+        tipset = await load_tipset(store, TipsetKey.of(parse(text) for text in state.head))
+        Named(tuple(names), max(before_this.height, tipset.height)).put(batch)
         state.put(batch)
         await store.write(batch)
         return state

@@ -263,7 +263,8 @@ class Keeper:
             save_kept(batch, after)
             for index in AGING_INDICES:
                 before = await covered(self._store, index)
-                if (ranges := without(before, [(0, after.indices - 1)])) != before:
+                aged = (after.archived + 1, after.indices - 1)
+                if aged[0] <= aged[1] and (ranges := without(before, [aged])) != before:
                     save_coverage(batch, index, ranges)
             await self._store.write(batch)
         for kind, epoch in after.lowest.items():
@@ -277,15 +278,20 @@ class Keeper:
         self._tell("waiting")
         await asyncio.sleep(self._grace_seconds)
         self._tell("removing")
+        # what leads to archives does not age: they hold it
+        spared = kept.archived + 1
         # rows of messages are found by the messages, so they go first
-        low, high = kept.removed.get(INDICES, 0), kept.indices
+        low, high = max(spared, kept.removed.get(INDICES, 0)), kept.indices
         await self._aged.remove_messages(low, high)
-        day = kept.removed.get(_EVENTS, low // POSTINGS_BUCKET * POSTINGS_BUCKET)
+        day = max(
+            kept.removed.get(_EVENTS, low // POSTINGS_BUCKET * POSTINGS_BUCKET),
+            -(-spared // POSTINGS_BUCKET) * POSTINGS_BUCKET,
+        )
         last = high // POSTINGS_BUCKET * POSTINGS_BUCKET
         await self._aged.remove_events(day, last)
-        await self._aged.clear_flags(kept.removed.get(STATE, 0), kept.state, HELD_STATE, STATE)
+        await self._aged.clear_flags(max(spared, kept.removed.get(STATE, 0)), kept.state, HELD_STATE, STATE)
         flags = HELD_MESSAGES | HELD_RECEIPTS | HELD_EVENTS
-        await self._aged.clear_flags(kept.removed.get(MESSAGES, 0), kept.messages, flags, MESSAGES)
+        await self._aged.clear_flags(max(spared, kept.removed.get(MESSAGES, 0)), kept.messages, flags, MESSAGES)
         batch = Batch()
         save_kept(batch, replace(kept, removed={**kept.lowest, _EVENTS: max(day, last)}))
         await self._store.write(batch)

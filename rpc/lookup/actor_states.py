@@ -74,8 +74,7 @@ async def load_tree(ctx: Context, root: Cid, epoch: int, *, walks: bool = False)
     """
     network = ctx.network
     kept = await ctx.index.kept()
-    # the genesis' state stays, which is that of the first tipset too
-    if 1 < epoch < kept.state:
+    if kept.has_dropped_state(epoch):
         raise Dropped(f"state of epoch {epoch}; {kept.text()}")
     if walks:
         return await StateTree.load(PacedReader(ctx), root, None, partial(check_code, network, epoch))

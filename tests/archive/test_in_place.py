@@ -11,15 +11,18 @@ from typing import Any
 import pytest
 
 from benches.import_car import make_car
-from blockstore.archive.named import ARCHIVES, archives_of
-from blockstore.archive.tier import Archives
+from blockstore.archive.named import named_archives
+from blockstore.archive.tier import ArchivedObjects, Archives
 from blockstore.car.reader import iter_car
 from blockstore.cid import Cid, cid_of
 from blockstore.errors import StoreError
+from blockstore.lmdb.store import LmdbStore
 from blockstore.memory import MemoryStore
 from blockstore.store import META, Batch, Held
 from chain.block import decode_header
 from chain.index.chain_index import HELD_MESSAGES, HELD_STATE, ChainIndex
+from chain.index.coverage import covered
+from chain.index.kept import load_kept
 from chain.ipld.objects import Objects
 from chain.network import load_network
 from chain.tipset import TipsetKey
@@ -33,6 +36,11 @@ from leader_bridge.imports.importer import import_car
 from leader_bridge.imports.in_place import index_archives
 from leader_bridge.nodes.archive_fetcher import ArchiveFetcher
 from leader_bridge.nodes.sources import Fetched
+from leader_bridge.retention.keeper import Keeper
+from leader_bridge.retention.policy import Policy
+from leader_bridge.store.coverage import MESSAGES_INDEX
+from leader_bridge.store.mirror import Mirror
+from leader_bridge.store.tipset_writer import TipsetWriter
 from tests.archive.files import write_forest
 from tests.support.bridge.imported import network_file, rows_of_chain
 
@@ -63,7 +71,7 @@ def rows_of(store: MemoryStore) -> dict[Any, Any]:
     out = {}
     for (table, partition), rows in store._rows.items():
         out.update({(table, partition, key): value for key, value in rows.rows.items()})
-    out.pop((META.name, b"", ARCHIVES), None)
+    out.pop((META.name, b"", b"archives"), None)
     return out
 
 
@@ -90,7 +98,7 @@ async def test_the_rows_are_those_of_an_import(
     assert rows_of(store) == rows_of(imported)
     assert await store.head() == await imported.head()
     assert (await store.stats())["objects"] == 0
-    assert await archives_of(store) == [str(tmp_path / "file")]
+    assert (await named_archives(store)).names == (str(tmp_path / "file"),)
 
 
 async def test_several_archives_are_one_chain(made: Made, imported: MemoryStore, tmp_path: Path) -> None:
@@ -277,3 +285,37 @@ async def test_rows_over_archives_are_not_repaired(
 def test_no_archive_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["store", "index", f"--store=lmdb://{tmp_path}/store"]) != 0
     assert "--archive" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("archived", [True, False])
+async def test_what_leads_to_archives_does_not_age(archived: bool, made: Made, tmp_path: Path) -> None:
+    """A bridge that keeps its store small drops neither rows nor flags of what the archives hold."""
+    store = await LmdbStore.open(tmp_path / "store")
+    archives = await Archives.open([str(forest(made, tmp_path / "file"))])
+    await index_archives(store, archives, network_file=made.network)
+    entry = await store.head()
+    assert entry is not None
+    height = entry.head.height
+    if not archived:
+        batch = Batch()
+        batch.delete(META, b"", b"archives")
+        await store.write(batch)
+    reads = ArchivedObjects(store, archives)
+    mirror = Mirror(store, ArchiveFetcher(archives, Node([])))
+    writer = TipsetWriter(store, mirror, late_block_retry_delays=(), reads=reads)
+    keeper = Keeper(
+        store, writer, Policy(10, 10, 10), head=lambda: entry, head_change_lock=asyncio.Lock(), grace_seconds=0.0
+    )
+    before = await rows_of_chain(store, TipsetKey(entry.head.key), reads)
+    assert await covered(store, MESSAGES_INDEX) == [(0, height)]
+    await keeper._raise({"state": 500, "messages": 500, "indices": 500})
+    await keeper._finish_removing()
+    after = await rows_of_chain(store, TipsetKey(entry.head.key), reads)
+    assert (after == before) is archived
+    assert bool(after[0].held & HELD_STATE) is archived
+    assert (await covered(store, MESSAGES_INDEX) == [(0, height)]) is archived
+    kept = await load_kept(store)
+    assert kept.has_dropped_state(height) is not archived
+    assert kept.has_dropped_state(height + 1)
+    await archives.close()
+    await store.close()

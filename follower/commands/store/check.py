@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final
 
+from blockstore.archive.named import archives_of
 from follower.commands.command import DONE, FAILED, Command
 from follower.commands.processes import run_loop
 from follower.commands.store.opening import opened_store
@@ -34,7 +35,6 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
 async def _check(settings: Settings, args: argparse.Namespace) -> int:
     import orjson
 
-    from blockstore.archive.named import archives_of
     from follower.archives import opened_archives
     from leader_bridge.imports.archive_view import ArchiveView
     from leader_bridge.imports.progress import reporting
@@ -92,12 +92,10 @@ async def _mender(
     if not args.repair:
         yield None, 0
         return
-    from blockstore.archive.named import archives_of
-
-    if args.only != "objects" and (names := await archives_of(store)):
+    if not settings["archive"] and args.only != "objects" and (names := await archives_of(store)):
         raise CannotRun(
             f"rows of the store lead to objects that only archives hold ({', '.join(names)}): a repair would fetch them"
-            " all, or say that they are not held; --only objects repairs the store's own"
+            " all, or say that they are not held; name them by --archive, or repair --only objects"
         )
     from leader_bridge.follow.lease import LeaseStore, hold_lease
     from leader_bridge.nodes.sources import Sources

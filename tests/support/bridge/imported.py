@@ -10,7 +10,7 @@ import orjson
 from blockstore.cid import Cid
 from blockstore.generations import GenerationalStore
 from blockstore.scan import object_pages
-from blockstore.store import META, Held, Store
+from blockstore.store import META, Held, ObjectStore, Store
 from chain.index.chain_index import (
     HELD_EVENTS,
     HELD_MESSAGES,
@@ -41,8 +41,8 @@ def network_file(folder: Path, **changes: Any) -> Path:
     return path
 
 
-async def rows_of_chain(store: Store, key: TipsetKey) -> list[TipsetRow]:
-    index = ChainIndex(store, Objects(store))
+async def rows_of_chain(store: Store, key: TipsetKey, reads: ObjectStore | None = None) -> list[TipsetRow]:
+    index = ChainIndex(store, Objects(reads or store))
     rows: list[TipsetRow] = []
     while True:
         row = await index.row(key)
