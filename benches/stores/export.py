@@ -25,7 +25,8 @@ import aiohttp
 from benches.import_car import measured
 from blockstore.car.snapshot_forms import Form
 from blockstore.open import open_store
-from leader_bridge.exports.exporter import export_snapshot, snapshot_scope
+from leader_bridge.exports.exporter import export_snapshot
+from leader_bridge.exports.scope import snapshot_scope
 from leader_bridge.exports.seen_objects import SeenObjects
 from leader_bridge.imports.importer import import_car
 from tests.support.processes import clean_environment, follower_process, free_port

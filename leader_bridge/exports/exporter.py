@@ -10,31 +10,23 @@ import hashlib
 import os
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Protocol
 
 from blockstore.car.snapshot_forms import Form, SnapshotWriter, open_writer
-from blockstore.store import META, Store
-from chain.errors import BadRequest, NotHeld
-from chain.index.chain_index import HELD_MESSAGES, HELD_STATE, ChainIndex
-from chain.ipld.objects import Objects
-from chain.network import load_network
-from chain.tipset import Tipset, TipsetKey
+from blockstore.store import Store
+from chain.errors import BadRequest
+from chain.tipset import TipsetKey
+from leader_bridge.exports.scope import Scope
 from leader_bridge.exports.seen_objects import IN_MEMORY, SeenObjects
-from leader_bridge.exports.walk import Scope, SnapshotWalk
-from leader_bridge.imports.import_state import MARK
+from leader_bridge.exports.walk import SnapshotWalk
 from leader_bridge.imports.progress import Reporter, Silent
 from leader_bridge.upkeep.pace import Pace
 
-#: states that a full node wants at least: finality
-FINALITY: Final = 900
-#: states that Forest's snapshots have by default
-DEFAULT_STATE_ROOTS: Final = 2000
 UNFINISHED: Final = ".tmp"
 CHECKSUM: Final = ".sha256sum"
-_CACHE_BYTES: Final = 16 << 20
 
 
 class KeepStates(Protocol):
@@ -60,71 +52,6 @@ class ExportReport:
     size: int
     sha256: str
     seconds: float
-
-
-async def snapshot_scope(
-    store: Store,
-    *,
-    state_roots: int,
-    tipset: int | None = None,
-    lowest: int = 0,
-    skip_old_messages: bool = False,
-    base: int | None = None,
-) -> Scope:
-    """The scope of a snapshot of the store's chain, checked against what the rows say is held.
-
-    `tipset`: the epoch of the snapshot's head; of a null round, the tipset before it (None: the store's head).
-    `lowest`: the epoch below which headers are left out. `skip_old_messages`: messages as far down as states only.
-    `base`: the epoch with which the snapshot is a difference. Errors: NotHeld, BadRequest, StoreUnavailable.
-    """
-    entry = await store.head()
-    if entry is None or await store.row(META, b"", MARK) is not None:
-        raise NotHeld("a chain: the store has no head yet, or an import has not ended")
-    index = ChainIndex(store, Objects(store, cache_bytes=_CACHE_BYTES))
-    head = await index.tipset(TipsetKey(entry.head.key))
-    if tipset is not None:
-        if tipset > head.height or tipset < 0:
-            raise BadRequest(f"epoch {tipset} is not on the chain: the store's head is at {head.height}")
-        head = await index.at_height(head, tipset)
-    if lowest < 0 or lowest > head.height:
-        raise BadRequest(f"headers from epoch {lowest} on: the snapshot's head is at {head.height}")
-    scope = Scope(head, state_roots, lowest)
-    if skip_old_messages:
-        scope = replace(scope, messages_from=max(0, scope.states_above + 1))
-    if base is not None:
-        if not 0 <= base < head.height:
-            raise BadRequest(f"a difference with epoch {base}: it must be below the snapshot's head, at {head.height}")
-        network = await load_network(store)
-        scope = replace(
-            scope, base=await index.at_height(head, base), genesis=None if network is None else network.genesis
-        )
-    await _check_held(index, scope)
-    return scope
-
-
-async def _check_held(index: ChainIndex, scope: Scope) -> None:
-    """Refuse at once what would fail after an hour: a state or messages that no row calls held."""
-    stop = scope.lowest
-    lowest = max(0, scope.states_above + 1)
-    if scope.base is not None:
-        stop = max(stop, scope.base.height - scope.base_states + 1)
-        lowest = max(lowest, stop)
-    tipset: Tipset = scope.head
-    down_to = max(stop, min(lowest, max(lowest - 1, scope.messages_from)))
-    at: TipsetKey | None = tipset.key
-    height = tipset.height
-    while at is not None and height >= down_to:
-        row = await index.row(at)
-        if row is None:
-            return  # older than rows go: the walk tells
-        if row.height >= lowest and not row.held & HELD_STATE:
-            raise NotHeld(
-                f"the state at epoch {row.height}; held from there up are {scope.head.height - row.height} epochs of "
-                f"states: export as many with --state-roots, or keep more (keep_state_epochs)"
-            )
-        if row.height >= max(stop, scope.messages_from) and not row.held & HELD_MESSAGES:
-            raise NotHeld(f"the messages at epoch {row.height}: leave old ones out with --skip-old-messages")
-        at, height = (row.parent, row.parent_height) if row.parent_height >= 0 else (None, -1)
 
 
 async def export_snapshot(

@@ -26,6 +26,7 @@ from chain.genesis_parent import GENESIS_PARENT, GENESIS_PARENT_MULTIHASH
 from chain.index.chain_index import HEIGHT_BUCKET
 from chain.ipld.dag_cbor import links
 from chain.tipset import Tipset, TipsetKey
+from leader_bridge.exports.scope import Scope
 from leader_bridge.exports.seen_objects import SeenObjects
 
 #: objects of one read
@@ -48,38 +49,6 @@ _MARK: Final = b"\xd8\x2a"
 Objects = list[tuple[bytes, bytes]]
 #: called before each read
 Pause = Callable[[], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """What a snapshot holds.
-
-    States of the tipsets above epoch `head.height - state_roots`; messages of the tipsets at `messages_from` and above;
-    headers down to the first one below epoch `lowest` (0: the genesis), which is left out. With `base`: only what is
-    above the tipset `base`, and of that, only what a snapshot of `base` with `base_states` states does not hold: those
-    states and the messages beside them, and the state of the block `genesis`.
-    """
-
-    head: Tipset
-    state_roots: int
-    lowest: int = 0
-    messages_from: int = 0
-    base: Tipset | None = None
-    base_states: int = 900
-    genesis: Cid | None = None
-
-    @property
-    def states_above(self) -> int:
-        """States are of tipsets above this epoch."""
-        return self.head.height - self.state_roots
-
-    @property
-    def lowest_state(self) -> int:
-        """The lowest epoch whose state is read, the genesis aside."""
-        lowest = self.states_above + 1
-        if self.base is not None:
-            lowest = min(max(lowest, self.base.height + 1), self.base.height - self.base_states + 1)
-        return max(0, lowest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 from blockstore.open import open_store
-from leader_bridge.exports.exporter import export_snapshot, snapshot_scope
+from leader_bridge.exports.exporter import export_snapshot
+from leader_bridge.exports.scope import snapshot_scope
 from leader_bridge.upkeep.pace import Pace
 
 

@@ -18,9 +18,9 @@ from blockstore.memory import MemoryStore
 from blockstore.open import open_store
 from chain.errors import BadRequest
 from follower.cli import main
-from leader_bridge.exports.exporter import export_snapshot, snapshot_scope
+from leader_bridge.exports.exporter import export_snapshot
+from leader_bridge.exports.scope import Scope, snapshot_scope
 from leader_bridge.exports.seen_objects import SeenObjects
-from leader_bridge.exports.walk import Scope
 from leader_bridge.imports.importer import import_car
 from leader_bridge.upkeep.pace import Pace
 from tests.support.bridge.imported import network_file

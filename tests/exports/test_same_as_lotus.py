@@ -14,7 +14,8 @@ from blockstore.cid import Cid
 from blockstore.memory import MemoryStore
 from blockstore.store import TABLES
 from follower.commands.comparison import compare
-from leader_bridge.exports.exporter import export_snapshot, snapshot_scope
+from leader_bridge.exports.exporter import export_snapshot
+from leader_bridge.exports.scope import snapshot_scope
 from leader_bridge.imports.importer import import_car
 from tests.support.bridge.imported import check_whole
 from tests.support.recorded import recorded

@@ -16,7 +16,7 @@ from blockstore.memory import MemoryStore
 from blockstore.store import HeadEntry, TipsetRef
 from chain.errors import BadRequest, NotHeld
 from chain.tipset import TipsetKey
-from leader_bridge.exports.exporter import ExportReport, export_snapshot, snapshot_scope
+from leader_bridge.exports.exporter import ExportReport, export_snapshot
 from leader_bridge.exports.schedule import (
     Interval,
     export_on_schedule,
@@ -26,6 +26,7 @@ from leader_bridge.exports.schedule import (
     remove_unfinished,
     snapshot_name,
 )
+from leader_bridge.exports.scope import snapshot_scope
 from tests.support.virtual_time import run_virtual
 
 MadeStore = Callable[[], Awaitable[MemoryStore]]

@@ -17,13 +17,15 @@ from blockstore.memory import MemoryStore
 from blockstore.store import TIPSETS, Batch
 from chain.block import BlockHeader, decode_header
 from chain.errors import BadRequest, NotHeld
-from chain.index.chain_index import HELD_STATE, ChainIndex
+from chain.index.chain_index import HELD_MESSAGES, HELD_STATE, ChainIndex
+from chain.index.kept import Kept, save_kept
 from chain.ipld.dag_cbor import links
 from chain.ipld.objects import Objects
 from chain.tipset import TipsetKey
-from leader_bridge.exports.exporter import export_snapshot, snapshot_scope
-from leader_bridge.exports.walk import Scope
+from leader_bridge.exports.exporter import export_snapshot
+from leader_bridge.exports.scope import Scope, snapshot_scope
 from leader_bridge.imports.importer import import_car
+from leader_bridge.store.coverage import TIPSETS_INDEX, save_coverage
 from leader_bridge.upkeep.pace import Pace
 from tests.support.recorded import recorded
 
@@ -159,6 +161,25 @@ async def test_bytes_that_are_not_what_their_hash_says_are_not_exported(
     assert not list(tmp_path.iterdir())
 
 
+async def test_messages_that_old_rows_call_not_held_are_refused(recorded_store: StoreOf) -> None:
+    store = copy.deepcopy(await recorded_store("devnet"))
+    scope = await snapshot_scope(store, state_roots=100)
+    index = ChainIndex(store, Objects(store))
+    key, batch = scope.head.key, Batch()
+    while True:
+        row = await index.row(key)
+        assert row is not None
+        if row.height < 400:
+            batch.put(TIPSETS, key.cid, b"", replace(row, held=row.held & ~HELD_MESSAGES).encode())
+        if not row.height:
+            break
+        key = row.parent
+    await store.write(batch)
+    with pytest.raises(NotHeld, match="the messages at epoch 0: "):
+        await snapshot_scope(store, state_roots=100)
+    assert (await snapshot_scope(store, state_roots=100, lowest=400)).lowest == 400
+
+
 async def test_what_rows_say_is_not_held_is_refused_before_anything_is_read(recorded_store: StoreOf) -> None:
     store = await recorded_store("devnet")
     lacking = copy.deepcopy(store)
@@ -170,9 +191,25 @@ async def test_what_rows_say_is_not_held_is_refused_before_anything_is_read(reco
     batch = Batch()
     batch.put(TIPSETS, tipset.key.cid, b"", replace(row, held=row.held & ~HELD_STATE).encode())
     await lacking.write(batch)
-    with pytest.raises(NotHeld, match=f"the state at epoch {tipset.height}; .*--state-roots"):
+    with pytest.raises(NotHeld, match=rf"the state at epoch {tipset.height}: at most 108 .*--state-roots"):
         await snapshot_scope(lacking, state_roots=ALL)
     assert (await snapshot_scope(lacking, state_roots=head.height - tipset.height)).head == head
+    dropped = copy.deepcopy(store)
+    batch = Batch()
+    save_kept(batch, Kept({"state": 500, "messages": 300}))
+    await dropped.write(batch)
+    with pytest.raises(NotHeld, match=r"messages below epoch 300: .*--skip-old-messages"):
+        await snapshot_scope(dropped, state_roots=100)
+    with pytest.raises(NotHeld, match="the state at epoch 499: at most 609 epochs"):
+        await snapshot_scope(dropped, state_roots=610, skip_old_messages=True)
+    assert (await snapshot_scope(dropped, state_roots=608, skip_old_messages=True)).lowest_state == 501
+    young = copy.deepcopy(store)
+    batch = Batch()
+    save_coverage(batch, TIPSETS_INDEX, [(200, 1108)])
+    await young.write(batch)
+    with pytest.raises(NotHeld, match=r"headers below epoch 200 .*--from 200"):
+        await snapshot_scope(young, state_roots=100)
+    assert (await snapshot_scope(young, state_roots=100, lowest=200)).lowest == 200
     with pytest.raises(BadRequest, match="at 1108"):
         await snapshot_scope(store, state_roots=10, tipset=1109)
     with pytest.raises(BadRequest, match="difference"):

@@ -18,7 +18,7 @@ from follower.settings import CannotRun, Settings
 if TYPE_CHECKING:
     from blockstore.store import Store
     from leader_bridge.exports.exporter import ExportReport
-    from leader_bridge.exports.walk import Scope
+    from leader_bridge.exports.scope import Scope
     from leader_bridge.imports.progress import Reporter
 
 #: exit code of a command that a signal ended
@@ -95,7 +95,7 @@ async def _next(store: Store, args: argparse.Namespace, progress: Reporter) -> E
 
 
 async def _scope(store: Store, args: argparse.Namespace) -> Scope:
-    from leader_bridge.exports.exporter import FINALITY, snapshot_scope
+    from leader_bridge.exports.scope import FINALITY, snapshot_scope
 
     scope = await snapshot_scope(
         store,
