@@ -14,7 +14,7 @@ from blockstore.store import HeadEntry
 from chain.actors.methods import NoSuchMethod
 from chain.actors.returns import return_json
 from chain.address import Address
-from chain.errors import ActorNotFound, NotFound, NotHeld
+from chain.errors import ActorNotFound, Dropped, NotFound, NotHeld
 from chain.message import Message
 from chain.tipset import Tipset, TipsetKey
 from rpc import lotus_json
@@ -67,6 +67,9 @@ async def _search(ctx: Context, key: TipsetKey, cid: Cid, limit: int, allow_repl
         found = Miss.REPLACED
     if isinstance(found, Found):
         return found
+    if found is Miss.BEYOND_HELD and (kept := (await ctx.index.kept()).text()):
+        # its nonce is taken, in an epoch that the store has dropped: null would say that it was not executed
+        raise Dropped(f"the epoch in which message {cid}, or one that replaced it, was executed; {kept}")
     ctx.add_header("X-Filecoin-Not-Found", str(found))
     if ctx.verbose:
         raise MethodError(f"message {cid} was not found: {found}", {"reason": str(found)})
