@@ -11,7 +11,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, Final
 
-from blockstore.lmdb.place import LmdbPlace
+from blockstore.lmdb.place import LmdbPlace, packed
 from blockstore.lmdb.store import LmdbStore
 
 #: bytes of one transaction: LMDB keeps its pages in memory until it ends
@@ -51,6 +51,7 @@ def _part(source: Any) -> list[tuple[bytes, bytes]]:
 
 
 def _append(txn: Any, database: Any, items: list[tuple[bytes, bytes]]) -> None:
+    items = [(multihash, packed(value)) for multihash, value in items]
     cursor = txn.cursor(database)
     _, added = cursor.putmulti(items, overwrite=False, append=True)
     if added < len(items):

@@ -108,6 +108,31 @@ async def test_a_store_of_the_schema_before_goes_on(tmp_path: Path) -> None:
     await writer.close()
 
 
+async def test_large_objects_are_packed_and_come_back(tmp_path: Path) -> None:
+    store = await LmdbStore.open(tmp_path / "store")
+    large = [b"ab" * 2000, os.urandom(5000), b"c" * 100_000, b"\0" * 1900]
+    pairs = [(multihash_of(data), data) for data in large]
+    await store.put_many(pairs[:2], closed=True)
+    await store.put_many(pairs[2:], closed=False)
+    place = store.place(1)
+    with place.environment.begin() as txn:
+        sizes = [len(txn.get(multihash, db=place.objects)) for multihash, _ in pairs]
+    assert sizes[0] < 200 and sizes[1] == 5001 and sizes[2] < 1000
+    assert await store.get_many([multihash for multihash, _ in pairs]) == large
+    held = [Held.CLOSED, Held.CLOSED, Held.LOOSE, Held.LOOSE]
+    assert await store.held_many([multihash for multihash, _ in pairs]) == held
+    await store.close_many([pairs[2][0]])
+    assert await store.get(pairs[2][0]) == large[2]
+    assert await store.held_many([pairs[2][0]]) == [Held.CLOSED]
+    # a damaged one is an error, and to a scan an object without bytes
+    await place.environment.write(lambda txn: txn.put(pairs[0][0], b"\3" + b"\xff" * 50, db=place.objects))
+    with pytest.raises(StoreError, match="damaged"):
+        await store.get(pairs[0][0])
+    assert [one.multihash for page in [page async for page in object_pages(store)] for one in page.objects
+            if one.data is None] == [pairs[0][0]]  # fmt: skip
+    await store.close()
+
+
 async def test_a_full_store_says_so_and_stays_whole(tmp_path: Path) -> None:
     store = await LmdbStore.open(tmp_path / "store", map_size=2 << 20)
     data = os.urandom(1000)
