@@ -23,6 +23,7 @@ from blockstore.store import (
     TIPSETS,
     Batch,
     HeadEntry,
+    Store,
     Table,
     TipsetRef,
 )
@@ -257,7 +258,7 @@ TOGETHER: Final = [
 ]
 
 
-async def everything(store: LmdbStore, tables: Sequence[Table]) -> dict[str, object]:
+async def everything(store: Store, tables: Sequence[Table]) -> dict[str, object]:
     """All objects and all rows of some tables."""
     found: dict[str, Any] = {}
     async for page in object_pages(store):
