@@ -22,10 +22,14 @@ class StoredObject(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ObjectPage:
-    """Some objects. The next page begins behind `position`, which means something to the same store only."""
+    """Some objects of one place. The next page begins behind `position`, which means something to the same store only.
+
+    `place`: the number of the place; None for loose objects that are in none.
+    """
 
     objects: list[StoredObject]
     position: bytes
+    place: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,10 +41,11 @@ async def object_page(store: CassandraStore, after: bytes) -> ObjectPage | None:
     if number is None:
         return None
     found, state = await _page(store, number, state if number == at else b"")
+    place = None if number == _APART else number
     if not state:
         # the next place; behind the last one there is none
         number += 1
-    return ObjectPage(found, number.to_bytes(_NUMBER, "big") + state)
+    return ObjectPage(found, number.to_bytes(_NUMBER, "big") + state, place)
 
 
 async def _page(store: CassandraStore, number: int, state: bytes) -> tuple[list[StoredObject], bytes]:

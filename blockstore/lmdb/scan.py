@@ -27,7 +27,7 @@ def object_page(store: LmdbStore, after: bytes) -> ObjectPage | None:
         found = place.page(key if place.number == at else b"", PAGE_ITEMS, PAGE_BYTES)
         if found:
             objects = [StoredObject(*one) for one in found]
-            return ObjectPage(objects, place.number.to_bytes(_NUMBER, "big") + found[-1][0])
+            return ObjectPage(objects, place.number.to_bytes(_NUMBER, "big") + found[-1][0], place.number)
     return None
 
 

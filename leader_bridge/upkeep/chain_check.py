@@ -27,7 +27,7 @@ from chain.index.chain_index import (
     post_row,
     row_of,
 )
-from chain.index.coverage import Ranges
+from chain.index.coverage import Ranges, covered
 from chain.index.eth_rows import ETH_TXS_INDEX, index_eth_txs
 from chain.index.event_index import index_events
 from chain.index.event_rows import EVENTS_INDEX, at_key, chunk_row, decode_mark, mark_partition
@@ -48,6 +48,14 @@ _WORDS: Final = {HELD_MESSAGES: "messages", HELD_STATE: "state", HELD_RECEIPTS: 
 _PAGE: Final = 1000
 
 
+async def load_coverage(store: Store, index: bytes) -> Ranges:
+    """What COVERAGE says of an index; nothing where it cannot be read."""
+    try:
+        return await covered(store, index)
+    except (ValueError, TypeError):
+        return []
+
+
 @dataclass(slots=True)
 class Lacking:
     """Epochs that COVERAGE claims and that lack what it claims, by index."""
@@ -65,6 +73,7 @@ class ChainCheck:
     def __init__(
         self,
         store: Store,
+        links: LinkCheck,
         report: CheckReport,
         fixes: RowFixes,
         headers: Headers,
@@ -79,7 +88,7 @@ class ChainCheck:
         self._mender = mender
         self._network = network
         self._coverage = coverage
-        self._links = LinkCheck(store, report, mender)
+        self._links = links
         self._reader = Objects(store, cache_bytes=16 << 20)
         self._parent: tuple[Tipset, TipsetRow] | None = None
         self._scanned = -1
@@ -87,6 +96,9 @@ class ChainCheck:
 
     async def check(self, keys: Sequence[TipsetKey]) -> None:
         """Check the next tipsets of the published chain, each the parent of the next. Errors: StoreError."""
+        # a pass that removes aged rows says so a while before
+        for index in self._coverage:
+            self._coverage[index] = await load_coverage(self._store, index)
         tipsets = await self._headers.tipsets(keys)
         values = await self._store.rows(TIPSETS, [(key.cid, b"") for key in keys])
         held = await self._held([tipset for tipset in tipsets if tipset is not None])
@@ -182,7 +194,7 @@ class ChainCheck:
     async def _held(self, tipsets: Sequence[Tipset]) -> dict[TipsetKey, int]:
         """The HELD_ flags of which the roots are closed."""
         roots = list(dict.fromkeys(root for tipset in tipsets for part in _roots(tipset).values() for root in part))
-        answers = await self._store.held_many([root.multihash for root in roots])
+        answers = await self._links.held([root.multihash for root in roots])
         closed = {root for root, held in zip(roots, answers, strict=True) if held == Held.CLOSED}
         return {
             tipset.key: sum(flag for flag, part in _roots(tipset).items() if closed.issuperset(part))
@@ -195,6 +207,10 @@ class ChainCheck:
         for flag, roots in _roots(tipset).items():
             if doubtful & flag and not await self._are_held(flag, roots):
                 false |= flag
+        if false:
+            # a pass may have taken the flags back, and dropped what they said is held
+            now = decoded(await self._store.row(TIPSETS, tipset.key.cid, b""))
+            false &= row.held if now is None else now.held
         if false and self._mender is not None:
             named = _roots(tipset)
             wanted = list(dict.fromkeys(root for flag in _WORDS if false & flag for root in named[flag]))

@@ -55,7 +55,7 @@ async def check_store(
     pace = pace or Pace()
     progress = progress or Silent()
     if objects:
-        links = LinkCheck(reads or store, report, mender)
+        links = LinkCheck(store, report, mender, reads)
         await check_objects(store, report, links, mender=mender, pace=pace, progress=progress, after=after)
     if rows:
         await _check_rows(store, reads or store, report, mender, pace, progress, term)
@@ -79,7 +79,8 @@ async def _check_rows(
     if head is not None:
         with KeySpillFile() as spool:
             lowest = await walk_down(store, headers, head, coverage[TIPSETS_INDEX], spool, pace=pace, progress=progress)
-            chain = ChainCheck(reads, report, fixes, headers, mender, network, coverage)
+            links = LinkCheck(store, report, mender, None if reads is store else reads)
+            chain = ChainCheck(reads, links, report, fixes, headers, mender, network, coverage)
             progress.phase("rows of tipsets", spool.count, "tipsets")
             done = 0
             for keys in groups(spool, _GROUP):

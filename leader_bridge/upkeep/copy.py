@@ -27,7 +27,7 @@ from blockstore.archive.named import archives_of
 from blockstore.bulk_load import load_objects
 from blockstore.cid import verify
 from blockstore.errors import HashMismatch, StoreError, Unfinished
-from blockstore.generations import keep_lasting
+from blockstore.generations import LASTING, GenerationalStore, keep_lasting
 from blockstore.scan import change_count, object_count, object_pages, row_pages
 from blockstore.scan_pages import StoredObject
 from blockstore.store import (
@@ -80,6 +80,8 @@ class _State:
     head: list[object]
     #: what `change_count` said of the source when the objects began
     changes: int | None = None
+    #: the source's generation that was current then
+    generation: int | None = None
     step: str = ""
     position: str = ""
     rows: int = 0
@@ -206,12 +208,15 @@ class _Copy:
     async def _copy_objects(self, state: _State) -> None:
         if state.step != _OBJECTS or not state.position:
             state.changes = change_count(self._source)
+            state.generation = await self._generation()
         self._progress.phase(_OBJECTS, object_count(self._source), "objects")
         async for page in object_pages(self._source, bytes.fromhex(state.position)):
             closed: list[tuple[bytes, bytes]] = []
             loose: list[tuple[bytes, bytes]] = []
+            # another generation may be dropped while it is read: what is closed in it may lose what is below
+            is_kept = page.place in (None, LASTING, state.generation)
             for one in page.objects:
-                (closed if one.closed else loose).append((one.multihash, self._verified(one)))
+                (closed if one.closed and is_kept else loose).append((one.multihash, self._verified(one)))
             await load_objects(self._target, [closed], loose)
             state.objects += len(page.objects)
             state.object_bytes += sum(len(data) for _, data in (*closed, *loose))
@@ -241,6 +246,12 @@ class _Copy:
                 await self._pace.step()
         state.step, state.position = _CATCH_UP, ""
         await self._save(state)
+
+    async def _generation(self) -> int | None:
+        """The source's current generation."""
+        if not isinstance(self._source, GenerationalStore):
+            return None
+        return (await self._source.layout()).current
 
     def _verified(self, one: StoredObject) -> bytes:
         """The bytes of an object. Errors: StoreError (damaged)."""

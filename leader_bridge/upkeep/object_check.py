@@ -2,7 +2,8 @@
 
 The objects are read in the order of the store, a page at a time. It is enough to look one link deep: what a closed
 object links to is closed too, so it is looked at in its own turn. A loose object under a closed one is gone below,
-until everything is closed.
+until everything is closed. What is closed in a generation must have everything in that generation or in the lasting
+place: see `blockstore.generations`.
 
 Memory is bounded: a page, and the multihashes that were found closed of late.
 """
@@ -15,6 +16,7 @@ from typing import Final
 
 from blockstore.cid import Cid, multihash_of, verify
 from blockstore.errors import BadCid, HashMismatch
+from blockstore.generations import LASTING, GenerationalStore, OnlyIn
 from blockstore.scan import object_count, object_pages
 from blockstore.scan_pages import StoredObject
 from blockstore.store import Held, Store
@@ -86,17 +88,55 @@ class _Link:
 
 
 class LinkCheck:
-    """Finds what is absent under closed objects, and under roots that rows say are held."""
+    """Finds what is absent under closed objects, and under roots that rows say are held.
 
-    def __init__(self, store: Store, report: CheckReport, mender: Mender | None) -> None:
+    `archived`: a view of the store with archives below it. What an archive has counts as closed.
+    """
+
+    def __init__(self, store: Store, report: CheckReport, mender: Mender | None, archived: Store | None = None) -> None:
         self._store = store
+        self._archived = archived
         self._report = report
         self._mender = mender
-        #: multihashes of objects that are closed, or that were gone below
+        #: multihashes of objects that are closed in the place that was looked at last, or that were gone below
         self._known: set[bytes] = set()
+        self._place: int | None = None
 
-    async def below(self, objects: Iterable[tuple[Cid, bytes]]) -> None:
-        """Look below objects. What is absent is reported, and fetched where there is a mender. Errors: StoreError."""
+    async def held(self, multihashes: Sequence[bytes], place: int | None = None) -> list[Held]:
+        """How objects are held: in a place or the lasting one, or (None) in whichever is best. Errors: StoreError."""
+        found = await self._held(multihashes, place)
+        left = [at for at, how in enumerate(found) if how != Held.CLOSED]
+        if self._archived is not None and left:
+            below = await self._archived.held_many([multihashes[at] for at in left])
+            for at, how in zip(left, below, strict=True):
+                if how == Held.CLOSED:
+                    found[at] = how
+        return found
+
+    async def _held(self, multihashes: Sequence[bytes], place: int | None) -> list[Held]:
+        if not isinstance(self._store, GenerationalStore):
+            return await self._store.held_many(multihashes)
+        if place is not None:
+            return await OnlyIn(self._store, place).held_many(multihashes)
+        out = [Held.ABSENT] * len(multihashes)
+        for number in (await self._store.layout()).held:
+            left = [at for at, how in enumerate(out) if how != Held.CLOSED]
+            found = await OnlyIn(self._store, number).held_many([multihashes[at] for at in left])
+            for at, how in zip(left, found, strict=True):
+                out[at] = max(out[at], how)
+        return out
+
+    async def below(self, objects: Iterable[tuple[Cid, bytes]], place: int | None = None) -> None:
+        """Look below objects. What is absent is reported, and fetched where there is a mender.
+
+        `place`: the one in which the objects are closed; it must hold what is below them, or the lasting one.
+        Errors: StoreError.
+        """
+        if place != self._place:
+            self._known.clear()
+            self._place = place
+        if not await self._is_there(place):
+            return
         stack = [_Link(Cid(link), cid, data) for cid, data in objects for link in links_below(cid, data)]
         while stack:
             part = stack[-_BATCH:]
@@ -104,6 +144,12 @@ class LinkCheck:
             stack += await self._step(part)
             if len(self._known) > _REMEMBERED:
                 self._known.clear()
+
+    async def _is_there(self, place: int | None) -> bool:
+        """Whether the place has not been dropped meanwhile."""
+        if place is None or place == LASTING or not isinstance(self._store, GenerationalStore):
+            return True
+        return place in (await self._store.layout()).held
 
     async def _step(self, links: list[_Link]) -> list[_Link]:
         """Look at some links; those below the loose ones."""
@@ -114,7 +160,7 @@ class LinkCheck:
                 asked.setdefault(multihash, []).append(link)
         absent: list[_Link] = []
         loose: list[_Link] = []
-        for (multihash, some), held in zip(asked.items(), await self._store.held_many(list(asked)), strict=True):
+        for (multihash, some), held in zip(asked.items(), await self.held(list(asked), self._place), strict=True):
             if held == Held.CLOSED:
                 self._known.add(multihash)
                 continue
@@ -131,17 +177,21 @@ class LinkCheck:
         return found
 
     async def _report_absent(self, links: list[_Link]) -> None:
-        if not links:
+        if not links or not await self._is_there(self._place):
             return
         # a pass that drops aged objects may have removed the parent between two reads
-        still = await self._store.held_many([link.parent.multihash for link in links])
+        still = await self.held([link.parent.multihash for link in links], self._place)
         links = [link for link, held in zip(links, still, strict=True) if held != Held.ABSENT]
+        elsewhere = await self._store.held_many([link.cid.multihash for link in links])
         failed = {link.cid for link in links}
         if self._mender is not None:
-            failed = await self._mender.close([link.cid for link in links])
-        for link in links:
-            mended = "" if link.cid in failed else "fetched, with all below it"
-            self._report.add(Damage(Kind.MISSING, str(link.cid), f"closed object {link.parent} links to it", mended))
+            failed = await self._mender.close([link.cid for link in links], self._place)
+        for link, held in zip(links, elsewhere, strict=True):
+            what = f"closed object {link.parent} links to it"
+            if held != Held.ABSENT:
+                what += ", and it is in another generation only"
+            mended = "" if link.cid in failed else "held now, with all below it"
+            self._report.add(Damage(Kind.MISSING, str(link.cid), what, mended))
 
 
 async def check_objects(
@@ -177,6 +227,6 @@ async def check_objects(
             how = "fetched again" if one.multihash in right else ""
             report.add(Damage(Kind.OBJECT, str(cid_under(one.multihash)), why[one.multihash], how))
         closed = [one for one in (*whole, *mended) if one.closed]
-        await links.below((cid_under(one.multihash), one.data or b"") for one in closed)
+        await links.below([(cid_under(one.multihash), one.data or b"") for one in closed], page.place)
         progress.at(report.objects, f"{report.object_bytes / 1e6:,.0f} MB, position {page.position.hex()}")
         await pace.step()

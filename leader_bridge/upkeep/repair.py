@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from blockstore.cid import Cid, verify
 from blockstore.errors import BadCid, HashMismatch
+from blockstore.generations import ObjectsInto, put_lasting
 from blockstore.scan import replace_objects
 from blockstore.scan_pages import StoredObject
 from blockstore.store import Batch, Store
@@ -84,12 +85,14 @@ class Mender:
 
     async def put_closed(self, objects: Iterable[tuple[bytes, bytes]]) -> None:
         """Store block headers, which are closed by themselves. Errors: StoreError."""
-        await self._store.put_many(objects, closed=True)
+        await put_lasting(self._store, dict(objects))
 
-    async def close(self, roots: Sequence[Cid]) -> set[Cid]:
-        """Fetch and close everything under `roots`; those of which something cannot be had. Errors: StoreError."""
+    async def close(self, roots: Sequence[Cid], place: int | None = None) -> set[Cid]:
+        """Fetch and close everything under `roots`; those of which something cannot be had. `place`: where to (None:
+        the current generation). Errors: StoreError."""
+        into = ObjectsInto(self._store, place) if place is not None else None
         try:
-            return (await self._mirror.close(roots)).failed if roots else set()
+            return (await self._mirror.close(roots, into)).failed if roots else set()
         except NoSource as error:
             log.warning("nothing is fetched: %s", error)
             return set(roots)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -45,7 +46,11 @@ async def tipset_at(store: LmdbStore, epoch: int) -> Tipset:
 
 async def remove_object(store: LmdbStore, cid: Cid) -> None:
     for place in store._places:
-        await place.environment.write(lambda txn, place=place: txn.delete(cid.multihash, db=place.objects))
+        await place.environment.write(partial(_delete, database=place.objects, key=cid.multihash))
+
+
+def _delete(txn: Any, database: Any, key: bytes) -> None:
+    txn.delete(key, db=database)
 
 
 async def put_row(store: LmdbStore, table: Table, partition: bytes, key: bytes, value: bytes) -> None:
