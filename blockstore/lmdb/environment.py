@@ -28,6 +28,10 @@ MAX_KEY: Final = 511
 SCHEMA_KEY: Final = b"\0schema"
 #: the schema whose objects are all in one database
 WITHOUT_GENERATIONS: Final = 1
+#: the row of META of a store whose lasting place holds what an older version stored
+LEGACY_KEY: Final = b"\0legacy"
+#: the folder of a migration that is under way
+MIGRATING: Final = "migrating"
 DATA_FILE: Final = "data.mdb"
 
 
@@ -92,7 +96,9 @@ class Environment:
         value = txn.get(key, db=meta)
         if value is not None:
             check_schema(value, self.path)
-        # an older store's objects are all lasting; what comes goes into generations
+            if int(value) == WITHOUT_GENERATIONS:
+                # its objects are all lasting; what comes goes into generations
+                txn.put(table_key(b"", LEGACY_KEY), value, db=meta)
         txn.put(key, b"%d" % SCHEMA_VERSION, db=meta)
 
     def begin(self, buffers: bool = False) -> Any:

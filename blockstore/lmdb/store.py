@@ -17,13 +17,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from blockstore.errors import Fenced, StoreError, StoreUnavailable
+from blockstore.errors import Fenced, SchemaMismatch, StoreError, StoreUnavailable
 from blockstore.generations import LASTING, LAYOUT_KEY, Layout, close_in, decode_layout, held_for
 from blockstore.head_log import decode_entry, encode_entry, seq_key
 from blockstore.lmdb.environment import (
     DATA_FILE,
     DEFAULT_MAP_SIZE,
     MAX_KEY,
+    MIGRATING,
     OBJECTS,
     SCHEMA_KEY,
     acquire,
@@ -59,6 +60,8 @@ class LmdbStore:
         self._readonly = readonly
         self._bulk = bulk
         self._closed = True
+        if (path / MIGRATING).exists() and not (path / DATA_FILE).exists():
+            raise SchemaMismatch(f"a migration of {self.url} was stopped: run `follower store migrate` again")
         self._shared = acquire(path, _NAMES, map_size=map_size, readonly=readonly, sync=not bulk)
         self._tables = {name.decode(): database for name, database in self._shared.databases.items()}
         self._lasting = LmdbPlace(LASTING, self._shared, bulk=bulk)

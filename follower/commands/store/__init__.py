@@ -7,7 +7,7 @@ and those that name it ("store check"). Beside them: `opening` (opens the store 
 from typing import Final
 
 from follower.commands.command import Command
-from follower.commands.store import backup, check, copy, export, index, stats
+from follower.commands.store import backup, check, copy, export, index, migrate, stats
 
 COMMANDS: Final[tuple[Command, ...]] = (
     stats.COMMAND,
@@ -16,4 +16,5 @@ COMMANDS: Final[tuple[Command, ...]] = (
     backup.COMMAND,
     export.COMMAND,
     index.COMMAND,
+    migrate.COMMAND,
 )
