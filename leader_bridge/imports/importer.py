@@ -41,7 +41,7 @@ from leader_bridge.imports.import_state import MARK, PROGRESS, ImportState, load
 from leader_bridge.imports.index import Indexer, is_heavier, load_tipset, publish_head
 from leader_bridge.imports.progress import Reporter, Silent
 from leader_bridge.imports.recent_objects import Recent
-from leader_bridge.imports.sorted_import import begin_sorting, store_sorted
+from leader_bridge.imports.sorted_import import begin_sorting, store_sorted, without_collector
 from leader_bridge.imports.sorted_runs import SortedRuns
 from leader_bridge.imports.spill_file import KeySpillFile
 from leader_bridge.imports.undecided import Undecided
@@ -186,7 +186,8 @@ class _Import:
         check_network_file(self._network_file, record)
         if has_per_object_cost(self._store) and index and policy == ARCHIVE and await self._store.head() is None:
             self._recent = Recent()
-        state = await self._objects(process)
+        with without_collector():
+            state = await self._objects(process)
         await self._verify_download(state)
         if self._runs is not None:
             await store_sorted(self._store, self._runs, self._progress)

@@ -48,7 +48,7 @@ async def store_sorted(store: Store, runs: SortedRuns, progress: Reporter) -> No
     Errors: StoreError, OSError.
     """
     assert isinstance(store, LmdbStore)
-    with _without_collector():
+    with without_collector():
         if not runs.is_decided:
             progress.phase("links", None, "passes")
             await asyncio.to_thread(runs.decide)
@@ -70,8 +70,8 @@ async def store_sorted(store: Store, runs: SortedRuns, progress: Reporter) -> No
 
 
 @contextmanager
-def _without_collector() -> Iterator[None]:
-    """A bucket is a hundred thousand tuples, none of them in a cycle."""
+def without_collector() -> Iterator[None]:
+    """No search for cycles inside: a batch is a hundred thousand tuples, none of them in a cycle."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
