@@ -34,10 +34,9 @@ _MAX_WINDOW: Final = 1 << 27
 _MAX_BLOCK: Final = 128 << 10
 _FRAME_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 #: slots of one read
-_SLOTS: Final = 32
+_SLOTS: Final = 16
 #: zstd frames that one object may be looked for in: more have one hash only in a file that was made so
 _MAX_PLACES: Final = 16
-_CODECS: Final = (DAG_CBOR, RAW, DAG_PB)
 
 
 class ForestLayout:
@@ -70,6 +69,11 @@ class ForestLayout:
 
     def _index(self, start: int, length: int) -> Steps[bytes]:
         """Bytes of the index, wherever its frames begin."""
+        if len(self._starts) == 1 and start + length <= self._size:
+            data = yield self._offsets[0] + start, length
+            if len(data) != length:
+                raise BadCar(f"{self._name}: the file ends within its index", self._offsets[0])
+            return data
         parts: list[bytes] = []
         while length > 0 and start < self._size:
             at = bisect_right(self._starts, start) - 1
@@ -95,7 +99,7 @@ class ForestLayout:
             base = hash_base(multihash)
         except BadCid:
             return []
-        wanted = {slot_hash(base, codec) for codec in _CODECS}
+        wanted = (slot_hash(base, DAG_CBOR), slot_hash(base, RAW), slot_hash(base, DAG_PB))
         highest = max(wanted)
         slot = ideal_slot(min(wanted), self._buckets)
         first = ideal_slot(highest, self._buckets)

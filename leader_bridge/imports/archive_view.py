@@ -16,6 +16,8 @@ from blockstore.store import Batch, HeadEntry, Held, Store, Table
 
 #: entries of all indices together: a bit each, so half a GiB of memory
 _MAX_ENTRIES: Final = 1 << 32
+#: entries that are remembered, about 150 bytes each: a walk asks for an object until it is closed
+_KNOWN: Final = 200_000
 
 
 class ArchiveView:
@@ -27,6 +29,7 @@ class ArchiveView:
         self._objects = ArchivedObjects(store, archives)
         self._members = members
         self._trusted = trusted
+        self._known: dict[bytes, int] = {}
         entries = sum(archive.layout.entries for archive in members)
         if entries > _MAX_ENTRIES:
             raise BadCar(f"the indices of {', '.join(archives.names)} have {entries:,} entries, which is too many", 0)
@@ -67,17 +70,20 @@ class ArchiveView:
 
     async def _entries(self, multihashes: Sequence[bytes]) -> list[int | None]:
         """The number of each object's entry in the indices, counted through all archives."""
-        out: list[int | None] = [None] * len(multihashes)
+        known = self._known
+        out = [known.get(multihash) for multihash in multihashes]
         base = 0
-        left = list(range(len(multihashes)))
+        left = [at for at, entry in enumerate(out) if entry is None]
         for archive in self._members:
             if not left:
                 break
             for at, places in zip(left, await archive.find([multihashes[at] for at in left]), strict=True):
                 if places:
-                    out[at] = base + places[0].entry
+                    out[at] = known[multihashes[at]] = base + places[0].entry
             left = [at for at in left if out[at] is None]
             base += archive.layout.entries
+        if len(known) > _KNOWN:
+            known.clear()
         return out
 
     async def put_many(self, objects: Iterable[tuple[bytes, bytes]], *, closed: bool) -> None:
