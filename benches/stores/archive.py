@@ -19,7 +19,7 @@ import random
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -141,16 +141,12 @@ async def open_place(place: Place) -> tuple[LmdbStore, Archives | None, Services
     return store, archives, Services(store=store, index=index, objects=objects, network=network, head_source=heads)
 
 
-async def read_objects(place: Place, state: str, keys: Sequence[bytes], many: Sequence[bytes]) -> None:
-    """Rows for single objects and for many at once; `keys` one by one."""
+async def read_objects(place: Place, state: str, what: str, calls: Sequence[Sequence[bytes]], each: int) -> None:
+    """A row for the first time in a process, and one for the same again."""
     store, archives, _ = await open_place(place)
     reads: Any = store if archives is None else ArchivedObjects(store, archives)
     for now in (state, "warm"):
-        await timed(f"{place.name}, {now}: get", [partial(reads.get, key) for key in keys])
-    await timed(
-        f"{place.name}, {state}: get_many of {len(many):,}, an object", [lambda: reads.get_many(many)], len(many)
-    )
-    await timed(f"{place.name}, warm: get_many of {len(many):,}, an object", [lambda: reads.get_many(many)], len(many))
+        await timed(f"{place.name}, {now}: {what}", [partial(reads.get_many, keys) for keys in calls], each)
     if archives is not None:
         await archives.close()
     await store.close()
@@ -183,6 +179,11 @@ async def ask_methods(place: Place, state: str, asked: dict[str, list[list[Any]]
         await store.close()
 
 
+def size_of(folder: Path) -> int:
+    """Bytes of a store's files."""
+    return sum(path.stat().st_size for path in folder.rglob("data.mdb"))
+
+
 async def fill(car: Path, network: Path, folder: Path) -> Sequence[bytes]:
     """Make the archive and both stores; the multihashes of the objects."""
     from leader_bridge.imports.importer import import_car
@@ -210,8 +211,7 @@ async def fill(car: Path, network: Path, folder: Path) -> Sequence[bytes]:
     await rows.close()
     print(
         f"{len(keys):,} objects; archive {archive.stat().st_size / 1e6:.1f} MB, whole store"
-        f" {(folder / 'whole' / 'data.mdb').stat().st_size / 1e6:.1f} MB, rows alone"
-        f" {(folder / 'rows' / 'data.mdb').stat().st_size / 1e6:.1f} MB"
+        f" {size_of(folder / 'whole') / 1e6:.1f} MB, rows alone {size_of(folder / 'rows') / 1e6:.1f} MB"
     )
     return keys
 
@@ -229,16 +229,17 @@ async def measure(folder: Path, keys: Sequence[bytes], url: str, objects: int, c
         Place("archive", folder / "rows", archive),
         Place("HTTP", folder / "rows", url, folder / "cache"),
     )
+    work = {"one object": ([[key] for key in some], 1), f"{len(many):,} at once, an object": ([many], len(many))}
     for place in places:
-        for state in ("cold", "disk") if place.cache else ("cold",):
-            if state == "cold":
-                forget(folder)
-            await read_objects(place, state, some, many)
+        for what, (calls, each) in work.items():
+            here = replace(place, cache=place.cache and place.cache / str(each))
+            for state in ("cold", "disk") if place.cache else ("cold",):
+                if state == "cold":
+                    forget(folder)
+                await read_objects(here, state, what, calls, each)
     for place in places:
         forget(folder)
-        if place.cache:
-            place = Place(place.name, place.store, place.archive, folder / "cache of methods")
-        await ask_methods(place, "cold", asked)
+        await ask_methods(replace(place, cache=place.cache and place.cache / "methods"), "cold", asked)
 
 
 def main(arguments: list[str] | None = None) -> None:
