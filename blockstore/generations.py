@@ -129,8 +129,8 @@ class GenerationalStore(Protocol):
     async def generations(self) -> list[int]:
         """The numbers of all generations that take room, of the layout or not."""
 
-    async def drop_partition(self, table: Table, partition: bytes) -> None:
-        """Remove all rows of a partition. The term fences it as it does `write`."""
+    async def drop_partitions(self, table: Table, partitions: Sequence[bytes]) -> None:
+        """Remove all rows of some partitions. In LMDB the term fences it as it does `write`."""
 
 
 class ObjectPlace(Protocol):

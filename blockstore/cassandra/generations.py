@@ -11,11 +11,13 @@ from blockstore.cassandra import schema
 from blockstore.cassandra.address import CassandraAddress
 from blockstore.cassandra.place import CassandraPlace
 from blockstore.cassandra.session import SchemaMissing, Session
-from blockstore.errors import StoreError
+from blockstore.errors import StoreError, StoreUnavailable
 from blockstore.generations import LASTING, Layout, decode_layout
 
 #: seconds until a reader that finds nothing asks again whether there are other generations
 _LAYOUT_SECONDS: Final = 0.5
+#: and until any reader does; a leader waits longer between a layout and the drop of what is in it no more
+_FRESH_SECONDS: Final = 5.0
 
 
 class Generations:
@@ -65,11 +67,13 @@ class Generations:
 
     async def find(self, multihash: bytes) -> bytes | None:
         """An object in any generation, or the lasting place."""
+        if monotonic() - self._read_at > _FRESH_SECONDS:
+            await self.follow()
         while True:
             try:
                 found = await self._find(multihash)
-            except SchemaMissing:
-                # a generation was dropped
+            except (SchemaMissing, StoreUnavailable):
+                # a generation was dropped: a driver that cannot prepare a statement any more says that no host answers
                 if not await self.follow():
                     raise
                 continue

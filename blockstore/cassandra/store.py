@@ -128,6 +128,7 @@ class CassandraStore:
         elif may_create and await self._meta(_PROBE_KEY) is None:
             # tables that were made by hand
             await self._probe()
+        await self._generations.follow()
 
     async def _meta(self, key: bytes) -> bytes | None:
         try:
@@ -181,10 +182,10 @@ class CassandraStore:
     async def generations(self) -> list[int]:
         return await self._generations.numbers()
 
-    async def drop_partition(self, table: Table, partition: bytes) -> None:
+    async def drop_partitions(self, table: Table, partitions: Sequence[bytes]) -> None:
         self._writable()
         cql = f"DELETE FROM {self._keyspace}.{table_name(table.name)} WHERE p = ?"
-        await self._execute(cql, [_partition(partition)])
+        await self._session.write_many(cql, ([_partition(partition)] for partition in partitions))
 
     # --- objects -----------------------------------------------------------------------------------
 

@@ -176,15 +176,16 @@ class LmdbStore:
         names = [path.name.removeprefix(_GENERATION) for path in self._path.glob(f"{_GENERATION}*")]
         return sorted(int(name) for name in names if name.isdigit())
 
-    async def drop_partition(self, table: Table, partition: bytes) -> None:
-        prefix = table_key(partition, b"")
+    async def drop_partitions(self, table: Table, partitions: Sequence[bytes]) -> None:
+        prefixes = sorted(table_key(partition, b"") for partition in partitions)
 
         def drop(txn: Any) -> None:
             self._check_term(txn)
             with txn.cursor(self._tables[table.name]) as cursor:
-                there = cursor.set_range(prefix)
-                while there and cursor.key()[: len(prefix)] == prefix:
-                    there = cursor.delete()
+                for prefix in prefixes:
+                    there = cursor.set_range(prefix)
+                    while there and cursor.key()[: len(prefix)] == prefix:
+                        there = cursor.delete()
 
         await self._write(drop)
 

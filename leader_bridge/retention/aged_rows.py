@@ -50,6 +50,7 @@ from leader_bridge.store.tipset_writer import TipsetWriter
 #: indices whose ranges are cut when their epochs age
 AGING_INDICES: Final = (MESSAGES_INDEX, ETH_TXS_INDEX, EVENTS_INDEX)
 _PAGE: Final = 256
+_REMEMBERED: Final = 500_000
 
 
 class AgedRows:
@@ -117,17 +118,23 @@ class AgedRows:
         """Remove the event rows of whole days; `low` and `high` are their first epochs."""
         assert isinstance(self._store, GenerationalStore)
         for day in range(low, high, POSTINGS_BUCKET):
+            #: terms whose posting lists of the day are gone
+            dropped: set[bytes] = set()
             for at in range(day, day + POSTINGS_BUCKET, EVENTS_BUCKET):
                 partition = (at // EVENTS_BUCKET).to_bytes(8, "big")
                 start = b""
                 while rows := await self._store.scan(EVENTS, partition, start=start, limit=64):
                     await self._rate.take(len(rows))
-                    for term in _terms_in([chunk for _, chunk in rows]):
-                        await self._store.drop_partition(EVENT_POSTINGS, posting_partition(term, day))
+                    terms = _terms_in([chunk for _, chunk in rows]) - dropped
+                    partitions = [posting_partition(term, day) for term in terms]
+                    await self._store.drop_partitions(EVENT_POSTINGS, partitions)
+                    dropped |= terms
                     start = rows[-1][0] + b"\0"
                 if start:
-                    await self._store.drop_partition(EVENTS, partition)
-            await self._store.drop_partition(COVERAGE, mark_partition(day))
+                    await self._store.drop_partitions(EVENTS, [partition])
+                if len(dropped) > _REMEMBERED:
+                    dropped.clear()
+            await self._store.drop_partitions(COVERAGE, [mark_partition(day)])
             metrics.ROWS_REMOVED.labels("events").inc(POSTINGS_BUCKET)
 
     async def _tipsets(self, low: int, high: int) -> AsyncIterator[Sequence[TipsetKey]]:

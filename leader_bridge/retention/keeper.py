@@ -231,6 +231,8 @@ class Keeper:
         await self._finish_removing()
         dropped = layout.previous
         layout = await self._save(layout.without_previous())
+        # readers notice that before it is gone
+        await asyncio.sleep(self._grace_seconds)
         await self._generations.drop_generation(dropped)
         log.info("generation %d of objects is dropped: states are held from epoch %d", dropped, state)
         return layout

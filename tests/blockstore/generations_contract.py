@@ -136,7 +136,7 @@ class GenerationsContract:
         assert isinstance(store, GenerationalStore)
         rows = [(p, bytes((k,))) for p in (b"a", b"a\0", b"b", b"") for k in range(5)]
         await store.write(Batch([(EVENTS, p, k, b"v") for p, k in rows]))
-        await store.drop_partition(EVENTS, b"a")
+        await store.drop_partitions(EVENTS, [b"a"])
         for p in (b"a", b"a\0", b"b", b""):
             assert len(await store.scan(EVENTS, p)) == (0 if p == b"a" else 5)
-        await store.drop_partition(META, b"none")
+        await store.drop_partitions(META, [b"none"])

@@ -112,7 +112,7 @@ async def everything(store: CassandraStore, session: Recorder) -> None:
             for reverse in (False, True):
                 assert await store.scan(table, b"p", end=end, reverse=reverse) == [(b"k", big)]
         await store.write(Batch([], [(table, b"p", b"k")]))
-    await store.drop_partition(COVERAGE, b"p")
+    await store.drop_partitions(COVERAGE, [b"p"])
     assert (await store.layout()).current == store.current_generation
     for is_closed in (False, True):
         await store.place(0).put_many([(closed, b"closed")], closed=is_closed)

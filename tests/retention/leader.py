@@ -62,7 +62,7 @@ class _TellingKeeper(Keeper):
 
 async def run(url: str, epochs: str, grace: str) -> None:
     """Work until standard input ends."""
-    store = await open_store(url, shared=SharedStoreOptions(delta_ms=4, epsilon_ms=1, may_create_tables=True))
+    store = await open_store(url, shared=SharedStoreOptions(delta_ms=200, epsilon_ms=20, may_create_tables=True))
     node = _GivenObjects()
     writer = TipsetWriter(store, Mirror(store, node), late_block_retry_delays=())
     lock = asyncio.Lock()

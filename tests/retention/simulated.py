@@ -147,7 +147,7 @@ class SimulatedLeader:
 
     async def opened(self) -> Store:
         """The store, for reading."""
-        return await open_store(self.url, readonly=True, shared=SharedStoreOptions(delta_ms=4, epsilon_ms=1))
+        return await open_store(self.url, readonly=True, shared=SharedStoreOptions(delta_ms=200, epsilon_ms=20))
 
 
 async def walk_kept(store: Store, policy: int) -> Live:

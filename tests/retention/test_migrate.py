@@ -151,11 +151,6 @@ async def test_a_store_in_use_is_left_alone(tmp_path: Path) -> None:
     batch.put(META, b"", b"\0legacy", b"1")
     await store.write(batch)
     await store.close()
-    code = (
-        "import asyncio, sys\nfrom pathlib import Path\nfrom blockstore.lmdb.store import LmdbStore\nasync def run():\n"
-    )
-    code += "    store = await LmdbStore.open(Path(sys.argv[1]))\n    await store.head()\n    print(1, flush=True)\n"
-    code += "    await asyncio.to_thread(sys.stdin.read)\nasyncio.run(run())\n"
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", _HOLDER, str(path), cwd=ROOT,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,

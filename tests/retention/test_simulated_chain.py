@@ -5,25 +5,54 @@ from __future__ import annotations
 import json
 import os
 import random
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from chain.index.kept import load_kept
 from devnode.sim_chain import SimSettings
 from tests.retention.simulated import SimulatedLeader, disk_use, kill_at_random, walk_kept
+from tests.support.cassandra.stores import emptied, keyspace_url
+
+_LONG: Final = [pytest.mark.long, pytest.mark.timeout(7200)]
 
 
 @pytest.mark.parametrize(
-    ("policy", "epochs", "objects", "kills"),
-    [(30, 240, 60, 8), pytest.param(300, 6000, 1000, 20, marks=[pytest.mark.long, pytest.mark.timeout(7200)])],
+    ("policy", "epochs", "objects", "kills"), [(30, 240, 60, 8), pytest.param(300, 6000, 1000, 20, marks=_LONG)]
 )
-async def test_the_size_levels_off_and_every_kept_root_is_whole(
-    tmp_path: Path, policy: int, epochs: int, objects: int, kills: int
-) -> None:
+async def test_lmdb(tmp_path: Path, policy: int, epochs: int, objects: int, kills: int) -> None:
     folder = tmp_path / "store"
+
+    async def size() -> int:
+        return disk_use(folder)
+
+    await size_levels_off(f"lmdb://{folder}", size, policy, epochs, objects, kills)
+
+
+@pytest.mark.parametrize(("policy", "epochs", "objects", "kills"), [pytest.param(300, 1500, 1000, 20, marks=_LONG)])
+async def test_cassandra(policy: int, epochs: int, objects: int, kills: int) -> None:
+    url = keyspace_url("follower_retention")
+    store = await emptied(url, delta_ms=200, epsilon_ms=20, every=True)
+
+    async def size() -> int:
+        # the server's own figure: what its tables take on the disk
+        cql = "SELECT mebibytes FROM system_views.disk_usage WHERE keyspace_name = ?"
+        return sum(int(row[0]) << 20 for row in await store._execute(cql, ["follower_retention"]))
+
+    try:
+        await size_levels_off(url, size, policy, epochs, objects, kills)
+    finally:
+        await store.close()
+
+
+async def size_levels_off(
+    url: str, size: Callable[[], Awaitable[int]], policy: int, epochs: int, objects: int, kills: int
+) -> None:
+    """Feed a chain to a leader, kill it in its passes, and walk what must be held after each kill."""
     settings = SimSettings.for_size(max(30, objects * 2), objects, seed=7)
-    leader = SimulatedLeader(f"lmdb://{folder}", policy, settings)
+    leader = SimulatedLeader(url, policy, settings)
     rng = random.Random(7)
     sizes: list[tuple[int, int]] = []
     lives: list[tuple[int, int]] = []
@@ -36,7 +65,7 @@ async def test_the_size_levels_off_and_every_kept_root_is_whole(
             await leader.settle("idle")
         if at % max(1, epochs // 120) == 0:
             await leader.settle()
-            sizes.append((leader.height, disk_use(folder)))
+            sizes.append((leader.height, await size()))
         if at % every == every - 1 and leader.kills < kills:
             await kill_at_random(leader, rng)
             store = await leader.opened()

@@ -22,4 +22,9 @@ async def emptied(url: str, *, delta_ms: int, epsilon_ms: int, every: bool = Fal
     place = CassandraAddress.parse(url)
     names = cassandra_schema.tables() if every else USED
     cassandra_schema.run(place, [f"TRUNCATE {place.keyspace}.{name}" for name in names])
-    return await CassandraStore.open(url, delta_ms=delta_ms, epsilon_ms=epsilon_ms)
+    store = await CassandraStore.open(url, delta_ms=delta_ms, epsilon_ms=epsilon_ms)
+    for number in await store.generations():
+        if number != store.current_generation:
+            # of a test before
+            await store.drop_generation(number)
+    return store
