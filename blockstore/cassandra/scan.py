@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import lz4.block
-
 from blockstore.cassandra.place import whole_value
 from blockstore.cassandra.schema import BY_TERM, LOOSE, table_name
 from blockstore.cassandra.session import burst
 from blockstore.cassandra.store import CassandraStore
 from blockstore.cassandra.values import ROW_PARTS, unpack
 from blockstore.cid import multihash_end
-from blockstore.errors import BadCid, Missing
+from blockstore.errors import BadCid, StoreError, StoreUnavailable
 from blockstore.generations import LASTING
 from blockstore.scan_pages import ObjectPage, RowPage, StoredObject
 from blockstore.store import Table
@@ -75,7 +73,9 @@ def _is_multihash(key: bytes) -> bool:
 async def _stored(store: CassandraStore, cql: str, multihash: bytes, value: bytes, closed: bool) -> StoredObject:
     try:
         data = unpack(await whole_value(store._session, cql, value))
-    except (Missing, lz4.block.LZ4BlockError, IndexError):
+    except StoreUnavailable:
+        raise
+    except StoreError:
         return StoredObject(multihash, None, closed)
     return StoredObject(multihash, data, closed)
 

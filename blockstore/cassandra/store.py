@@ -13,8 +13,6 @@ import logging
 from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, Final
 
-import lz4.block
-
 from blockstore.cassandra import migration
 from blockstore.cassandra import schema as cassandra_schema
 from blockstore.cassandra.address import CassandraAddress
@@ -27,7 +25,7 @@ from blockstore.cassandra.schema import BY_TERM, SCHEMA_VERSION, table_name
 from blockstore.cassandra.session import AcsyllaSession, Forbidden, SchemaMissing, Session, burst
 from blockstore.cassandra.values import MAX_CELL, ROW_PARTS, pack, unpack
 from blockstore.cid import verify
-from blockstore.errors import BadCid, HashMismatch, Missing, SchemaMismatch, StoreError, StoreUnavailable
+from blockstore.errors import SchemaMismatch, StoreError, StoreUnavailable
 from blockstore.generations import LAYOUT_KEY, Layout, close_in, held_for
 from blockstore.store import META, Batch, HeadEntry, Held, Table
 
@@ -204,7 +202,9 @@ class CassandraStore:
         try:
             data = unpack(await whole_value(self._session, self._get_apart, rows[0][0]))
             verify(multihash, data)
-        except (HashMismatch, BadCid, Missing, lz4.block.LZ4BlockError, IndexError) as error:
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
             log.error("a loose object is ignored, its hash is wrong: %s", error)
             return None
         return data

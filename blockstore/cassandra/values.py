@@ -11,7 +11,7 @@ from typing import Final
 
 import lz4.block
 
-from blockstore.errors import Missing
+from blockstore.errors import Missing, StoreError
 
 #: the most bytes of a cell. ScyllaDB can be set to refuse 2 MiB, and warns of 1
 MAX_CELL: Final = 1 << 20
@@ -35,10 +35,13 @@ def pack(data: bytes) -> bytes:
 
 
 def unpack(value: bytes) -> bytes:
-    """The value in a cell that `pack` or `with_ids` made."""
-    if value[0] == 0:
-        return value[1:]
-    return value[2 + ID_BYTES * value[1] :] if value[0] == 3 else bytes(lz4.block.decompress(value[1:]))
+    """The value in a cell that `pack` or `with_ids` made. Errors: StoreError (it is damaged)."""
+    try:
+        if value[0] == 0:
+            return value[1:]
+        return value[2 + ID_BYTES * value[1] :] if value[0] == 3 else bytes(lz4.block.decompress(value[1:]))
+    except (lz4.block.LZ4BlockError, IndexError, ValueError, MemoryError) as error:
+        raise StoreError(f"a value is damaged where it is stored: {error}; see `follower store check`") from None
 
 
 def with_ids(ids: list[bytes], value: bytes) -> bytes:

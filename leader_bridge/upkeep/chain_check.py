@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from blockstore.cid import Cid
-from blockstore.errors import Missing
+from blockstore.errors import StoreError, StoreUnavailable
 from blockstore.store import COVERAGE, EVENTS, HEIGHTS, POST, TIPSETS, Batch, Held, Store
 from chain.errors import BadObject
 from chain.index.chain_index import (
@@ -38,6 +38,7 @@ from chain.tipset import Tipset, TipsetKey
 from chain.tipset_messages import load_message_cids
 from leader_bridge.store.coverage import MESSAGES_INDEX, TIPSETS_INDEX
 from leader_bridge.store.indexer import BlockMessages, index_tipset, signed_messages
+from leader_bridge.upkeep.careful import read_many
 from leader_bridge.upkeep.chain_walk import Headers, contains, decoded
 from leader_bridge.upkeep.damage import CheckReport, Kind
 from leader_bridge.upkeep.object_check import LinkCheck
@@ -231,7 +232,7 @@ class ChainCheck:
         self._fixes.wrong(Kind.HELD, name, what, puts=puts, how=how)
 
     async def _are_held(self, flag: int, roots: Sequence[Cid]) -> bool:
-        found = await self._store.get_many([root.multihash for root in roots])
+        found = await read_many(self._store, [root.multihash for root in roots])
         if any(data is None for data in found):
             return False
         if flag == HELD_RECEIPTS:
@@ -239,7 +240,9 @@ class ChainCheck:
             try:
                 async for _ in Amt.load(self._reader, roots[0], version=0):
                     pass
-            except (Missing, BadObject):
+            except StoreUnavailable:
+                raise
+            except (StoreError, BadObject):
                 return False
             return True
         before = self._report.open
@@ -259,7 +262,9 @@ class ChainCheck:
             eth = Batch()
             if listed is not None and self._network is not None and ETH_TXS_INDEX in indices:
                 await index_eth_txs(eth, self._reader, signed_messages([listed]), self._network.eth_chain_id)
-        except (Missing, BadObject):
+        except StoreUnavailable:
+            raise
+        except (StoreError, BadObject):
             listed = None
         if listed is None:
             for index in indices:
@@ -275,7 +280,14 @@ class ChainCheck:
         if not contains(self._coverage[EVENTS_INDEX], tipset.height) or self._network is None:
             return
         batch = Batch()
-        if await index_events(batch, self._reader, tipset, child, self._network):
+        try:
+            is_made = await index_events(batch, self._reader, tipset, child, self._network)
+        except StoreUnavailable:
+            raise
+        except StoreError:
+            # an object that cannot be read: the check of the objects names it
+            is_made = False
+        if is_made:
             await self._fixes.compare(batch.puts)
             return
         # the state that names their emitters is not held: only their number can be compared

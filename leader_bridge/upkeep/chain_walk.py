@@ -15,6 +15,7 @@ from chain.index.coverage import Ranges
 from chain.tipset import Tipset, TipsetKey
 from leader_bridge.imports.progress import Reporter
 from leader_bridge.imports.spill_file import KeySpillFile
+from leader_bridge.upkeep.careful import read_many
 from leader_bridge.upkeep.damage import CheckReport, Damage, Kind
 from leader_bridge.upkeep.pace import Pace
 from leader_bridge.upkeep.repair import Mender
@@ -52,7 +53,7 @@ class Headers:
         `expected`: a header that is absent is a damage. Errors: StoreError.
         """
         cids = [cid for key in keys for cid in key.cids]
-        raws = dict(zip(cids, await self._store.get_many([cid.multihash for cid in cids]), strict=True))
+        raws = dict(zip(cids, await read_many(self._store, [cid.multihash for cid in cids]), strict=True))
         for cid, raw in raws.items():
             try:
                 if raw is not None:

@@ -25,6 +25,7 @@ from chain.errors import BadObject
 from leader_bridge.imports.closing import possible_links
 from leader_bridge.imports.progress import Reporter
 from leader_bridge.store.mirror import walked_links
+from leader_bridge.upkeep.careful import read_many
 from leader_bridge.upkeep.damage import CheckReport, Damage, Kind, cid_under
 from leader_bridge.upkeep.pace import Pace
 from leader_bridge.upkeep.repair import Mender
@@ -169,7 +170,7 @@ class LinkCheck:
                 (absent if held == Held.ABSENT else loose).append(real)
         await self._report_absent(absent)
         found: list[_Link] = []
-        datas = await self._store.get_many([link.cid.multihash for link in loose])
+        datas = await read_many(self._store, [link.cid.multihash for link in loose])
         for link, data in zip(loose, datas, strict=True):
             self._known.add(link.cid.multihash)
             if data is not None:

@@ -6,13 +6,14 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from blockstore.cid import Cid, verify
-from blockstore.errors import BadCid, HashMismatch
+from blockstore.errors import BadCid, HashMismatch, StoreError, StoreUnavailable
 from blockstore.generations import ObjectsInto, put_lasting
 from blockstore.scan import replace_objects
 from blockstore.scan_pages import StoredObject
 from blockstore.store import Batch, Store
 from leader_bridge.nodes.sources import Fetched, NoSource
 from leader_bridge.store.mirror import Fetcher, Mirror
+from leader_bridge.upkeep.careful import read_many
 from leader_bridge.upkeep.damage import cid_under
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ class StoreFetcher:
     async def fetch(self, cids: Sequence[Cid]) -> Fetched:
         """What the other store holds, each verified. Errors: StoreError."""
         fetched = Fetched()
-        for cid, data in zip(cids, await self._store.get_many([cid.multihash for cid in cids]), strict=True):
+        for cid, data in zip(cids, await read_many(self._store, [cid.multihash for cid in cids]), strict=True):
             try:
                 if data is not None:
                     verify(cid.multihash, data)
@@ -94,6 +95,12 @@ class Mender:
         try:
             return (await self._mirror.close(roots, into)).failed if roots else set()
         except NoSource as error:
+            log.warning("nothing is fetched: %s", error)
+            return set(roots)
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            # the walk came to an object that cannot be read; the check comes to it too
             log.warning("nothing is fetched: %s", error)
             return set(roots)
 

@@ -20,6 +20,7 @@ from chain.index.recorded_answers import F3_CERTIFICATE, TRACES, piece_key
 from chain.ipld.objects import Objects
 from chain.network import NetworkRecord
 from leader_bridge.imports.progress import Reporter
+from leader_bridge.upkeep.careful import read_many
 from leader_bridge.upkeep.chain_walk import decoded
 from leader_bridge.upkeep.damage import CheckReport
 from leader_bridge.upkeep.pace import Pace
@@ -92,7 +93,7 @@ class TableCheck:
                 cids[-1].multihash  # noqa: B018  (is it a CID?)
             except BadCid:
                 cids[-1] = Cid()
-        held = await self._reads.get_many([cid.multihash for cid in cids if cid])
+        held = await read_many(self._reads, [cid.multihash for cid in cids if cid])
         # messages that have aged are not held, and their rows may be
         messages = [cid for cid, raw in zip([cid for cid in cids if cid], held, strict=True) if raw is not None]
         batch = Batch()

@@ -29,6 +29,7 @@ from blockstore.store import (
     TipsetRef,
 )
 from chain.index.chain_index import ChainIndex, decode_row, height_row
+from chain.ipld.dag_cbor import decode
 from chain.ipld.objects import Objects
 from chain.tipset import Tipset, TipsetKey
 from leader_bridge.store.coverage import TIPSETS_INDEX
@@ -106,6 +107,23 @@ async def bytes_of_another(store: LmdbStore, epoch: int) -> str:
     other = await store.get((await tipset_at(store, epoch)).key.cids[0].multihash)
     await replace_objects(store, [StoredObject(cid.multihash, other, True)])
     return str(cid)
+
+
+async def unreadable(store: LmdbStore, epoch: int) -> str:
+    """The root of the actors' tree, whose compressed form is damaged: reading it is an error."""
+    state = (await tipset_at(store, epoch)).parent_state_root
+    data = await store.get(state.multihash)
+    cid = Cid(decode(data or b"")[1])
+    for place in store._places:
+        if (await place.held_many([cid.multihash]))[0]:
+            await place.environment.write(partial(_put, database=place.objects, key=cid.multihash))
+    return str(cid)
+
+
+def _put(txn: Any, database: Any, key: bytes) -> None:
+    value = txn.get(key, db=database)
+    assert value[0] == 3, "it is not compressed"
+    txn.put(key, value[:40] + b"\xff" * 20 + value[60:], db=database)
 
 
 async def removed_under_a_closed_one(store: LmdbStore, epoch: int) -> str:
@@ -235,6 +253,7 @@ DAMAGES: Final = (
     Damaging(flipped_byte, Kind.OBJECT),
     Damaging(truncated, Kind.OBJECT),
     Damaging(bytes_of_another, Kind.OBJECT),
+    Damaging(unreadable, Kind.OBJECT),
     Damaging(removed_under_a_closed_one, Kind.MISSING),
     Damaging(lost_header, Kind.MISSING),
     Damaging(state_that_is_not_there, Kind.HELD),
