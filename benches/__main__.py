@@ -29,6 +29,7 @@ BENCHES: Final = {
     "store": Bench("benches.store", (), ("--objects", "20000")),
     "import": Bench("benches.import_car", (), ("--gigabytes", "0.05")),
     "export": Bench("benches.stores.export", (), ("--chain", "devnet", "--turns", "1")),
+    "retention": Bench("benches.stores.retention", (), ("--epochs", "70", "--objects", "100")),
     "mirror": Bench("benches.mirror", (), ("--objects", "10000", "--epoch", "2000")),
     "head": Bench("benches.head_latency", (), ("--changes", "20")),
     "chain": Bench("benches.chain_methods", (), ("--seconds", "0.3")),

@@ -57,6 +57,11 @@ def whole_number_or_all(minimum: int, maximum: int) -> Callable[[Any], int | Non
     return parse
 
 
+def number_or_all_text(value: int | None) -> str:
+    """The value of such a parser, as it is written."""
+    return "all" if value is None else str(value)
+
+
 def number(minimum: float, maximum: float) -> Callable[[Any], float]:
     """A parser of numbers in a range, both ends included."""
 

@@ -16,6 +16,7 @@ from follower.setting_parsers import (
     DEFAULT_SNAPSHOT_URLS,
     node_names,
     number,
+    number_or_all_text,
     one_of,
     parse_boolean,
     parse_listen,
@@ -98,6 +99,7 @@ SETTINGS: Final = (
         3780,
         KEEP,
         "Epochs below the head whose states are kept, or all. Not under 1800: finality and the deepest reorg.",
+        hide=number_or_all_text,
     ),
     Setting(
         "keep_message_epochs",
@@ -105,6 +107,7 @@ SETTINGS: Final = (
         86_400,
         KEEP,
         "Epochs below the head whose messages, receipts and events are kept, or all. Headers always stay.",
+        hide=number_or_all_text,
     ),
     Setting(
         "keep_index_epochs",
@@ -112,6 +115,7 @@ SETTINGS: Final = (
         86_400,
         KEEP,
         "Epochs below the head whose messages, Ethereum transactions and events are found by index rows, or all.",
+        hide=number_or_all_text,
     ),
     Setting(
         "retention_rate",
