@@ -82,7 +82,7 @@ async def _no_pause() -> None:
 
 
 class SnapshotWalk:
-    """Walks once. `height`: the epoch that the walk has reached.
+    """Walks once. `height`: the epoch that the walk has reached, once it has begun.
 
     Every object is verified by its hash. Errors of `runs`: NotHeld, HashMismatch, BadObject, StoreUnavailable.
     """
@@ -111,7 +111,7 @@ class SnapshotWalk:
         self._ahead_from = -1
         self._run: Objects = []
         self._size = 0
-        self.height = scope.head.height
+        self.height = 0
 
     async def runs(self) -> AsyncIterator[Objects]:
         """(CID, bytes) pairs, about `run_bytes` of them at a time."""

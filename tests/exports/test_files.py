@@ -139,7 +139,8 @@ async def test_a_killed_export_leaves_one_file_that_the_next_one_writes_over(tmp
     await store.close()
 
 
-def test_what_was_seen_is_exact_however_little_is_in_memory(tmp_path: Path) -> None:
+def test_what_was_seen_is_exact_however_little_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leader_bridge.exports.seen_objects._TRANSACTION", 30)
     digests = [number.to_bytes(32, order) for number in range(1, 1500) for order in ("big", "little")]
     cids = [b"\x01\x71\xa0\xe4\x02\x20" + digest for digest in digests]
     # the same digest under another codec is another object

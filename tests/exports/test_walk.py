@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from blockstore.car.reader import CarFile
-from blockstore.cid import DAG_CBOR, Cid
+from blockstore.cid import DAG_CBOR, RAW, Cid, cid_of
 from blockstore.errors import HashMismatch
 from blockstore.memory import MemoryStore
 from blockstore.store import TIPSETS, Batch
@@ -19,11 +20,13 @@ from chain.block import BlockHeader, decode_header
 from chain.errors import BadRequest, NotHeld
 from chain.index.chain_index import HELD_MESSAGES, HELD_STATE, ChainIndex
 from chain.index.kept import Kept, save_kept
-from chain.ipld.dag_cbor import links
+from chain.ipld.dag_cbor import encode, links
 from chain.ipld.objects import Objects
-from chain.tipset import TipsetKey
+from chain.tipset import Tipset, TipsetKey
 from leader_bridge.exports.exporter import export_snapshot
 from leader_bridge.exports.scope import Scope, snapshot_scope
+from leader_bridge.exports.seen_objects import SeenObjects
+from leader_bridge.exports.walk import SnapshotWalk
 from leader_bridge.imports.importer import import_car
 from leader_bridge.store.coverage import TIPSETS_INDEX, save_coverage
 from leader_bridge.upkeep.pace import Pace
@@ -246,7 +249,8 @@ async def test_objects_are_read_in_batches_each_once_however_little_is_remembere
     report = await export_snapshot(store, tmp_path / "a.car", scope)
     # headers of forks are read beside those of the chain; the genesis' parent is known
     assert report.objects - 1 <= store.objects < 1.01 * report.objects
-    assert store.reads < report.objects / 2, "trees of states are narrow in this chain"
+    # trees of states are narrow in this chain: without reading ahead it takes four times as many
+    assert store.reads < report.objects / 20
     spilling = await export_snapshot(store, tmp_path / "b.car", scope, in_memory=500)
     assert spilling.sha256 == report.sha256
     wide = counting(await made_store())
@@ -254,6 +258,35 @@ async def test_objects_are_read_in_batches_each_once_however_little_is_remembere
     wide.objects = wide.reads = 0
     report = await export_snapshot(wide, tmp_path / "c.car", scope)
     assert wide.reads < report.objects / 10
+
+
+async def test_links_to_what_no_snapshot_holds_are_not_followed() -> None:
+    store = MemoryStore()
+
+    def put(value: object, codec: int = DAG_CBOR) -> Cid:
+        raw = value if isinstance(value, bytes) else encode(value)
+        cid = cid_of(raw, codec)
+        store._objects[cid.multihash] = raw
+        return cid
+
+    leaf, code = put(["leaf"]), put(b"code", RAW)
+    old = b"\x12\x20" + hashlib.sha256(encode(["old"])).digest()
+    store._objects[old] = encode(["old"])
+    below = put([leaf])
+    # an identity CID with a link in it, a commitment to a sector, an object of another codec
+    identity = Cid(b"\x01\x71\x00" + bytes((len(encode([put(["hidden"])])),)) + encode([put(["hidden"])]))
+    commitment = Cid(b"\x01\x82\xe2\x03\x81\xe8\x02\x20" + bytes(32))
+    other = Cid(b"\x01\x70" + put(["in a directory"]).multihash)
+    plain = Cid(b"\x01\x51" + put([put(["below plain CBOR"])]).multihash)
+    # a link inside a byte string is none
+    inside = encode([put(["in a byte string"])])
+    root = put([identity, below, commitment, inside, Cid(b"\x01\x71" + old), other, code, plain, below])
+    scope = Scope(Tipset(TipsetKey(), ()), 0)
+    with SeenObjects() as seen:
+        walk = SnapshotWalk(store, scope, seen)
+        async for _ in walk._tree(root, "tree"):
+            pass
+        assert [cid for cid, _ in walk._run] == [root, below, leaf, Cid(b"\x01\x71" + old), code, plain]
 
 
 async def test_it_works_for_a_share_of_the_time(
