@@ -71,5 +71,5 @@ def test_a_policy_says_the_lowest_epochs() -> None:
         setting = BY_NAME[name]
         assert setting.parse("all") is None and setting.shown(None) == "all"
         assert setting.parse(str(LEAST_EPOCHS)) == LEAST_EPOCHS
-        with pytest.raises(ValueError, match="from 1800 .* or all"):
+        with pytest.raises(ValueError, match=r"from 1800 .* or all"):
             setting.parse("1799")
