@@ -23,7 +23,7 @@ from typing import Final
 
 from blockstore.errors import Missing, StoreError
 from blockstore.generations import GenerationalStore, Layout, put_layout
-from blockstore.store import Batch, HeadEntry, Store
+from blockstore.store import META, Batch, HeadEntry, Store
 from chain.errors import ChainError
 from chain.index.chain_index import HELD_EVENTS, HELD_MESSAGES, HELD_RECEIPTS, HELD_STATE
 from chain.index.coverage import covered
@@ -43,6 +43,8 @@ from leader_bridge.store.tipset_writer import NotAvailableYet, TipsetWriter
 log = logging.getLogger(__name__)
 
 _EVENTS: Final = "events"
+#: META row: the key of the tipset whose messages, and those of its ancestors, are in the lasting place
+_LASTING_MESSAGES: Final = b"lasting_messages"
 _STEPS: Final = ("idle", "copying", "waiting", "removing")
 #: a copy of the head's state that took no more objects than this is the last one before the switch
 _LITTLE: Final = 20_000
@@ -155,7 +157,7 @@ class Keeper:
             key = self._head_key()
             objects = await self._copy_state(copier, key)
             if copied is None:
-                await self._copy_messages(copier, key, None)
+                await self._copy_messages(copier, key, await self._lasting_below(key))
                 copied = key
             if objects <= _LITTLE:
                 break
@@ -167,7 +169,10 @@ class Keeper:
             await self._copy_state(copier, key)
             await self._copy_messages(copier, key, await self._common(copied, key))
             height = head.head.height
-            layout = await self._save(layout.switched(height + 1, self._policy.lowest_messages(height)))
+            batch = Batch()
+            if self._policy.messages is None:
+                batch.put(META, b"", _LASTING_MESSAGES, bytes(key))
+            layout = await self._save(layout.switched(height + 1, self._policy.lowest_messages(height)), batch)
         log.info("generation %d of objects is the current one from epoch %d on", layout.current, height + 1)
         return layout
 
@@ -187,6 +192,11 @@ class Keeper:
         assert head is not None
         lowest = self._policy.lowest_messages(head.head.height)
         await copier.messages(key, lowest, until, lasting=self._policy.messages is None)
+
+    async def _lasting_below(self, key: TipsetKey) -> TipsetKey | None:
+        """Where all messages are kept: the tipset below which an earlier pass has put them where nothing is dropped."""
+        value = None if self._policy.messages is not None else await self._store.row(META, b"", _LASTING_MESSAGES)
+        return None if value is None else await self._common(TipsetKey(value), key)
 
     async def _common(self, copied: TipsetKey, key: TipsetKey) -> TipsetKey | None:
         """Where copying below `key` ends: at `copied`, or after a reorg at an ancestor of both; None: there is none."""
