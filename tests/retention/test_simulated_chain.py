@@ -20,7 +20,7 @@ _LONG: Final = [pytest.mark.long, pytest.mark.timeout(7200)]
 
 
 @pytest.mark.parametrize(
-    ("policy", "epochs", "objects", "kills"), [(30, 240, 60, 8), pytest.param(300, 6000, 1000, 20, marks=_LONG)]
+    ("policy", "epochs", "objects", "kills"), [(30, 160, 60, 6), pytest.param(300, 6000, 1000, 20, marks=_LONG)]
 )
 async def test_lmdb(tmp_path: Path, policy: int, epochs: int, objects: int, kills: int) -> None:
     folder = tmp_path / "store"

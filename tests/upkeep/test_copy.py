@@ -145,6 +145,7 @@ async def reached(url: Path, step: str) -> None:
         await asyncio.sleep(0.01)
 
 
+@pytest.mark.long
 @pytest.mark.recorded
 async def test_a_killed_copy_goes_on(devnet_folder: Path, tmp_path: Path) -> None:
     """kill -9 in several steps."""
