@@ -14,7 +14,8 @@ from pathlib import Path
 from blockstore.cid import Cid
 from blockstore.errors import Missing
 from blockstore.open import SharedStoreOptions, open_store
-from blockstore.store import TIPSETS, Store
+from blockstore.scan import row_pages
+from blockstore.store import HEAD_LOG, TABLES, TIPSETS, Store
 from chain.block import decode_header
 from chain.index.chain_index import HELD_MESSAGES, HELD_STATE, decode_row
 from chain.index.kept import load_kept
@@ -30,11 +31,12 @@ _AGAIN = 64
 
 @dataclass(slots=True)
 class Live:
-    """What is under the roots that a store must hold: objects, and their bytes."""
+    """What is under the roots that a store must hold: objects, and their bytes. `rows`: bytes of headers and rows."""
 
     roots: int = 0
     objects: int = 0
     bytes: int = 0
+    rows: int = 0
 
 
 @dataclass
@@ -171,6 +173,7 @@ async def walk_kept(store: Store, policy: int) -> Live:
             assert row.held & HELD_STATE or row.height == 0, f"epoch {row.height} lacks its state"
         if row.height >= kept.messages:
             assert row.held & HELD_MESSAGES, f"epoch {row.height} lacks its messages"
+        live.rows += sum(len(raw) for raw in raws if raw is not None)
         headers = [decode_header(cid, raw) for cid, raw in zip(key.cids, raws, strict=True) if raw is not None]
         # what a row says is held is held, whatever its epoch
         roots = [headers[0].parent_state_root] if row.held & HELD_STATE else []
@@ -181,8 +184,13 @@ async def walk_kept(store: Store, policy: int) -> Live:
             count.roots += 1
             await _walk(store, root, seen, count)
         if row.height == 0:
-            return live
+            break
         key = row.parent
+    for table in TABLES.values():
+        if table.name != HEAD_LOG.name:
+            async for page in row_pages(store, table):
+                live.rows += sum(len(partition) + len(key) + len(value) for partition, key, value in page.rows)
+    return live
 
 
 async def _walk(store: Store, root: Cid, seen: set[bytes], live: Live) -> None:

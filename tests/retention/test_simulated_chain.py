@@ -69,7 +69,8 @@ async def size_levels_off(
         if at % every == every - 1 and leader.kills < kills:
             await kill_at_random(leader, rng)
             store = await leader.opened()
-            lives.append((leader.height, (await walk_kept(store, policy)).bytes))
+            live = await walk_kept(store, policy)
+            lives.append((leader.height, live.bytes + live.rows))
             await store.close()
             await leader.start()
     await leader.settle("idle")
@@ -80,8 +81,8 @@ async def size_levels_off(
     await store.close()
     assert kept.state > leader.height - 3 * policy
     most = max(size for height, size in sizes if height > 3 * policy)
-    lives.append((leader.height, live.bytes))
-    ratio = most / live.bytes
+    lives.append((leader.height, live.bytes + live.rows))
+    ratio = most / (live.bytes + live.rows)
     print(f"live {live}, most {most:,} bytes, {ratio:.2f} times; killed in {leader.killed_in}")
     if figures := os.environ.get("RETENTION_FIGURES"):
         Path(figures).write_text(json.dumps({"policy": policy, "sizes": sizes, "live": lives}))
