@@ -235,6 +235,10 @@ class Keeper:
         state, messages = layout.begins[layout.current]
         lowest = {STATE: state}
         if self._policy.messages is not None:
+            # a backfill may have stored some in the older generation after they were copied
+            self._tell("copying")
+            copier = Copier(self._store, self._writer, layout.current, self.rate, actor_code=self._actor_code)
+            await copier.messages(self._head_key(), messages, None, lasting=False)
             lowest[MESSAGES] = messages
             lowest[INDICES] = messages
         await self._raise(lowest)

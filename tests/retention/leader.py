@@ -40,7 +40,7 @@ class Given:
     network: NetworkRecord | None = None
 
 
-class _GivenObjects:
+class GivenObjects:
     """The node: what came with the head change in hand."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class _TellingKeeper(Keeper):
 async def run(url: str, epochs: str, grace: str) -> None:
     """Work until standard input ends."""
     store = await open_store(url, shared=SharedStoreOptions(delta_ms=200, epsilon_ms=20, may_create_tables=True))
-    node = _GivenObjects()
+    node = GivenObjects()
     writer = TipsetWriter(store, Mirror(store, node), late_block_retry_delays=())
     lock = asyncio.Lock()
     publisher = Publisher(store, writer, Recorder(store), MirrorScope(), keep_log_entries=2000, on_head=lambda: None)
