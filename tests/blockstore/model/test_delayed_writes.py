@@ -16,6 +16,7 @@ import pytest
 from blockstore.cassandra.store import CassandraStore
 from blockstore.cid import multihash_of
 from blockstore.errors import StoreUnavailable
+from blockstore.generations import LASTING
 from blockstore.store import COVERAGE, MESSAGES, TIPSETS, Batch, Held
 from chain.tipset import TipsetKey
 from leader_bridge.nodes.subscription import APPLY, CURRENT, REVERT, Change, merge_changes
@@ -72,8 +73,11 @@ class HastyObjects(Hasty):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        for number in (LASTING, 1):
+            self._make_hasty(self.place(number))
+
+    def _make_hasty(self, place: Any) -> None:
         buffer: dict[bytes, bytes] = {}
-        place: Any = self.place(1)
         put, get, held = place.put_many, place.get, place._held_one
 
         async def put_many(objects: Iterable[tuple[bytes, bytes]], *, closed: bool) -> None:
