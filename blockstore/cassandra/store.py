@@ -117,6 +117,9 @@ class CassandraStore:
         elif int(made) == _WITHOUT_GENERATIONS and may_create:
             # all that it holds is lasting; what comes goes into generations
             await asyncio.to_thread(cassandra_schema.apply, address, replication)
+            # whichever term wrote the older number, it must not show again
+            cql = f"DELETE FROM {self._keyspace}.{table_name(META.name)} WHERE p = ? AND k = ?"
+            await self._execute(cql, [_partition(b""), _SCHEMA_KEY])
             await self.write(Batch([(META, b"", _SCHEMA_KEY, b"%d" % SCHEMA_VERSION)]))
         elif int(made) != SCHEMA_VERSION:
             age = "newer" if int(made) > SCHEMA_VERSION else "older"

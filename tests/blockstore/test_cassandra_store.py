@@ -15,9 +15,11 @@ from blockstore.cassandra.schema import SCHEMA_VERSION
 from blockstore.cassandra.session import AcsyllaSession, OutcomeUnknown, Session
 from blockstore.cassandra.store import CassandraStore
 from blockstore.cassandra.values import pack, unpack
+from blockstore.cid import multihash_of
 from blockstore.errors import Fenced, SchemaMismatch, StoreError, StoreUnavailable
+from blockstore.generations import LASTING
 from blockstore.head_log import encode_entry
-from blockstore.store import META, Batch, Store
+from blockstore.store import META, Batch, Held, Store
 from tests.blockstore.generations_contract import GenerationsContract
 from tests.blockstore.store_contract import StoreContract, entry
 from tests.support.cassandra.server import cassandra_hosts, copies
@@ -150,6 +152,23 @@ async def test_readers_make_nothing_and_write_nothing(store: CassandraStore) -> 
     await reader.close()
     with pytest.raises(StoreUnavailable, match="closed"):
         await reader.get(b"x")
+
+
+async def test_a_store_without_generations_is_taken_over(store: CassandraStore) -> None:
+    old, new = (multihash_of(b"old"), b"old"), (multihash_of(b"new"), b"new")
+    await store.place(LASTING).put_many([old], closed=True)
+    address = CassandraAddress.parse(_url())
+    cassandra_schema.run(address, [f"DROP TABLE {address.keyspace}.objects_1"])
+    await store.write(Batch([(META, b"", b"\0schema", b"2")]))
+    with pytest.raises(SchemaMismatch, match="older"):
+        await CassandraStore.open(_url(), readonly=True)
+    writer = await CassandraStore.open(_url())
+    await writer.put_many([new], closed=True)
+    reader = await CassandraStore.open(_url(), readonly=True)
+    assert await reader.get_many([old[0], new[0]]) == [b"old", b"new"]
+    assert await writer.held_many([old[0], new[0]]) == [Held.CLOSED, Held.CLOSED]
+    await writer.close()
+    await reader.close()
 
 
 def test_values_are_packed_where_it_gains() -> None:
