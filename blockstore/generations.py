@@ -11,7 +11,7 @@ The *layout* says which generations there are. It is one row of META, so it is f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, runtime_checkable
 
@@ -48,6 +48,11 @@ class Layout:
     def previous(self) -> int | None:
         """The one that is to be dropped next."""
         return self.held[1] if len(self.held) > 1 else None
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """All generations that are named: none of them may be dropped."""
+        return self.held if self.next is None else (*self.held, self.next)
 
     def with_next(self) -> Layout:
         """The layout in which a new generation is being filled."""
@@ -164,11 +169,14 @@ class ObjectsInto:
 
     async def get_many(self, multihashes: Sequence[bytes]) -> list[bytes | None]:
         """The objects, wherever they lie."""
-        return await read_through([self._into, self._store], multihashes)
+        return await self._store.get_many(multihashes)
 
     async def held_many(self, multihashes: Sequence[bytes]) -> list[Held]:
         """How each counts for a writer to this place."""
-        return await held_for(self._into, self._lasting, self._store.held_many, multihashes)
+        return await held_for(self._into, self._lasting, self._held_elsewhere, multihashes)
+
+    async def _held_elsewhere(self, multihashes: Sequence[bytes]) -> list[Held]:
+        return await self._store.held_many(multihashes)
 
     async def put_many(self, objects: Iterable[tuple[bytes, bytes]], *, closed: bool) -> None:
         """Store objects in this place."""
@@ -179,63 +187,26 @@ class ObjectsInto:
         await close_in(self._into, self._store.get_many, multihashes)
 
 
-class OnlyIn:
-    """One place, for a pass that copies to it: what is not there counts as absent, wherever else it is held."""
-
-    def __init__(self, store: Store, number: int) -> None:
-        assert isinstance(store, GenerationalStore)
-        self._into = store.place(number)
-        self._lasting = None if number == LASTING else store.place(LASTING)
+class OnlyIn(ObjectsInto):
+    """The same for a pass that copies to a place: what is not there counts as absent, wherever else it is held."""
 
     async def get_many(self, multihashes: Sequence[bytes]) -> list[bytes | None]:
         """What is there."""
         return await self._into.get_many(multihashes)
 
-    async def held_many(self, multihashes: Sequence[bytes]) -> list[Held]:
-        """How each is held there; CLOSED too for what the lasting place has closed."""
-        return await held_for(self._into, self._lasting, _nowhere, multihashes)
-
-    async def put_many(self, objects: Iterable[tuple[bytes, bytes]], *, closed: bool) -> None:
-        """Store objects there."""
-        await self._into.put_many(objects, closed=closed)
+    async def _held_elsewhere(self, multihashes: Sequence[bytes]) -> list[Held]:
+        return [Held.ABSENT] * len(multihashes)
 
     async def close_many(self, multihashes: Sequence[bytes]) -> None:
         """Mark what is there as closed."""
         await self._into.mark_closed(multihashes)
 
 
-async def _nowhere(multihashes: Sequence[bytes], /) -> list[Held]:
-    return [Held.ABSENT] * len(multihashes)
-
-
-class _Reader(Protocol):
-    async def get_many(self, multihashes: Sequence[bytes]) -> list[bytes | None]: ...
-
-
-async def read_through(readers: Iterable[_Reader], multihashes: Sequence[bytes]) -> list[bytes | None]:
-    """The objects by the first reader that has them: each is asked for what those before it lack."""
-    out: list[bytes | None] = [None] * len(multihashes)
-    left = list(range(len(multihashes)))
-    for reader in readers:
-        if not left:
-            break
-        found = await reader.get_many([multihashes[at] for at in left])
-        for at, data in zip(left, found, strict=True):
-            out[at] = data
-        left = [at for at, data in zip(left, found, strict=True) if data is None]
-    return out
-
-
-class _HeldMany(Protocol):
-    async def __call__(self, multihashes: Sequence[bytes], /) -> list[Held]: ...
-
-
-class _GetMany(Protocol):
-    async def __call__(self, multihashes: Sequence[bytes], /) -> list[bytes | None]: ...
-
-
 async def held_for(
-    into: Place, lasting: Place | None, elsewhere: _HeldMany, multihashes: Sequence[bytes]
+    into: Place,
+    lasting: Place | None,
+    elsewhere: Callable[[Sequence[bytes]], Awaitable[list[Held]]],
+    multihashes: Sequence[bytes],
 ) -> list[Held]:
     """How objects count for a writer to `into`: CLOSED there or in `lasting`, else LOOSE wherever they are held."""
     out = await into.held_many(multihashes)
@@ -251,7 +222,9 @@ async def held_for(
     return out
 
 
-async def close_in(into: Place, get_many: _GetMany, multihashes: Sequence[bytes]) -> None:
+async def close_in(
+    into: Place, get_many: Callable[[Sequence[bytes]], Awaitable[list[bytes | None]]], multihashes: Sequence[bytes]
+) -> None:
     """Mark objects of a place as closed; `get_many` has those that lie elsewhere: they are copied. Errors: Missing."""
     held = await into.held_many(multihashes)
     here = [one for one, how in zip(multihashes, held, strict=True) if how == Held.LOOSE]

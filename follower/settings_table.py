@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from blockstore.store_url import public_url
+from chain.index.kept import DEFAULT_MESSAGE_EPOCHS, DEFAULT_STATE_EPOCHS, LEAST_EPOCHS
 from follower.archive_settings import ARCHIVE_SETTINGS
 from follower.serving_settings import SERVING_SETTINGS
 from follower.setting import BACKFILL, BOTH, BRIDGE, EXECUTE, KEEP, SERVE, SHARED_STORE, Setting
@@ -95,24 +96,24 @@ SETTINGS: Final = (
     ),
     Setting(
         "keep_state_epochs",
-        whole_number_or_all(1800, 1_000_000_000),
-        3780,
+        whole_number_or_all(LEAST_EPOCHS, 1_000_000_000),
+        DEFAULT_STATE_EPOCHS,
         KEEP,
         "Epochs below the head whose states are kept, or all. Not under 1800: finality and the deepest reorg.",
         hide=number_or_all_text,
     ),
     Setting(
         "keep_message_epochs",
-        whole_number_or_all(1800, 1_000_000_000),
-        86_400,
+        whole_number_or_all(LEAST_EPOCHS, 1_000_000_000),
+        DEFAULT_MESSAGE_EPOCHS,
         KEEP,
         "Epochs below the head whose messages, receipts and events are kept, or all. Headers always stay.",
         hide=number_or_all_text,
     ),
     Setting(
         "keep_index_epochs",
-        whole_number_or_all(1800, 1_000_000_000),
-        86_400,
+        whole_number_or_all(LEAST_EPOCHS, 1_000_000_000),
+        DEFAULT_MESSAGE_EPOCHS,
         KEEP,
         "Epochs below the head whose messages, Ethereum transactions and events are found by index rows, or all.",
         hide=number_or_all_text,

@@ -60,8 +60,7 @@ class Generations:
         if row == self._row:
             return False
         layout = decode_layout(row)
-        wanted = [*layout.held, *([] if layout.next is None else [layout.next])]
-        self._places = {number: self._places.get(number) or self._new(number) for number in wanted}
+        self._places = {number: self._places.get(number) or self._new(number) for number in layout.numbers}
         self.layout, self._row = layout, row
         return True
 
@@ -102,7 +101,7 @@ class Generations:
 
     async def drop(self, number: int) -> None:
         """Drop the table of a generation. Errors: StoreUnavailable, Forbidden, StoreError (it is in use)."""
-        if number in self.layout.held or number == self.layout.next:
+        if number in self.layout.numbers:
             raise StoreError(f"generation {number} of {self._address.url} is in use")
         await asyncio.to_thread(schema.drop_generation, self._address, number)
 

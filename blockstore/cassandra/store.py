@@ -220,7 +220,7 @@ class CassandraStore:
         current = self._generations.current
         return await held_for(current, self._generations.lasting, self._held_elsewhere, multihashes)
 
-    async def _held_elsewhere(self, multihashes: Sequence[bytes], /) -> list[Held]:
+    async def _held_elsewhere(self, multihashes: Sequence[bytes]) -> list[Held]:
         previous = self._generations.previous
         held = await previous.held_many(multihashes) if previous else [Held.ABSENT] * len(multihashes)
         absent = [at for at, how in enumerate(held) if not how]

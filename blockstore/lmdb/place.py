@@ -27,6 +27,16 @@ _LARGE: Final = 1900
 CHUNK: Final = 20_000
 
 
+def items_behind(cursor: Any, after: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """What a cursor has behind a key (b"": everything), in order."""
+    there = cursor.set_range(after) if after else cursor.first()
+    if there and after and cursor.key() == after:
+        there = cursor.next()
+    while there:
+        yield cursor.key(), cursor.value()
+        there = cursor.next()
+
+
 def packed(value: bytes) -> bytes:
     """The stored form of LOOSE or CLOSED and an object's bytes."""
     if len(value) < _LARGE:
@@ -136,20 +146,17 @@ class LmdbPlace:
         await self.environment.write(lambda txn: txn.cursor(self.objects).putmulti(items))
         await self._sync()
 
-    def page(self, after: bytes, size: int, most_bytes: int = 1 << 62) -> list[tuple[bytes, bytes | None, bool]]:
+    def page(self, after: bytes, size: int, most_bytes: int) -> list[tuple[bytes, bytes | None, bool]]:
         """(multihash, bytes, closed) of the next objects behind `after`, in order: `size` of them, or fewer when they
         come to `most_bytes`. The bytes are None where they are damaged so that they cannot be read."""
         found: list[tuple[bytes, bytes | None, bool]] = []
         read = 0
         with self.environment.begin() as txn, txn.cursor(self.objects) as cursor:
-            there = cursor.set_range(after) if after else cursor.first()
-            if there and after and cursor.key() == after:
-                there = cursor.next()
-            while there and len(found) < size and read < most_bytes:
-                value = cursor.value()
+            for key, value in items_behind(cursor, after):
+                found.append((key, _unpacked_or_none(value), bool(value[0] & 1)))
                 read += len(value)
-                found.append((cursor.key(), _unpacked_or_none(value), bool(value[0] & 1)))
-                there = cursor.next()
+                if len(found) >= size or read >= most_bytes:
+                    break
         return found
 
     def size(self) -> tuple[int, int]:

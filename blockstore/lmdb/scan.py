@@ -6,9 +6,10 @@ put meanwhile may or may not be seen. This module is a friend of `LmdbStore`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
+from blockstore.lmdb.place import items_behind
 from blockstore.lmdb.store import LmdbStore
 from blockstore.scan_pages import PAGE_BYTES, PAGE_ITEMS, ObjectPage, Part, RowPage, StoredObject, part_name
 from blockstore.store import TABLES, Table
@@ -42,21 +43,12 @@ def _page(store: LmdbStore, database: Any, after: bytes) -> list[tuple[bytes, by
     found: list[tuple[bytes, bytes]] = []
     with store._begin() as txn, txn.cursor(database) as cursor:
         size = 0
-        for key, value in _items(cursor, after):
+        for key, value in items_behind(cursor, after):
             found.append((key, value))
             size += len(value)
             if size >= PAGE_BYTES or len(found) >= PAGE_ITEMS:
                 break
     return found
-
-
-def _items(cursor: Any, after: bytes) -> Iterator[tuple[bytes, bytes]]:
-    there = cursor.set_range(after) if after else cursor.first()
-    if there and after and cursor.key() == after:
-        there = cursor.next()
-    while there:
-        yield cursor.key(), cursor.value()
-        there = cursor.next()
 
 
 async def replace_objects(store: LmdbStore, objects: Sequence[StoredObject]) -> None:

@@ -119,12 +119,11 @@ class LmdbStore:
         """Read the layout's row; whether there are other generations than before. Errors: StoreUnavailable."""
         with self._shared.begin() as txn:
             row = txn.get(table_key(b"", LAYOUT_KEY), db=self._tables[META.name])
-        layout = decode_layout(row)
-        if row == self._layout_row and not first and layout.current in self._generations:
+        # compared as it is: each look-up that finds nothing asks
+        if row == self._layout_row and not first and self._layout.current in self._generations:
             return False
-        wanted = list(layout.held)
-        if not self._readonly and layout.next is not None:
-            wanted.append(layout.next)
+        layout = decode_layout(row)
+        wanted = layout.held if self._readonly else layout.numbers
         for number in wanted:
             if number in self._generations:
                 continue
@@ -164,7 +163,7 @@ class LmdbStore:
 
     async def drop_generation(self, number: int) -> None:
         self._check_writable()
-        if number in self._layout.held or number == self._layout.next:
+        if number in self._layout.numbers:
             raise StoreError(f"generation {number} of {self.url} is in use")
         place = self._generations.pop(number, None)
         if place is not None:
@@ -224,7 +223,7 @@ class LmdbStore:
         current = self._current()
         return await held_for(current, self._lasting, self._held_elsewhere, multihashes)
 
-    async def _held_elsewhere(self, multihashes: Sequence[bytes], /) -> list[Held]:
+    async def _held_elsewhere(self, multihashes: Sequence[bytes]) -> list[Held]:
         """Whether objects are in the previous generation: loose there, whatever they are."""
         previous = [place for place in self._places[1:] if place is not self._lasting]
         if not previous:

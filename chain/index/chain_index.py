@@ -9,6 +9,7 @@ and any ancestor is a few dozen cached steps away, however deep (the whole of ma
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -99,6 +100,20 @@ def height_row(height: int) -> tuple[bytes, bytes]:
     return (height // HEIGHT_BUCKET).to_bytes(8, "big"), height.to_bytes(8, "big")
 
 
+async def listed_tipsets(store: Store, low: int, high: int, page: int) -> AsyncIterator[list[tuple[bytes, TipsetKey]]]:
+    """HEIGHTS rows of epochs `low` to `high`, rising: (row key, tipset). At a time: `page` at most, of one day."""
+    for bucket in range(low // HEIGHT_BUCKET, high // HEIGHT_BUCKET + 1):
+        start = max(low, bucket * HEIGHT_BUCKET).to_bytes(8, "big")
+        end = min(high + 1, (bucket + 1) * HEIGHT_BUCKET).to_bytes(8, "big")
+        while True:
+            found = await store.scan(HEIGHTS, bucket.to_bytes(8, "big"), start=start, end=end, limit=page)
+            if found:
+                yield [(at, TipsetKey(key)) for at, key in found]
+            if len(found) < page:
+                break
+            start = found[-1][0] + b"\0"
+
+
 def post_row(child: Tipset) -> bytes:
     """The POST row of a tipset's parent."""
     return encode([child.parent_state_root, child.parent_message_receipts])
@@ -176,19 +191,12 @@ class ChainIndex:
 
     async def read_rows(self, low: int, high: int) -> None:
         """Have the rows of all tipsets at epochs `low` to `high` cached: two round trips a day of epochs."""
-        for bucket in range(low // HEIGHT_BUCKET, high // HEIGHT_BUCKET + 1):
-            start = max(low, bucket * HEIGHT_BUCKET).to_bytes(8, "big")
-            end = min(high + 1, (bucket + 1) * HEIGHT_BUCKET).to_bytes(8, "big")
-            while True:
-                found = await self._store.scan(HEIGHTS, bucket.to_bytes(8, "big"), start=start, end=end, limit=_PAGE)
-                keys = [TipsetKey(key) for _, key in found if TipsetKey(key) not in self._rows]
-                values = await self._store.rows(TIPSETS, [(key.cid, b"") for key in keys])
-                for key, value in zip(keys, values, strict=True):
-                    if value is not None:
-                        self._rows[key] = decode_row(value)
-                if len(found) < _PAGE:
-                    break
-                start = found[-1][0] + b"\0"
+        async for listed in listed_tipsets(self._store, low, high, _PAGE):
+            keys = [key for _, key in listed if key not in self._rows]
+            values = await self._store.rows(TIPSETS, [(key.cid, b"") for key in keys])
+            for key, value in zip(keys, values, strict=True):
+                if value is not None:
+                    self._rows[key] = decode_row(value)
 
     async def held(self, key: TipsetKey) -> int:
         """The HELD_ flags of a tipset; 0 where it has no row."""

@@ -19,6 +19,14 @@ from blockstore.store import META, Batch, Store
 _KEPT: Final = b"kept"
 #: seconds for which a reader trusts what it has read; far less than a bridge waits before it removes anything
 FRESH_SECONDS: Final = 5.0
+#: what a policy may not go below: the deepest reorg that a bridge publishes, and finality. What is younger may still be
+#: asked for as "final" by a client whose head is reverted so far
+LEAST_EPOCHS: Final = 900 + 900
+#: finality and a day
+DEFAULT_STATE_EPOCHS: Final = 900 + 2880
+#: a month
+DEFAULT_MESSAGE_EPOCHS: Final = 30 * 2880
+
 STATE: Final = "state"
 MESSAGES: Final = "messages"
 INDICES: Final = "indices"

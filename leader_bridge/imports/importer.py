@@ -184,7 +184,7 @@ class _Import:
         self._policy, self._folder, self._sort_above, self._closes = policy, folder, sort_above, index
         record = await load_network(self._store)
         check_network_file(self._network_file, record)
-        if has_per_object_cost(self._store) and index and policy == ARCHIVE and await self._store.head() is None:
+        if has_per_object_cost(self._store) and index and policy.is_archive and await self._store.head() is None:
             self._recent = Recent()
         with without_collector():
             state = await self._objects(process)
@@ -220,8 +220,11 @@ class _Import:
     async def _say_what_is_kept(self) -> None:
         """Say from which epochs on the policy let things be stored."""
         policy, height = self._policy, self._report.height
-        kinds = {STATE: policy.state, MESSAGES: policy.messages, INDICES: policy.indices}
-        lowest = {kind: max(0, height - epochs) for kind, epochs in kinds.items() if epochs is not None}
+        lowest = {
+            STATE: policy.lowest_state(height),
+            MESSAGES: policy.lowest_messages(height),
+            INDICES: policy.lowest_indices(height),
+        }
         kept = await load_kept(self._store)
         if any(epoch > kept.lowest.get(kind, 0) for kind, epoch in lowest.items()):
             batch = Batch()

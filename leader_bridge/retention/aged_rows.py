@@ -18,14 +18,13 @@ from blockstore.store import (
     ETH_TXS,
     EVENT_POSTINGS,
     EVENTS,
-    HEIGHTS,
     MESSAGES,
     RECORDED,
     TIPSETS,
     Batch,
     Store,
 )
-from chain.index.chain_index import HEIGHT_BUCKET
+from chain.index.chain_index import listed_tipsets
 from chain.index.eth_rows import ETH_TXS_INDEX, index_eth_txs
 from chain.index.event_rows import (
     EVENTS_BUCKET,
@@ -139,17 +138,9 @@ class AgedRows:
 
     async def _tipsets(self, low: int, high: int) -> AsyncIterator[Sequence[TipsetKey]]:
         """The keys of the tipsets at epochs `low` to `high` - 1, some at a time. The genesis stays as it is."""
-        low = max(low, 1)
-        while low < high:
-            end = min(high, (low // HEIGHT_BUCKET + 1) * HEIGHT_BUCKET)
-            partition, start = (low // HEIGHT_BUCKET).to_bytes(8, "big"), low.to_bytes(8, "big")
-            while rows := await self._store.scan(
-                HEIGHTS, partition, start=start, end=end.to_bytes(8, "big"), limit=_PAGE
-            ):
-                await self._rate.take(len(rows))
-                yield [TipsetKey(key) for _, key in rows]
-                start = rows[-1][0] + b"\0"
-            low = end
+        async for listed in listed_tipsets(self._store, max(low, 1), high - 1, _PAGE):
+            await self._rate.take(len(listed))
+            yield [key for _, key in listed]
 
 
 def _terms_in(chunks: Sequence[bytes]) -> set[bytes]:

@@ -109,7 +109,8 @@ class Keeper:
             return
         await self._say_policy()
         await self._finish_removing()
-        layout = await self._clean(await self._generations.layout())
+        layout = await self._generations.layout()
+        await self._clean(layout)
         if self._policy.state is not None:
             if layout.current not in layout.begins:
                 layout = await self._save(layout.with_begin(head.head.height))
@@ -127,13 +128,12 @@ class Keeper:
         assert self._policy.state is not None
         return layout.next is not None or head - layout.begins[layout.current][0] >= self._policy.state
 
-    async def _clean(self, layout: Layout) -> Layout:
+    async def _clean(self, layout: Layout) -> None:
         """Remove generations that no layout names any more: a crash came between the row and their removal."""
         for number in await self._generations.generations():
             # not the newer ones: another leader may be about to use them
             if number < min(layout.held):
                 await self._generations.drop_generation(number)
-        return layout
 
     async def _save(self, layout: Layout, batch: Batch | None = None) -> Layout:
         batch = batch or Batch()

@@ -5,14 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-#: the deepest reorg that a bridge publishes, and finality: what is younger may still be asked for as "final" by a
-#: client whose head is reverted so far
-LEAST_EPOCHS: Final = 900 + 900
-#: finality and a day
-DEFAULT_STATE_EPOCHS: Final = 900 + 2880
-#: a month
-DEFAULT_MESSAGE_EPOCHS: Final = 30 * 2880
-
 
 @dataclass(frozen=True, slots=True)
 class Policy:

@@ -16,7 +16,6 @@ from blockstore.errors import StoreError, StoreUnavailable
 from blockstore.store import COVERAGE, EVENTS, HEIGHTS, POST, TIPSETS, Batch, Held, Store
 from chain.errors import BadObject
 from chain.index.chain_index import (
-    HEIGHT_BUCKET,
     HELD_EVENTS,
     HELD_MESSAGES,
     HELD_RECEIPTS,
@@ -24,6 +23,7 @@ from chain.index.chain_index import (
     INDEXED_EVENTS,
     TipsetRow,
     height_row,
+    listed_tipsets,
     post_row,
     row_of,
 )
@@ -306,18 +306,11 @@ class ChainCheck:
 
     async def _check_forks(self, low: int, high: int, chain: set[TipsetKey]) -> None:
         """The other tipsets that HEIGHTS names at some epochs."""
-        for bucket in range(low // HEIGHT_BUCKET, high // HEIGHT_BUCKET + 1):
-            start = max(low, bucket * HEIGHT_BUCKET).to_bytes(8, "big")
-            end = min(high + 1, (bucket + 1) * HEIGHT_BUCKET).to_bytes(8, "big")
-            partition = bucket.to_bytes(8, "big")
-            while True:
-                found = await self._store.scan(HEIGHTS, partition, start=start, end=end, limit=_PAGE)
-                others = [(key, TipsetKey(value)) for key, value in found if TipsetKey(value) not in chain]
-                if others:
-                    await self._check_fork_rows(partition, others)
-                if len(found) < _PAGE:
-                    break
-                start = found[-1][0] + b"\0"
+        async for listed in listed_tipsets(self._store, low, high, _PAGE):
+            others = [(at, key) for at, key in listed if key not in chain]
+            if others:
+                partition, _ = height_row(int.from_bytes(others[0][0][:8], "big"))
+                await self._check_fork_rows(partition, others)
 
     async def _check_fork_rows(self, partition: bytes, found: list[tuple[bytes, TipsetKey]]) -> None:
         tipsets = await self._headers.tipsets([key for _, key in found])

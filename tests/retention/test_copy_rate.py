@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from chain.index.kept import DEFAULT_MESSAGE_EPOCHS, DEFAULT_STATE_EPOCHS, LEAST_EPOCHS
 from follower.settings_table import BY_NAME
 from leader_bridge.retention.copy_rate import CopyRate
-from leader_bridge.retention.policy import DEFAULT_MESSAGE_EPOCHS, DEFAULT_STATE_EPOCHS, LEAST_EPOCHS, Policy
+from leader_bridge.retention.policy import Policy
 
 
 class Clock:
