@@ -1,6 +1,6 @@
 """The objects of one LMDB environment: a generation, or the lasting place.
 
-A value is a byte of flags and the object's bytes, compressed where LMDB would give a large one whole pages of its own.
+A value is a byte of flags and the object's bytes, compressed where that makes a larger object clearly smaller.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ LOOSE: Final = b"\0"
 CLOSED: Final = b"\1"
 #: beside them: the bytes are compressed
 _PACKED: Final = 2
-#: larger values take whole pages, of 4 KiB, instead of a share of one. Of real states 85 of 100 such objects fit when
-#: they are compressed
-_LARGE: Final = 1900
+#: values from this size on are compressed: below it LZ4 saves next to nothing
+_LARGE: Final = 256
 #: objects written in one transaction; more goes into several
 CHUNK: Final = 20_000
 

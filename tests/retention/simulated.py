@@ -8,13 +8,15 @@ import pickle
 import random
 import sys
 from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from blockstore.cid import Cid
 from blockstore.errors import Missing
 from blockstore.open import SharedStoreOptions, open_store
-from blockstore.scan import row_pages
+from blockstore.lmdb.store import LmdbStore
+from blockstore.scan import object_pages, row_pages
 from blockstore.store import HEAD_LOG, TABLES, TIPSETS, Store
 from chain.block import decode_header
 from chain.index.chain_index import HELD_MESSAGES, HELD_STATE, decode_row
@@ -27,6 +29,10 @@ from tests.support.paths import ROOT
 
 #: head changes that are kept to be given again to a leader that was killed
 _AGAIN = 64
+#: objects of a scanned store that are also asked for one by one, as a follower does it
+_ASKED = 5000
+
+Read = Callable[[Sequence[bytes]], Awaitable[Sequence[bytes | None]]]
 
 
 @dataclass(slots=True)
@@ -162,6 +168,7 @@ async def walk_kept(store: Store, policy: int) -> Live:
     assert kept.state <= max(0, lowest) and kept.messages <= max(0, lowest), f"{kept} at head {head.head.height}"
     live, older = Live(), Live()
     seen: set[bytes] = set()
+    read = await _reader(store)
     key: TipsetKey = TipsetKey(head.head.key)
     while True:
         value = await store.row(TIPSETS, key.cid, b"")
@@ -182,10 +189,12 @@ async def walk_kept(store: Store, policy: int) -> Live:
         count = live if row.height >= lowest else older
         for root in roots:
             count.roots += 1
-            await _walk(store, root, seen, count)
+            await _walk(read, root, seen, count)
         if row.height == 0:
             break
         key = row.parent
+    asked = random.Random(live.objects).sample(sorted(seen), min(_ASKED, len(seen)))
+    assert None not in await store.get_many(asked), "an object is there, but not where a follower looks"
     for table in TABLES.values():
         if table.name != HEAD_LOG.name:
             async for page in row_pages(store, table):
@@ -193,12 +202,24 @@ async def walk_kept(store: Store, policy: int) -> Live:
     return live
 
 
-async def _walk(store: Store, root: Cid, seen: set[bytes], live: Live) -> None:
+async def _reader(store: Store) -> Read:
+    """How a walk reads the store's objects: one by one in LMDB, by one scan of a store behind a network."""
+    if isinstance(store, LmdbStore):
+        return store.get_many
+    there = {one.multihash: one.data async for page in object_pages(store) for one in page.objects}
+
+    async def read(multihashes: Sequence[bytes]) -> list[bytes | None]:
+        return [there.get(one) for one in multihashes]
+
+    return read
+
+
+async def _walk(read: Read, root: Cid, seen: set[bytes], live: Live) -> None:
     waiting = [] if root.multihash in seen else [root]
     seen.add(root.multihash)
     while waiting:
         part, waiting = waiting[-1024:], waiting[:-1024]
-        for cid, data in zip(part, await store.get_many([cid.multihash for cid in part]), strict=True):
+        for cid, data in zip(part, await read([cid.multihash for cid in part]), strict=True):
             if data is None:
                 raise Missing(cid)
             live.objects += 1
