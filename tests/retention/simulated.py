@@ -14,8 +14,8 @@ from pathlib import Path
 
 from blockstore.cid import Cid
 from blockstore.errors import Missing
-from blockstore.open import SharedStoreOptions, open_store
 from blockstore.lmdb.store import LmdbStore
+from blockstore.open import SharedStoreOptions, open_store
 from blockstore.scan import object_pages, row_pages
 from blockstore.store import HEAD_LOG, TABLES, TIPSETS, Store
 from chain.block import decode_header
