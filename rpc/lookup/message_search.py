@@ -18,12 +18,15 @@ from chain.tipset import Tipset
 from rpc.context import Context
 from rpc.lookup.actor_states import load_tree
 from rpc.lookup.ancestors import ancestry_of
+from rpc.lookup.decoded_cache import decoded_cache, keep
 from rpc.lookup.tipset_inclusion import included_in
 from rpc.missing_objects import not_held
 from rpc.params import Integer
 
 #: no limit
 NO_LIMIT: Final = -1
+#: bytes of memory that the cached place of a message takes
+_PLACE_BYTES: Final = 500
 
 
 Epochs = Annotated[int, Integer("abi.ChainEpoch", -(1 << 63), (1 << 63) - 1)]
@@ -142,19 +145,40 @@ async def _receipt(ctx: Context, tipset: Tipset, place: int) -> Receipt:
 
 
 async def _indexed(ctx: Context, head: Tipset, cid: Cid, message: Message) -> Found | None:
-    """The execution that the message's index rows lead to on the chain of `head`."""
-    rows = await ctx.store.scan(MESSAGES, bytes(cid), reverse=True)
-    for key, _ in rows:
-        epoch, included = int.from_bytes(key[:8], "big"), key[8:]
-        if head.height <= epoch + 1:
-            continue
-        tipset = await ancestry_of(ctx).at_height(head, epoch + 1, previous=False)
-        if tipset.parents.cid == included:
-            try:
-                return await executed_in(ctx, tipset, cid, message, False)
-            except Replaced:
-                return None
-    return None
+    """The execution that the message's index rows lead to on the chain of `head`.
+
+    The place of a message that was found before is tried first, without a row: that it is in a tipset stays true, and
+    whether the tipset is on this chain is looked up. A message that was moved by a reorg is looked for anew.
+    """
+    cache = decoded_cache(ctx, "message_places")
+    kept = cache.get(cid)
+    tipset = None if kept is None else await _executing(ctx, head, *kept[0])
+    if tipset is None:
+        for key, _ in await ctx.store.scan(MESSAGES, bytes(cid), reverse=True):
+            epoch, included = int.from_bytes(key[:8], "big"), key[8:]
+            tipset = await _executing(ctx, head, epoch, included)
+            if tipset is not None:
+                keep(cache, bytes(cid), (epoch, included), _PLACE_BYTES)
+                break
+        else:
+            return None
+    try:
+        return await executed_in(ctx, tipset, cid, message, False)
+    except Replaced:
+        return None
+
+
+def is_place_known(ctx: Context, cid: Cid) -> bool:
+    """Whether the message was found on a chain before, so that it is certainly one."""
+    return cid in decoded_cache(ctx, "message_places")
+
+
+async def _executing(ctx: Context, head: Tipset, epoch: int, included: bytes) -> Tipset | None:
+    """The tipset on the chain of `head` that executes those of its parents `included`, at `epoch`; None without one."""
+    if head.height <= epoch + 1:
+        return None
+    tipset = await ancestry_of(ctx).at_height(head, epoch + 1, previous=False)
+    return tipset if tipset.parents.cid == included else None
 
 
 async def _nonce(ctx: Context, tipset: Tipset, sender: Address) -> int | None:

@@ -6,7 +6,7 @@ Sources: Lotus `node/impl/eth/utils.go`, `chain/index/events.go`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from blockstore.cid import Cid
 from blockstore.store import ETH_TXS
@@ -23,7 +23,12 @@ from rpc import eth_json
 from rpc.context import Context
 from rpc.eth_json import Log
 from rpc.lookup.actor_states import load_tree
+from rpc.lookup.decoded_cache import decoded_cache, keep
 from rpc.lookup.eth.executed_tipset import Executed, PostRoots
+from rpc.lookup.message_search import is_place_known
+
+#: bytes of memory that a cached row takes
+_ROW_BYTES: Final = 400
 
 
 async def load_tree_after(ctx: Context, tipset: Tipset, post: PostRoots) -> StateTree:
@@ -106,6 +111,19 @@ def receipt_json(found: Executed, index: int, tx: EthTx, logs: Sequence[Log]) ->
 
 
 async def find_message_cid(ctx: Context, digest: bytes) -> Cid:
-    """The CID of the message that a transaction hash is of, if there is one. One row."""
+    """The CID of the message that a transaction hash is of, if there is one. One row, the first time it is found."""
+    cache = decoded_cache(ctx, "message_of_transaction")
+    kept = cache.get(digest)
+    if kept is not None:
+        found: Cid = kept[0]
+        return found
+    # messages that were not signed as transactions have no row: their hash is that of their CID
+    native = cid_of_hash(digest)
+    if is_place_known(ctx, native):
+        return native
     row = await ctx.store.row(ETH_TXS, digest, b"")
-    return cid_of_hash(digest) if row is None else Cid(row)
+    if row is None:
+        return native
+    found = Cid(row)
+    keep(cache, digest, found, _ROW_BYTES)
+    return found

@@ -14,7 +14,7 @@ import pytest
 import rpc.methods.state.search_message as search_methods
 from blockstore.cid import Cid, cid_of, parse
 from blockstore.memory import MemoryStore
-from blockstore.store import MESSAGES, RECORDED, Batch
+from blockstore.store import MESSAGES, RECORDED, Batch, Table
 from chain.ipld.dag_cbor import encode
 from chain.ipld.hamt import hamt_build
 from chain.message import Message
@@ -175,6 +175,46 @@ async def test_search_finds_what_a_walk_finds(seed: int, indexed: bool) -> None:
             assert answer["result"]["Receipt"]["GasUsed"] == 100 + nonce
             found += 1
     assert found > 10
+
+
+async def test_a_place_that_is_known_is_right_after_a_reorg_and_takes_no_rows() -> None:
+    made = Sending()
+    wanted = message(0)
+    base = await made.add(0, [])
+    left = [await made.add(1, [wanted], base, 0, salt=1)]
+    left.append(await made.add(2, [], left[0], 0, salt=1))
+    left.append(await made.add(3, [], left[1], 1, salt=1))
+    made.pending = []
+    # on the other branch the same message comes an epoch later
+    right = [await made.add(1, [], base, 0, salt=2)]
+    right.append(await made.add(2, [wanted], right[0], 0, salt=2))
+    right.append(await made.add(3, [], right[1], 0, salt=2))
+    right.append(await made.add(4, [], right[2], 1, salt=2))
+    scans: list[bytes] = []
+    store = made.chain.store
+    scan = store.scan
+
+    async def counted(table: Table, partition: bytes, **named: Any) -> list[tuple[bytes, bytes]]:
+        scans.append(partition)
+        return await scan(table, partition, **named)
+
+    store.scan = counted  # type: ignore[method-assign]
+    dispatcher = Dispatcher(made.chain.services())
+
+    async def height() -> int:
+        scans.clear()
+        answer = await call(dispatcher, "StateSearchMsg", [], link(wanted.cid), -1, True)
+        found: int = answer["result"]["Height"]
+        return found
+
+    made.chain.log.publish([], [base, *left])
+    assert (await height(), len(scans)) == (2, 1)
+    assert (await height(), len(scans)) == (2, 0)
+    made.chain.log.publish(left[::-1], right)
+    assert (await height(), len(scans)) == (3, 1)
+    assert (await height(), len(scans)) == (3, 0)
+    made.chain.log.publish(right[::-1], left)
+    assert (await height(), len(scans)) == (2, 1)
 
 
 async def test_a_replaced_message() -> None:
