@@ -406,7 +406,7 @@ SETTINGS: Final = (
         "log_level",
         one_of("debug", "info", "warning", "error"),
         "info",
-        (*SHARED_STORE, "status", "replay", "simulate", "compare"),
+        (*SHARED_STORE, "status", "replay", "simulate", "compare", "bench"),
         "The least level that is logged.",
     ),
     Setting(

@@ -1,0 +1,1 @@
+"""`follower bench` and `follower plan`, and the model of capacity."""
