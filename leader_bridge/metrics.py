@@ -63,5 +63,8 @@ RETENTION_STEP: Final = Gauge(
     "1 for what the pass that keeps the store's size is doing: idle, copying, waiting, removing.",
     ["step"],
 )
+RETENTION_FAILURES: Final = Counter(
+    "follower_bridge_retention_failures", "Passes that keep the store's size which broke off; each is tried again."
+)
 LOWEST_KEPT: Final = Gauge("follower_bridge_lowest_kept_epoch", "The lowest epoch that is held, by kind.", ["kind"])
 ROWS_REMOVED: Final = Counter("follower_bridge_retention_rows", "Tipsets whose aged rows were removed.", ["kind"])

@@ -97,6 +97,7 @@ class Keeper:
             try:
                 await self.once()
             except (StoreError, ChainError, NoSource, NotAvailableYet) as error:
+                metrics.RETENTION_FAILURES.inc()
                 log.warning("the store's size: %s; the pass goes on in a while", error)
                 wait = _RETRY_SECONDS
             self._tell("idle")
