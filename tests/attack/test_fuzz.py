@@ -10,7 +10,7 @@ import pytest
 from tests.attack.fuzz import run
 
 #: seconds
-SHORT = 30.0
+SHORT = 15.0
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and uses several loopback addresses")
 
@@ -21,4 +21,4 @@ def test_whatever_is_sent_the_follower_lives_on(tmp_path: Path) -> None:
     seen = run(SHORT, 1, tmp_path)
     print(dict(seen.counts))
     assert not seen.faults
-    assert seen.counts["examples"] > 50
+    assert seen.counts["examples"] > 25

@@ -38,7 +38,8 @@ async def by_bridge(folder: str, at: Path) -> None:
 @pytest.mark.parametrize(
     ("folder", "fill"),
     [
-        pytest.param("devnet", by_import, id="devnet-import"),
+        # what comes by the bridge is the same store, and more ways to it
+        pytest.param("devnet", by_import, id="devnet-import", marks=pytest.mark.long),
         pytest.param("upgrades", by_import, id="upgrades-import"),
         pytest.param("busy", by_import, id="busy-import"),
         pytest.param("devnet", by_bridge, id="devnet-bridge"),

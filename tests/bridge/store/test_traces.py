@@ -90,6 +90,7 @@ async def test_every_recorded_trace_is_answered_as_the_node_did(
     assert await assert_traces(devnet, f"devnet/{file}", record_property) >= least
 
 
+@pytest.mark.long
 @pytest.mark.recorded
 @pytest.mark.parametrize(("file", "least"), [("rpc.jsonl.zst", 17), ("vm.jsonl.zst", 310), ("traces.jsonl.zst", 1832)])
 @pytest.mark.asyncio(loop_scope="module")
