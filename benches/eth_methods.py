@@ -39,6 +39,8 @@ RECORDED: Final = {
     "transaction": ("eth_getTransactionByHash", ""),
     "balance": ("eth_getBalance", ""),
     "nonce": ("eth_getTransactionCount", ""),
+    "fee history": ("eth_feeHistory", ""),
+    "balance of an f4 address": ("eth_getBalance", "latest"),
 }
 
 

@@ -19,6 +19,8 @@ import base64
 import hashlib
 from typing import Final
 
+import libipld
+
 from blockstore.cid import uvarint
 from chain.errors import BadAddress
 
@@ -242,7 +244,9 @@ def _hash(data: bytes) -> bytes:
 
 
 def _encode32(data: bytes) -> str:
-    return base64.b32encode(data).decode().rstrip("=").lower()
+    # 0.3 µs; Python's own base32 takes 5
+    text: str = libipld.encode_multibase("b", data)
+    return text[1:]
 
 
 def _decode32(text: bytes) -> bytes:

@@ -17,6 +17,7 @@ from chain.errors import BadObject, ChainError
 from chain.ipld.amt import Amt
 from chain.ipld.hamt import Hamt
 from chain.ipld.objects import ObjectReader
+from chain.ipld.tree_nodes import NodeCache
 
 #: the bit width of most maps in actor states
 HAMT_BITS: Final = 5
@@ -60,10 +61,11 @@ def read_int_key(key: bytes) -> int:
     return number >> 1 ^ -(number & 1)
 
 
-async def map_get(reader: ObjectReader, root: bytes, key: bytes, of: Type, bits: int = HAMT_BITS) -> Any:
-    """The value under `key`, or None. Errors: Missing, BadObject."""
-    tree = await Hamt.load(reader, Cid(root), bit_width=bits)
-    found = await tree.get(key)
+async def map_get(
+    reader: ObjectReader, root: bytes, key: bytes, of: Type, bits: int = HAMT_BITS, cache: NodeCache | None = None
+) -> Any:
+    """The value under `key`, or None. `cache`: for decoded nodes. Errors: Missing, BadObject."""
+    found = await Hamt.load(reader, Cid(root), bits, cache).get(key)
     return None if found is None else of.decode(found)
 
 

@@ -53,7 +53,8 @@ async def kind_of_code(tree: StateTree, code: Cid, network_version: int) -> tupl
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """An actor with its decoded state: a dict by field name, of the types that `schema` lists."""
+    """An actor with its decoded state: a dict by field name, of the types that `schema` lists. Others share the state:
+    it is not to be changed."""
 
     actor: Actor
     kind: Kind
@@ -112,5 +113,12 @@ class States:
         if name != wanted.manifest:
             raise WrongKind(f"actor code is not {kind}: {name}")
         state_type = wanted.type("State", version)  # refuses older versions before the state is read
-        state = state_type.decode(decode(await self.reader.get(actor.head)))
+        cache = self.tree.cache
+        key = b"S%d%b,%b" % (version, kind.encode(), actor.head)
+        state = None if cache is None else cache.get(key)
+        if state is None:
+            data = await self.reader.get(actor.head)
+            state = state_type.decode(decode(data))
+            if cache is not None:
+                cache.put(key, state, len(data))
         return Loaded(actor, wanted, version, state)

@@ -6,7 +6,7 @@ Sources: go-state-types `builtin/v*/miner/*_state.go`, `dline/deadline.go`; Lotu
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 from blockstore.cid import Cid
@@ -126,15 +126,20 @@ class Miner:
         found: bytes = LEAVES["bits"].decode(decode(await self.reader.get(self.state["AllocatedSectors"])))
         return found
 
-    async def deadlines(self) -> list[dict[str, Any]]:
-        """All 48 deadlines: two reads, one of them of many objects."""
-        due = (await self._object("Deadlines", self.state["Deadlines"]))["Due"]
+    async def due(self) -> list[Cid]:
+        """The CIDs of the 48 deadlines. One read."""
+        found: list[Cid] = (await self._object("Deadlines", self.state["Deadlines"]))["Due"]
+        return found
+
+    async def deadlines(self, due: Sequence[Cid] | None = None) -> list[dict[str, Any]]:
+        """The deadlines of these CIDs: one read of many objects. All 48 without `due`: a read more."""
+        due = await self.due() if due is None else due
         kind = self._type("Deadline")
         return [kind.decode(decode(data)) for data in await self.reader.get_many(due)]
 
     async def deadline(self, index: int) -> dict[str, Any]:
         """One deadline. Errors: MinerError, for an index from 48 on."""
-        due = (await self._object("Deadlines", self.state["Deadlines"]))["Due"]
+        due = await self.due()
         if index >= len(due):
             raise MinerError(f"invalid deadline {index}")
         found: dict[str, Any] = await self._object("Deadline", due[index])

@@ -102,16 +102,20 @@ class Hamt:
         return self
 
     async def _node(self, cid: bytes) -> Node:
-        cache = self._cache
-        if cache is None:
-            return decode_node(await self.reader.get(cid), self.bit_width)
-        key = _KIND + cid
-        node: Node | None = cache.get(key)
-        if node is None:
-            data = await self.reader.get(cid)
-            node = decode_node(data, self.bit_width)
-            cache.put(key, node, len(data))
-        elif node[0] >> (1 << self.bit_width):
+        node: Node | None = None if self._cache is None else self._cache.get(_KIND + cid)
+        return await self._read(cid) if node is None else self._fitting(node)
+
+    async def _read(self, cid: bytes) -> Node:
+        """A node that is not cached."""
+        data = await self.reader.get(cid)
+        node = decode_node(data, self.bit_width)
+        if self._cache is not None:
+            self._cache.put(_KIND + cid, node, len(data))
+        return node
+
+    def _fitting(self, node: Node) -> Node:
+        """A cached node, which may have been read as one of another bit width. Errors: BadObject."""
+        if node[0] >> (1 << self.bit_width):
             raise BadObject("HAMT node was malformed: bitfield and pointers do not agree")
         return node
 
@@ -124,8 +128,11 @@ class Hamt:
         hashed = int.from_bytes(sha256(key).digest(), "big")
         shift, width, mask = _HASH_BITS, self.bit_width, self._mask
         cid: bytes = self.root
+        cache = self._cache
         while (shift := shift - width) >= 0:
-            bits, pointers = await self._node(cid)
+            # no coroutine for a node that is cached
+            node = None if cache is None else cache.get(_KIND + cid)
+            bits, pointers = await self._read(cid) if node is None else self._fitting(node)
             place = hashed >> shift & mask
             if not bits >> place & 1:
                 return default

@@ -7,10 +7,9 @@ strings apart. It works on *raw* nodes, in which every value is `Raw`: its encod
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final
-
-from cachetools import LRUCache
 
 from blockstore.cid import DAG_CBOR, Cid, cid_of, cid_parts
 from blockstore.errors import BadCid
@@ -35,39 +34,44 @@ class Raw(bytes):
 
 
 class NodeCache:
-    """An LRU cache of decoded nodes, of about `max_bytes`. Callers share the nodes and must not change them."""
+    """An LRU cache of about `max_bytes`: decoded nodes of trees, and what else immutable objects decode to.
+
+    Keys begin with a letter for the kind. Callers share the values and must not change them.
+    """
+
+    # no cachetools: its look-up is four calls of Python, and a path down a tree has as many look-ups as levels
+    __slots__ = ("_limit", "_nodes", "hits", "max_bytes", "misses", "used_bytes")
 
     def __init__(self, max_bytes: int) -> None:
         self._limit = max_bytes // 16
-        self._nodes: LRUCache[bytes, tuple[Any, int]] = LRUCache(max_bytes, getsizeof=lambda entry: entry[1])
+        self._nodes: OrderedDict[bytes, tuple[Any, int]] = OrderedDict()
+        #: the most that the values may take, and about what they take now, in bytes of memory
+        self.max_bytes = max_bytes
+        self.used_bytes = 0
         self.hits = 0
         self.misses = 0
 
     def get(self, key: bytes) -> Any | None:
-        """The node under a key (the tree's kind and the node's CID), or None."""
-        try:
-            node = self._nodes[key][0]
-        except KeyError:
+        """The value under a key (the kind, and the object's CID), or None."""
+        found = self._nodes.get(key)
+        if found is None:
             self.misses += 1
             return None
+        self._nodes.move_to_end(key)
         self.hits += 1
-        return node
+        return found[0]
 
     def put(self, key: bytes, node: Any, size: int) -> None:
-        """Cache a node. `size`: bytes of its encoded form. A node over 1/16 of the cache is not cached."""
+        """Cache a value. `size`: bytes of its encoded form. A value over 1/16 of the cache is not cached."""
         cost = size * _DECODED_SIZE + 400
-        if cost <= self._limit:
-            self._nodes[key] = (node, cost)
-
-    @property
-    def used_bytes(self) -> int:
-        """The estimated memory of the cached nodes, in bytes."""
-        return int(self._nodes.currsize)
-
-    @property
-    def max_bytes(self) -> int:
-        """The most that they may take."""
-        return int(self._nodes.maxsize)
+        if cost > self._limit:
+            return
+        old = self._nodes.pop(key, None)
+        self.used_bytes += cost if old is None else cost - old[1]
+        self._nodes[key] = (node, cost)
+        while self.used_bytes > self.max_bytes:
+            _, (_, dropped) = self._nodes.popitem(last=False)
+            self.used_bytes -= dropped
 
 
 def check_link(link: bytes) -> Cid:

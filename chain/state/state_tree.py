@@ -30,6 +30,8 @@ SYSTEM: Final = from_id(0)
 INIT: Final = from_id(1)
 
 _MAX_VERSION: Final = 5
+#: bytes of an actor's encoded form, about
+_ACTOR_BYTES: Final = 100
 _BIT_WIDTH: Final = 5
 
 
@@ -82,7 +84,7 @@ def _address(value: Any) -> Address:
 class StateTree:
     """The actors of one state root."""
 
-    __slots__ = ("_cache", "_check", "_codes", "_init", "actors", "reader", "root", "version")
+    __slots__ = ("_check", "_codes", "_init", "actors", "cache", "reader", "root", "version")
 
     def __init__(
         self,
@@ -96,7 +98,7 @@ class StateTree:
         self.reader = reader
         self.root = root
         self.version = version
-        self._cache = cache
+        self.cache = cache
         self._check = check
         self.actors = Hamt(reader, actors, _BIT_WIDTH, cache)
         self._init: InitState | None = None
@@ -135,6 +137,10 @@ class StateTree:
         init actor's map. Errors: ActorNotFound, BadObject, Missing."""
         if not address:
             raise ChainError("GetActor called on undefined address")
+        key = b"a" + self.root + address
+        known: Actor | None = None if self.cache is None else self.cache.get(key)
+        if known is not None:
+            return known
         if address[0]:
             try:
                 address = await self.lookup_id(address)
@@ -143,7 +149,10 @@ class StateTree:
         found = await self.actors.get(address)
         if found is None:
             raise ActorNotFound
-        return decode_actor(found, self.version)
+        actor = decode_actor(found, self.version)
+        if self.cache is not None:
+            self.cache.put(key, actor, _ACTOR_BYTES)
+        return actor
 
     async def find(self, address: Address, prefix: str) -> Actor:
         """As `get`; texts of errors name addresses with the network's `prefix`."""
@@ -177,7 +186,7 @@ class StateTree:
             addresses, next_id, name = value
             if type(addresses) is not bytes or type(next_id) is not int or type(name) is not str:
                 raise BadObject("the init actor's state is [address map, next ID, network name]")
-            self._init = InitState(Hamt(self.reader, addresses, _BIT_WIDTH, self._cache), next_id, name)
+            self._init = InitState(Hamt(self.reader, addresses, _BIT_WIDTH, self.cache), next_id, name)
         return self._init
 
     async def robust_addresses(self, address: Address) -> AsyncIterator[Address]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from functools import partial
-from typing import Any
+from typing import Any, cast
+
+import orjson
 
 from blockstore.cid import Cid
 from chain.actors.codes import check_code
@@ -19,8 +22,8 @@ from rpc.errors import MethodError
 from rpc.lookup.long_answers import PacedReader
 
 _NODE_CACHE_BYTES = 64 << 20
-#: trees whose roots are kept decoded: requests ask about the same few tipsets
-_STATE_TREES = 16
+#: trees whose roots are kept decoded, about 4 KB each: most requests ask about the same tipsets
+_STATE_TREES = 256
 #: the code of Lotus' "actor not found", which only some methods use
 ACTOR_NOT_FOUND = 11
 
@@ -78,26 +81,33 @@ async def load_tree(ctx: Context, root: Cid, epoch: int, *, walks: bool = False)
         raise Dropped(f"state of epoch {epoch}; {kept.text()}")
     if walks:
         return await StateTree.load(PacedReader(ctx), root, None, partial(check_code, network, epoch))
-    trees: dict[tuple[Cid, int], tuple[NetworkRecord, StateTree]] = ctx.extra.setdefault("state_trees", {})
+    trees: OrderedDict[tuple[Cid, int], tuple[NetworkRecord, StateTree]] | None = ctx.extra.get("state_trees")
+    if trees is None:
+        trees = ctx.extra["state_trees"] = OrderedDict()
     known = trees.get((root, epoch))
     if known is not None and known[0] is network:
+        trees.move_to_end((root, epoch))
         return known[1]
     tree = await StateTree.load(ctx.objects, root, node_cache(ctx), partial(check_code, network, epoch))
-    if len(trees) >= _STATE_TREES:
-        trees.clear()
     trees[root, epoch] = network, tree
+    if len(trees) > _STATE_TREES:
+        trees.popitem(last=False)
     return tree
 
 
-def actor_json(actor: Actor) -> dict[str, Any]:
+def actor_json(ctx: Context, actor: Actor) -> dict[str, Any]:
     """An actor as Lotus writes it."""
-    return {
-        "Code": actor.code,
-        "Head": actor.head,
-        "Nonce": actor.nonce,
-        "Balance": str(actor.balance),
-        "DelegatedAddress": actor.delegated,
-    }
+    # its text, not a dictionary: the encoder asks Python about each CID and address in one
+    delegated = "null" if actor.delegated is None else f'"{in_prefix(ctx, actor.delegated)}"'
+    text = (
+        f'{{"Code":{_link_json(actor.code)},"Head":{_link_json(actor.head)},"Nonce":{actor.nonce},'
+        f'"Balance":"{actor.balance}","DelegatedAddress":{delegated}}}'
+    )
+    return cast("dict[str, Any]", orjson.Fragment(text))
+
+
+def _link_json(cid: Cid) -> str:
+    return f'{{"/":"{cid}"}}' if cid else "null"
 
 
 def in_prefix(ctx: Context, address: Address) -> str:

@@ -9,6 +9,8 @@ from cachetools import LRUCache
 from rpc.context import Context
 
 _CACHE_BYTES: Final = 32 << 20
+#: what an entry costs beside its text
+_OVERHEAD: Final = 250
 
 DecodedCache = LRUCache[bytes, tuple[Any, int]]
 
@@ -26,3 +28,21 @@ def keep(cache: DecodedCache, key: bytes, value: Any, size: int) -> None:
     """Keep a value of about `size` bytes, unless it would take much of the cache."""
     if size <= cache.maxsize // 8:
         cache[key] = (value, size)
+
+
+class KeptTexts:
+    """Texts of immutable objects by their CIDs, in a cache of decoded values."""
+
+    __slots__ = ("_cache",)
+
+    def __init__(self, cache: DecodedCache) -> None:
+        self._cache = cache
+
+    def get(self, cid: bytes) -> bytes | None:
+        """The text of an object, or None."""
+        found = self._cache.get(cid)
+        return None if found is None else found[0]
+
+    def keep(self, cid: bytes, text: bytes) -> None:
+        """Keep a text, unless it would take much of the cache."""
+        keep(self._cache, cid, text, len(text) + _OVERHEAD)

@@ -6,9 +6,11 @@ Source: Lotus `node/impl/eth/gas.go`.
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from itertools import accumulate
+from typing import Any, Final, cast
 
 import orjson
 
@@ -18,6 +20,7 @@ from rpc import eth_json
 from rpc.context import Context
 from rpc.errors import MethodError
 from rpc.json_wire import go_float
+from rpc.lookup.decoded_cache import decoded_cache, keep
 from rpc.lookup.eth.base_fee import next_base_fee
 from rpc.lookup.eth.block_parameter import (
     select_text,
@@ -34,6 +37,9 @@ MAX_PERCENTILES: Final = 100
 
 #: tipsets of a fee history that are read at once
 _TOGETHER: Final = 16
+#: bytes of memory that a tipset's fees take, and more for each message
+_PAID_BYTES: Final = 600
+_MESSAGE_BYTES: Final = 100
 #: messages that are looked at between two checkpoints
 _RUN: Final = 64
 
@@ -109,29 +115,54 @@ def _asked(params: Any) -> _Asked:
     return _Asked(count, newest or "", values)
 
 
-def rewards(percentiles: Sequence[float], paid: Sequence[tuple[int, int]]) -> list[int]:
-    """The premium at each percentile of the gas used; `paid` are (premium, gas used) of a block's messages."""
-    if not paid:
-        return [MIN_PREMIUM] * len(percentiles)
-    ordered = sorted(paid, key=lambda one: one[0])
-    total = sum(gas for _, gas in ordered)
-    found: list[int] = []
-    at = used = 0
-    for percentile in percentiles:
-        threshold = int(total * percentile / 100)
-        while used < threshold and at < len(ordered) - 1:
-            used += ordered[at][1]
-            at += 1
-        found.append(ordered[at][0])
-    return found
+@dataclass(frozen=True, slots=True)
+class Paid:
+    """The gas that a tipset's messages used in all; their premiums, rising; the gas of those before each of them.
+
+    `premiums` is None where nobody has asked for rewards yet.
+    """
+
+    gas: int
+    premiums: tuple[int, ...] | None
+    before: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, paid: Sequence[tuple[int, int]]) -> Paid:
+        """`paid`: (premium, gas used) of each message."""
+        ordered = sorted(paid, key=lambda one: one[0])
+        sums = tuple(accumulate((gas for _, gas in ordered), initial=0))
+        return cls(sums[-1], tuple(premium for premium, _ in ordered), sums[:-1])
+
+    def rewards(self, percentiles: Sequence[float]) -> list[int]:
+        """The premium at each percentile of the gas used."""
+        if not self.premiums:
+            return [MIN_PREMIUM] * len(percentiles)
+        last = len(self.premiums) - 1
+        thresholds = (int(self.gas * percentile / 100) for percentile in percentiles)
+        return [self.premiums[min(bisect_left(self.before, threshold), last)] for threshold in thresholds]
 
 
-async def _fees(
-    ctx: Context, tipset: Tipset, post: PostRoots, percentiles: list[float] | None
-) -> tuple[int, list[int]]:
-    """(gas used by a tipset's messages, the rewards). Errors: NotHeld."""
-    if not percentiles:
-        return sum(one.gas_used for one in await load_receipts(ctx, tipset, post)), []
+async def _all_paid(ctx: Context, tipsets: Sequence[tuple[Tipset, PostRoots]], *, has_rewards: bool) -> list[Paid]:
+    """What the messages of each tipset paid. Errors: NotHeld."""
+    cache = decoded_cache(ctx, "eth_paid")
+    found: list[Paid | None] = []
+    for tipset, _ in tipsets:
+        kept = cache.get(tipset.key)
+        is_enough = kept is not None and (kept[0].premiums is not None or not has_rewards)
+        found.append(kept[0] if kept is not None and is_enough else None)
+    unknown = [at for at, paid in enumerate(found) if paid is None]
+    for first in range(0, len(unknown), _TOGETHER):
+        some = unknown[first : first + _TOGETHER]
+        read = await asyncio.gather(*(_read_paid(ctx, *tipsets[at], has_rewards=has_rewards) for at in some))
+        for at, paid in zip(some, read, strict=True):
+            found[at] = paid
+            keep(cache, tipsets[at][0].key, paid, _PAID_BYTES + _MESSAGE_BYTES * len(paid.before))
+    return cast("list[Paid]", found)
+
+
+async def _read_paid(ctx: Context, tipset: Tipset, post: PostRoots, *, has_rewards: bool) -> Paid:
+    if not has_rewards:
+        return Paid(sum(one.gas_used for one in await load_receipts(ctx, tipset, post)), None)
     found = await load_executed(ctx, tipset, post)
     base_fee = tipset.blocks[0].parent_base_fee
     paid: list[tuple[int, int]] = []
@@ -139,7 +170,7 @@ async def _fees(
         if not number % _RUN:
             await ctx.checkpoint()
         paid.append((effective_premium(one.message, base_fee), receipt.gas_used))
-    return sum(gas for _, gas in paid), rewards(percentiles, paid)
+    return Paid.of(paid)
 
 
 @method("Filecoin.EthFeeHistory", aliases=("eth_feeHistory",), versions=EVERY_VERSION, cost=Cost.SCAN)
@@ -159,23 +190,20 @@ async def eth_fee_history(ctx: Context, params: RawParams) -> Any:
         post = PostRoots(tipset.parent_state_root, tipset.parent_message_receipts)
         await ctx.checkpoint()
         tipset = await ctx.index.parent(tipset)
-    fees: list[tuple[int, list[int]]] = []
-    for at in range(0, len(wanted), _TOGETHER):
-        some = wanted[at : at + _TOGETHER]
-        fees += await asyncio.gather(*(_fees(ctx, one, after, asked.percentiles) for one, after in some))
+    fees = await _all_paid(ctx, wanted, has_rewards=bool(asked.percentiles))
     base_fees = [newest, *(one for one, _ in wanted)]
     answer = {
         "oldestBlock": hex(wanted[-1][0].height if wanted else 1),
         "baseFeePerGas": [hex(one.blocks[0].parent_base_fee) for one in reversed(base_fees)],
         "gasUsedRatio": [
-            orjson.Fragment(go_float(used / (eth_json.BLOCK_GAS_LIMIT * len(one.blocks))))
-            for (one, _), (used, _) in zip(reversed(wanted), reversed(fees), strict=True)
+            orjson.Fragment(go_float(paid.gas / (eth_json.BLOCK_GAS_LIMIT * len(one.blocks))))
+            for (one, _), paid in zip(reversed(wanted), reversed(fees), strict=True)
         ],
     }
     if asked.percentiles is not None:
         shown: list[list[str]] = []
-        for _, some_rewards in reversed(fees):
+        for paid in reversed(fees):
             await ctx.checkpoint()
-            shown.append([hex(one) for one in some_rewards])
+            shown.append([hex(one) for one in paid.rewards(asked.percentiles)])
         answer["reward"] = shown
     return answer

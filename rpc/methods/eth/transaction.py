@@ -6,6 +6,7 @@ is the digest of its CID. Source: Lotus `node/impl/eth/transaction.go`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -16,10 +17,12 @@ from chain.errors import ActorNotFound, BadObject, BadRequest, NotFound
 from chain.eth.transaction import NotEthTx, eth_tx, is_eth
 from chain.eth.types import EthAddressError, NotEthHash, hash_of
 from chain.message import SignedMessage, decode_any_message
-from chain.tipset import Tipset
+from chain.tipset import Tipset, TipsetKey
 from rpc import eth_json
 from rpc.context import Context
 from rpc.errors import MethodError
+from rpc.lookup.ancestors import ancestry_of
+from rpc.lookup.decoded_cache import decoded_cache, keep
 from rpc.lookup.eth.block_parameter import block_hash, select_hash, select_text
 from rpc.lookup.eth.executed_tipset import Executed, PostRoots, find_post_roots, load_executed
 from rpc.lookup.eth.tipset_logs import load_logs_by_message
@@ -33,6 +36,9 @@ from rpc.registry import EVERY_VERSION, Cost, method
 
 #: why a message on chain has no Ethereum form
 _NO_TRANSACTION: Final = (NotEthTx, EthAddressError, NotEthHash, ActorNotFound)
+#: the cache of where transactions were executed, and the memory of an entry
+_PLACES: Final = "eth_places"
+_PLACE_BYTES: Final = 600
 
 
 # --- hashes and CIDs -----------------------------------------------------------------------------------
@@ -68,7 +74,28 @@ async def _message(ctx: Context, cid: Cid) -> object | None:
 # --- by hash -------------------------------------------------------------------------------------------
 
 
-async def _find(ctx: Context, cid: Cid, limit: int) -> tuple[Executed, int] | None:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a transaction was executed: the tipset's key, its index there, and a child of that tipset."""
+
+    tipset: TipsetKey
+    index: int
+    child: TipsetKey
+    child_height: int
+
+
+async def _known_place(ctx: Context, tx_hash: bytes, limit: int) -> _Place | None:
+    """Where a transaction that was found before was executed, if that is on the chain of the request's head: there is
+    no other such place then. Errors: NotHeld."""
+    kept = decoded_cache(ctx, _PLACES).get(tx_hash) if limit == NO_LIMIT else None
+    if kept is None:
+        return None
+    place: _Place = kept[0]
+    head = (await ctx.head()).tipset
+    return place if await ancestry_of(ctx).is_ancestor(place.child, place.child_height, head) else None
+
+
+async def _find(ctx: Context, tx_hash: bytes, cid: Cid, limit: int) -> tuple[Executed, int] | None:
     """The tipset that a message was executed in and its index there, as seen from the head; None where it is
     not on chain, with a note of the reason. Errors: NotHeld, NotFound."""
     found: Found | Miss
@@ -86,13 +113,23 @@ async def _find(ctx: Context, cid: Cid, limit: int) -> tuple[Executed, int] | No
     done = await load_executed(ctx, tipset, PostRoots(child.parent_state_root, child.parent_message_receipts))
     for index, one in enumerate(done.messages):
         if one.cid == cid:
+            place = _Place(tipset.key, index, child.key, child.height)
+            keep(decoded_cache(ctx, _PLACES), bytes(tx_hash), place, _PLACE_BYTES)
             return done, index
     raise NotFound("cannot find the msg in the tipset")
 
 
+def _transaction_key(index: int, tipset: TipsetKey) -> bytes:
+    return b"ET%d," % index + tipset
+
+
+def _receipt_key(index: int, tipset: TipsetKey) -> bytes:
+    return b"EX%d," % index + tipset
+
+
 async def _transaction_json(ctx: Context, found: Executed, index: int) -> orjson.Fragment:
     cache = json_cache(ctx)
-    key = b"ET%d," % index + found.tipset.key
+    key = _transaction_key(index, found.tipset.key)
     kept = cache.get(key)
     if kept is not None:
         return kept
@@ -103,10 +140,13 @@ async def _transaction_json(ctx: Context, found: Executed, index: int) -> orjson
 async def _transaction(ctx: Context, tx_hash: bytes | None, limit: int) -> Any:
     if tx_hash is None:
         return None
+    place = await _known_place(ctx, tx_hash, limit)
+    if place is not None and (kept := json_cache(ctx).get(_transaction_key(place.index, place.tipset))) is not None:
+        return kept
     cid = await find_message_cid(ctx, tx_hash)
     try:
         await load_message(ctx, cid)
-        found = await _find(ctx, cid, limit)
+        found = await _find(ctx, tx_hash, cid, limit)
         if found is not None:
             return await _transaction_json(ctx, *found)
     except (NotFound, NotAMessage, Replaced, *_NO_TRANSACTION):
@@ -148,6 +188,10 @@ async def eth_get_transaction_by_hash_limited(ctx: Context, tx_hash: EthHash | N
 
 
 async def _receipt(ctx: Context, tx_hash: bytes, limit: int) -> orjson.Fragment | None:
+    cache = json_cache(ctx)
+    known = await _known_place(ctx, tx_hash, limit)
+    if known is not None and (kept := cache.get(_receipt_key(known.index, known.tipset))) is not None:
+        return kept
     cid = await find_message_cid(ctx, tx_hash)
     try:
         await load_message(ctx, cid)
@@ -157,15 +201,14 @@ async def _receipt(ctx: Context, tx_hash: bytes, limit: int) -> orjson.Fragment 
     except NotAMessage as error:
         raise MethodError(f"could not find transaction {eth_json.data(tx_hash)}: {error}") from error
     try:
-        place = await _find(ctx, cid, limit)
+        place = await _find(ctx, tx_hash, cid, limit)
     except NotFound as error:
         raise MethodError(f"could not find transaction {eth_json.data(tx_hash)}: {error}") from error
     if place is None:
         return None
     found, index = place
-    cache = json_cache(ctx)
     # it stands on the chain of the request's head: its logs are not removed
-    key = b"EX%d," % index + found.tipset.key
+    key = _receipt_key(index, found.tipset.key)
     kept = cache.get(key)
     if kept is not None:
         return kept

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import orjson
+
 from blockstore.cid import Cid
 from chain.actors.codes import FIRST_WITH_MANIFEST, builtin_codes, bundle_of, networks_of
 from chain.actors.versions import LAST_NETWORK_VERSION, BadNetworkVersion, actors_version, unknown_actors
 from chain.address import Address
 from chain.address import parse as parse_address
 from chain.errors import ActorNotFound, BadAddress, NotFound, NotHeld
+from chain.state.actor_ids import ActorIds
 from chain.state.state_tree import StateTree
 from chain.tipset import TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError, error_prefix
 from rpc.lookup.actor_states import actor_json, in_prefix, key_address, load_tree, lookup_id, tree_at
-from rpc.lookup.long_answers import PacedReader, list_of, object_of
+from rpc.lookup.decoded_cache import KeptTexts, decoded_cache
+from rpc.lookup.long_answers import PacedReader, object_of
 from rpc.params import Integer
 from rpc.registry import Cost, method
 
@@ -30,7 +34,7 @@ NetworkVersion = Annotated[int, Integer("network.Version", 0, (1 << 64) - 1)]
 async def state_get_actor(ctx: Context, actor: Address, tipset_key: TipsetKey) -> dict[str, Any]:
     """An actor's code, head, nonce, balance and delegated address. Errors: actor not found."""
     tree = await tree_at(ctx, tipset_key)
-    return actor_json(await tree.find(actor, ctx.network.address_prefix))
+    return actor_json(ctx, await tree.find(actor, ctx.network.address_prefix))
 
 
 @method("Filecoin.WalletBalance", cost=Cost.STATE)
@@ -86,8 +90,9 @@ async def state_list_actors(ctx: Context, tipset_key: TipsetKey) -> list[Any]:
     """The ID addresses of all actors, in the order of the state tree."""
     tipset = await ctx.tipset(tipset_key)
     tree = await load_tree(ctx, tipset.parent_state_root, tipset.height, walks=True)
-    prefix = ctx.network.address_prefix
-    return await list_of(ctx, tree.actors.parts(), lambda pair: Address.checked(pair[0]).text(prefix))
+    texts = KeptTexts(decoded_cache(ctx, "actor_ids"))
+    ids = ActorIds(PacedReader(ctx), ctx.network.address_prefix, texts, ctx.reserve)
+    return [orjson.Fragment(text) for text in await ids.of(tree.actors.root)]
 
 
 @method("Filecoin.StateChangedActors", cost=Cost.SCAN)
@@ -99,7 +104,7 @@ async def state_changed_actors(ctx: Context, old: Cid, new: Cid) -> dict[str, An
     with error_prefix("failed to load new state tree"):
         after = await StateTree.load(reader, new)
     changed = ([(address, actor)] async for address, _, actor in before.diff(after) if actor)
-    return await object_of(ctx, changed, lambda one: (in_prefix(ctx, one[0]), actor_json(one[1])))
+    return await object_of(ctx, changed, lambda one: (in_prefix(ctx, one[0]), actor_json(ctx, one[1])))
 
 
 def _actors_version(ctx: Context, network_version: int) -> int:

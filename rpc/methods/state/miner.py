@@ -16,6 +16,7 @@ from rpc.context import Context
 from rpc.errors import MethodError, error_prefix
 from rpc.lookup.actor_states import states_at
 from rpc.lookup.long_answers import PacedReader, list_of
+from rpc.lotus_json import json_cache
 from rpc.params import Integer, Uint64
 from rpc.peer_id import peer_id_text
 from rpc.registry import V0, V1, Cost, method
@@ -78,7 +79,14 @@ def active(partition: dict[str, Any]) -> bytes:
 async def state_miner_info(ctx: Context, address: Address, tipset_key: TipsetKey) -> dict[str, Any]:
     """Owner, worker, control addresses, peer and sector size of a miner."""
     _, miner = await _miner(ctx, tipset_key, address)
-    info = await miner.info()
+    cache = json_cache(ctx)
+    # an object of its own, which changes once in a miner's lifetime
+    key = b"MI%d," % miner.version + miner.state["Info"]
+    kept = cache.get(key)
+    return cache.keep(key, _info_json(await miner.info())) if kept is None else kept  # type: ignore[return-value]
+
+
+def _info_json(info: dict[str, Any]) -> dict[str, Any]:
     pending = info["PendingWorkerKey"]
     term = info["BeneficiaryTerm"]
     change = info["PendingBeneficiaryTerm"]
@@ -146,15 +154,28 @@ async def state_miner_sector_count(ctx: Context, address: Address, tipset_key: T
 async def state_miner_deadlines(ctx: Context, address: Address, tipset_key: TipsetKey) -> list[dict[str, Any]]:
     """The 48 deadlines of a miner's proving period."""
     _, miner = await _miner(ctx, tipset_key, address)
-    deadlines = await miner.deadlines()
-    return [
-        {
-            "PostSubmissions": bitfield.to_json(deadline["PartitionsPoSted"]),
-            "DisputableProofCount": proofs,
-            "DailyFee": str(deadline.get("DailyFee", 0)),
-        }
-        for deadline, proofs in zip(deadlines, await miner.disputable_proofs(deadlines), strict=True)
-    ]
+    cache = json_cache(ctx)
+    version = b"%d," % miner.version
+    key = b"MD" + version + miner.state["Deadlines"]
+    kept = cache.get(key)
+    if kept is not None:
+        return kept  # type: ignore[return-value]
+    # each is an object of its own, and few change in an epoch
+    due = await miner.due()
+    found = {cid: cache.get(b"ME" + version + cid) for cid in due}
+    new = [cid for cid, text in found.items() if text is None]
+    deadlines = await miner.deadlines(new)
+    for cid, deadline, proofs in zip(new, deadlines, await miner.disputable_proofs(deadlines), strict=True):
+        found[cid] = cache.keep(b"ME" + version + cid, _deadline_json(deadline, proofs))
+    return cache.keep(key, [found[cid] for cid in due])  # type: ignore[return-value]
+
+
+def _deadline_json(deadline: dict[str, Any], proofs: int) -> dict[str, Any]:
+    return {
+        "PostSubmissions": bitfield.to_json(deadline["PartitionsPoSted"]),
+        "DisputableProofCount": proofs,
+        "DailyFee": str(deadline.get("DailyFee", 0)),
+    }
 
 
 @method("Filecoin.StateMinerPartitions", cost=Cost.STATE)

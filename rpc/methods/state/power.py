@@ -28,7 +28,7 @@ from chain.ipld.hamt import Hamt
 from chain.tipset import Tipset, TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError, error_prefix
-from rpc.lookup.actor_states import states_at, states_of
+from rpc.lookup.actor_states import node_cache, states_at, states_of
 from rpc.lookup.long_answers import PacedReader, list_of
 from rpc.params import Integer, Uint64
 from rpc.registry import Cost, method
@@ -88,7 +88,7 @@ async def state_miner_power(ctx: Context, address: Address, tipset_key: TipsetKe
     claim = None
     if address:
         kind = type_of("power", "Claim", power.version)
-        claim = await map_get(ctx.objects, state["Claims"], bytes(address), kind)
+        claim = await map_get(ctx.objects, state["Claims"], bytes(address), kind, cache=node_cache(ctx))
     if claim is None:
         return {"MinerPower": _claim(0, 0), "TotalPower": total, "HasMinPower": False}
     return {

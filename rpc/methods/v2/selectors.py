@@ -201,7 +201,7 @@ async def state_get_actor_v2(ctx: Context, address: Address, selector: SelectorP
     """An actor as the selected tipset sees it. Errors: actor not found, BadRequest, NotHeld."""
     tipset = await _selected(ctx, selector)
     tree = await tree_at(ctx, tipset.key)
-    return actor_json(await tree.find(address, ctx.network.address_prefix))
+    return actor_json(ctx, await tree.find(address, ctx.network.address_prefix))
 
 
 @method("Filecoin.StateGetID", versions=V2, cost=Cost.STATE)

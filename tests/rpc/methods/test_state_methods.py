@@ -44,7 +44,7 @@ async def test_every_recorded_answer(folder: str) -> None:
 async def test_many_look_ups_share_decoded_nodes() -> None:
     services = await services_of("devnet")
     dispatcher = Dispatcher(services)
-    for _ in range(2):
+    for _ in range(3):
         for number in range(1000, 1100):
             await ask(dispatcher, "/rpc/v1", "Filecoin.StateGetActor", [f"f0{number}", None])
     cache = services.extra["node_cache"]
