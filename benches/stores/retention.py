@@ -1,10 +1,10 @@
 """What a pass that begins a generation costs readers: times of single reads while it runs, and while it does not.
 
-python -m benches.stores.retention [--epochs N] [--objects N]
+python -m benches.stores.retention [--epochs N] [--objects N] [--cassandra]
 
 A leader in a process of its own publishes a head of so many objects every 0.2 s, and keeps 60 epochs. This process
 reads random objects of the head's state, 500 a second, as a follower would, and tells the percentiles apart by what
-the pass was doing.
+the pass was doing. `--cassandra`: over a real server, that which `CASSANDRA_HOSTS` names or one started here.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from chain.tipset import TipsetKey
 from devnode.sim_chain import SimSettings
 from leader_bridge.store.mirror import walked_links
 from tests.retention.simulated import SimulatedLeader
+from tests.support.cassandra.stores import emptied, keyspace_url
 
 _POLICY = 60
 _EVERY = 0.2
@@ -47,10 +48,10 @@ async def state_objects(store: Store) -> list[bytes]:
     return found
 
 
-async def measure(epochs: int, objects: int, folder: Path) -> dict[str, dict[str, float]]:
+async def measure(epochs: int, objects: int, url: str) -> dict[str, dict[str, float]]:
     """Seconds of reads, by whether the pass was at work."""
     settings = SimSettings.for_size(max(30, objects * 4), objects, seed=3)
-    leader = SimulatedLeader(f"lmdb://{folder}", _POLICY, settings)
+    leader = SimulatedLeader(url, _POLICY, settings)
     await leader.start()
     await leader.advance()
     await leader.settle()
@@ -85,6 +86,13 @@ async def measure(epochs: int, objects: int, folder: Path) -> dict[str, dict[str
     return {name: percentiles(found) for name, found in seconds.items()}
 
 
+async def _emptied() -> str:
+    """A keyspace of a Cassandra with nothing in it."""
+    url = keyspace_url("follower_bench_retention")
+    await (await emptied(url, delta_ms=200, epsilon_ms=20, every=True)).close()
+    return url
+
+
 def percentiles(seconds: list[float]) -> dict[str, float]:
     """Microseconds of the median, the 99th percentile and the most, and how many."""
     seconds = sorted(seconds) or [0.0]
@@ -98,9 +106,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=400)
     parser.add_argument("--objects", type=int, default=500)
+    parser.add_argument("--cassandra", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = asyncio.run(measure(options.epochs, options.objects, Path(folder) / "store"))
+        url = asyncio.run(_emptied()) if options.cassandra else f"lmdb://{Path(folder) / 'store'}"
+        found = asyncio.run(measure(options.epochs, options.objects, url))
     print(json.dumps(found, indent=1))
     print(f"p99 while a pass runs: {found['pass']['p99'] / max(found['none']['p99'], 1e-9):.2f} times that without")
 
