@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
 from blockstore.errors import Fenced, Missing
@@ -32,7 +32,7 @@ class MemoryStore:
 
     def __init__(self, name: str = "") -> None:
         self.url = f"memory://{name}"
-        self._objects: dict[bytes, bytes] = {}
+        self._objects: MutableMapping[bytes, bytes] = {}
         self._closed: set[bytes] = set()
         self._rows: dict[tuple[str, bytes], _Partition] = {}
         self._heads: list[HeadEntry] = []

@@ -50,12 +50,14 @@ class SimSettings:
 
     `null_rate`: an epoch without a block. `reorg_rate`: the newest 1 to `reorg_depth` tipsets give way to
     others. `late_rate`: the head is replaced by one of a block more. `base_fee` in attoFIL, times in seconds.
+    `most_miner_updates`: where it is more than `miner_updates`, an epoch has a number between the two.
     """
 
     seed: int = 1
     accounts: int = 150
     miners: int = 30
     miner_updates: int = 5
+    most_miner_updates: int = 0
     messages: int = 8
     max_blocks: int = 4
     null_rate: float = 0.1
@@ -76,12 +78,19 @@ class SimSettings:
                 raise BadRequest(f"{name} is {getattr(self, name)}, it must be {least} or more")
 
     @classmethod
-    def for_size(cls, actors: int, objects: int, *, seed: int = 1) -> SimSettings:
-        """About `actors` actors, of which a third are miners, and `objects` new objects an epoch."""
+    def for_size(cls, actors: int, objects: int, most_objects: int = 0, *, seed: int = 1) -> SimSettings:
+        """About `actors` actors, of which a third are miners, and `objects` new objects an epoch, or up to most."""
         miners = max(1, actors // 3)
         messages = max(1, min(100, objects // 14))
-        updates = max(0, min(miners, round((objects - 5 * messages) / 5.4)))
-        return cls(seed=seed, accounts=max(3, actors - miners), miners=miners, messages=messages, miner_updates=updates)
+        least, most = (max(0, min(miners, round((number - 5 * messages) / 5.4))) for number in (objects, most_objects))
+        return cls(
+            seed=seed,
+            accounts=max(3, actors - miners),
+            miners=miners,
+            messages=messages,
+            miner_updates=least,
+            most_miner_updates=most,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +119,7 @@ class SimulatedChain:
         self.settings = settings
         self._put = put
         self._random = Random(f"chain {settings.seed}")
-        sizes = Sizes(settings.accounts, settings.miners, settings.miner_updates)
+        sizes = Sizes(settings.accounts, settings.miners, settings.miner_updates, settings.most_miner_updates)
         self._maker = StateMaker(settings.seed, NETWORK, sizes)
         self._window = settings.reorg_depth + 2
         self._known: OrderedDict[bytes, _Known] = OrderedDict()

@@ -1,20 +1,24 @@
 """A map of actors that a simulated chain changes: the HAMT of `chain.ipld.hamt`, kept as a tree in memory.
 
-`chain.ipld.hamt.hamt_set` reads and decodes every node that it changes. Here the nodes stay decoded: a change
+`chain.ipld.hamt.hamt_set` reads and decodes every node that it changes. Here the nodes stay linked in memory: a change
 makes new nodes along its path and shares the rest, so every earlier version stays whole (a reorg simply
 goes on from one), and a million entries are made in seconds. The roots are the same.
+
+Buckets stay encoded, about 170 bytes of memory an actor. A build passes its entries through temporary files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from hashlib import blake2b, sha256
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from blockstore.cid import Cid
 from chain.ipld.dag_cbor import encode
 from chain.ipld.hamt import BUCKET
-from chain.ipld.tree_nodes import Put
+from chain.ipld.tree_nodes import Put, RawCborReader
 
 _WIDTH: Final = 5
 _MASK: Final = 31
@@ -25,12 +29,15 @@ _CID_SIZE: Final = 38
 _TAG: Final = b"\xd8\x2a\x58\x27\x00"
 _LINK_HEAD: Final = _TAG + _CID_HEAD
 
+#: bytes of a part of a build that are kept in memory; what is more goes to a file
+_PART_BYTES: Final = 1 << 20
+
 #: (hash of the key, key, encoded value)
 Entry = tuple[int, bytes, bytes]
 
 
 class Node:
-    """One node. `items` by taken place: a `Node`, or a bucket (entries sorted by key)."""
+    """One node. `items` by taken place: a `Node`, or an encoded bucket (entries sorted by key)."""
 
     __slots__ = ("bits", "digest", "items")
 
@@ -57,10 +64,7 @@ def _made(put: Put, places: Mapping[int, Any]) -> Node:
         if type(item) is Node:
             parts.append(_LINK_HEAD + item.digest)
         else:
-            parts.append(bytes((0x80 + len(item),)))
-            for _, key, value in item:
-                size = len(key)
-                parts.append((b"\x82%c" % (0x40 + size) if size < 24 else b"\x82\x58%c" % size) + key + value)
+            parts.append(item)
     field = bits.to_bytes((bits.bit_length() + 7) // 8, "big")
     count = len(items)
     parts[0] = b"\x82" + bytes((0x40 + len(field),)) + field
@@ -69,6 +73,27 @@ def _made(put: Put, places: Mapping[int, Any]) -> Node:
     digest = blake2b(data, digest_size=32).digest()
     put(Cid(_CID_HEAD + digest), data)
     return Node(bits, items, digest)
+
+
+def _bucket(entries: list[Entry]) -> bytes:
+    """A bucket, encoded."""
+    parts = [bytes((0x80 + len(entries),))]
+    for _, key, value in sorted(entries, key=lambda entry: entry[1]):
+        size = len(key)
+        parts.append((b"\x82%c" % (0x40 + size) if size < 24 else b"\x82\x58%c" % size) + key + value)
+    return b"".join(parts)
+
+
+def _entries(bucket: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(key, encoded value) of each entry of an encoded bucket."""
+    read = RawCborReader(bucket)
+    for _ in range(read.list_length()):
+        read.list_length()
+        yield read.byte_string(), bytes(read.raw())
+
+
+def _hash(key: bytes) -> int:
+    return int.from_bytes(sha256(key).digest(), "big")
 
 
 def _build(put: Put, entries: list[Entry], shift: int) -> Node:
@@ -81,11 +106,33 @@ def _build(put: Put, entries: list[Entry], shift: int) -> Node:
         else:
             places[place] = [entry]
     for place, found in places.items():
-        if len(found) > BUCKET:
-            places[place] = _build(put, found, shift)
-        elif len(found) > 1:
-            found.sort(key=lambda entry: entry[1])
+        places[place] = _pointer(put, found, shift)
     return _made(put, places)
+
+
+def _pointer(put: Put, entries: list[Entry], shift: int) -> Node | bytes:
+    return _build(put, entries, shift) if len(entries) > BUCKET else _bucket(entries)
+
+
+def _build_root(put: Put, items: Iterable[tuple[bytes, bytes]]) -> Node:
+    """As `_build`, place by place of the root, so that the entries of one place alone are in memory."""
+    shift = _BITS - _WIDTH
+    with ExitStack() as stack:
+        parts: dict[int, IO[bytes]] = {}
+        for key, value in items:
+            place = sha256(key).digest()[0] >> 3
+            part = parts.get(place)
+            if part is None:
+                part = parts[place] = stack.enter_context(tempfile.SpooledTemporaryFile(_PART_BYTES))
+            part.write(b"%c%s%s%s" % (len(key), key, len(value).to_bytes(4, "big"), value))
+        return _made(put, {place: _pointer(put, list(_read(part)), shift) for place, part in parts.items()})
+
+
+def _read(part: IO[bytes]) -> Iterator[Entry]:
+    part.seek(0)
+    while size := part.read(1):
+        key = part.read(size[0])
+        yield _hash(key), key, part.read(int.from_bytes(part.read(4), "big"))
 
 
 def _places(node: Node) -> dict[int, Any]:
@@ -109,17 +156,10 @@ def _changed(put: Put, node: Node, changes: list[Entry], shift: int) -> Node:
         if type(item) is Node:
             places[place] = _changed(put, item, entries, shift)
             continue
-        bucket = {entry[1]: entry for entry in item or ()}
+        bucket = {key: (_hash(key), key, value) for key, value in _entries(item)} if item else {}
         bucket.update((entry[1], entry) for entry in entries)
-        if len(bucket) > BUCKET:
-            places[place] = _build(put, list(bucket.values()), shift)
-        else:
-            places[place] = [bucket[key] for key in sorted(bucket)]
+        places[place] = _pointer(put, list(bucket.values()), shift)
     return _made(put, places)
-
-
-def _hashed(items: Iterable[tuple[bytes, bytes]]) -> list[Entry]:
-    return [(int.from_bytes(sha256(key).digest(), "big"), key, value) for key, value in items]
 
 
 class LiveHamt:
@@ -133,7 +173,7 @@ class LiveHamt:
     @classmethod
     def build(cls, put: Put, items: Iterable[tuple[bytes, bytes]]) -> LiveHamt:
         """A map of these (key, encoded value) pairs; `put` gets each node, children first."""
-        return cls(_build(put, _hashed(items), _BITS))
+        return cls(_build_root(put, items))
 
     @property
     def root(self) -> Cid:
@@ -144,11 +184,12 @@ class LiveHamt:
         """The version with these values set; `put` gets the nodes that are new."""
         if not changes:
             return self
-        return LiveHamt(_changed(put, self.node, _hashed(changes.items()), _BITS))
+        entries = [(_hash(key), key, value) for key, value in changes.items()]
+        return LiveHamt(_changed(put, self.node, entries, _BITS))
 
     def get(self, key: bytes) -> bytes | None:
         """The encoded value of a key, or None."""
-        hashed = int.from_bytes(sha256(key).digest(), "big")
+        hashed = _hash(key)
         node, shift = self.node, _BITS
         while True:
             shift -= _WIDTH
@@ -159,10 +200,7 @@ class LiveHamt:
             if type(item) is Node:
                 node = item
                 continue
-            for _, found, value in item:
-                if found == key:
-                    return bytes(value)
-            return None
+            return next((value for found, value in _entries(item) if found == key), None)
 
 
 def link(cid: bytes) -> bytes:

@@ -91,11 +91,12 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How many accounts and miners there are, and how many miners change their sectors in an epoch."""
+    """How many accounts and miners there are, and how many miners change their sectors in an epoch, least and most."""
 
     accounts: int
     miners: int
     miner_updates: int
+    most_miner_updates: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,8 +354,10 @@ class StateMaker:
         reward, power = self._epoch(put, work.epoch + 1)
         ledger.set_head(REWARD, reward)
         ledger.set_head(POWER, power)
-        miners = self.sizes.miners
-        for number in random.sample(range(miners), min(self.sizes.miner_updates, miners)):
+        miners, updates, most = self.sizes.miners, self.sizes.miner_updates, self.sizes.most_miner_updates
+        if most > updates:
+            updates = random.randint(updates, most)
+        for number in random.sample(range(miners), min(updates, miners)):
             head = self._new_sectors(put, random, number, work.epoch)
             ledger.set_head(self.miner_id(number), head)
         actors = state.actors.set(put, ledger.records())

@@ -8,11 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from pathlib import Path
 from typing import Final
 
 from blockstore.cid import Cid
 from chain.errors import BadRequest
+from chain.ipld.tree_nodes import Put
 from chain.tipset import Tipset
+from devnode.disk_objects import DiskStore
 from devnode.faults import Faults, FaultyStore
 from devnode.node_heads import NodeHeads
 from devnode.played_node import PlayedNode, keep_network, write_rows
@@ -27,10 +30,26 @@ STORE_LIMIT: Final = 4 << 30
 class SimulatedNode(PlayedNode):
     """Serves a simulated chain. Nothing moves but by `advance`, `extend`, `reorg`, `late_block` or `run`."""
 
-    def __init__(self, settings: SimSettings, *, faults: Faults | None = None, store_limit: int = STORE_LIMIT) -> None:
+    def __init__(
+        self,
+        settings: SimSettings,
+        *,
+        faults: Faults | None = None,
+        store_limit: int = STORE_LIMIT,
+        folder: Path | None = None,
+    ) -> None:
+        """`folder`: where the objects are kept; None: in memory."""
         self._made: list[tuple[Cid, bytes]] = []
-        self.chain = SimulatedChain(settings, self._put)
-        store = FaultyStore(f"simulated-{settings.seed}", faults or Faults())
+        name = f"simulated-{settings.seed}"
+        store: FaultyStore
+        if folder is None:
+            store = FaultyStore(name, faults or Faults())
+            put: Put = self._put
+        else:
+            store = on_disk = DiskStore(name, faults or Faults(), folder)
+            # at once: the objects of a large genesis would not fit into memory
+            put = on_disk.put
+        self.chain = SimulatedChain(settings, put)
         super().__init__(store, self.chain.network, NodeHeads(self.chain.genesis), agent="simulated")
         self._store_limit = store_limit
         self._moving = asyncio.Lock()
@@ -113,9 +132,12 @@ async def start_simulated(
     faults: Faults | None = None,
     epochs: int = 0,
     store_limit: int = STORE_LIMIT,
+    folder: Path | None = None,
 ) -> SimulatedNode:
     """Make a chain, advance it by `epochs` head changes, and serve it. Errors: OSError, BadRequest."""
-    node = await asyncio.to_thread(SimulatedNode, settings or SimSettings(), faults=faults, store_limit=store_limit)
+    node = await asyncio.to_thread(
+        SimulatedNode, settings or SimSettings(), faults=faults, store_limit=store_limit, folder=folder
+    )
     await node.prepare()
     if epochs:
         await node.advance(epochs)
@@ -133,9 +155,13 @@ async def run_simulate(
     epochs: int | None = None,
     first_epochs: int = 0,
     faults: Faults | None = None,
+    store_limit: int = STORE_LIMIT,
+    folder: Path | None = None,
 ) -> int:
     """`follower simulate`: serve and advance until `stop` is set. Errors: OSError, BadRequest."""
-    node = await start_simulated(settings, host=host, port=port, faults=faults, epochs=first_epochs)
+    node = await start_simulated(
+        settings, host=host, port=port, faults=faults, epochs=first_epochs, store_limit=store_limit, folder=folder
+    )
     print(f"simulating {node.network.name} at {node.url}: a head change every {block_time:g} s", flush=True)
     running = asyncio.create_task(node.run(block_time, epochs=epochs))
     stopped = asyncio.create_task(stop.wait())
@@ -150,4 +176,5 @@ async def run_simulate(
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         await node.stop()
+        await node.store.close()
     return 0

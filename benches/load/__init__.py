@@ -1,0 +1,1 @@
+"""Benchmarks at the size of mainnet, and the measurements that the model of capacity is fitted to."""
