@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
 
+from blockstore.lookup import Lookup
 from blockstore.store import HeadEntry, Store
 from chain.index.chain_index import ChainIndex
 from chain.ipld.objects import Objects
@@ -115,6 +116,8 @@ class Services:
     agent: str = "lotus-follower"
     checks: Checks = field(default_factory=Checks)
     pacer: LoopPacer = field(default_factory=LoopPacer)
+    #: searches through the epochs of the store
+    lookup: Lookup = field(default_factory=Lookup)
     #: when this process began to serve, Unix seconds
     started_at: float = field(default_factory=time.time)
     extra: dict[str, Any] = field(default_factory=dict)

@@ -144,28 +144,7 @@ class Hamt:
 
     async def get_many(self, keys: Sequence[bytes], default: Any = None) -> list[Any]:
         """The values of many keys, in their order. One read a level for all. Errors: BadObject, Missing."""
-        out = [default] * len(keys)
-        hashes = [int.from_bytes(sha256(key).digest(), "big") for key in keys]
-        level: dict[bytes, list[int]] = {self.root: list(range(len(keys)))} if keys else {}
-        shift = _HASH_BITS
-        while level:
-            shift -= self.bit_width
-            if shift < 0:
-                raise BadObject("attempted to traverse HAMT beyond max-depth")
-            below: dict[bytes, list[int]] = {}
-            nodes = await self._nodes(list(level))
-            for (bits, pointers), wanted in zip(nodes, level.values(), strict=True):
-                for at in wanted:
-                    place = hashes[at] >> shift & self._mask
-                    if not bits >> place & 1:
-                        continue
-                    pointer = pointers[(bits & ((1 << place) - 1)).bit_count()]
-                    if type(pointer) is list:
-                        out[at] = _in_bucket(pointer, keys[at], default)
-                    else:
-                        below.setdefault(check_link(pointer), []).append(at)
-            level = below
-        return out
+        return await get_each(self.reader, [(self.root, key) for key in keys], self.bit_width, default)
 
     async def items(self) -> AsyncIterator[tuple[bytes, Any]]:
         """Every (key, value) in the order of the tree, as Go's `ForEach` has it. Memory is bounded by the
@@ -226,6 +205,37 @@ class _Frame:
             at += 1
         self.at = at
         return found
+
+
+async def get_each(
+    reader: ObjectReader, wanted: Sequence[tuple[bytes, bytes]], bit_width: int = 5, default: Any = None
+) -> list[Any]:
+    """The values of (root, key) in maps that may differ, in their order. One read a level for all; a subtree that
+    several maps share is read once. Errors: BadObject, Missing."""
+    out = [default] * len(wanted)
+    hashes = [int.from_bytes(sha256(key).digest(), "big") for _, key in wanted]
+    level: dict[bytes, list[int]] = {}
+    for at, (root, _) in enumerate(wanted):
+        level.setdefault(check_link(root), []).append(at)
+    shift, mask = _HASH_BITS, (1 << bit_width) - 1
+    while level:
+        shift -= bit_width
+        if shift < 0:
+            raise BadObject("attempted to traverse HAMT beyond max-depth")
+        below: dict[bytes, list[int]] = {}
+        nodes = [decode_node(data, bit_width) for data in await reader.get_many(list(level))]
+        for (bits, pointers), here in zip(nodes, level.values(), strict=True):
+            for at in here:
+                place = hashes[at] >> shift & mask
+                if not bits >> place & 1:
+                    continue
+                pointer = pointers[(bits & ((1 << place) - 1)).bit_count()]
+                if type(pointer) is list:
+                    out[at] = _in_bucket(pointer, wanted[at][1], default)
+                else:
+                    below.setdefault(check_link(pointer), []).append(at)
+        level = below
+    return out
 
 
 def _in_bucket(bucket: list[Any], key: bytes, default: Any) -> Any:

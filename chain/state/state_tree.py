@@ -8,7 +8,7 @@ Source: Lotus `chain/state/statetree.go`, `chain/types/actor.go`, `chain/vm/vm.g
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from chain.address import Address, from_id
 from chain.errors import ActorNotFound, BadAddress, BadObject, ChainError, NotHeld
 from chain.ipld.bigint import decode_bigint
 from chain.ipld.dag_cbor import decode
-from chain.ipld.hamt import DELETED, Hamt
+from chain.ipld.hamt import DELETED, Hamt, get_each
 from chain.ipld.hamt import diff as diff_maps
 from chain.ipld.objects import ObjectReader
 from chain.ipld.tree_nodes import NodeCache
@@ -113,19 +113,8 @@ class StateTree:
         `check` refuses the codes of actors whose states this release cannot decode, before one is decoded here.
         Errors: BadObject, Missing, NotHeld (a version of the tree that is not known).
         """
-        value = decode(await objects.get(root))
-        if type(value) is not list:
-            raise BadObject("a state root is a list")
-        if len(value) != 3:
-            return cls(objects, Cid(root), 0, Cid(root), cache, check)
-        version, actors, _ = value
-        if type(version) is not int or type(actors) is not bytes:
-            raise BadObject("a state root is [version, actors, info]")
-        if version < 0:
-            raise BadObject(f"unsupported state tree version: {version}")
-        if version > _MAX_VERSION:
-            raise NotHeld(f"state tree version {version} (this release reads versions up to {_MAX_VERSION})")
-        return cls(objects, Cid(root), version, Cid(actors), cache, check)
+        version, actors = _root_of(root, await objects.get(root))
+        return cls(objects, Cid(root), version, actors, cache, check)
 
     def check_code(self, code: Cid) -> None:
         """Refuse the code of an actor whose state this release cannot decode. Errors: those of `check`."""
@@ -278,6 +267,39 @@ class StateTree:
             if known == code:
                 return name
         return None
+
+
+def _root_of(root: bytes, data: bytes) -> tuple[int, Cid]:
+    """(version, map of actors) of a state root, from its bytes. Errors: BadObject, NotHeld (an unknown version)."""
+    value = decode(data)
+    if type(value) is not list:
+        raise BadObject("a state root is a list")
+    if len(value) != 3:
+        return 0, Cid(root)
+    version, actors, _ = value
+    if type(version) is not int or type(actors) is not bytes:
+        raise BadObject("a state root is [version, actors, info]")
+    if version < 0:
+        raise BadObject(f"unsupported state tree version: {version}")
+    if version > _MAX_VERSION:
+        raise NotHeld(f"state tree version {version} (this release reads versions up to {_MAX_VERSION})")
+    return version, Cid(actors)
+
+
+async def actor_in_each(reader: ObjectReader, roots: Sequence[Cid], address: Address) -> list[Actor | None]:
+    """The actor with this ID address under each state root, in their order; None where there is none.
+
+    One read a level of the trees for all roots together. What they have in common is read once. Errors: BadObject,
+    Missing, NotHeld.
+    """
+    distinct = list(dict.fromkeys(roots))
+    heads = [_root_of(root, data) for root, data in zip(distinct, await reader.get_many(distinct), strict=True)]
+    values = await get_each(reader, [(actors, address) for _, actors in heads], _BIT_WIDTH)
+    found = {
+        root: None if value is None else decode_actor(value, version)
+        for root, (version, _), value in zip(distinct, heads, values, strict=True)
+    }
+    return [found[root] for root in roots]
 
 
 def check_cid(data: bytes) -> Cid:

@@ -203,25 +203,22 @@ async def _by_nonce(
         raise NotFound("failed to load initial tipset") from None
     except (Missing, Dropped):
         return Miss.BEYOND_HELD
-    # at `low` the nonce is not passed, or unknown; at `high` it is passed
     low = 0 if limit == NO_LIMIT else max(0, start.height - limit)
-    high, top = start.height, start
-    if low >= high:
+    if low >= start.height:
         return Miss.LIMIT
-    known = await _passed(ctx, start, low, sender, message.nonce)
-    if known:
+    known: dict[int, bool | None] = {}
+
+    async def is_passed(epoch: int) -> bool:
+        known[epoch] = await _passed(ctx, start, epoch, sender, message.nonce)
+        return known[epoch] is True
+
+    taken = await ctx.services.lookup.first(low, start.height, is_passed)
+    if taken == low:
         # it was passed at `low` or below
         return Miss.LIMIT if low else Miss.NOT_ON_CHAIN
-    while high - low > 1:
-        middle = (low + high) // 2
-        passed = await _passed(ctx, start, middle, sender, message.nonce)
-        if passed:
-            high = middle
-        else:
-            low, known = middle, passed
-    top = await ctx.index.at_height(start, high)
-    if known is None:
+    if known.get(taken - 1) is None:
         return Miss.BEYOND_HELD
+    top = await ctx.index.at_height(start, taken)
     try:
         return await executed_in(ctx, top, cid, message, allow_replaced) or Miss.NOT_ON_CHAIN
     except Replaced as error:
