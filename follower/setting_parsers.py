@@ -147,6 +147,27 @@ def parse_nodes(value: Any) -> str:
     return text
 
 
+def parse_method_seconds(value: Any) -> str:
+    """NAME=SECONDS, separated by commas; a TOML list too."""
+    text = ",".join(parse_text(item) for item in value) if isinstance(value, list) else parse_text(value)
+    try:
+        method_seconds(text)
+    except ValueError:
+        raise ValueError("must be NAME=SECONDS such as Filecoin.EthCall=20, separated by commas") from None
+    return text
+
+
+def method_seconds(text: str) -> dict[str, float]:
+    """The parsed setting: seconds by method. Errors: ValueError."""
+    found: dict[str, float] = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        name, _, seconds = item.partition("=")
+        found[name.strip()] = number(0.1, 86_400)(seconds)
+        if not name.strip():
+            raise ValueError("no name")
+    return found
+
+
 #: the services that ChainSafe runs for both networks, as the documentation of Lotus and of Forest names them
 DEFAULT_SNAPSHOT_URLS: Final = (
     "mainnet=https://forest-archive.chainsafe.dev/latest/mainnet/,"

@@ -11,6 +11,7 @@ from typing import Final
 from blockstore.store_url import public_url
 from chain.index.kept import DEFAULT_MESSAGE_EPOCHS, DEFAULT_STATE_EPOCHS, LEAST_EPOCHS
 from follower.archive_settings import ARCHIVE_SETTINGS
+from follower.gate_settings import FORWARD_SETTINGS
 from follower.serving_settings import SERVING_SETTINGS
 from follower.setting import BACKFILL, BOTH, BRIDGE, EXECUTE, KEEP, SERVE, SHARED_STORE, Setting
 from follower.setting_parsers import (
@@ -170,27 +171,7 @@ SETTINGS: Final = (
         (*BOTH, "doctor", "store check"),
         "Seconds until a full node counts as not answering.",
     ),
-    Setting(
-        "forward_timeout_seconds",
-        number(0.1, 86_400),
-        300.0,
-        EXECUTE,
-        "Seconds that a call which a full node answers may take, its wait for a place included.",
-    ),
-    Setting(
-        "forward_concurrency",
-        whole_number(1, 4096),
-        16,
-        EXECUTE,
-        "Forwarded calls in flight to a full node, a process; more wait.",
-    ),
-    Setting(
-        "forward_wait_seconds",
-        number(0.1, 600),
-        10.0,
-        EXECUTE,
-        "Seconds that a forwarded call waits for a place; then it is refused.",
-    ),
+    *FORWARD_SETTINGS,
     Setting(
         "poll_interval_seconds",
         number(0.05, 600),

@@ -23,10 +23,10 @@ from follower.archives import register as register_archives
 from follower.execution_stop import ExecutionStop, this_machine
 from follower.executor.child import executor_of
 from follower.extending.methods import load_methods
+from follower.forwarding.lanes import NodeLanes
 from follower.head import StoreHeads
 from follower.lazy_objects import lazy_fetch
 from follower.membership import Membership, fleet_member
-from follower.node_route import NodeLanes
 from follower.readiness import FollowedNode, Freshness, ReadinessWatch, build_checks
 from follower.recent_errors import watch_log
 from follower.settings import CannotRun, Settings, shared_options, split_listen
@@ -265,6 +265,8 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
     heads.newest.before_new_head = before_new_head(services)
     host, port = split_listen(settings["listen"])
     watchers = [asyncio.create_task(followed.watch())] if followed is not None else []
+    if lanes is not None:
+        watchers.append(asyncio.create_task(lanes.forward.watch()))
     admin: Admin | None = None
     part: Membership | None = None
     page: StatusReport | None = None
@@ -287,6 +289,8 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         server = await serve(services, host, port, settings=limits)
         readiness = ReadinessWatch(server.health, heads, start_seconds=_START_SECONDS)
         readiness.register(server.metrics)
+        if lanes is not None:
+            lanes.forward.register(server.metrics)
         if sources.archives is not None:
             register_archives(server.metrics, sources.archives)
         server.metrics.info("follower_build_info", BUILD_INFO_DOC, build_info())

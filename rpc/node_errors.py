@@ -3,6 +3,7 @@
     NodeError
     ├── BadNodeInfo        the text does not say where a node is
     ├── NodeUnavailable    no connection, or it broke before the answer came
+    │   ├── NodeNotReached no connection: the request has surely not been sent
     │   ├── NodeTimeout    the answer did not come in time
     │   ├── NodeBusy       not asked: as many calls as we allow are in flight, and no place came free
     │   └── RateLimited    the node asks to be asked later (`retry_after` seconds)
@@ -28,6 +29,10 @@ class BadNodeInfo(NodeError, ValueError):
 
 class NodeUnavailable(NodeError):
     """No connection, or it broke before the answer came."""
+
+
+class NodeNotReached(NodeUnavailable):
+    """No connection could be made: the request has surely not been sent."""
 
 
 class NodeTimeout(NodeUnavailable):

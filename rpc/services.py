@@ -68,10 +68,13 @@ class HeadSource(Protocol):
 
 
 class NodeClient(Protocol):
-    """A full node that answers what this process cannot. `follower/node_route.py` has the real one."""
+    """A full node that answers what this process cannot. `follower/forwarding/route.py` has the real one."""
 
-    async def call(self, method: str, params: list[Any]) -> Any:
-        """The `result` of a call. Errors: rpc.errors.Unavailable, and NodeError (see `rpc/client/client.py`)."""
+    async def call(self, method: str, params: list[Any], at: Tipset | None = None) -> Any:
+        """The `result` of a call. `at`: only a node that holds this tipset may answer; None: any node.
+
+        Errors: rpc.errors.Unavailable, and NodeError (see `rpc/node_errors.py`).
+        """
 
 
 @dataclass(frozen=True, slots=True)

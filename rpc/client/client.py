@@ -21,6 +21,7 @@ from rpc.node_errors import (
     BadAnswer,
     CallFailed,
     NodeBusy,
+    NodeNotReached,
     NodeRefused,
     NodeTimeout,
     NodeUnavailable,
@@ -50,6 +51,7 @@ class NodeClient:
 
     `timeout`: seconds that a request may take once it is sent. `max_in_flight`: HTTP requests (a batch is one) that
     run at once; at most `max_waiting` more wait, each for `wait_seconds`, and then fail with NodeBusy (None: no limit).
+    `keeps_connections`: False makes a new connection for each request, so that none meets one that the node has closed.
     Every method raises `NodeError`s only.
     """
 
@@ -64,6 +66,7 @@ class NodeClient:
         max_waiting: int | None = None,
         wait_seconds: float | None = None,
         heartbeat: float = 15.0,
+        keeps_connections: bool = True,
     ) -> None:
         self.info = info
         self.version = version
@@ -72,6 +75,7 @@ class NodeClient:
         self.heartbeat = heartbeat
         self._slots = asyncio.Semaphore(max_in_flight)
         self._max_in_flight = max_in_flight
+        self._keeps_connections = keeps_connections
         self._max_waiting = max_waiting
         self._wait_seconds = wait_seconds
         self._waiting = 0
@@ -107,9 +111,13 @@ class NodeClient:
                 user, _, password = self.info.userinfo.partition(":")
                 auth = aiohttp.BasicAuth(user, password)
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
+                connector=(
+                    aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
+                    if self._keeps_connections
+                    else aiohttp.TCPConnector(limit=0, force_close=True)
+                ),
                 auth=auth if not self.info.token else None,
-                timeout=aiohttp.ClientTimeout(total=None),
+                timeout=aiohttp.ClientTimeout(total=None, connect=self.connect_timeout),
                 skip_auto_headers=("User-Agent",),
             )
         return self._session
@@ -127,7 +135,7 @@ class NodeClient:
     async def post(self, body: bytes, *, timeout: float | None = None) -> Any:
         """POST a request body; the decoded answer.
 
-        Errors: NodeUnavailable, NodeTimeout, NodeBusy, RateLimited, NodeRefused, BadAnswer.
+        Errors: NodeNotReached, NodeUnavailable, NodeTimeout, NodeBusy, RateLimited, NodeRefused, BadAnswer.
         """
         timeout = self.timeout if timeout is None else timeout
         headers = {"Content-Type": "application/json", **self.info.headers()}
@@ -141,6 +149,8 @@ class NodeClient:
                         status = response.status
                         retry_after = response.headers.get("Retry-After", "")
                         answer = await self._body(response)
+            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+                raise NodeNotReached(f"{self.name}: {type(error).__name__}") from None
             except TimeoutError:
                 raise NodeTimeout(f"{self.name}: no answer in {timeout} s") from None
             except (aiohttp.ClientError, OSError, ValueError) as error:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import orjson
 
 from chain.errors import NotHeld
+from chain.tipset import Tipset
 from rpc.context import Context
 from rpc.errors import METHOD_NOT_FOUND, NeedsNode, RpcError, Unavailable
 from rpc.executor import Executor
@@ -19,11 +20,17 @@ T = TypeVar("T")
 
 
 async def execute_or_forward(
-    ctx: Context, run: Callable[[Executor], Awaitable[T]], name: str, params: list[Any], key: int | None = None
+    ctx: Context,
+    run: Callable[[Executor], Awaitable[T]],
+    name: str,
+    params: list[Any],
+    key: int | None = None,
+    *,
+    at: Tipset | None = None,
 ) -> T | Any:
     """What `run` answers, else the full node: where this process has no machine, or what it needs is not held.
 
-    Errors: those of `run`; NeedsNode, and the node's own.
+    `key`, `at`: as `rpc.lookup.forward.forward` takes them. Errors: those of `run`; NeedsNode, and the node's own.
     """
     reason: RpcError | NotHeld = NeedsNode(name, could_execute=True)
     if ctx.executor is not None:
@@ -34,7 +41,7 @@ async def execute_or_forward(
     if ctx.node is None:
         raise reason
     try:
-        return await forward(ctx, name, _plain(ctx, params), key)
+        return await forward(ctx, name, _plain(ctx, params), key, at=at)
     except CallFailed as error:
         # not every node has every method: then the reason why it is not executed here says more
         raise (reason if error.code == METHOD_NOT_FOUND else error) from None

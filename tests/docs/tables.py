@@ -28,7 +28,11 @@ from follower.archives import register as register_archives
 from follower.commands.config import markdown_table
 from follower.execution_stop import ExecutionStop
 from follower.executor.client import RemoteExecutor
+from follower.forwarding.node import ForwardNode
+from follower.forwarding.route import ForwardRoute
 from follower.readiness import ReadinessWatch
+from rpc.client.client import NodeClient
+from rpc.client.node_info import parse_node_info
 from rpc.lookup.self_check import CheckedExecutor
 from rpc.methods import register_all
 from rpc.registry import Registry
@@ -94,6 +98,8 @@ async def _server_metrics() -> list[Metric]:
     ReadinessWatch(server.health, heads=None).register(server.metrics)  # type: ignore[arg-type]
     server.metrics.info("follower_build_info", BUILD_INFO_DOC, build_info())
     register_archives(server.metrics, Archives([], ArchiveOptions()))
+    node = NodeClient(parse_node_info("http://127.0.0.1:1234")[0])
+    ForwardRoute([ForwardNode.of(node)]).register(server.metrics)
     try:
         return list(server.metrics.registry.collect())
     finally:

@@ -22,7 +22,7 @@ class Node:
         self._methods = methods
         self.asked: list[str] = []
 
-    async def call(self, method: str, params: list[Any]) -> Any:
+    async def call(self, method: str, params: list[Any], at: Any = None) -> Any:
         self.asked.append(method)
         if method not in self._methods:
             raise CallFailed(_NO_METHOD, f"method '{method}' not found")

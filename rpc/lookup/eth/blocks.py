@@ -30,7 +30,7 @@ async def load_block_json(ctx: Context, tipset: Tipset, full: bool) -> Any:
         return kept
     post = await find_post_roots(ctx, tipset)
     if post is None:
-        return await forward(ctx, "Filecoin.EthGetBlockByHash", [eth_json.data(block_hash(tipset)), full])
+        return await forward(ctx, "Filecoin.EthGetBlockByHash", [eth_json.data(block_hash(tipset)), full], at=tipset)
     found = await load_executed(ctx, tipset, post)
     shown: list[Any] = []
     if full:

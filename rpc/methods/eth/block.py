@@ -90,7 +90,9 @@ async def _receipts(ctx: Context, block: BlockParam, limit: int) -> Any:
         raise BadRequest(f"tipset {tipset.key} is older than the allowed lookback limit")
     post = await find_post_roots(ctx, tipset)
     if post is None:
-        return await forward(ctx, "Filecoin.EthGetBlockReceiptsLimited", [node_block_parameter(tipset), limit])
+        return await forward(
+            ctx, "Filecoin.EthGetBlockReceiptsLimited", [node_block_parameter(tipset), limit], at=tipset
+        )
     cache = json_cache(ctx)
     # logs of a block that was reverted say so
     key = (b"ER" if await is_canonical(ctx, tipset) else b"Er") + tipset.key

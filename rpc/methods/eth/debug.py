@@ -165,7 +165,7 @@ async def debug_trace_call(ctx: Context, params: RawParams) -> Any:
         return orjson.Fragment(await answer_once(ctx, key, lambda: make(executor)))
 
     asked = [call.to_json(), node_block_parameter(tipset), raw]
-    return await execute_or_forward(ctx, run, "debug_traceCall", asked)
+    return await execute_or_forward(ctx, run, "debug_traceCall", asked, at=tipset)
 
 
 @method(
@@ -215,7 +215,7 @@ async def trace_call(ctx: Context, params: RawParams) -> Any:
         return orjson.Fragment(await answer_once(ctx, key, lambda: make(executor)))
 
     asked = [call.to_json(), sorted(kinds), node_block_parameter(tipset)]
-    return await execute_or_forward(ctx, run, "trace_call", asked)
+    return await execute_or_forward(ctx, run, "trace_call", asked, at=tipset)
 
 
 def _kinds(given: Any) -> frozenset[str]:

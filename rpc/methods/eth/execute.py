@@ -48,7 +48,9 @@ async def eth_call(ctx: Context, call: EthCallParam, block: BlockParam) -> Any:
         key = b"call" + tipset.key + encode_message(message)
         return eth_json.data(await answer_once(ctx, key, lambda: eth_call_result(ctx, executor, message, tipset)))
 
-    return await execute_or_forward(ctx, run, "Filecoin.EthCall", [call.to_json(), node_block_parameter(tipset)])
+    return await execute_or_forward(
+        ctx, run, "Filecoin.EthCall", [call.to_json(), node_block_parameter(tipset)], at=tipset
+    )
 
 
 @method(
@@ -75,12 +77,12 @@ async def eth_estimate_gas(ctx: Context, params: RawParams) -> Any:
         return hex(await answer_once(ctx, key, lambda: estimate_eth_gas(ctx, executor, message, tipset)))
 
     asked = [call.to_json(), node_block_parameter(tipset)]
-    return await execute_or_forward(ctx, run, "Filecoin.EthEstimateGas", asked)
+    return await execute_or_forward(ctx, run, "Filecoin.EthEstimateGas", asked, at=tipset)
 
 
 def _forward_transaction(name: str) -> Callable[..., Awaitable[Any]]:
     async def handler(ctx: Context, transaction: EthBytes) -> Any:
-        return await forward(ctx, name, [eth_json.data(transaction)])
+        return await forward(ctx, name, [eth_json.data(transaction)], at_head=False)
 
     handler.__name__ = name.rpartition(".")[2]
     handler.__doc__ = "Answered by a full node. Errors: NeedsNode, and the node's own."

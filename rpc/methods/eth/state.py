@@ -150,7 +150,9 @@ async def eth_get_balance(ctx: Context, address: EthAddress, block: BlockParam) 
     tipset = await select(ctx, block)
     post = await find_post_roots(ctx, tipset)
     if post is None:
-        return await forward(ctx, "Filecoin.EthGetBalance", [eth_json.data(address), node_block_parameter(tipset)])
+        return await forward(
+            ctx, "Filecoin.EthGetBalance", [eth_json.data(address), node_block_parameter(tipset)], at=tipset
+        )
     actor = await (await _After.load(ctx, tipset, post)).actor(wanted)
     return hex(0 if actor is None else actor.balance)
 
@@ -173,7 +175,7 @@ async def eth_get_transaction_count(ctx: Context, address: EthAddress, block: Bl
     post = await find_post_roots(ctx, tipset)
     if post is None:
         return await forward(
-            ctx, "Filecoin.EthGetTransactionCount", [eth_json.data(address), node_block_parameter(tipset)]
+            ctx, "Filecoin.EthGetTransactionCount", [eth_json.data(address), node_block_parameter(tipset)], at=tipset
         )
     after = await _After.load(ctx, tipset, post)
     actor = await after.actor(wanted)
@@ -195,7 +197,9 @@ async def eth_get_code(ctx: Context, address: EthAddress, block: BlockParam) -> 
         raise BadRequest("block param must not specify genesis block")
     post = await find_post_roots(ctx, tipset)
     if post is None:
-        return await forward(ctx, "Filecoin.EthGetCode", [eth_json.data(address), node_block_parameter(tipset)])
+        return await forward(
+            ctx, "Filecoin.EthGetCode", [eth_json.data(address), node_block_parameter(tipset)], at=tipset
+        )
     after = await _After.load(ctx, tipset, post)
     contract = await after.contract(await after.actor(wanted))
     if contract is None or contract.state["Tombstone"] is not None:
@@ -214,7 +218,7 @@ async def eth_get_storage_at(ctx: Context, address: EthAddress, position: EthByt
     post = await find_post_roots(ctx, tipset)
     if post is None:
         params = [eth_json.data(address), eth_json.data(position), node_block_parameter(tipset)]
-        return await forward(ctx, "Filecoin.EthGetStorageAt", params)
+        return await forward(ctx, "Filecoin.EthGetStorageAt", params, at=tipset)
     after = await _After.load(ctx, tipset, post)
     contract = await after.contract(await after.actor(wanted))
     value = 0

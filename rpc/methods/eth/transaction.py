@@ -165,7 +165,7 @@ async def _pending(ctx: Context, tx_hash: bytes, limit: int) -> Any:
         return None
     found = await forward(ctx, "Filecoin.EthGetTransactionByHashLimited", [eth_json.data(tx_hash), limit])
     if isinstance(found, dict):
-        found.update(blockHash=None, blockNumber=None, transactionIndex=None)
+        return {**found, "blockHash": None, "blockNumber": None, "transactionIndex": None}
     return found
 
 
@@ -249,7 +249,7 @@ async def _at_index(ctx: Context, tipset: Tipset, index: int) -> Any:
         return await _transaction_json(ctx, found, index)
     _in_range(index, len(await included_in(ctx, tipset)))
     params = [eth_json.data(block_hash(tipset)), hex(index)]
-    return await forward(ctx, "Filecoin.EthGetTransactionByBlockHashAndIndex", params)
+    return await forward(ctx, "Filecoin.EthGetTransactionByBlockHashAndIndex", params, at=tipset)
 
 
 def _in_range(index: int, count: int) -> None:

@@ -21,43 +21,47 @@ from rpc.registry import V0, V1, Cost, Versions, method
 
 @dataclass(frozen=True, slots=True)
 class Forwarded:
-    """One line of the table. `key` is the position of the tipset key, or None."""
+    """One line of the table. `key` is the position of the tipset key, or None.
+
+    `at_head`: only a node that holds the request's head may answer.
+    """
 
     name: str
     key: int | None = None
     perm: str = "read"
+    at_head: bool = True
 
 
 FORWARDED: Final = (
     # execution
     # an empty key is no tipset there: the node refuses it
-    Forwarded("Filecoin.MinerGetBaseInfo"),
+    Forwarded("Filecoin.MinerGetBaseInfo", at_head=False),
     # the mempool
     Forwarded("Filecoin.MpoolPending", key=0),
     Forwarded("Filecoin.MpoolSelect", key=0),
-    Forwarded("Filecoin.MpoolGetConfig"),
+    Forwarded("Filecoin.MpoolGetConfig", at_head=False),
     Forwarded("Filecoin.MpoolCheckMessages"),
     Forwarded("Filecoin.MpoolCheckPendingMessages"),
-    Forwarded("Filecoin.MpoolPush", perm="write"),
-    Forwarded("Filecoin.MpoolPushUntrusted", perm="write"),
-    Forwarded("Filecoin.MpoolBatchPush", perm="write"),
-    Forwarded("Filecoin.MpoolBatchPushUntrusted", perm="write"),
+    Forwarded("Filecoin.MpoolPush", perm="write", at_head=False),
+    Forwarded("Filecoin.MpoolPushUntrusted", perm="write", at_head=False),
+    Forwarded("Filecoin.MpoolBatchPush", perm="write", at_head=False),
+    Forwarded("Filecoin.MpoolBatchPushUntrusted", perm="write", at_head=False),
     # F3
-    Forwarded("Filecoin.F3GetCertificate"),
-    Forwarded("Filecoin.F3GetLatestCertificate"),
+    Forwarded("Filecoin.F3GetCertificate", at_head=False),
+    Forwarded("Filecoin.F3GetLatestCertificate", at_head=False),
     # a node refuses an empty key here, too
-    Forwarded("Filecoin.F3GetECPowerTable"),
+    Forwarded("Filecoin.F3GetECPowerTable", at_head=False),
     Forwarded("Filecoin.F3GetF3PowerTable", key=0),
-    Forwarded("Filecoin.F3GetPowerTableByInstance"),
-    Forwarded("Filecoin.F3GetManifest"),
-    Forwarded("Filecoin.F3GetProgress"),
-    Forwarded("Filecoin.F3IsRunning"),
+    Forwarded("Filecoin.F3GetPowerTableByInstance", at_head=False),
+    Forwarded("Filecoin.F3GetManifest", at_head=False),
+    Forwarded("Filecoin.F3GetProgress", at_head=False),
+    Forwarded("Filecoin.F3IsRunning", at_head=False),
 )
 
 
 def _handler(line: Forwarded) -> Callable[..., Awaitable[Any]]:
     async def handler(ctx: Context, params: RawParams) -> Any:
-        return await forward(ctx, line.name, params, line.key)
+        return await forward(ctx, line.name, params, line.key, at_head=line.at_head)
 
     handler.__name__ = line.name.rpartition(".")[2]
     handler.__doc__ = "Answered by a full node. Errors: NeedsNode, and the node's own."

@@ -13,7 +13,8 @@ from blockstore.memory import MemoryStore
 from chain.tipset import Tipset
 from devnode.node_heads import NodeHeads
 from devnode.replay import start_replay
-from follower.node_route import NodeRoute
+from follower.forwarding.node import ForwardNode
+from follower.forwarding.route import ForwardRoute, Times
 from rpc.client.client import NodeClient
 from rpc.client.node_info import parse_node_info
 from rpc.errors import NEEDS_NODE, UNAVAILABLE
@@ -30,7 +31,7 @@ class Asked:
     def __init__(self) -> None:
         self.calls: list[tuple[str, list[Any]]] = []
 
-    async def call(self, method: str, params: list[Any]) -> Any:
+    async def call(self, method: str, params: list[Any], at: Any = None) -> Any:
         self.calls.append((method, params))
         return "done"
 
@@ -101,11 +102,15 @@ async def test_a_real_nodes_errors_are_the_clients() -> None:
     register_all()
     node = await start_replay(recorded("devnet/chain.car.zst").parent, at_end=True)
     client = NodeClient(parse_node_info(node.base)[0], timeout=5)
-    dispatcher, _ = await _dispatcher(NodeRoute([client]))
-    refused = await _ask(dispatcher, "Filecoin.MpoolGetNonce", ["f01"])
+    dispatcher, _ = await _dispatcher(ForwardRoute([ForwardNode.of(client)], Times(wait=0.1)))
+    refused = await _ask(dispatcher, "Filecoin.MpoolGetConfig", [])
     assert refused["error"]["code"] == NEEDS_NODE  # the played node has no node behind it either
+    # it holds another chain than this head's
+    refused = await _ask(dispatcher, "Filecoin.MpoolGetNonce", ["f01"])
+    assert refused["error"]["code"] == UNAVAILABLE
+    assert "no full node behind this follower holds the tipset at epoch 1" in refused["error"]["message"]
     await node.stop()
-    gone = await _ask(dispatcher, "Filecoin.MpoolGetNonce", ["f01"])
+    gone = await _ask(dispatcher, "Filecoin.MpoolGetConfig", [])
     assert gone["error"]["code"] == UNAVAILABLE
     await client.close()
 

@@ -16,8 +16,10 @@ import pytest
 from aiohttp import web
 
 from devnode.replay import ReplayNode, start_replay
+from follower.forwarding.lanes import NodeLanes
+from follower.forwarding.node import ForwardNode
+from follower.forwarding.route import ForwardRoute, Times
 from follower.lazy_objects import lazy_fetch
-from follower.node_route import NodeLanes, NodeRoute
 from follower.readiness import FollowedNode
 from follower.settings import load_settings
 from rpc.client.client import NodeClient
@@ -38,7 +40,7 @@ class HangingCalls:
         self.asked = 0
         self.release = asyncio.Event()
 
-    async def call(self, method: str, params: list[Any]) -> Any:
+    async def call(self, method: str, params: list[Any], at: Any = None) -> Any:
         self.asked += 1
         await self.release.wait()
         return "0x"
@@ -64,7 +66,7 @@ async def test_slow_forwarded_calls_hold_up_neither_objects_nor_the_watch() -> N
         )
         lanes = NodeLanes.open(settings)
         assert lanes is not None
-        calls = [asyncio.create_task(lanes.forward.call("Filecoin.EthCall", [{}, "latest"])) for _ in range(16)]
+        calls = [asyncio.create_task(lanes.forward.call("Filecoin.EthCall", [{"Gas": n}, "latest"])) for n in range(16)]
         async with asyncio.timeout(PROMPT):
             while behind.asked < 16:
                 await asyncio.sleep(0.005)
@@ -89,8 +91,8 @@ async def test_slow_forwarded_calls_hold_up_neither_objects_nor_the_watch() -> N
 async def test_a_full_queue_refuses_at_once() -> None:
     async with slow_node() as (node, behind):
         client = NodeClient(NodeInfo(node.base.removeprefix("http://")), max_in_flight=1, max_waiting=1)
-        route = NodeRoute([client])
-        first, second = (asyncio.create_task(route.call("Filecoin.EthCall", [{}, "latest"])) for _ in range(2))
+        route = ForwardRoute([ForwardNode.of(client)])
+        first, second = (asyncio.create_task(route.call("Filecoin.EthCall", [{"Gas": n}, "latest"])) for n in range(2))
         while not (behind.asked and client._waiting):
             await asyncio.sleep(0.005)
         with pytest.raises(Unavailable, match="busy"):
@@ -130,7 +132,7 @@ async def test_a_lazy_follower_behind_a_slow_node_stays_ready_and_reads_state(tm
         with follower_process("up", *arguments):
             async with asyncio.timeout(120):
                 await _until(lambda: _has_result(ask))
-                calls = [asyncio.create_task(ask("eth_call", {"to": "0x" + "00" * 20}, "latest")) for _ in range(16)]
+                calls = [asyncio.create_task(ask("eth_call", {"to": f"0x{n:040x}"}, "latest")) for n in range(1, 17)]
                 while behind.asked < 16:
                     await asyncio.sleep(0.02)
                 began = time.monotonic()
@@ -159,6 +161,11 @@ async def _until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 
 # --- several nodes ---------------------------------------------------------------------------------------
+
+
+def route_of(*clients: NodeClient, hedge: float = 0.2) -> ForwardRoute:
+    return ForwardRoute([ForwardNode.of(client) for client in clients], Times(execute=600, next_node=600, hedge=hedge))
+
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -193,7 +200,7 @@ async def hanging(request: web.Request) -> web.Response:
 
 async def test_a_node_that_hangs_is_passed_by() -> None:
     async with served(hanging) as first, served(answering) as second:
-        route = NodeRoute([first, second], timeout_seconds=600, next_node_seconds=0.05)
+        route = route_of(first, second, hedge=0.05)
         assert await asyncio.wait_for(route.call("Filecoin.EthCall", []), PROMPT) == "second"
 
 
@@ -202,7 +209,7 @@ async def test_a_node_that_is_down_is_passed_by_at_once() -> None:
         probe.bind(("127.0.0.1", 0))
         down = NodeClient(NodeInfo(f"127.0.0.1:{probe.getsockname()[1]}"))
     async with served(answering) as second:
-        route = NodeRoute([down, second], timeout_seconds=600, next_node_seconds=600)
+        route = route_of(down, second, hedge=0)
         assert await asyncio.wait_for(route.call("Filecoin.EthCall", []), PROMPT) == "second"
     await down.close()
 
@@ -210,4 +217,4 @@ async def test_a_node_that_is_down_is_passed_by_at_once() -> None:
 async def test_a_nodes_own_error_is_not_asked_again() -> None:
     async with served(failing) as first, served(answering) as second:
         with pytest.raises(CallFailed, match="the node's own"):
-            await NodeRoute([first, second]).call("Filecoin.EthCall", [])
+            await route_of(first, second).call("Filecoin.EthCall", [])

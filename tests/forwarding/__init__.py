@@ -1,0 +1,1 @@
+"""Forwarding to several full nodes: ranking, hedging, failures, writes."""
