@@ -59,6 +59,7 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --recursive --severity-level high blockstore chain rpc leader_bridge follower loadbalancer devnode
 	$(BIN)/python requirements/audit.py requirements/dev.txt
 
 audit: $(READY)

@@ -11,7 +11,9 @@ from typing import Final
 
 import blspy
 from coincurve import PublicKey
-from Crypto.Hash import keccak
+
+# bandit takes it for pyCrypto, which nobody maintains; it is pycryptodome
+from Crypto.Hash import keccak  # nosec B413
 
 from chain.address import BLS, DELEGATED, EAM_ID, Address, delegated, secp256k1
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from rpc.params import Param, RawParams, param_of
+from rpc.permissions import ALL_PERMISSIONS
 
 
 class Versions(enum.IntFlag):
@@ -89,7 +90,9 @@ class Registry:
         self._by_name: dict[Versions, dict[str, Method]] = {version: {} for version in Versions}
 
     def add(self, method: Method) -> None:
-        """Errors: ValueError, for a name or alias that is taken under one of the versions."""
+        """Errors: ValueError (a name or alias that is taken under one of the versions, an unknown permission)."""
+        if method.perm not in ALL_PERMISSIONS:
+            raise ValueError(f"{method.name} wants the permission {method.perm!r}, which does not exist")
         for version, names in self._by_name.items():
             if not method.versions & version:
                 continue

@@ -6,6 +6,7 @@ from typing import Final
 
 from rpc.known import known_methods
 from rpc.registry import REGISTRY, V1, Method, Registry, Versions
+from tests.docs.gateway_table import gateway_table
 
 _HOW: Final = {
     "decoded": "from the objects of the chain, decoded",
@@ -49,6 +50,7 @@ def table(registry: Registry = REGISTRY) -> str:
         )
     served = set(registry.names(V1))
     missing = sorted(name for name in known_methods()[V1] if name not in served and name.startswith("Filecoin."))
+    lines += ["", "## The methods of lotus-gateway", "", *gateway_table(registry)]
     lines += [
         "",
         "## Known and not served yet",
