@@ -6,7 +6,8 @@ from tests.support.paths import ROOT
 
 
 def test_every_method_is_described() -> None:
-    rows = [row for row in (ROOT / "docs" / "methods.md").read_text().splitlines() if row.startswith("| `Filecoin.")]
+    page = (ROOT / "docs" / "methods.md").read_text().partition("## The methods of lotus-gateway")[0]
+    rows = [row for row in page.splitlines() if row.startswith("| `Filecoin.")]
     assert len(rows) > 120
     for row in rows:
         assert len(row.rstrip(" |").rpartition("| ")[2]) > 8, row
