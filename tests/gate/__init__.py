@@ -1,0 +1,1 @@
+"""The gate: permissions, tokens, tenants, and the methods of lotus-gateway."""
