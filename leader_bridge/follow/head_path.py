@@ -1,7 +1,9 @@
 """The way from our head to a node's: reverts down to the common ancestor, then applies up.
 
 What a node pushes is taken as it is when it fits our head. Otherwise `ChainGetPath` is believed as far as block
-headers confirm it; else both sides are walked down by their headers until they meet.
+headers confirm it. A node that does not know our head, after a long disconnect or a fork that it never saw, is asked
+where its chain has our ancestors, and for the path from there. Else both sides are walked down by their headers until
+they meet.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from blockstore.errors import StoreUnavailable
+from blockstore.lookup import Lookup
 from blockstore.store import ObjectStore, Store, TipsetRef
 from chain.errors import BadObject, ChainError, NotHeld
 from chain.index.chain_index import ChainIndex
@@ -25,6 +29,8 @@ log = logging.getLogger(__name__)
 
 #: headers that are read of the nodes, below what the store holds, to tell whether a tipset is an ancestor
 _LONGEST_WALK: Final = 2000
+#: rows of more epochs are read in batches
+_FEW_EPOCHS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,7 @@ class PathFinder:
 
     def __init__(self, store: Store, writer: TipsetWriter, reads: ObjectStore | None = None) -> None:
         self._writer = writer
+        self._lookup = Lookup()
         self._index = ChainIndex(
             store, Objects(reads or store, cache_bytes=1 << 20), cached_rows=4096, cached_tipsets=1024
         )
@@ -128,18 +135,66 @@ class PathFinder:
         Errors: as `target_of`; BadObject where the chains never meet.
         """
         try:
-            answer = await source.client.call(
-                "Filecoin.ChainGetPath", key_json(TipsetKey(head.key)), key_json(target.key)
-            )
-            changes = parse_changes(answer)
-            end = changes[-1].key if changes and changes[-1].kind == APPLY else None
-            if end == target.key:
-                path = await self.fit(head, changes)
+            path = await self._ask_path(source, head, target)
+            if path is not None:
+                return path
+        except (NodeError, ChainError, NotAvailableYet) as error:
+            log.info("%s: no path from ChainGetPath (%s): the common ancestor is searched", source.name, error)
+            try:
+                path = await self._by_common_ancestor(source, head, target, lowest)
                 if path is not None:
                     return path
-        except (NodeError, ChainError, NotAvailableYet) as error:
-            log.info("%s: no path from ChainGetPath (%s): headers are walked", source.name, error)
+            except (NodeError, ChainError, NotAvailableYet, StoreUnavailable) as failure:
+                log.info("%s: no common ancestor from the node (%s): headers are walked", source.name, failure)
         return await self._walk(head, target, lowest)
+
+    async def _ask_path(self, source: Source, head: TipsetRef, target: Tipset) -> HeadPath | None:
+        """The path that the node gives, if block headers confirm it. Errors: NodeError; and as `target_of`."""
+        answer = await source.client.call(
+            "Filecoin.ChainGetPath", key_json(TipsetKey(head.key)), key_json(target.key)
+        )
+        changes = parse_changes(answer)
+        end = changes[-1].key if changes and changes[-1].kind == APPLY else None
+        return await self.fit(head, changes) if end == target.key else None
+
+    async def _by_common_ancestor(
+        self, source: Source, head: TipsetRef, target: Tipset, lowest: int
+    ) -> HeadPath | None:
+        """The path over the newest tipset of ours that the node has among the ancestors of `target`.
+
+        None where it has none from epoch `lowest` on. Errors: NodeError, StoreError; and as `target_of`.
+        """
+        (top,) = await self._writer.tipsets([TipsetKey(head.key)])
+        theirs = key_json(target.key)
+
+        async def is_common(depth: int) -> bool:
+            try:
+                ours = await self._index.at_height(top, head.height - depth)
+            except NotHeld:
+                # bounds the search: where the chains part below what is held, reading that tipset fails
+                return True
+            if ours.height > target.height:
+                return False
+            answer = await source.client.call("Filecoin.ChainGetTipSetByHeight", ours.height, theirs)
+            return parse_tipset(answer)[1] == ours.key
+
+        end = head.height - max(lowest, 0) + 1
+        depth = await self._lookup.first(0, end, is_common, reach=1)
+        if depth >= end:
+            return None
+        common = await self._index.at_height(top, head.height - depth)
+        if depth > _FEW_EPOCHS:
+            await self._index.read_rows(common.height, head.height)
+        reverts: list[TipsetRef] = []
+        at = top
+        while at.key != common.key:
+            reverts.append(TipsetRef(at.height, at.key))
+            at = await self._index.parent(at)
+        ref = TipsetRef(common.height, common.key)
+        if common.key == target.key:
+            return HeadPath(tuple(reverts), (), ref)
+        path = await self._ask_path(source, ref, target)
+        return None if path is None else HeadPath((*reverts, *path.reverts), path.applies, path.common)
 
     async def _walk(self, head: TipsetRef, target: Tipset, lowest: int) -> HeadPath:
         reverts: list[TipsetRef] = []

@@ -73,6 +73,8 @@ class TestNode:
         self.certificate: Any = None
         self.url = ""
         self.asked: dict[str, int] = {}
+        #: HTTP requests, a batch as one
+        self.requests = 0
         self.read: list[bytes] = []
         self._sockets: set[web.WebSocketResponse] = set()
         self._channels: dict[int, tuple[web.WebSocketResponse, int]] = {}
@@ -178,6 +180,7 @@ class TestNode:
             if not self.faults.has_websocket:
                 return web.Response(status=404)
             return await self._websocket(request)
+        self.requests += 1
         body = orjson.loads(await request.read())
         if self.faults.delay_seconds:
             await asyncio.sleep(self.faults.delay_seconds)
