@@ -53,6 +53,8 @@ class NewestHead:
         self.known: Head | None = None
         #: awaited before a head is served for the first time
         self.before_new_head: Callable[[], Awaitable[None]] | None = None
+        #: called when a head is served for the first time; must not take long
+        self.after_new_head: Callable[[Head], None] | None = None
 
     def forget(self) -> None:
         """Forget the newest head: the log does not contain it any more."""
@@ -71,6 +73,8 @@ class NewestHead:
             head = Head(entry.seq, entry, tipset)
             if self.known is None or self.known.seq < entry.seq:
                 self.known = head
+                if self.after_new_head is not None:
+                    self.after_new_head(head)
         return head
 
 

@@ -13,6 +13,13 @@ from follower.setting_parsers import number, whole_number
 SERVING_SETTINGS: Final = (
     Setting("object_cache_mb", whole_number(1, 1 << 20), 256, SERVE, "Memory for objects, a process, in MiB."),
     Setting(
+        "read_ahead_actors",
+        whole_number(0, 100_000),
+        1024,
+        SERVE,
+        "Actors that a process reads ahead when a head comes, of those asked for at the last heads. 0: none, ever.",
+    ),
+    Setting(
         "max_body_mb",
         whole_number(1, 1024),
         8,

@@ -18,6 +18,7 @@ from blockstore.store import META, Store
 from chain.index.chain_index import ChainIndex
 from chain.ipld.objects import Objects
 from chain.network import NetworkRecord, load_network
+from follower.ahead.head_ahead import HeadAhead
 from follower.archives import objects_below, open_archives, warn_of_lacking
 from follower.archives import register as register_archives
 from follower.execution_stop import ExecutionStop, this_machine
@@ -299,6 +300,11 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
             stop_of_execution.register(server.metrics)
             watchers.append(asyncio.create_task(stop_of_execution.run()))
         watchers.append(asyncio.create_task(readiness.run()))
+        if settings["read_ahead_actors"]:
+            ahead = HeadAhead(services, settings["read_ahead_actors"])
+            ahead.register(server.metrics)
+            heads.newest.after_new_head = ahead.begin
+            watchers.append(asyncio.create_task(ahead.run()))
         if settings["admin_listen"]:
             admin = Admin(
                 server,

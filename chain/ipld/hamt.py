@@ -103,7 +103,7 @@ class Hamt:
 
     async def _node(self, cid: bytes) -> Node:
         node: Node | None = None if self._cache is None else self._cache.get(_KIND + cid)
-        return await self._read(cid) if node is None else self._fitting(node)
+        return await self._read(cid) if node is None else _fitting(node, self.bit_width)
 
     async def _read(self, cid: bytes) -> Node:
         """A node that is not cached."""
@@ -111,12 +111,6 @@ class Hamt:
         node = decode_node(data, self.bit_width)
         if self._cache is not None:
             self._cache.put(_KIND + cid, node, len(data))
-        return node
-
-    def _fitting(self, node: Node) -> Node:
-        """A cached node, which may have been read as one of another bit width. Errors: BadObject."""
-        if node[0] >> (1 << self.bit_width):
-            raise BadObject("HAMT node was malformed: bitfield and pointers do not agree")
         return node
 
     async def _nodes(self, cids: Sequence[bytes]) -> list[Node]:
@@ -132,7 +126,7 @@ class Hamt:
         while (shift := shift - width) >= 0:
             # no coroutine for a node that is cached
             node = None if cache is None else cache.get(_KIND + cid)
-            bits, pointers = await self._read(cid) if node is None else self._fitting(node)
+            bits, pointers = await self._read(cid) if node is None else _fitting(node, width)
             place = hashed >> shift & mask
             if not bits >> place & 1:
                 return default
@@ -143,8 +137,10 @@ class Hamt:
         raise BadObject("attempted to traverse HAMT beyond max-depth")
 
     async def get_many(self, keys: Sequence[bytes], default: Any = None) -> list[Any]:
-        """The values of many keys, in their order. One read a level for all. Errors: BadObject, Missing."""
-        return await get_each(self.reader, [(self.root, key) for key in keys], self.bit_width, default)
+        """The values of many keys, in their order. One read a level for all, of nodes that are not cached.
+
+        Errors: BadObject, Missing."""
+        return await get_each(self.reader, [(self.root, key) for key in keys], self.bit_width, default, self._cache)
 
     async def items(self) -> AsyncIterator[tuple[bytes, Any]]:
         """Every (key, value) in the order of the tree, as Go's `ForEach` has it. Memory is bounded by the
@@ -207,11 +203,36 @@ class _Frame:
         return found
 
 
+async def _read_nodes(
+    reader: ObjectReader, cids: Sequence[bytes], bit_width: int, cache: NodeCache | None
+) -> list[Node]:
+    """Many nodes in one round trip, by the cache where there is one. Errors: BadObject, Missing."""
+    found: list[Node | None] = [None if cache is None else cache.get(_KIND + cid) for cid in cids]
+    unknown = [at for at, node in enumerate(found) if node is None]
+    if unknown:
+        for at, data in zip(unknown, await reader.get_many([cids[at] for at in unknown]), strict=True):
+            node = found[at] = decode_node(data, bit_width)
+            if cache is not None:
+                cache.put(_KIND + cids[at], node, len(data))
+    return [_fitting(node, bit_width) for node in found if node is not None]
+
+
+def _fitting(node: Node, bit_width: int) -> Node:
+    """A cached node, which may have been read as one of another bit width. Errors: BadObject."""
+    if node[0] >> (1 << bit_width):
+        raise BadObject("HAMT node was malformed: bitfield and pointers do not agree")
+    return node
+
+
 async def get_each(
-    reader: ObjectReader, wanted: Sequence[tuple[bytes, bytes]], bit_width: int = 5, default: Any = None
+    reader: ObjectReader,
+    wanted: Sequence[tuple[bytes, bytes]],
+    bit_width: int = 5,
+    default: Any = None,
+    cache: NodeCache | None = None,
 ) -> list[Any]:
     """The values of (root, key) in maps that may differ, in their order. One read a level for all; a subtree that
-    several maps share is read once. Errors: BadObject, Missing."""
+    several maps share is read once. `cache`: for decoded nodes. Errors: BadObject, Missing."""
     out = [default] * len(wanted)
     hashes = [int.from_bytes(sha256(key).digest(), "big") for _, key in wanted]
     level: dict[bytes, list[int]] = {}
@@ -223,7 +244,7 @@ async def get_each(
         if shift < 0:
             raise BadObject("attempted to traverse HAMT beyond max-depth")
         below: dict[bytes, list[int]] = {}
-        nodes = [decode_node(data, bit_width) for data in await reader.get_many(list(level))]
+        nodes = await _read_nodes(reader, list(level), bit_width, cache)
         for (bits, pointers), here in zip(nodes, level.values(), strict=True):
             for at in here:
                 place = hashes[at] >> shift & mask

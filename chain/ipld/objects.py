@@ -139,6 +139,10 @@ class Objects:
                         self._cache[Cid(cids[at]).multihash] = data
         return out  # type: ignore[return-value]
 
+    def is_cached(self, cid: bytes) -> bool:
+        """Whether the object is in memory."""
+        return Cid(cid).multihash in self._cache
+
     async def get_held(self, multihash: bytes) -> bytes | None:
         """The object if it is held here: no node is asked. Errors: StoreError."""
         return self._cache.get(multihash) or await self._store.get(multihash)

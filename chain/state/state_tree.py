@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from blockstore.cid import Cid
 from blockstore.errors import BadCid
@@ -22,6 +22,9 @@ from chain.ipld.hamt import DELETED, Hamt, get_each
 from chain.ipld.hamt import diff as diff_maps
 from chain.ipld.objects import ObjectReader
 from chain.ipld.tree_nodes import NodeCache
+
+if TYPE_CHECKING:
+    from chain.state.recent_actors import RecentActors
 
 #: Refuses a code by raising.
 CodeCheck = Callable[[Cid], None]
@@ -81,10 +84,15 @@ def _address(value: Any) -> Address:
         raise BadObject(str(error)) from None
 
 
+def actor_key(root: bytes, address: bytes) -> bytes:
+    """Where the actor at an address under a state root is kept in a `NodeCache`."""
+    return b"a" + root + address
+
+
 class StateTree:
     """The actors of one state root."""
 
-    __slots__ = ("_check", "_codes", "_init", "actors", "cache", "reader", "root", "version")
+    __slots__ = ("_check", "_codes", "_init", "_recent", "actors", "cache", "reader", "root", "version")
 
     def __init__(
         self,
@@ -94,42 +102,55 @@ class StateTree:
         actors: Cid,
         cache: NodeCache | None = None,
         check: CodeCheck | None = None,
+        recent: RecentActors | None = None,
     ) -> None:
         self.reader = reader
         self.root = root
         self.version = version
         self.cache = cache
         self._check = check
+        self._recent = recent
         self.actors = Hamt(reader, actors, _BIT_WIDTH, cache)
         self._init: InitState | None = None
         self._codes: dict[str, Cid] | None = None
 
     @classmethod
     async def load(
-        cls, objects: ObjectReader, root: bytes, cache: NodeCache | None = None, check: CodeCheck | None = None
+        cls,
+        objects: ObjectReader,
+        root: bytes,
+        cache: NodeCache | None = None,
+        check: CodeCheck | None = None,
+        recent: RecentActors | None = None,
     ) -> StateTree:
-        """The tree under `root`. Takes one read. `cache`: for decoded nodes.
+        """The tree under `root`. Takes one read. `cache`: for decoded nodes. `recent`: told who is asked for.
 
         `check` refuses the codes of actors whose states this release cannot decode, before one is decoded here.
         Errors: BadObject, Missing, NotHeld (a version of the tree that is not known).
         """
         version, actors = _root_of(root, await objects.get(root))
-        return cls(objects, Cid(root), version, actors, cache, check)
+        return cls(objects, Cid(root), version, actors, cache, check, recent)
 
     def check_code(self, code: Cid) -> None:
         """Refuse the code of an actor whose state this release cannot decode. Errors: those of `check`."""
         if self._check is not None:
             self._check(code)
 
-    async def get(self, address: Address) -> Actor:
+    async def get(self, address: Address, *, is_asked: bool = True) -> Actor:
         """The actor at an address of any form. One read a level of the tree; a robust address is first resolved in the
-        init actor's map. Errors: ActorNotFound, BadObject, Missing."""
+        init actor's map. `is_asked`: by a request, not by a message. Errors: ActorNotFound, BadObject, Missing.
+        """
         if not address:
             raise ChainError("GetActor called on undefined address")
-        key = b"a" + self.root + address
+        key = actor_key(self.root, address)
         known: Actor | None = None if self.cache is None else self.cache.get(key)
         if known is not None:
             return known
+        # once for each root and address: what is found now is in the cache from here on
+        ahead = None if self._recent is None or not is_asked else self._recent.take(self.root, address)
+        if ahead is not None and self.cache is not None:
+            self.cache.put(key, ahead, _ACTOR_BYTES)
+            return ahead
         if address[0]:
             try:
                 address = await self.lookup_id(address)
@@ -139,7 +160,8 @@ class StateTree:
         if found is None:
             raise ActorNotFound
         actor = decode_actor(found, self.version)
-        if self.cache is not None:
+        # what is in the cache is not noted when it is asked for
+        if self.cache is not None and is_asked:
             self.cache.put(key, actor, _ACTOR_BYTES)
         return actor
 
@@ -154,6 +176,24 @@ class StateTree:
             text = f"resolution lookup failed ({name}): resolve address {name}: actor not found"
             raise ActorNotFound(text) from error
 
+    async def get_many(self, addresses: Sequence[Address]) -> list[Actor | None]:
+        """The actors at many addresses, in their order; None for those without one. One read a level for all.
+
+        Errors: ActorNotFound (no init actor), BadObject, Missing.
+        """
+        robust = [address for address in addresses if address[0]]
+        ids: dict[Address, bytes] = {}
+        if robust:
+            found = await (await self.init_state()).addresses.get_many(robust)
+            ids = {address: _id(one) for address, one in zip(robust, found, strict=True) if one is not None}
+        keys = [ids.get(address, b"") if address[0] else address for address in addresses]
+        values = iter(await self.actors.get_many([key for key in keys if key]))
+        actors: list[Actor | None] = []
+        for key in keys:
+            value = next(values) if key else None
+            actors.append(None if value is None else decode_actor(value, self.version))
+        return actors
+
     async def lookup_id(self, address: Address) -> Address:
         """The ID address of an address. An ID address is returned as it is, even if it has no actor.
         Errors: ActorNotFound, BadObject, Missing."""
@@ -167,7 +207,7 @@ class StateTree:
     async def init_state(self) -> InitState:
         """The init actor's state. Read once for each tree. Errors: ActorNotFound, BadObject, Missing."""
         if self._init is None:
-            actor = await self.get(INIT)
+            actor = await self.get(INIT, is_asked=False)
             self.check_code(actor.code)
             value = decode(await self.reader.get(check_cid(actor.head)))
             if type(value) is not list or len(value) != 3:
@@ -230,7 +270,7 @@ class StateTree:
 
         Errors: ActorNotFound, BadObject, Missing.
         """
-        actor = await self.get(SYSTEM)
+        actor = await self.get(SYSTEM, is_asked=False)
         self.check_code(actor.code)
         value = decode(await self.reader.get(check_cid(actor.head)))
         if type(value) is not list or len(value) != 1 or type(value[0]) is not bytes:

@@ -22,6 +22,8 @@ from rpc.errors import MethodError
 from rpc.lookup.long_answers import PacedReader
 
 _NODE_CACHE_BYTES = 64 << 20
+#: where a process that reads ahead keeps its `RecentActors`
+RECENT_ACTORS = "recent_actors"
 #: trees whose roots are kept decoded, about 4 KB each: most requests ask about the same tipsets
 _STATE_TREES = 256
 #: the code of Lotus' "actor not found", which only some methods use
@@ -88,7 +90,8 @@ async def load_tree(ctx: Context, root: Cid, epoch: int, *, walks: bool = False)
     if known is not None and known[0] is network:
         trees.move_to_end((root, epoch))
         return known[1]
-    tree = await StateTree.load(ctx.objects, root, node_cache(ctx), partial(check_code, network, epoch))
+    check = partial(check_code, network, epoch)
+    tree = await StateTree.load(ctx.objects, root, node_cache(ctx), check, ctx.extra.get(RECENT_ACTORS))
     trees[root, epoch] = network, tree
     if len(trees) > _STATE_TREES:
         trees.popitem(last=False)

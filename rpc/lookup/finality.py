@@ -23,6 +23,7 @@ from chain.index.recorded_answers import F3_CERTIFICATE
 from chain.tipset import Tipset, TipsetKey
 from rpc.context import Context
 from rpc.lookup.ancestors import ancestry_of
+from rpc.lookup.recent_questions import Question, note_question
 
 #: epochs after which the expected consensus is final
 CHAIN_FINALITY: Final = 900
@@ -96,6 +97,7 @@ async def ec_finalized(ctx: Context) -> Tipset:
 
 async def finalized_tipset(ctx: Context) -> Tipset:
     """What `finalized` means under v2 and eth: the newer of F3's and the calculator's. Errors: NotHeld."""
+    note_question(ctx, Question.FINALITY)
     by_ec = await ec_finalized(ctx)
     by_f3 = await f3_finalized(ctx, by_ec.height + 1)
     return by_ec if by_f3 is None else by_f3

@@ -24,6 +24,7 @@ import leader_bridge.metrics  # noqa: F401  (declares)
 from blockstore.archive.tier import ArchiveOptions, Archives
 from chain.known_networks import CALIBNET
 from chain.network import NetworkRecord
+from follower.ahead.head_ahead import HeadAhead
 from follower.archives import register as register_archives
 from follower.commands.config import markdown_table
 from follower.execution_stop import ExecutionStop
@@ -100,6 +101,7 @@ async def _server_metrics() -> list[Metric]:
     register_archives(server.metrics, Archives([], ArchiveOptions()))
     node = NodeClient(parse_node_info("http://127.0.0.1:1234")[0])
     ForwardRoute([ForwardNode.of(node)]).register(server.metrics)
+    HeadAhead(services(), 1).register(server.metrics)
     try:
         return list(server.metrics.registry.collect())
     finally:

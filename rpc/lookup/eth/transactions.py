@@ -43,7 +43,7 @@ async def resolve_eth_address(tree: StateTree, address: Address) -> bytes:
         return own
     actor_id = await tree.lookup_id(address)
     try:
-        actor = await tree.get(actor_id)
+        actor = await tree.get(actor_id, is_asked=False)
     except ActorNotFound:
         # it may have been there once: the ID still names it
         return eth_address(actor_id)

@@ -5,7 +5,7 @@ Source: Lotus `node/impl/eth/transaction.go`, `utils.go`.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from chain.errors import BadRequest
 from chain.tipset import Tipset
@@ -25,10 +25,14 @@ from rpc.lookup.eth.tipset_logs import load_logs_by_message
 from rpc.lookup.eth.transactions import receipt_json, to_transactions
 from rpc.lookup.forward import forward
 from rpc.lookup.message_search import NO_LIMIT, Epochs
+from rpc.lookup.recent_questions import Question, note_question
 from rpc.lookup.tipset_inclusion import included_in
 from rpc.lotus_json import json_cache
 from rpc.params import EthHash
 from rpc.registry import EVERY_VERSION, Cost, method
+
+#: who asks for a block so near to the head follows the head
+_NEW_EPOCHS: Final = 2
 
 
 @method("Filecoin.EthBlockNumber", aliases=("eth_blockNumber",), versions=EVERY_VERSION, cost=Cost.FREE)
@@ -47,7 +51,10 @@ async def eth_get_block_by_number(ctx: Context, block: str, full: bool) -> Any:
 
     Errors: NullRound, BadRequest (a future epoch, `earliest`), NotHeld; `pending` needs a full node.
     """
-    return await load_block_json(ctx, await select_text(ctx, block, strict=True), full)
+    tipset = await select_text(ctx, block, strict=True)
+    if tipset.height >= (await ctx.head()).tipset.height - _NEW_EPOCHS:
+        note_question(ctx, Question.FULL_BLOCK if full else Question.BLOCK)
+    return await load_block_json(ctx, tipset, full)
 
 
 @method("Filecoin.EthGetBlockByHash", aliases=("eth_getBlockByHash",), versions=EVERY_VERSION, answered="indexed")

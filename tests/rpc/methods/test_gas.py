@@ -8,11 +8,17 @@ import orjson
 import pytest
 
 from follower.commands.comparison import read_records
-from rpc.lookup.gas_premium import BLOCK_GAS_TARGET, median_premium, with_noise
+from rpc.lookup.gas_premium import BLOCK_GAS_TARGET, MedianPremium, with_noise
 from rpc.methods import register_all
 from rpc.server.dispatch import Dispatcher
 from tests.support.recorded import recorded
 from tests.support.wire_chain import recorded_services
+
+
+def median_premium(prices: list[tuple[int, int]], blocks: int) -> int:
+    median = MedianPremium(blocks)
+    any(median.add(premium, limit) for premium, limit in sorted(prices, reverse=True))
+    return median.premium
 
 
 def test_the_percentile_of_gas() -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from devnode.sim_chain import SimSettings
 from devnode.simulate import SimulatedNode
+from rpc.lookup.eth.paid_fees import Paid
 from rpc.methods import register_all
-from rpc.methods.eth.fees import Paid
 from rpc.server.dispatch import Dispatcher
 from tests.support.made_chain import ask
 

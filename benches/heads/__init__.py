@@ -1,0 +1,1 @@
+"""Benchmarks of followers whose head moves."""
