@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from blockstore.cid import Cid
 from blockstore.errors import BadCid
@@ -22,9 +22,6 @@ from chain.ipld.hamt import DELETED, Hamt, get_each
 from chain.ipld.hamt import diff as diff_maps
 from chain.ipld.objects import ObjectReader
 from chain.ipld.tree_nodes import NodeCache
-
-if TYPE_CHECKING:
-    from chain.state.recent_actors import RecentActors
 
 #: Refuses a code by raising.
 CodeCheck = Callable[[Cid], None]
@@ -56,6 +53,13 @@ class InitState:
     addresses: Hamt
     next_id: int
     network_name: str
+
+
+class AskedActors(Protocol):
+    """Who is told which actors requests ask for (`chain.state.recent_actors`)."""
+
+    def take(self, root: bytes, address: Address) -> Actor | None:
+        """Note that an actor is asked for under a state root; the actor, if it was read ahead."""
 
 
 class UnresolvedAddress(ChainError):
@@ -102,7 +106,7 @@ class StateTree:
         actors: Cid,
         cache: NodeCache | None = None,
         check: CodeCheck | None = None,
-        recent: RecentActors | None = None,
+        recent: AskedActors | None = None,
     ) -> None:
         self.reader = reader
         self.root = root
@@ -121,7 +125,7 @@ class StateTree:
         root: bytes,
         cache: NodeCache | None = None,
         check: CodeCheck | None = None,
-        recent: RecentActors | None = None,
+        recent: AskedActors | None = None,
     ) -> StateTree:
         """The tree under `root`. Takes one read. `cache`: for decoded nodes. `recent`: told who is asked for.
 
