@@ -16,8 +16,8 @@ from chain.state.recent_actors import RecentActors
 from rpc.context import Context
 from rpc.errors import RpcError
 from rpc.lookup.actor_states import RECENT_ACTORS
-from rpc.lookup.read_ahead import read_ahead
-from rpc.lookup.recent_questions import recent_questions
+from rpc.lookup.ahead.read_ahead import read_ahead
+from rpc.lookup.ahead.recent_questions import recent_questions
 from rpc.pacer import LoopPacer
 from rpc.services import Head, Services
 

@@ -22,8 +22,8 @@ from chain.errors import BadObject, NotHeld
 from chain.index.recorded_answers import F3_CERTIFICATE
 from chain.tipset import Tipset, TipsetKey
 from rpc.context import Context
+from rpc.lookup.ahead.recent_questions import Question, note_question
 from rpc.lookup.ancestors import ancestry_of
-from rpc.lookup.recent_questions import Question, note_question
 
 #: epochs after which the expected consensus is final
 CHAIN_FINALITY: Final = 900

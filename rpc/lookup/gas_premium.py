@@ -13,8 +13,8 @@ from cachetools import LRUCache
 
 from chain.tipset import Tipset, TipsetKey
 from rpc.context import Context
+from rpc.lookup.ahead.recent_questions import Question, note_question
 from rpc.lookup.decoded_cache import decoded_cache, keep
-from rpc.lookup.recent_questions import Question, note_question
 from rpc.lookup.tipset_inclusion import included_in
 from rpc.lookup.tipsets import load_tipset, read_tipset
 

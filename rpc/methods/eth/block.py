@@ -10,6 +10,7 @@ from typing import Any, Final
 from chain.errors import BadRequest
 from chain.tipset import Tipset
 from rpc.context import Context
+from rpc.lookup.ahead.recent_questions import Question, note_question
 from rpc.lookup.eth.block_parameter import (
     BlockParam,
     is_canonical,
@@ -25,7 +26,6 @@ from rpc.lookup.eth.tipset_logs import load_logs_by_message
 from rpc.lookup.eth.transactions import receipt_json, to_transactions
 from rpc.lookup.forward import forward
 from rpc.lookup.message_search import NO_LIMIT, Epochs
-from rpc.lookup.recent_questions import Question, note_question
 from rpc.lookup.tipset_inclusion import included_in
 from rpc.lotus_json import json_cache
 from rpc.params import EthHash

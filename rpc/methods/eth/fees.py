@@ -15,6 +15,7 @@ from rpc import eth_json
 from rpc.context import Context
 from rpc.errors import MethodError
 from rpc.json_wire import go_float
+from rpc.lookup.ahead.recent_questions import Question, note_question
 from rpc.lookup.eth.base_fee import next_base_fee
 from rpc.lookup.eth.block_parameter import (
     select_text,
@@ -23,7 +24,6 @@ from rpc.lookup.eth.executed_tipset import PostRoots, find_post_roots
 from rpc.lookup.eth.paid_fees import all_paid
 from rpc.lookup.forward import forward
 from rpc.lookup.gas_premium import estimate_premium, with_noise
-from rpc.lookup.recent_questions import Question, note_question
 from rpc.params import EthUint64, RawParams, json_kind, param_of, raw_list
 from rpc.registry import EVERY_VERSION, Cost, method
 

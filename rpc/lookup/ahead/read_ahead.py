@@ -21,13 +21,13 @@ from chain.tipset import Tipset
 from rpc.context import Context
 from rpc.errors import RpcError
 from rpc.lookup.actor_states import RECENT_ACTORS, load_tree, node_cache
+from rpc.lookup.ahead.recent_questions import Question, recent_questions
 from rpc.lookup.eth.blocks import load_block_json
 from rpc.lookup.eth.executed_tipset import PostRoots
 from rpc.lookup.eth.paid_fees import all_paid
 from rpc.lookup.finality import safe_tipset
 from rpc.lookup.gas_premium import estimate_premium
 from rpc.lookup.long_answers import PacedReader
-from rpc.lookup.recent_questions import Question, recent_questions
 from rpc.lotus_json import json_cache
 
 log = logging.getLogger(__name__)
