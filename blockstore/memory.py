@@ -128,6 +128,10 @@ class MemoryStore:
     async def head(self) -> HeadEntry | None:
         return self._heads[-1] if self._heads else None
 
+    def newest_seq(self) -> int:
+        """The sequence number of the newest visible entry; 0 in a store that was never published to."""
+        return self._heads[-1].seq if self._heads else 0
+
     async def head_entries(self, after: int, limit: int = 1000) -> list[HeadEntry]:
         at = bisect_left(self._heads, after + 1, key=lambda entry: entry.seq)
         return self._heads[at : at + limit]

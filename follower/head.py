@@ -83,6 +83,8 @@ class StoreHeads:
 
     def __init__(self, store: HeadLog, index: ChainIndex, *, poll_seconds: float = 0.02) -> None:
         self._store = store
+        #: stores on this machine tell the newest sequence number without waiting
+        self._newest_seq: Callable[[], int] | None = getattr(store, "newest_seq", None)
         self._poll_seconds = poll_seconds
         #: `newest.before_new_head` is awaited before a head is served for the first time
         self.newest = NewestHead(index)
@@ -96,6 +98,16 @@ class StoreHeads:
         if entry is None:
             raise NotHeld("any head: nothing has been published to this store yet")
         return await self.newest.of(entry)
+
+    def peek(self) -> Head | None:
+        """The newest visible head, where it has been read already and a look shows that; None: ask `current`."""
+        known = self.newest.known
+        if known is None or self._newest_seq is None:
+            return None
+        try:
+            return known if self._newest_seq() == known.seq else None
+        except StoreError:
+            return None
 
     async def subscribe(self, after: int | None = None) -> AsyncIterator[HeadEntry]:
         """Every entry after `after` in order, without a gap; ends when the reader is too slow.

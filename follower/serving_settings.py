@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from follower.setting import SERVE, Setting
-from follower.setting_parsers import number, whole_number
+from follower.setting_parsers import number, parse_boolean, whole_number
 
 SERVING_SETTINGS: Final = (
     Setting("object_cache_mb", whole_number(1, 1 << 20), 256, SERVE, "Memory for objects, a process, in MiB."),
@@ -18,6 +18,20 @@ SERVING_SETTINGS: Final = (
         1024,
         SERVE,
         "Actors that a process reads ahead when a head comes, of those asked for at the last heads. 0: none, ever.",
+    ),
+    Setting(
+        "answer_cache_mb",
+        whole_number(0, 1 << 20),
+        64,
+        SERVE,
+        "Memory for answers that are kept as bytes, a process, in MiB; 0: none is kept.",
+    ),
+    Setting(
+        "server_timing",
+        parse_boolean,
+        False,
+        SERVE,
+        "Whether answers over HTTP say in Server-Timing how long each stage took.",
     ),
     Setting(
         "max_body_mb",

@@ -134,6 +134,17 @@ class SharedStoreHeads:
             entry = await self._next_servable()
         return await self.newest.of(entry)
 
+    def peek(self) -> Head | None:
+        """The head that may be served now, where it is known and nothing is to be waited for; None: ask `current`."""
+        known = self.newest.known
+        if known is None:
+            return None
+        self._asked = True
+        entry = self._servable()
+        if entry is None or entry.seq != known.seq or entry.head.key != known.tipset.key:
+            return None
+        return known
+
     async def _checked(self) -> Head:
         """As `current`, for health checks: they do not make a follower busy."""
         return await self.newest.of(self._servable() or await self._next_servable())

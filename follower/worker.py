@@ -159,6 +159,8 @@ def server_settings(settings: Settings) -> ServerSettings:
         max_body_bytes=settings["max_body_mb"] << 20,
         max_ws_message_bytes=settings["max_ws_message_mb"] << 20,
         max_answer_bytes=settings["max_answer_mb"] << 20,
+        answer_cache_bytes=settings["answer_cache_mb"] << 20,
+        server_timing=settings["server_timing"],
         max_batch_answer_bytes=settings["max_batch_answer_mb"] << 20,
         memory_budget_bytes=settings["memory_budget_mb"] << 20,
         memory_budget_bytes_per_client=settings["memory_budget_mb_per_client"] << 20,
@@ -305,6 +307,8 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
             ahead.register(server.metrics)
             heads.newest.after_new_head = ahead.begin
             watchers.append(asyncio.create_task(ahead.run()))
+        if server.dispatcher.answers is not None:
+            watchers.append(asyncio.create_task(server.dispatcher.answers.watch()))
         if settings["admin_listen"]:
             admin = Admin(
                 server,

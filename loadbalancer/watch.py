@@ -30,6 +30,7 @@ _PROBE_SECONDS: Final = 3.0
 _AT_ONCE: Final = 64
 _CONFIRMATIONS: Final = 2
 
+
 class Readiness(enum.Enum):
     """What a follower says of itself."""
 

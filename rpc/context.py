@@ -22,6 +22,9 @@ from rpc.session import Session
 
 #: the most values that one added header shows, however many calls of a batch have something to say
 _MAX_HEADER_VALUES: Final = 16
+#: values of `Context.depends_on` below and above all epochs
+NOTHING: Final = -1
+WHOLE_HEAD: Final = 1 << 62
 
 
 class _Done:
@@ -47,8 +50,9 @@ class Context:
     """
 
     __slots__ = (
-        "account", "admission", "deadline", "find_client", "headers", "lane_places", "permissions", "pinned",
-        "reserved_bytes", "services", "session", "time_budget_seconds", "verbose", "version", "waits",
+        "account", "admission", "asked_node", "cache_status", "deadline", "depends_on", "find_client", "headers",
+        "lane_places", "permissions", "pinned", "reserved_bytes", "services", "session", "stages",
+        "time_budget_seconds", "verbose", "version", "waits",
     )  # fmt: skip
 
     def __init__(
@@ -82,6 +86,16 @@ class Context:
         self.waits = 0
         #: of a batch, by lane: who of its calls may go in
         self.lane_places: dict[str, asyncio.Semaphore] | None = None
+        #: up to which epoch of the head's chain the answer depends on it: NOTHING, an epoch, or WHOLE_HEAD. The calls
+        #: of a batch share it, so it only grows
+        self.depends_on = NOTHING
+        #: whether the full node behind was looked at
+        self.asked_node = False
+        #: what `X-Cache` says of a single call; None: nothing
+        self.cache_status: bytes | None = None
+        #: names of the stages of a single call and when each ended, the first of them nameless: for `Server-Timing`;
+        #: None where nobody asks
+        self.stages: list[tuple[str, float]] | None = None
 
     def checkpoint(self) -> Awaitable[None]:
         """Let other requests go on. Call it inside every walk: `await ctx.checkpoint()`.
@@ -165,8 +179,19 @@ class Context:
         if value not in values and len(values) < _MAX_HEADER_VALUES:
             values.append(value)
 
+    @property
+    def has_headers(self) -> bool:
+        """Whether `added_headers` has any."""
+        return self.headers is not None or self.cache_status is not None or self.stages is not None
+
     def added_headers(self) -> Iterator[tuple[str, str]]:
-        """(header, value) of what was added."""
+        """(header, value) of what was added, of where the answer came from, and of the stages it went through."""
+        if self.cache_status is not None:
+            yield "X-Cache", self.cache_status.decode()
+        if self.stages:
+            ended = [at for _, at in self.stages]
+            took = zip(self.stages[1:], ended, strict=False)
+            yield "Server-Timing", ", ".join(f"{name};dur={(end - begun) * 1e3:.3f}" for (name, end), begun in took)
         for name, values in (self.headers or {}).items():
             yield name, ", ".join(values)
 
@@ -199,7 +224,8 @@ class Context:
 
     @property
     def node(self) -> NodeClient | None:
-        """The full node behind, where there is one."""
+        """The full node behind, where there is one. What it answers is not kept."""
+        self.asked_node = True
         return self.services.node
 
     @property
@@ -214,6 +240,19 @@ class Context:
 
     async def head(self) -> Head:
         """The head of this request, pinned at first use. Errors: NotHeld, StoreError."""
+        self.depends_on = WHOLE_HEAD
+        return await self.pin_head()
+
+    def note_chain(self, epoch: int) -> None:
+        """Note that the answer depends on the head's chain, but on nothing above this epoch. See `pin_head`."""
+        if epoch > self.depends_on:
+            self.depends_on = epoch
+
+    async def pin_head(self) -> Head:
+        """As `head`, where the answer does not depend on the whole of it: the caller notes on what it does.
+
+        Errors: NotHeld, StoreError.
+        """
         pinned = self.pinned
         if pinned is None:
             pinned = self.pinned = await self.services.head_source.current()

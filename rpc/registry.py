@@ -51,6 +51,19 @@ class Cost(enum.Enum):
     EXECUTE = "execute"  #: a virtual machine elsewhere
 
 
+class Cache(enum.Enum):
+    """How long an answer may be kept as bytes (`rpc/server/answers`): errors never, absences at most for their head.
+
+    An answer for which a full node was asked, or to which a header was added, is not kept, whatever is declared.
+    """
+
+    NEVER = "never"  #: it writes, waits, draws lots, or depends on the time, the node, the store or the client
+    HEAD = "head"  #: a function of the request and its head
+    CHAIN = "chain"  #: a function of the head's chain up to an epoch that the handler notes (`Context.note_chain`)
+    TIPSET = "tipset"  #: a function of the tipsets whose keys are parameters; with an empty key, of the head
+    IMMUTABLE = "immutable"  #: a function of the request alone: by CID, by hash, or a constant of the process
+
+
 Handler = Callable[..., Awaitable[Any]] | Callable[..., AsyncIterator[Any]]
 H = TypeVar("H", bound=Callable[..., Any])
 
@@ -58,6 +71,8 @@ H = TypeVar("H", bound=Callable[..., Any])
 @dataclass(frozen=True, slots=True)
 class Method:
     """One declaration. `answered` is "decoded", "indexed", "recorded", "executed", "forwarded" or "local".
+
+    `cache` says how long its answers may be kept; None: nobody has said, so never.
 
     `raw` marks a method that takes its parameters as they came (`RawParams`); `channel`, one whose handler
     is an async generator and whose values are pushed over a WebSocket.
@@ -75,6 +90,7 @@ class Method:
     raw: bool
     returns: Any
     doc: str
+    cache: Cache | None = None
 
     @property
     def field(self) -> str:
@@ -122,6 +138,7 @@ class Registry:
         cost: Cost = Cost.CHAIN,
         answered: str = "decoded",
         channel: bool = False,
+        cache: Cache | None = None,
     ) -> Callable[[H], H]:
         """Declare a method. `perm` is "read", "write", "sign" or "admin"."""
 
@@ -141,6 +158,7 @@ class Registry:
                     raw=raw,
                     returns=returns,
                     doc=inspect.cleandoc(handler.__doc__ or ""),
+                    cache=cache,
                 )
             )
             return handler

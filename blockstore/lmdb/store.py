@@ -357,6 +357,11 @@ class LmdbStore:
             head = self._head = decode_entry(cursor.value())
         return head
 
+    def newest_seq(self) -> int:
+        """The sequence number of the newest visible entry, read at once; 0 in a store that was never published to."""
+        with self._begin() as txn, txn.cursor(self._tables[HEAD_LOG.name]) as cursor:
+            return int.from_bytes(cursor.key()[-8:], "big") if cursor.last() else 0
+
     async def head_entries(self, after: int, limit: int = 1000) -> list[HeadEntry]:
         rows = await self.scan(HEAD_LOG, b"", start=seq_key(after + 1), limit=limit)
         return [decode_entry(value) for _, value in rows]

@@ -150,9 +150,7 @@ class PathFinder:
 
     async def _ask_path(self, source: Source, head: TipsetRef, target: Tipset) -> HeadPath | None:
         """The path that the node gives, if block headers confirm it. Errors: NodeError; and as `target_of`."""
-        answer = await source.client.call(
-            "Filecoin.ChainGetPath", key_json(TipsetKey(head.key)), key_json(target.key)
-        )
+        answer = await source.client.call("Filecoin.ChainGetPath", key_json(TipsetKey(head.key)), key_json(target.key))
         changes = parse_changes(answer)
         end = changes[-1].key if changes and changes[-1].kind == APPLY else None
         return await self.fit(head, changes) if end == target.key else None

@@ -118,9 +118,7 @@ async def changed_at(ctx: Context, base: Tipset, head: Tipset, address: Address)
     return [tipset.height for tipset, (old, new) in zip(above, pairwise(heads), strict=True) if old != new]
 
 
-async def _actors_of(
-    ctx: Context, head: Tipset, tipsets: Sequence[Ancestor], actor_id: Address
-) -> list[Actor | None]:
+async def _actors_of(ctx: Context, head: Tipset, tipsets: Sequence[Ancestor], actor_id: Address) -> list[Actor | None]:
     """The actor at each of some tipsets of the chain of `head`. Errors: NotHeld."""
     reader = PacedReader(ctx)
     try:

@@ -45,6 +45,8 @@ from rpc.known import known_methods
 from rpc.missing_objects import is_named, not_held
 from rpc.params import UNDEFINED_CID
 from rpc.registry import REGISTRY, V0, V1, V2, Method, Registry, Versions
+from rpc.server.answers.flight import Flight
+from rpc.server.answers.kept_answers import Answers, Kept
 from rpc.server.limits import ServerSettings, make_admission
 from rpc.server.metrics import MethodStats, Metrics, now
 from rpc.server.refusal_log import RefusalLog
@@ -109,6 +111,13 @@ class Dispatcher:
         self._unknown = self.metrics.method(_UNKNOWN)
         self.refusals = RefusalLog()
         self.admission = admission or make_admission(self.settings, self.refusals.count)
+        limit = self.settings.answer_cache_bytes
+        #: the answers that are kept; a guard is asked before each call, so nothing is kept past it
+        self.answers = (
+            Answers(services, self.admission, self.settings.default_permissions, limit)
+            if limit and guard is None
+            else None
+        )
         #: channels closed because their client read too slowly
         self.slow_channels = 0
         self._drained: asyncio.Event | None = None
@@ -125,6 +134,8 @@ class Dispatcher:
         )
         ctx.admission = self.admission
         ctx.time_budget_seconds = self.settings.request_seconds
+        if self.settings.server_timing:
+            ctx.stages = [("", now())]
         return ctx
 
     @property
@@ -165,6 +176,8 @@ class Dispatcher:
                     ctx.reserve(check_values(body, self.settings.max_values) * BYTES_PER_VALUE)
                     await ctx.checkpoint()
                 value = parse(body)
+                if ctx.stages is not None:
+                    ctx.stages.append(("read", now()))
                 if is_batch:
                     return await self._batch(ctx, value)
                 request = read_request(value)
@@ -172,7 +185,7 @@ class Dispatcher:
                 self._unknown.add(now(), error.code)
                 whose = error.request_id if isinstance(error, BrokenRequest) and not is_batch else None
                 return _refused(error, whose)
-            return await self._one(ctx, request)
+            return await self._one(ctx, request, body)
         finally:
             working.give(ctx.account)
             if self._drained is not None:
@@ -210,35 +223,42 @@ class Dispatcher:
             return (503 if isinstance(error, Unavailable) else status), answer
         return None
 
-    async def _one(self, ctx: Context, request: Request) -> tuple[int, bytes]:
+    async def _one(self, ctx: Context, request: Request, body: bytes | None = None) -> tuple[int, bytes]:
+        """`body`: the request's own bytes, where it came alone."""
         started = now()
         request_id = request.id
         stats = self._unknown
         call: Call | None = None
+        flight: Flight | None = None
+        failed = True
         error: RpcError
         try:
+            route = self._routes[ctx.version].get(request.method)
+            if route is not None and self.answers is not None and request_id is not None:
+                # before the parameters are decoded: equal ones have been
+                found = await self.answers.ask(ctx, route[0], route[1], request.params)
+                if type(found) is Kept:
+                    stats = route[1]
+                    if len(found.text) > UNCOUNTED_BYTES:
+                        self._reserve_answer(ctx, len(found.text), len(found.text))
+                    stats.add(started, 0)
+                    if ctx.stages is not None:
+                        ctx.stages.append(("cache", now()))
+                    return 200, b'{"id":%b%b' % (encode_id(request_id), found.text)
+                flight = found  # type: ignore[assignment]
+            if ctx.stages is not None:
+                ctx.stages.append(("cache", now()))
             call = self.resolve(ctx, request)
             stats = call.stats
             if call.method.channel:
                 raise MethodNotFound(f"method '{request.method}' not supported in this mode (no out channel support)")
             if self.guard is not None:
                 await self.guard(ctx, call.method)
-            lane = call.lane
-            if lane is None:
-                result = await call.method.handler(ctx, *call.arguments)
-            else:
-                own = None if ctx.lane_places is None else ctx.place_in(lane)
-                if (own is None or not own.locked()) and lane.try_enter(ctx.account):
-                    if own is not None:
-                        await own.acquire()  # it is free: this does not wait
-                    try:
-                        result = await call.method.handler(ctx, *call.arguments)
-                    finally:
-                        lane.leave(ctx.account)
-                        if own is not None:
-                            own.release()
-                else:
-                    result = await self._in_lane(lane, ctx, call, own)
+            if ctx.stages is not None:
+                ctx.stages.append(("decode", now()))
+            result = await self._result(ctx, call)
+            if ctx.stages is not None:
+                ctx.stages.append(("answer", now()))
             if request_id is None:
                 stats.add(started, 0)
                 return 200, b""
@@ -249,10 +269,17 @@ class Dispatcher:
                 text = self.encode(result)
                 if len(text) > UNCOUNTED_BYTES:
                     self._reserve_answer(ctx, len(text), len(text))
-            answer = b'{"id":' + encode_id(request_id) + _RESULT + text + b"}\n"
+            if flight is not None and self.answers is not None:
+                text = self.answers.land(flight, ctx, text, request, body)
+                answer = b'{"id":%b%b' % (encode_id(request_id), text)
+            else:
+                answer = b'{"id":' + encode_id(request_id) + _RESULT + text + b"}\n"
             stats.add(started, 0)
+            if ctx.stages is not None:
+                ctx.stages.append(("encode", now()))
             return 200, answer
         except asyncio.CancelledError:
+            failed = False
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
@@ -260,10 +287,31 @@ class Dispatcher:
             error = Unavailable("what this answer waited for was given up: ask again")
         except Exception as raised:
             error = self._fault(raised, call, request.method)
+        finally:
+            if flight is not None and self.answers is not None:
+                self.answers.give_up(flight, failed=failed)
+        ctx.cache_status = None
         stats.add(started, error.code)
         if request_id is None and not error.protocol:
             return 200, b""
         return _refused(error, request_id)
+
+    async def _result(self, ctx: Context, call: Call) -> Any:
+        """What a call's method returns, in the lane of its cost class. Errors: the method's; Refused."""
+        lane = call.lane
+        if lane is None:
+            return await call.method.handler(ctx, *call.arguments)
+        own = None if ctx.lane_places is None else ctx.place_in(lane)
+        if (own is not None and own.locked()) or not lane.try_enter(ctx.account):
+            return await self._in_lane(lane, ctx, call, own)
+        if own is not None:
+            await own.acquire()  # it is free: this does not wait
+        try:
+            return await call.method.handler(ctx, *call.arguments)
+        finally:
+            lane.leave(ctx.account)
+            if own is not None:
+                own.release()
 
     async def _in_lane(self, lane: Lane, ctx: Context, call: Call, own: asyncio.Semaphore | None) -> Any:
         """The result of a call that waits for the lane of its cost class. Errors: Refused, TimeBudgetExceeded."""
@@ -276,6 +324,8 @@ class Dispatcher:
     async def _run_in_lane(lane: Lane, ctx: Context, call: Call) -> Any:
         await lane.enter(ctx.account)
         try:
+            if ctx.stages is not None:
+                ctx.stages.append(("queue", now()))
             await ctx.checkpoint()
             return await call.method.handler(ctx, *call.arguments)
         finally:
@@ -306,6 +356,7 @@ class Dispatcher:
         if len(values) > self.settings.max_batch:
             raise InvalidRequest(f"batch of {len(values)} requests, at most {self.settings.max_batch} are answered")
         requests = [read_request(value) for value in values]
+        ctx.stages = None
         ctx.time_budget_seconds, ctx.deadline = self.settings.batch_seconds, None
         ctx.lane_places = {}
         answers: list[bytes] = []
@@ -339,6 +390,7 @@ class Dispatcher:
                 except Refused as error:
                     forget_frames(error)
                     refused = error
+        ctx.cache_status = None
         if not answers:
             return 200, b""
         return 200, b"[" + b",".join(answers) + b"]"

@@ -350,6 +350,12 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
         """Answer the request that has been read: at once, or when its task ends."""
         shared = self._shared
         dispatcher = shared.dispatcher
+        answers = dispatcher.answers
+        if answers is not None and not query and self.min_head is None:
+            found = answers.find_raw(version, body, permissions, self._account)
+            if found is not None:
+                self._answered(200, found[0], None, shared.kept_lines(found[1], found[2]))
+                return
         ctx = dispatcher.context(version, permissions)
         ctx.account = self._account
         if query:
@@ -397,11 +403,12 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
         self._answered(*task.result(), ctx)
         self._work()
 
-    def _answered(self, status: int, body: bytes, ctx: Context | None) -> None:
+    def _answered(self, status: int, body: bytes, ctx: Context | None, lines: bytes = b"") -> None:
+        """Write an answer; `lines`: header lines, each with its line end before it."""
         self._release()
         self._state = _HEAD
         keep = self._keep and not self._shared.draining
-        self._write(status, body, close=not keep, ctx=ctx)
+        self._write(status, body, close=not keep, ctx=ctx, lines=lines)
         if ctx is not None and ctx.reserved_bytes:
             # counted until the peer has taken the answer
             self._unsent.append(ctx)
@@ -410,19 +417,19 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
             self._state = _GONE
             self._shared.send(self.transport, None)
 
-    def _write(self, status: int, body: bytes, *, close: bool, ctx: Context | None = None) -> None:
+    def _write(self, status: int, body: bytes, *, close: bool, ctx: Context | None = None, lines: bytes = b"") -> None:
         shared = self._shared
         start = shared.start(status)
-        more = b"\r\n\r\n"
+        more = lines + b"\r\n\r\n"
         if close:
-            more = b"\r\nConnection: close\r\n\r\n"
+            more = lines + b"\r\nConnection: close\r\n\r\n"
         elif self.has_connection_header:
             # HTTP/1.0 wants to be told
-            more = b"\r\nConnection: keep-alive\r\n\r\n"
+            more = lines + b"\r\nConnection: keep-alive\r\n\r\n"
         if ctx is not None:
             if ctx.pinned is not None:
                 more = shared.head_lines(ctx.pinned) + more
-            if ctx.headers is not None:
+            if ctx.has_headers:
                 more = "".join(f"\r\n{name}: {value}" for name, value in ctx.added_headers()).encode() + more
         start += b"%d" % len(body) + more
         if len(body) < _SMALL:

@@ -38,6 +38,10 @@ class ServerSettings:
     batch_parallel: int = 16
     max_batch_answer_bytes: int = 32 << 20
     max_answer_bytes: int = 64 << 20
+    #: answers that a process keeps as bytes (`rpc/server/answers`); 0: none
+    answer_cache_bytes: int = 64 << 20
+    #: whether answers say in `Server-Timing` how long each stage took
+    server_timing: bool = False
     #: requests worked on at once
     max_in_flight: int = 1024
     max_in_flight_per_client: int = 256

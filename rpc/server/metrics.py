@@ -27,15 +27,19 @@ now = time.perf_counter
 
 
 class MethodStats:
-    """One method's counts: by code (0: a result), and by how long it took."""
+    """One method's counts: by code (0: a result), by how long it took, and where answers came from.
 
-    __slots__ = ("buckets", "codes", "name", "seconds")
+    Of methods whose answers may be kept: `hits` were found, `joined` came of a like call under way, `misses` were made.
+    """
+
+    __slots__ = ("buckets", "codes", "hits", "joined", "misses", "name", "seconds")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.codes: dict[int, int] = {0: 0}
         self.buckets = [0] * (len(BOUNDS) + 1)
         self.seconds = 0.0
+        self.hits = self.joined = self.misses = 0
 
     def add(self, started: float, code: int) -> None:
         """Count one answer that began at `started`, by `now()`."""
@@ -147,6 +151,16 @@ class Metrics(Collector):
             took.add_metric([stats.name], buckets, sum_value=stats.seconds)
         yield requests
         yield took
+        cached = CounterMetricFamily(
+            "follower_rpc_answers",
+            "Answers that may be kept: found (hit), taken from a like call under way (joined), made (miss).",
+            labels=["method", "cache"],
+        )
+        for stats in self.methods():
+            for kind, count in (("hit", stats.hits), ("joined", stats.joined), ("miss", stats.misses)):
+                if count:
+                    cached.add_metric([stats.name, kind], count)
+        yield cached
 
     def text(self) -> bytes:
         """The exposition text of everything."""

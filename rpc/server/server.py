@@ -368,6 +368,10 @@ class Server:
         metrics.gauge("follower_rpc_connections", "Connections on the hot path.", lambda: len(shared.connections))
         metrics.gauge("follower_rpc_websockets", "WebSocket sessions.", lambda: len(self._sockets))
         metrics.add_budgets(self.dispatcher.admission, self.dispatcher.refusals)
+        answers = self.dispatcher.answers
+        if answers is not None:
+            metrics.gauge("follower_rpc_answers_kept", "Answers that are kept as bytes.", lambda: answers.count)
+            metrics.gauge("follower_rpc_answers_kept_bytes", "Memory that they take, about.", lambda: answers.size)
         metrics.counter(
             "follower_rpc_slow_channels",
             "Channels closed because their client read too slowly.",

@@ -7,10 +7,11 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from time import time
+from time import perf_counter, time
 from typing import Final, Protocol
 from wsgiref.handlers import format_date_time
 
+from rpc.server.answers.kept_answers import HIT
 from rpc.server.client_address import Clients
 from rpc.server.dispatch import Dispatcher
 from rpc.server.http_head import KnownHeads
@@ -24,7 +25,8 @@ TURN_REQUESTS: Final = 64
 #: when a client that was refused may ask again
 RETRY_AFTER_SECONDS: Final = 1
 #: the header names of ours that a browser lets its page read
-EXPOSED: Final = "X-Filecoin-Head, X-Filecoin-Head-Age, X-Filecoin-Not-Found"
+EXPOSED: Final = "X-Filecoin-Head, X-Filecoin-Head-Age, X-Filecoin-Not-Found, X-Cache, Server-Timing"
+_HIT_LINE: Final = b"\r\nX-Cache: " + HIT
 
 
 class Wire(Protocol):
@@ -161,6 +163,18 @@ class ServerState:
             self._head_lines = b"\r\nX-Filecoin-Head: %b\r\nX-Filecoin-Head-Age: %d" % (head.text, age)
             self._head = head
         return self._head_lines
+
+    def kept_lines(self, head: Head | None, started: float) -> bytes:
+        """The header lines of an answer that was kept. `head`: what it is of, if any; `started`: by `perf_counter`."""
+        lines = _HIT_LINE
+        if self.settings.server_timing:
+            lines += b"\r\nServer-Timing: cache;dur=%.3f" % ((perf_counter() - started) * 1e3)
+        if head is None:
+            return lines
+        second = int(time())
+        if second != self._second:
+            self._begin_second(second)
+        return self.head_lines(head) + lines
 
     def _begin_second(self, second: int) -> None:
         self._second = second

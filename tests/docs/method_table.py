@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from rpc.known import known_methods
-from rpc.registry import REGISTRY, V1, Method, Registry, Versions
+from rpc.registry import REGISTRY, V1, Cache, Method, Registry, Versions
 from tests.docs.gateway_table import gateway_table
 
 _HOW: Final = {
@@ -38,15 +38,17 @@ def table(registry: Registry = REGISTRY) -> str:
         "Calls of scan, heavy and execute run in a queue for each cost (settings `scan_parallel`, `heavy_parallel`,",
         "`execute_parallel`).",
         "",
-        "| method | versions | answered | permission | cost | does |",
-        "|---|---|---|---|---|---|",
+        "Kept: what an answer that is kept as bytes may depend on (see [Kept answers](operating.md#kept-answers)).",
+        "",
+        "| method | versions | answered | permission | cost | kept | does |",
+        "|---|---|---|---|---|---|---|",
     ]
     for method in sorted(registry, key=lambda m: (m.name, -int(m.versions))):
         aliases = "".join(f" `{alias}`" for alias in method.aliases)
         does = method.doc.partition("\n\n")[0].replace("\n", " ").replace("|", "\\|")
         lines.append(
             f"| `{method.name}`{aliases} | {_versions(method)} | {method.answered} "
-            f"| {method.perm} | {method.cost.value} | {does} |"
+            f"| {method.perm} | {method.cost.value} | {(method.cache or Cache.NEVER).value} | {does} |"
         )
     served = set(registry.names(V1))
     missing = sorted(name for name in known_methods()[V1] if name not in served and name.startswith("Filecoin."))

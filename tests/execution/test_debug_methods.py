@@ -96,9 +96,7 @@ async def test_transactions_give_the_recorded_frames_and_states(
     assert seen["slots"] > 10
 
 
-async def _judge_block(
-    dispatcher: Dispatcher, height: int, recorded: list[dict[str, Any]], seen: Counter[str]
-) -> None:
+async def _judge_block(dispatcher: Dispatcher, height: int, recorded: list[dict[str, Any]], seen: Counter[str]) -> None:
     receipts = {one["transactionHash"]: one for one in await result_of(dispatcher, "eth_getBlockReceipts", hex(height))}
     #: of each account: what the transactions say one after the other
     first: dict[str, dict[str, Any]] = {}

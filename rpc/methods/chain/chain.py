@@ -27,7 +27,7 @@ from rpc.lookup.long_answers import PacedReader
 from rpc.lookup.tipset_inclusion import included_in
 from rpc.lookup.tipsets import load_tipset, read_block, read_tipset, tipset_at
 from rpc.lotus_json import APPLY, REVERT, json_cache
-from rpc.registry import Cost, method
+from rpc.registry import Cache, Cost, method
 
 #: tipsets that a path may name: more than three days
 MAX_PATH: Final = 10_000
@@ -52,20 +52,20 @@ async def messages_of(ctx: Context, tipset: Tipset) -> list[dict[str, Any]] | No
 # --- blocks and tipsets --------------------------------------------------------------------------------
 
 
-@method("Filecoin.ChainHead", cost=Cost.FREE)
+@method("Filecoin.ChainHead", cost=Cost.FREE, cache=Cache.HEAD)
 async def chain_head(ctx: Context) -> dict[str, Any]:
     """The tipset at the head of the chain."""
     head = await ctx.head()
     return json_cache(ctx).tipset(head.tipset)  # type: ignore[return-value]
 
 
-@method("Filecoin.ChainGetGenesis")
+@method("Filecoin.ChainGetGenesis", cache=Cache.IMMUTABLE)
 async def chain_get_genesis(ctx: Context) -> dict[str, Any]:
     """The genesis tipset. Errors: NotHeld."""
     return json_cache(ctx).tipset(await ctx.index.genesis())  # type: ignore[return-value]
 
 
-@method("Filecoin.ChainGetBlock")
+@method("Filecoin.ChainGetBlock", cache=Cache.IMMUTABLE)
 async def chain_get_block(ctx: Context, block: Cid) -> dict[str, Any]:
     """The block header with this CID. Errors: Missing, BadObject."""
     cache = json_cache(ctx)
@@ -75,7 +75,7 @@ async def chain_get_block(ctx: Context, block: Cid) -> dict[str, Any]:
     return found  # type: ignore[return-value]
 
 
-@method("Filecoin.ChainGetTipSet")
+@method("Filecoin.ChainGetTipSet", cache=Cache.TIPSET)
 async def chain_get_tipset(ctx: Context, key: TipsetKey) -> dict[str, Any]:
     """The tipset of these blocks. Errors: NotFound, BadObject (blocks that make no tipset, or none)."""
     cache = json_cache(ctx)
@@ -97,7 +97,7 @@ async def _by_height(ctx: Context, epoch: int, key: TipsetKey, previous: bool) -
     return found
 
 
-@method("Filecoin.ChainGetTipSetByHeight")
+@method("Filecoin.ChainGetTipSetByHeight", cache=Cache.TIPSET)
 async def chain_get_tipset_by_height(ctx: Context, epoch: int, key: TipsetKey) -> dict[str, Any]:
     """The tipset at an epoch on the chain of `key`; in a null round, the one before it.
 
@@ -106,13 +106,13 @@ async def chain_get_tipset_by_height(ctx: Context, epoch: int, key: TipsetKey) -
     return await _by_height(ctx, epoch, key, True)  # type: ignore[return-value]
 
 
-@method("Filecoin.ChainGetTipSetAfterHeight")
+@method("Filecoin.ChainGetTipSetAfterHeight", cache=Cache.TIPSET)
 async def chain_get_tipset_after_height(ctx: Context, epoch: int, key: TipsetKey) -> dict[str, Any]:
     """The tipset at an epoch on the chain of `key`; in a null round, the one after it. Errors: as above."""
     return await _by_height(ctx, epoch, key, False)  # type: ignore[return-value]
 
 
-@method("Filecoin.ChainGetPath", cost=Cost.SCAN)
+@method("Filecoin.ChainGetPath", cost=Cost.SCAN, cache=Cache.TIPSET)
 async def chain_get_path(ctx: Context, start: TipsetKey, end: TipsetKey) -> list[dict[str, Any]]:
     """The reverts and applies that lead from one tipset to another.
 
@@ -145,7 +145,7 @@ async def chain_get_path(ctx: Context, start: TipsetKey, end: TipsetKey) -> list
 # --- messages, receipts, events ------------------------------------------------------------------------
 
 
-@method("Filecoin.ChainGetBlockMessages")
+@method("Filecoin.ChainGetBlockMessages", cache=Cache.IMMUTABLE)
 async def chain_get_block_messages(ctx: Context, block: Cid) -> dict[str, Any]:
     """The messages of a block, and their CIDs in the same order. Errors: Missing, NotHeld."""
     cache = json_cache(ctx)
@@ -165,7 +165,7 @@ async def chain_get_block_messages(ctx: Context, block: Cid) -> dict[str, Any]:
     return found  # type: ignore[return-value]
 
 
-@method("Filecoin.ChainGetParentMessages")
+@method("Filecoin.ChainGetParentMessages", cache=Cache.IMMUTABLE)
 async def chain_get_parent_messages(ctx: Context, block: Cid) -> list[dict[str, Any]] | None:
     """The messages of a block's parent tipset, each once, in the order of their receipts.
 
@@ -182,7 +182,7 @@ async def chain_get_parent_messages(ctx: Context, block: Cid) -> list[dict[str, 
     return found  # type: ignore[return-value]
 
 
-@method("Filecoin.ChainGetMessagesInTipset")
+@method("Filecoin.ChainGetMessagesInTipset", cache=Cache.TIPSET)
 async def chain_get_messages_in_tipset(ctx: Context, key: TipsetKey) -> list[dict[str, Any]] | None:
     """The messages of a tipset, each once, in the order of execution.
 
@@ -192,7 +192,7 @@ async def chain_get_messages_in_tipset(ctx: Context, key: TipsetKey) -> list[dic
     return None if tipset.height == 0 else await messages_of(ctx, tipset)
 
 
-@method("Filecoin.ChainGetParentReceipts")
+@method("Filecoin.ChainGetParentReceipts", cache=Cache.IMMUTABLE)
 async def chain_get_parent_receipts(ctx: Context, block: Cid) -> list[dict[str, Any]] | None:
     """The receipts of the messages of a block's parent tipset; null for the genesis.
 
@@ -219,7 +219,7 @@ async def chain_get_parent_receipts(ctx: Context, block: Cid) -> list[dict[str, 
     return found  # type: ignore[return-value]
 
 
-@method("Filecoin.ChainGetMessage")
+@method("Filecoin.ChainGetMessage", cache=Cache.IMMUTABLE)
 async def chain_get_message(ctx: Context, message: Cid) -> dict[str, Any]:
     """The message with this CID, without its signature. Errors: Missing, BadObject."""
     cache = json_cache(ctx)
@@ -235,7 +235,7 @@ async def chain_get_message(ctx: Context, message: Cid) -> dict[str, Any]:
     return found  # type: ignore[return-value]
 
 
-@method("Filecoin.ChainGetEvents")
+@method("Filecoin.ChainGetEvents", cache=Cache.IMMUTABLE)
 async def chain_get_events(ctx: Context, root: Cid) -> list[dict[str, Any]]:
     """The events under the root that a receipt names. Errors: NotFound."""
     cache = json_cache(ctx)
@@ -260,7 +260,7 @@ async def chain_get_events(ctx: Context, root: Cid) -> list[dict[str, Any]]:
 # --- plain objects -------------------------------------------------------------------------------------
 
 
-@method("Filecoin.ChainReadObj")
+@method("Filecoin.ChainReadObj", cache=Cache.IMMUTABLE)
 async def chain_read_obj(ctx: Context, obj: Cid) -> bytes:
     """The bytes of an object. Errors: NotFound."""
     if not obj:
@@ -271,7 +271,7 @@ async def chain_read_obj(ctx: Context, obj: Cid) -> bytes:
         raise NotFound(f"blockstore get: ipld: could not find {obj}") from None
 
 
-@method("Filecoin.ChainHasObj")
+@method("Filecoin.ChainHasObj", cache=Cache.NEVER)
 async def chain_has_obj(ctx: Context, obj: Cid) -> bool:
     """Whether `ChainReadObj` gives an object: one that a lazy store would fetch, too."""
     if not obj:
@@ -283,7 +283,7 @@ async def chain_has_obj(ctx: Context, obj: Cid) -> bool:
     return True
 
 
-@method("Filecoin.ChainStatObj", cost=Cost.HEAVY)
+@method("Filecoin.ChainStatObj", cost=Cost.HEAVY, cache=Cache.IMMUTABLE)
 async def chain_stat_obj(ctx: Context, obj: Cid, base: Cid) -> dict[str, int]:
     """How many objects are under one, itself counted, and their bytes; without those under `base`.
 
@@ -293,7 +293,7 @@ async def chain_stat_obj(ctx: Context, obj: Cid, base: Cid) -> dict[str, int]:
     return {"Size": size, "Links": links}
 
 
-@method("Filecoin.ChainBlockstoreInfo", cost=Cost.FREE, answered="local")
+@method("Filecoin.ChainBlockstoreInfo", cost=Cost.FREE, answered="local", cache=Cache.NEVER)
 async def chain_blockstore_info(ctx: Context) -> dict[str, Any]:
     """Figures of the store; which ones there are depends on its kind."""
     return dict(await ctx.store.stats())

@@ -23,7 +23,7 @@ from chain.errors import BadAddress, BadObject, BadRequest, NotFound
 from chain.ipld.dag_cbor import decode, encode
 from chain.ipld.objects import ObjectReader
 from rpc.context import Context
-from rpc.registry import Cost, method
+from rpc.registry import Cache, Cost, method
 
 _HAMT_BITS: Final = 5
 _AMT_BITS: Final = 3
@@ -250,7 +250,7 @@ class _Walk:
         raise NotFound("non-link found at given path")
 
 
-@method("Filecoin.ChainGetNode", cost=Cost.STATE)
+@method("Filecoin.ChainGetNode", cost=Cost.STATE, cache=Cache.IMMUTABLE)
 async def chain_get_node(ctx: Context, path: str) -> dict[str, Any]:
     """The object at the end of a path of links, with its CID. Errors: BadRequest (the path), NotFound."""
     root, names = segments_of(path)

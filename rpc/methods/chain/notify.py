@@ -19,7 +19,7 @@ from chain.tipset import TipsetKey
 from rpc.context import Context
 from rpc.lotus_json import APPLY, CURRENT, REVERT, json_cache
 from rpc.params import Uint64
-from rpc.registry import Cost, method
+from rpc.registry import Cache, Cost, method
 from rpc.services import head_entries
 
 
@@ -34,7 +34,7 @@ async def head_changes(ctx: Context, entry: HeadEntry) -> list[dict[str, Any]]:
     ]
 
 
-@method("Filecoin.ChainNotify", cost=Cost.FREE, channel=True)
+@method("Filecoin.ChainNotify", cost=Cost.FREE, channel=True, cache=Cache.NEVER)
 async def chain_notify(ctx: Context) -> AsyncIterator[list[dict[str, Any]]]:
     """The head at once, then every head change. The channel closes for a client that reads too slowly."""
     head = await ctx.services.head_source.current()
@@ -44,7 +44,7 @@ async def chain_notify(ctx: Context) -> AsyncIterator[list[dict[str, Any]]]:
             yield await head_changes(ctx, entry)
 
 
-@method("Filecoin.ChainNotifyFrom", cost=Cost.FREE, channel=True)
+@method("Filecoin.ChainNotifyFrom", cost=Cost.FREE, channel=True, cache=Cache.NEVER)
 async def chain_notify_from(ctx: Context, seq: Uint64) -> AsyncIterator[dict[str, Any]]:
     """Every head change after sequence number `seq`, as `{"Seq", "Changes"}`; 0 begins with the head.
 

@@ -32,7 +32,7 @@ from rpc.errors import MethodError
 from rpc.lookup.eth.block_parameter import block_hash
 from rpc.lookup.eth.executed_tipset import Executed, PostRoots, load_executed
 from rpc.lookup.eth.tipset_logs import load_events
-from rpc.registry import V0, V1, Cost, method
+from rpc.registry import V0, V1, Cache, Cost, method
 
 _PERMISSION = "write"
 
@@ -55,7 +55,7 @@ def _validation(
     }
 
 
-@method("Filecoin.ChainValidateIndex", versions=V0 | V1, cost=Cost.SCAN, answered="indexed")
+@method("Filecoin.ChainValidateIndex", versions=V0 | V1, cost=Cost.SCAN, answered="indexed", cache=Cache.NEVER)
 async def chain_validate_index(ctx: Context, epoch: int, backfill: bool) -> dict[str, Any]:
     """What the index holds of an epoch's tipset, once it agrees with the chain's objects.
 

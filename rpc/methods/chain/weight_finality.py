@@ -16,7 +16,7 @@ from rpc.lookup.actor_states import states_of
 from rpc.lookup.finality import CHAIN_FINALITY, f3_finalized
 from rpc.lookup.tipsets import read_tipset, tipset_at
 from rpc.lotus_json import json_cache
-from rpc.registry import Cost, method
+from rpc.registry import Cache, Cost, method
 
 _BLOCKS_PER_EPOCH: Final = 5
 _RATIO_NUMERATOR: Final = 1
@@ -37,7 +37,7 @@ async def weight(ctx: Context, tipset: Tipset) -> int:
     return tipset.parent_weight + (log2 << 8) + by_wins
 
 
-@method("Filecoin.ChainTipSetWeight", cost=Cost.STATE)
+@method("Filecoin.ChainTipSetWeight", cost=Cost.STATE, cache=Cache.TIPSET)
 async def chain_tipset_weight(ctx: Context, key: TipsetKey) -> str:
     """The weight of the chain that ends with a tipset. Errors: NotFound; a state that is not held."""
     try:
@@ -47,7 +47,7 @@ async def chain_tipset_weight(ctx: Context, key: TipsetKey) -> str:
     return str(await weight(ctx, tipset))
 
 
-@method("Filecoin.ChainGetFinalizedTipSet", answered="decoded")
+@method("Filecoin.ChainGetFinalizedTipSet", answered="decoded", cache=Cache.HEAD)
 async def chain_get_finalized_tipset(ctx: Context) -> dict[str, Any]:
     """The newest final tipset: that of F3 if it is recorded and newer, else the one 900 epochs back.
 

@@ -16,7 +16,7 @@ from rpc.lookup.events.actor_events import actor_event_json, event_entries_json,
 from rpc.lookup.events.criteria import Hit, make_criteria
 from rpc.lookup.events.head_change_events import EventCondition, find_hits_of_entry
 from rpc.lookup.head_changes import context_at_entry
-from rpc.registry import V0, V1, Cost, method
+from rpc.registry import V0, V1, Cache, Cost, method
 from rpc.services import head_entries
 from rpc.session import Burst
 
@@ -26,7 +26,7 @@ def _shown(hit: Hit, reverted: bool) -> dict[str, Any]:
     return {**actor_event_json(hit, reverted), "entries": event_entries_json(hit.entries) or None}
 
 
-@method("Filecoin.SubscribeActorEventsRaw", cost=Cost.SCAN, answered="indexed", channel=True)
+@method("Filecoin.SubscribeActorEventsRaw", cost=Cost.SCAN, answered="indexed", channel=True, cache=Cache.NEVER)
 async def subscribe_actor_events_raw(ctx: Context, wanted: ActorEventFilterParam) -> AsyncIterator[dict[str, Any]]:
     """The events of a tipset or of epochs: those that there are, then each as it comes, or is reverted.
 
@@ -56,7 +56,7 @@ async def subscribe_actor_events_raw(ctx: Context, wanted: ActorEventFilterParam
                 return
 
 
-@method("Filecoin.GetActorEventsRaw", versions=V0 | V1, cost=Cost.SCAN)
+@method("Filecoin.GetActorEventsRaw", versions=V0 | V1, cost=Cost.SCAN, cache=Cache.HEAD)
 async def get_actor_events_raw(ctx: Context, wanted: ActorEventFilterParam) -> list[dict[str, Any]] | None:
     """The events of a tipset or a range of up to 2,880 epochs, of actors of every kind; null for none.
 

@@ -29,13 +29,15 @@ from rpc.lookup.message_search import NO_LIMIT, Epochs
 from rpc.lookup.tipset_inclusion import included_in
 from rpc.lotus_json import json_cache
 from rpc.params import EthHash
-from rpc.registry import EVERY_VERSION, Cost, method
+from rpc.registry import EVERY_VERSION, Cache, Cost, method
 
 #: who asks for a block so near to the head follows the head
 _NEW_EPOCHS: Final = 2
 
 
-@method("Filecoin.EthBlockNumber", aliases=("eth_blockNumber",), versions=EVERY_VERSION, cost=Cost.FREE)
+@method(
+    "Filecoin.EthBlockNumber", aliases=("eth_blockNumber",), versions=EVERY_VERSION, cost=Cost.FREE, cache=Cache.HEAD
+)
 async def eth_block_number(ctx: Context) -> str:
     """The epoch of the newest block whose transactions are executed: the head's parent."""
     head = (await ctx.head()).tipset
@@ -45,7 +47,7 @@ async def eth_block_number(ctx: Context) -> str:
 # --- blocks --------------------------------------------------------------------------------------------
 
 
-@method("Filecoin.EthGetBlockByNumber", aliases=("eth_getBlockByNumber",), versions=EVERY_VERSION)
+@method("Filecoin.EthGetBlockByNumber", aliases=("eth_getBlockByNumber",), versions=EVERY_VERSION, cache=Cache.CHAIN)
 async def eth_get_block_by_number(ctx: Context, block: str, full: bool) -> Any:
     """The block at an epoch or tag, with whole transactions or their hashes.
 
@@ -57,7 +59,13 @@ async def eth_get_block_by_number(ctx: Context, block: str, full: bool) -> Any:
     return await load_block_json(ctx, tipset, full)
 
 
-@method("Filecoin.EthGetBlockByHash", aliases=("eth_getBlockByHash",), versions=EVERY_VERSION, answered="indexed")
+@method(
+    "Filecoin.EthGetBlockByHash",
+    aliases=("eth_getBlockByHash",),
+    versions=EVERY_VERSION,
+    answered="indexed",
+    cache=Cache.IMMUTABLE,
+)
 async def eth_get_block_by_hash(ctx: Context, block_hash: EthHash, full: bool) -> Any:
     """The block with a hash, on whatever fork. Errors: NotFound, NotHeld; the head itself needs a full node."""
     return await load_block_json(ctx, await select_hash(ctx, block_hash), full)
@@ -71,6 +79,7 @@ async def _count(ctx: Context, tipset: Tipset) -> str:
     "Filecoin.EthGetBlockTransactionCountByNumber",
     aliases=("eth_getBlockTransactionCountByNumber",),
     versions=EVERY_VERSION,
+    cache=Cache.CHAIN,
 )
 async def eth_get_block_transaction_count_by_number(ctx: Context, block: str) -> str:
     """The number of transactions in the block at an epoch or tag. Errors: NullRound, BadRequest, NotHeld."""
@@ -82,6 +91,7 @@ async def eth_get_block_transaction_count_by_number(ctx: Context, block: str) ->
     aliases=("eth_getBlockTransactionCountByHash",),
     versions=EVERY_VERSION,
     answered="indexed",
+    cache=Cache.IMMUTABLE,
 )
 async def eth_get_block_transaction_count_by_hash(ctx: Context, block_hash: EthHash) -> str:
     """The number of transactions in the block with a hash. Errors: NotFound, NotHeld."""
@@ -116,14 +126,20 @@ async def _receipts(ctx: Context, block: BlockParam, limit: int) -> Any:
     return cache.keep(key, receipts)
 
 
-@method("Filecoin.EthGetBlockReceipts", aliases=("eth_getBlockReceipts",), versions=EVERY_VERSION, cost=Cost.SCAN)
+@method(
+    "Filecoin.EthGetBlockReceipts",
+    aliases=("eth_getBlockReceipts",),
+    versions=EVERY_VERSION,
+    cost=Cost.SCAN,
+    cache=Cache.CHAIN,
+)
 async def eth_get_block_receipts(ctx: Context, block: BlockParam) -> Any:
     """The receipts of all transactions of a block. Errors: NullRound, BadRequest, NotFound, NotHeld (also for
     events that are not held); the head itself needs a full node."""
     return await _receipts(ctx, block, NO_LIMIT)
 
 
-@method("Filecoin.EthGetBlockReceiptsLimited", versions=EVERY_VERSION, cost=Cost.SCAN)
+@method("Filecoin.EthGetBlockReceiptsLimited", versions=EVERY_VERSION, cost=Cost.SCAN, cache=Cache.HEAD)
 async def eth_get_block_receipts_limited(ctx: Context, block: BlockParam, limit: Epochs) -> Any:
     """As `EthGetBlockReceipts`, of a block at most `limit` epochs below the head (-1: any)."""
     return await _receipts(ctx, block, limit)

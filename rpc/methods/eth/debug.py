@@ -45,7 +45,7 @@ from rpc.lookup.eth.transactions import find_message_cid, resolve_eth_address
 from rpc.lookup.forward import forward
 from rpc.lookup.message_search import Miss
 from rpc.params import EthHash, RawParams, param_of, raw_list
-from rpc.registry import EVERY_VERSION, Cost, method
+from rpc.registry import EVERY_VERSION, Cache, Cost, method
 
 _HASH: Final = param_of("txHash", EthHash)
 _BLOCK: Final = param_of("block", BlockParam)
@@ -63,6 +63,7 @@ _KINDS: Final = frozenset({"trace", "stateDiff"})
     versions=EVERY_VERSION,
     cost=Cost.EXECUTE,
     answered="executed",
+    cache=Cache.NEVER,
 )
 async def debug_trace_transaction(ctx: Context, params: RawParams) -> Any:
     """What a transaction on chain did, executed again: (hash, {"tracer", "tracerConfig"}). Tracers: `callTracer`,
@@ -134,7 +135,7 @@ def _message(call: EthCall) -> Message:
         raise MethodError(f"failed to convert ethcall to filecoin message: {error}") from None
 
 
-@method("debug_traceCall", versions=EVERY_VERSION, cost=Cost.EXECUTE, answered="executed")
+@method("debug_traceCall", versions=EVERY_VERSION, cost=Cost.EXECUTE, answered="executed", cache=Cache.NEVER)
 async def debug_trace_call(ctx: Context, params: RawParams) -> Any:
     """What a call would do after a block: (call, block, options as of `debug_traceTransaction`).
 
@@ -174,6 +175,7 @@ async def debug_trace_call(ctx: Context, params: RawParams) -> Any:
     versions=EVERY_VERSION,
     cost=Cost.EXECUTE,
     answered="executed",
+    cache=Cache.NEVER,
 )
 async def trace_call(ctx: Context, params: RawParams) -> Any:
     """What a call would do after a block: (call, kinds, block; `latest` where none is given).

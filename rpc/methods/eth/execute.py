@@ -24,7 +24,7 @@ from rpc.lookup.eth.block_parameter import (
 )
 from rpc.lookup.forward import forward
 from rpc.params import EthBytes, RawParams, param_of, raw_list
-from rpc.registry import EVERY_VERSION, Cost, method
+from rpc.registry import EVERY_VERSION, Cache, Cost, method
 
 _BLOCK: Final = param_of("block", BlockParam)
 _CALL: Final = param_of("call", EthCallParam)
@@ -35,7 +35,14 @@ _FORWARDED: Final = (
 )
 
 
-@method("Filecoin.EthCall", aliases=("eth_call",), versions=EVERY_VERSION, cost=Cost.EXECUTE, answered="executed")
+@method(
+    "Filecoin.EthCall",
+    aliases=("eth_call",),
+    versions=EVERY_VERSION,
+    cost=Cost.EXECUTE,
+    answered="executed",
+    cache=Cache.HEAD,
+)
 async def eth_call(ctx: Context, call: EthCallParam, block: BlockParam) -> Any:
     """What a call returns after a block. Errors: BadRequest, NeedsNode, ExecutionReverted (with the revert's bytes)."""
     try:
@@ -59,6 +66,7 @@ async def eth_call(ctx: Context, call: EthCallParam, block: BlockParam) -> Any:
     versions=EVERY_VERSION,
     cost=Cost.EXECUTE,
     answered="executed",
+    cache=Cache.NEVER,
 )
 async def eth_estimate_gas(ctx: Context, params: RawParams) -> Any:
     """The gas limit that a call needs at the head. Errors: as `EthCall`."""
@@ -96,4 +104,5 @@ for _name, _alias in _FORWARDED:
         versions=EVERY_VERSION,
         cost=Cost.EXECUTE,
         answered="forwarded",
+        cache=Cache.NEVER,
     )(_forward_transaction(_name))

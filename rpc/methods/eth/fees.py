@@ -25,7 +25,7 @@ from rpc.lookup.eth.paid_fees import all_paid
 from rpc.lookup.forward import forward
 from rpc.lookup.gas_premium import estimate_premium, with_noise
 from rpc.params import EthUint64, RawParams, json_kind, param_of, raw_list
-from rpc.registry import EVERY_VERSION, Cost, method
+from rpc.registry import EVERY_VERSION, Cache, Cost, method
 
 #: the most blocks, and the most percentiles, of one fee history
 MAX_BLOCKS: Final = 1024
@@ -37,13 +37,13 @@ _COUNT: Final = param_of("count", EthUint64)
 # --- base fee ------------------------------------------------------------------------------------------
 
 
-@method("Filecoin.EthBaseFee", aliases=("eth_baseFee",), versions=EVERY_VERSION)
+@method("Filecoin.EthBaseFee", aliases=("eth_baseFee",), versions=EVERY_VERSION, cache=Cache.HEAD)
 async def eth_base_fee(ctx: Context) -> str:
     """attoFIL a gas unit that the next block will burn. Errors: NotHeld."""
     return hex(await next_base_fee(ctx, (await ctx.head()).tipset))
 
 
-@method("Filecoin.EthGasPrice", aliases=("eth_gasPrice",), versions=EVERY_VERSION, cost=Cost.SCAN)
+@method("Filecoin.EthGasPrice", aliases=("eth_gasPrice",), versions=EVERY_VERSION, cost=Cost.SCAN, cache=Cache.NEVER)
 async def eth_gas_price(ctx: Context) -> str:
     """The head's base fee and the premium that is suggested, attoFIL a gas unit. Errors: NotHeld."""
     premium = with_noise(await estimate_premium(ctx, 0, TipsetKey()))
@@ -51,7 +51,11 @@ async def eth_gas_price(ctx: Context) -> str:
 
 
 @method(
-    "Filecoin.EthMaxPriorityFeePerGas", aliases=("eth_maxPriorityFeePerGas",), versions=EVERY_VERSION, cost=Cost.SCAN
+    "Filecoin.EthMaxPriorityFeePerGas",
+    aliases=("eth_maxPriorityFeePerGas",),
+    versions=EVERY_VERSION,
+    cost=Cost.SCAN,
+    cache=Cache.NEVER,
 )
 async def eth_max_priority_fee_per_gas(ctx: Context) -> str:
     """The premium that is suggested, attoFIL a gas unit, with the noise of half a percent. Errors: NotHeld."""
@@ -103,7 +107,7 @@ def _asked(params: Any) -> _Asked:
     return _Asked(count, newest or "", values)
 
 
-@method("Filecoin.EthFeeHistory", aliases=("eth_feeHistory",), versions=EVERY_VERSION, cost=Cost.SCAN)
+@method("Filecoin.EthFeeHistory", aliases=("eth_feeHistory",), versions=EVERY_VERSION, cost=Cost.SCAN, cache=Cache.HEAD)
 async def eth_fee_history(ctx: Context, params: RawParams) -> Any:
     """Base fees, gas used and rewards of the blocks up to one: (count up to 1,024, newest block, percentiles).
 

@@ -30,7 +30,7 @@ from rpc.lookup.filters.installed_filters import (
     filters_of,
 )
 from rpc.lookup.head_changes import cursor_at_head
-from rpc.registry import EVERY_VERSION, Cost, method
+from rpc.registry import EVERY_VERSION, Cache, Cost, method
 
 #: how often a poll begins again because another was first
 _TRIES: Final = 8
@@ -62,7 +62,14 @@ async def _install(ctx: Context, state: FilterState) -> str:
     return eth_json.data(filter_id)
 
 
-@method("Filecoin.EthNewFilter", aliases=("eth_newFilter",), versions=EVERY_VERSION, cost=Cost.SCAN, answered="indexed")
+@method(
+    "Filecoin.EthNewFilter",
+    aliases=("eth_newFilter",),
+    versions=EVERY_VERSION,
+    cost=Cost.SCAN,
+    answered="indexed",
+    cache=Cache.NEVER,
+)
 async def eth_new_filter(ctx: Context, wanted: LogFilterParam) -> str:
     """Install a filter of logs; its id. It begins with the logs that its range holds already.
 
@@ -88,7 +95,7 @@ async def eth_new_filter(ctx: Context, wanted: LogFilterParam) -> str:
     return await _install(ctx, state)
 
 
-@method("Filecoin.EthNewBlockFilter", aliases=("eth_newBlockFilter",), versions=EVERY_VERSION)
+@method("Filecoin.EthNewBlockFilter", aliases=("eth_newBlockFilter",), versions=EVERY_VERSION, cache=Cache.NEVER)
 async def eth_new_block_filter(ctx: Context) -> str:
     """Install a filter that tells the hash of each tipset that becomes the head; its id."""
     return await _install(ctx, FilterState(BLOCKS, cursor_at_head(await ctx.head()), 0))
@@ -100,6 +107,7 @@ async def eth_new_block_filter(ctx: Context) -> str:
     versions=EVERY_VERSION,
     cost=Cost.FREE,
     answered="local",
+    cache=Cache.NEVER,
 )
 async def eth_new_pending_transaction_filter(ctx: Context) -> str:
     """Always an error: a follower has no mempool."""
@@ -112,6 +120,7 @@ async def eth_new_pending_transaction_filter(ctx: Context) -> str:
     versions=EVERY_VERSION,
     cost=Cost.SCAN,
     answered="indexed",
+    cache=Cache.NEVER,
 )
 async def eth_get_filter_changes(ctx: Context, filter_id: FilterId) -> orjson.Fragment:
     """What a filter has to tell since it was last polled: logs (removed ones too, after a reorg) or block hashes.
@@ -128,13 +137,14 @@ async def eth_get_filter_changes(ctx: Context, filter_id: FilterId) -> orjson.Fr
     versions=EVERY_VERSION,
     cost=Cost.SCAN,
     answered="indexed",
+    cache=Cache.NEVER,
 )
 async def eth_get_filter_logs(ctx: Context, filter_id: FilterId) -> orjson.Fragment:
     """As `EthGetFilterChanges`, of filters of logs alone. Errors: "wrong filter type", and as there."""
     return await _poll(ctx, filter_id, (LOGS,))
 
 
-@method("Filecoin.EthUninstallFilter", aliases=("eth_uninstallFilter",), versions=EVERY_VERSION)
+@method("Filecoin.EthUninstallFilter", aliases=("eth_uninstallFilter",), versions=EVERY_VERSION, cache=Cache.NEVER)
 async def eth_uninstall_filter(ctx: Context, filter_id: FilterId) -> bool:
     """Forget a filter; whether there was one."""
     if ctx.session is not None:

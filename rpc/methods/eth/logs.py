@@ -13,7 +13,7 @@ from rpc.errors import MethodError
 from rpc.lookup.eth.block_parameter import is_canonical
 from rpc.lookup.events.find_events import find_in, find_range, logs_json, tipset_by_hash
 from rpc.lookup.events.log_filter import LogFilter, LogFilterParam, log_criteria, parse_block_range
-from rpc.registry import EVERY_VERSION, Cost, method
+from rpc.registry import EVERY_VERSION, Cache, Cost, method
 
 _NOT_YET: Final = "events for the requested block are not yet available"
 
@@ -46,7 +46,14 @@ async def _find(ctx: Context, wanted: LogFilter) -> orjson.Fragment:
     return await logs_json(ctx, await find_range(ctx, low, head.height - 1 if high == -1 else high, conditions))
 
 
-@method("Filecoin.EthGetLogs", aliases=("eth_getLogs",), versions=EVERY_VERSION, cost=Cost.SCAN, answered="indexed")
+@method(
+    "Filecoin.EthGetLogs",
+    aliases=("eth_getLogs",),
+    versions=EVERY_VERSION,
+    cost=Cost.SCAN,
+    answered="indexed",
+    cache=Cache.HEAD,
+)
 async def eth_get_logs(ctx: Context, wanted: LogFilterParam) -> orjson.Fragment:
     """The logs of a block or a range of up to 2,880 epochs that match addresses and topics; at most 10,000.
 

@@ -6,23 +6,41 @@ from typing import Any
 
 from rpc.context import Context
 from rpc.lookup.forward import forward
-from rpc.registry import EVERY_VERSION, Cost, method
+from rpc.registry import EVERY_VERSION, Cache, Cost, method
 
 
-@method("Filecoin.EthAccounts", aliases=("eth_accounts",), versions=EVERY_VERSION, cost=Cost.FREE, answered="local")
+@method(
+    "Filecoin.EthAccounts",
+    aliases=("eth_accounts",),
+    versions=EVERY_VERSION,
+    cost=Cost.FREE,
+    answered="local",
+    cache=Cache.IMMUTABLE,
+)
 async def eth_accounts(ctx: Context) -> list[str]:
     """Always empty: no accounts are managed."""
     return []
 
 
-@method("Filecoin.EthProtocolVersion", aliases=("eth_protocolVersion",), versions=EVERY_VERSION, cost=Cost.FREE)
+@method(
+    "Filecoin.EthProtocolVersion",
+    aliases=("eth_protocolVersion",),
+    versions=EVERY_VERSION,
+    cost=Cost.FREE,
+    cache=Cache.HEAD,
+)
 async def eth_protocol_version(ctx: Context) -> str:
     """The network version at the head."""
     return hex(ctx.network.version_at((await ctx.head()).tipset.height))
 
 
 @method(
-    "Filecoin.EthSyncing", aliases=("eth_syncing",), versions=EVERY_VERSION, cost=Cost.EXECUTE, answered="forwarded"
+    "Filecoin.EthSyncing",
+    aliases=("eth_syncing",),
+    versions=EVERY_VERSION,
+    cost=Cost.EXECUTE,
+    answered="forwarded",
+    cache=Cache.NEVER,
 )
 async def eth_syncing(ctx: Context) -> Any:
     """How far the full node behind is with syncing; false without one: what is served is whole up to the head."""

@@ -37,7 +37,7 @@ from rpc.lookup.eth.transactions import load_tree_after
 from rpc.lookup.forward import forward
 from rpc.lookup.next_nonce import next_nonce
 from rpc.params import EthAddress, EthBytes, RawParams, json_kind, raw_list
-from rpc.registry import EVERY_VERSION, Cost, method
+from rpc.registry import EVERY_VERSION, Cache, Cost, method
 
 _WORD: Final = 32
 
@@ -50,6 +50,7 @@ _WORD: Final = 32
     versions=EVERY_VERSION,
     cost=Cost.FREE,
     answered="local",
+    cache=Cache.IMMUTABLE,
 )
 async def eth_address_to_filecoin_address(ctx: Context, address: EthAddress) -> Address:
     """The Filecoin address of an Ethereum one: f410, or the ID that a masked one stands for. Errors: BadAddress."""
@@ -67,7 +68,7 @@ def _one_or_two(params: Any) -> list[Any]:
     return given
 
 
-@method("Filecoin.FilecoinAddressToEthAddress", versions=EVERY_VERSION, cost=Cost.STATE)
+@method("Filecoin.FilecoinAddressToEthAddress", versions=EVERY_VERSION, cost=Cost.STATE, cache=Cache.HEAD)
 async def filecoin_address_to_eth_address(ctx: Context, params: RawParams) -> str:
     """The Ethereum address of a Filecoin one: (address, block or tag; "finalized" where it is left out).
 
@@ -143,7 +144,9 @@ def _checked(address: bytes, said: str) -> Address:
         raise MethodError(f"{said}{error}") from error
 
 
-@method("Filecoin.EthGetBalance", aliases=("eth_getBalance",), versions=EVERY_VERSION, cost=Cost.STATE)
+@method(
+    "Filecoin.EthGetBalance", aliases=("eth_getBalance",), versions=EVERY_VERSION, cost=Cost.STATE, cache=Cache.CHAIN
+)
 async def eth_get_balance(ctx: Context, address: EthAddress, block: BlockParam) -> Any:
     """The balance of an address after a block, attoFIL; 0 where there is no actor. Errors: BadRequest, NotHeld."""
     wanted = _checked(address, "")
@@ -158,7 +161,11 @@ async def eth_get_balance(ctx: Context, address: EthAddress, block: BlockParam) 
 
 
 @method(
-    "Filecoin.EthGetTransactionCount", aliases=("eth_getTransactionCount",), versions=EVERY_VERSION, cost=Cost.STATE
+    "Filecoin.EthGetTransactionCount",
+    aliases=("eth_getTransactionCount",),
+    versions=EVERY_VERSION,
+    cost=Cost.STATE,
+    cache=Cache.CHAIN,
 )
 async def eth_get_transaction_count(ctx: Context, address: EthAddress, block: BlockParam) -> Any:
     """The nonce of an account, or of a living contract, after a block. `pending` counts the mempool's messages
@@ -187,7 +194,7 @@ async def eth_get_transaction_count(ctx: Context, address: EthAddress, block: Bl
     return hex(contract.state["Nonce"] if contract.state["Tombstone"] is None else 0)
 
 
-@method("Filecoin.EthGetCode", aliases=("eth_getCode",), versions=EVERY_VERSION, cost=Cost.STATE)
+@method("Filecoin.EthGetCode", aliases=("eth_getCode",), versions=EVERY_VERSION, cost=Cost.STATE, cache=Cache.CHAIN)
 async def eth_get_code(ctx: Context, address: EthAddress, block: BlockParam) -> Any:
     """The bytecode of a contract after a block; empty for any other actor, and for a contract that destroyed
     itself. Errors: BadRequest, NotHeld."""
@@ -207,7 +214,13 @@ async def eth_get_code(ctx: Context, address: EthAddress, block: BlockParam) -> 
     return eth_json.data(await ctx.objects.get(Cid(contract.state["Bytecode"])))
 
 
-@method("Filecoin.EthGetStorageAt", aliases=("eth_getStorageAt",), versions=EVERY_VERSION, cost=Cost.STATE)
+@method(
+    "Filecoin.EthGetStorageAt",
+    aliases=("eth_getStorageAt",),
+    versions=EVERY_VERSION,
+    cost=Cost.STATE,
+    cache=Cache.CHAIN,
+)
 async def eth_get_storage_at(ctx: Context, address: EthAddress, position: EthBytes, block: BlockParam) -> Any:
     """One slot of a contract's storage after a block, 32 bytes; zero where nothing is. Errors: BadRequest,
     NotHeld."""

@@ -33,7 +33,7 @@ from rpc.lookup.filters.installed_filters import (
 )
 from rpc.lookup.head_changes import context_at_entry
 from rpc.params import RawParams, json_kind, param_of, raw_list
-from rpc.registry import EVERY_VERSION, Cost, method
+from rpc.registry import EVERY_VERSION, Cache, Cost, method
 from rpc.services import head_entries
 from rpc.session import Burst
 
@@ -94,7 +94,14 @@ def _undecoded(value: Any, go: str) -> MethodError:
     return MethodError(f"decoding params: json: cannot unmarshal {json_kind(value)} into Go value of type {go}")
 
 
-@method("Filecoin.EthSubscribe", aliases=("eth_subscribe",), versions=EVERY_VERSION, cost=Cost.FREE, answered="indexed")
+@method(
+    "Filecoin.EthSubscribe",
+    aliases=("eth_subscribe",),
+    versions=EVERY_VERSION,
+    cost=Cost.FREE,
+    answered="indexed",
+    cache=Cache.NEVER,
+)
 async def eth_subscribe(ctx: Context, params: RawParams) -> str:
     """Push `newHeads`, or `logs` by address and topics, over this WebSocket; the subscription's id.
 
@@ -124,7 +131,12 @@ async def eth_subscribe(ctx: Context, params: RawParams) -> str:
 
 
 @method(
-    "Filecoin.EthUnsubscribe", aliases=("eth_unsubscribe",), versions=EVERY_VERSION, cost=Cost.FREE, answered="local"
+    "Filecoin.EthUnsubscribe",
+    aliases=("eth_unsubscribe",),
+    versions=EVERY_VERSION,
+    cost=Cost.FREE,
+    answered="local",
+    cache=Cache.NEVER,
 )
 async def eth_unsubscribe(ctx: Context, subscription: SubscriptionId) -> bool:
     """End a subscription of this WebSocket; whether there was one."""

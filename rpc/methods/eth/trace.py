@@ -35,7 +35,7 @@ from rpc.lookup.forward import forward
 from rpc.lookup.message_search import Miss
 from rpc.lookup.tipset_inclusion import included_in
 from rpc.params import EthHash, param_of
-from rpc.registry import EVERY_VERSION, Cost, method
+from rpc.registry import EVERY_VERSION, Cache, Cost, method
 
 #: results of a filter, and epochs that it may span, as a node has them by default
 MAX_RESULTS: Final = 500
@@ -66,7 +66,12 @@ async def _number_of(ctx: Context, tipset: Tipset) -> str:
 
 
 @method(
-    "Filecoin.EthTraceBlock", aliases=("trace_block",), versions=EVERY_VERSION, cost=Cost.CHAIN, answered="recorded"
+    "Filecoin.EthTraceBlock",
+    aliases=("trace_block",),
+    versions=EVERY_VERSION,
+    cost=Cost.CHAIN,
+    answered="recorded",
+    cache=Cache.HEAD,
 )
 async def eth_trace_block(ctx: Context, block: str) -> Any:
     """The traces of a block by number or tag, in order of execution. Errors: NullRound, BadRequest, NotHeld."""
@@ -87,6 +92,7 @@ async def eth_trace_block(ctx: Context, block: str) -> Any:
     versions=EVERY_VERSION,
     cost=Cost.SCAN,
     answered="recorded",
+    cache=Cache.HEAD,
 )
 async def eth_trace_replay_block_transactions(ctx: Context, block: str, kinds: list[str]) -> Any:
     """The traces of a block by transaction, with what each returned; `kinds` is `["trace"]`. Errors: as
@@ -124,6 +130,7 @@ async def _beyond_held(ctx: Context, tx_hash: str) -> Any:
     versions=EVERY_VERSION,
     cost=Cost.SCAN,
     answered="recorded",
+    cache=Cache.HEAD,
 )
 async def eth_trace_transaction(ctx: Context, tx_hash: str) -> Any:
     """The traces of a transaction on chain. Errors: not found, still pending, NotHeld."""
@@ -218,7 +225,12 @@ async def _filtered(ctx: Context, wanted: TraceFilter, low: int, high: int) -> l
 
 
 @method(
-    "Filecoin.EthTraceFilter", aliases=("trace_filter",), versions=EVERY_VERSION, cost=Cost.SCAN, answered="recorded"
+    "Filecoin.EthTraceFilter",
+    aliases=("trace_filter",),
+    versions=EVERY_VERSION,
+    cost=Cost.SCAN,
+    answered="recorded",
+    cache=Cache.HEAD,
 )
 async def eth_trace_filter(ctx: Context, wanted: TraceFilterParam) -> Any:
     """The traces of up to 2,880 epochs by sender and receiver, from `after` on, at most `count` (up to 500).

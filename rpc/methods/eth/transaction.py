@@ -32,7 +32,7 @@ from rpc.lookup.message_search import NO_LIMIT, Epochs, Found, Miss, NotAMessage
 from rpc.lookup.tipset_inclusion import included_in
 from rpc.lotus_json import json_cache
 from rpc.params import EthHash, EthUint64
-from rpc.registry import EVERY_VERSION, Cost, method
+from rpc.registry import EVERY_VERSION, Cache, Cost, method
 
 #: why a message on chain has no Ethereum form
 _NO_TRANSACTION: Final = (NotEthTx, EthAddressError, NotEthHash, ActorNotFound)
@@ -44,7 +44,7 @@ _PLACE_BYTES: Final = 600
 # --- hashes and CIDs -----------------------------------------------------------------------------------
 
 
-@method("Filecoin.EthGetMessageCidByTransactionHash", versions=EVERY_VERSION, answered="indexed")
+@method("Filecoin.EthGetMessageCidByTransactionHash", versions=EVERY_VERSION, answered="indexed", cache=Cache.HEAD)
 async def eth_get_message_cid_by_transaction_hash(ctx: Context, tx_hash: EthHash | None) -> Cid | None:
     """The CID of the message behind a transaction hash; null where none is known."""
     if tx_hash is None:
@@ -53,7 +53,7 @@ async def eth_get_message_cid_by_transaction_hash(ctx: Context, tx_hash: EthHash
     return None if await _message(ctx, cid) is None else cid
 
 
-@method("Filecoin.EthGetTransactionHashByCid", versions=EVERY_VERSION)
+@method("Filecoin.EthGetTransactionHashByCid", versions=EVERY_VERSION, cache=Cache.IMMUTABLE)
 async def eth_get_transaction_hash_by_cid(ctx: Context, cid: Cid) -> str | None:
     """The transaction hash of a message; null where no message has this CID. Errors: NotEthTx."""
     found = await _message(ctx, cid)
@@ -175,13 +175,20 @@ async def _pending(ctx: Context, tx_hash: bytes, limit: int) -> Any:
     versions=EVERY_VERSION,
     cost=Cost.STATE,
     answered="indexed",
+    cache=Cache.CHAIN,
 )
 async def eth_get_transaction_by_hash(ctx: Context, tx_hash: EthHash | None) -> Any:
     """The transaction with a hash, on chain or (with a full node behind) pending; null where there is none."""
     return await _transaction(ctx, tx_hash, NO_LIMIT)
 
 
-@method("Filecoin.EthGetTransactionByHashLimited", versions=EVERY_VERSION, cost=Cost.STATE, answered="indexed")
+@method(
+    "Filecoin.EthGetTransactionByHashLimited",
+    versions=EVERY_VERSION,
+    cost=Cost.STATE,
+    answered="indexed",
+    cache=Cache.HEAD,
+)
 async def eth_get_transaction_by_hash_limited(ctx: Context, tx_hash: EthHash | None, limit: Epochs) -> Any:
     """As `EthGetTransactionByHash`, at most `limit` epochs below the head (-1: any)."""
     return await _transaction(ctx, tx_hash, limit)
@@ -226,13 +233,20 @@ async def _receipt(ctx: Context, tx_hash: bytes, limit: int) -> orjson.Fragment 
     versions=EVERY_VERSION,
     cost=Cost.STATE,
     answered="indexed",
+    cache=Cache.CHAIN,
 )
 async def eth_get_transaction_receipt(ctx: Context, tx_hash: EthHash) -> Any:
     """The receipt of a transaction; null where it is not on chain. Errors: NotHeld (its receipt or events)."""
     return await _receipt(ctx, tx_hash, NO_LIMIT)
 
 
-@method("Filecoin.EthGetTransactionReceiptLimited", versions=EVERY_VERSION, cost=Cost.STATE, answered="indexed")
+@method(
+    "Filecoin.EthGetTransactionReceiptLimited",
+    versions=EVERY_VERSION,
+    cost=Cost.STATE,
+    answered="indexed",
+    cache=Cache.HEAD,
+)
 async def eth_get_transaction_receipt_limited(ctx: Context, tx_hash: EthHash, limit: Epochs) -> Any:
     """As `EthGetTransactionReceipt`, at most `limit` epochs below the head (-1: any)."""
     return await _receipt(ctx, tx_hash, limit)
@@ -263,6 +277,7 @@ def _in_range(index: int, count: int) -> None:
     versions=EVERY_VERSION,
     cost=Cost.STATE,
     answered="indexed",
+    cache=Cache.IMMUTABLE,
 )
 async def eth_get_transaction_by_block_hash_and_index(ctx: Context, block_hash: EthHash, index: EthUint64) -> Any:
     """One transaction of the block with a hash. Errors: NotFound, BadRequest (no such index), NotHeld."""
@@ -274,6 +289,7 @@ async def eth_get_transaction_by_block_hash_and_index(ctx: Context, block_hash: 
     aliases=("eth_getTransactionByBlockNumberAndIndex",),
     versions=EVERY_VERSION,
     cost=Cost.STATE,
+    cache=Cache.CHAIN,
 )
 async def eth_get_transaction_by_block_number_and_index(ctx: Context, block: str, index: EthUint64) -> Any:
     """One transaction of the block at an epoch or tag. Errors: NullRound, BadRequest, NotHeld."""

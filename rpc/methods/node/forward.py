@@ -16,7 +16,7 @@ from rpc.context import Context
 from rpc.known import known_methods
 from rpc.lookup.forward import forward
 from rpc.params import RawParams
-from rpc.registry import V0, V1, Cost, Versions, method
+from rpc.registry import V0, V1, Cache, Cost, Versions, method
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,10 @@ def _declare() -> None:
                 versions |= version
         if not versions:
             raise ValueError(f"{line.name} is no method of the node")
-        method(line.name, versions=versions, perm=line.perm, cost=Cost.EXECUTE, answered="forwarded")(_handler(line))
+        declare = method(
+            line.name, versions=versions, perm=line.perm, cost=Cost.EXECUTE, answered="forwarded", cache=Cache.NEVER
+        )
+        declare(_handler(line))
 
 
 _declare()

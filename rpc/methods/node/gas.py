@@ -19,7 +19,7 @@ from rpc.executor import Executor
 from rpc.lookup.gas_premium import estimate_premium, with_noise
 from rpc.lookup.tipsets import read_tipset
 from rpc.params import BigInt, Exactly, Int64, Uint64, field_of, mismatch, param_of
-from rpc.registry import Cost, method
+from rpc.registry import Cache, Cost, method
 
 _AMOUNT = param_of("amount", BigInt).decode
 _BOOL = Exactly("bool", bool, False).decode
@@ -48,7 +48,7 @@ def _links(key: TipsetKey) -> list[dict[str, str]]:
     return [{"/": str(cid)} for cid in key.cids]
 
 
-@method("Filecoin.GasEstimateGasPremium", cost=Cost.SCAN)
+@method("Filecoin.GasEstimateGasPremium", cost=Cost.SCAN, cache=Cache.NEVER)
 async def gas_estimate_gas_premium(
     ctx: Context, within: Uint64, sender: Address, gas_limit: Int64, key: TipsetKey
 ) -> str:
@@ -56,13 +56,13 @@ async def gas_estimate_gas_premium(
     return str(with_noise(await estimate_premium(ctx, within, key)))
 
 
-@method("Filecoin.GasEstimateFeeCap", cost=Cost.CHAIN)
+@method("Filecoin.GasEstimateFeeCap", cost=Cost.CHAIN, cache=Cache.HEAD)
 async def gas_estimate_fee_cap(ctx: Context, message: MessageParam, blocks: Int64, key: TipsetKey) -> str:
     """attoFIL a gas unit that still pays the base fee after it rose for so many blocks. Errors: NotHeld."""
     return str(gas.estimate_fee_cap(await read_tipset(ctx, key), message.gas_premium, blocks))
 
 
-@method("Filecoin.GasEstimateGasLimit", cost=Cost.EXECUTE, answered="executed")
+@method("Filecoin.GasEstimateGasLimit", cost=Cost.EXECUTE, answered="executed", cache=Cache.NEVER)
 async def gas_estimate_gas_limit(ctx: Context, message: MessageParam, key: TipsetKey) -> Any:
     """The gas that a message uses at the head. Errors: OutOfGas, ExecutionReverted, MethodError, NeedsNode."""
 
@@ -77,7 +77,7 @@ async def gas_estimate_gas_limit(ctx: Context, message: MessageParam, key: Tipse
     return await execute_or_forward(ctx, run, "Filecoin.GasEstimateGasLimit", params, 1)
 
 
-@method("Filecoin.GasEstimateMessageGas", cost=Cost.EXECUTE, answered="executed")
+@method("Filecoin.GasEstimateMessageGas", cost=Cost.EXECUTE, answered="executed", cache=Cache.NEVER)
 async def gas_estimate_message_gas(ctx: Context, message: MessageParam, spec: SendSpec, key: TipsetKey) -> Any:
     """The message with gas limit, premium and fee cap set where they are zero. Errors: as `GasEstimateGasLimit`."""
 

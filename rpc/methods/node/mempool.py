@@ -8,10 +8,10 @@ from chain.address import Address
 from rpc.context import Context
 from rpc.lookup.forward import forward
 from rpc.lookup.next_nonce import next_nonce
-from rpc.registry import Cost, method
+from rpc.registry import Cache, Cost, method
 
 
-@method("Filecoin.MpoolGetNonce", cost=Cost.EXECUTE, answered="forwarded")
+@method("Filecoin.MpoolGetNonce", cost=Cost.EXECUTE, answered="forwarded", cache=Cache.NEVER)
 async def mpool_get_nonce(ctx: Context, address: Address) -> Any:
     """The nonce of an account's next message: the full node's answer, which counts pending messages.
 

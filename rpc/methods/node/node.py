@@ -16,14 +16,14 @@ from chain.tipset import TipsetKey
 from rpc.context import Context
 from rpc.lookup.network_upgrades import fork_heights
 from rpc.openrpc import document
-from rpc.registry import REGISTRY, V0, V1, V2, Cost, method
+from rpc.registry import REGISTRY, V0, V1, V2, Cache, Cost, method
 from rpc.release import software_version
 
 #: API versions as Lotus packs them: major << 16 | minor << 8 | patch
 _API_VERSIONS: Final = {0: 1 << 16 | 5 << 8, 1: 2 << 16 | 3 << 8, 2: 2 << 16 | 3 << 8}
 
 
-@method("Filecoin.Version", versions=V0 | V1, cost=Cost.FREE, answered="local")
+@method("Filecoin.Version", versions=V0 | V1, cost=Cost.FREE, answered="local", cache=Cache.IMMUTABLE)
 async def version(ctx: Context) -> dict[str, Any]:
     """The software, the API version (packed as 0xMMmmpp), the seconds between two epochs."""
     return {
@@ -34,19 +34,19 @@ async def version(ctx: Context) -> dict[str, Any]:
     }
 
 
-@method("Filecoin.StateNetworkName", cost=Cost.FREE, answered="local")
+@method("Filecoin.StateNetworkName", cost=Cost.FREE, answered="local", cache=Cache.IMMUTABLE)
 async def state_network_name(ctx: Context) -> str:
     """The name of the network, e.g. "mainnet"."""
     return ctx.network.name
 
 
-@method("Filecoin.StateNetworkVersion", cost=Cost.FREE)
+@method("Filecoin.StateNetworkVersion", cost=Cost.FREE, cache=Cache.TIPSET)
 async def state_network_version(ctx: Context, key: TipsetKey) -> int:
     """The network version at a tipset's epoch. Errors: Missing."""
     return ctx.network.version_at((await ctx.tipset(key)).height)
 
 
-@method("Filecoin.StateGetNetworkParams", cost=Cost.CHAIN, answered="recorded")
+@method("Filecoin.StateGetNetworkParams", cost=Cost.CHAIN, answered="recorded", cache=Cache.HEAD)
 async def state_get_network_params(ctx: Context) -> dict[str, Any]:
     """The network's parameters: from the node if they are recorded, else from the network record.
 
@@ -70,13 +70,27 @@ async def state_get_network_params(ctx: Context) -> dict[str, Any]:
     }
 
 
-@method("Filecoin.NetVersion", aliases=("net_version",), versions=V0 | V1 | V2, cost=Cost.FREE, answered="local")
+@method(
+    "Filecoin.NetVersion",
+    aliases=("net_version",),
+    versions=V0 | V1 | V2,
+    cost=Cost.FREE,
+    answered="local",
+    cache=Cache.IMMUTABLE,
+)
 async def net_version(ctx: Context) -> str:
     """The Ethereum chain id, in decimal."""
     return str(ctx.network.eth_chain_id)
 
 
-@method("Filecoin.EthChainId", aliases=("eth_chainId",), versions=V0 | V1 | V2, cost=Cost.FREE, answered="local")
+@method(
+    "Filecoin.EthChainId",
+    aliases=("eth_chainId",),
+    versions=V0 | V1 | V2,
+    cost=Cost.FREE,
+    answered="local",
+    cache=Cache.IMMUTABLE,
+)
 async def eth_chain_id(ctx: Context) -> str:
     """The Ethereum chain id, 0x-hex."""
     return hex(ctx.network.eth_chain_id)
@@ -88,6 +102,7 @@ async def eth_chain_id(ctx: Context) -> str:
     versions=V0 | V1 | V2,
     cost=Cost.FREE,
     answered="local",
+    cache=Cache.IMMUTABLE,
 )
 async def net_listening(ctx: Context) -> bool:
     """Always true."""
@@ -100,6 +115,7 @@ async def net_listening(ctx: Context) -> bool:
     versions=V0 | V1 | V2,
     cost=Cost.FREE,
     answered="local",
+    cache=Cache.IMMUTABLE,
 )
 async def web3_client_version(ctx: Context) -> str:
     """The software and its version."""
@@ -113,6 +129,7 @@ async def web3_client_version(ctx: Context) -> str:
     versions=V0 | V1 | V2,
     cost=Cost.FREE,
     answered="local",
+    cache=Cache.IMMUTABLE,
 )
 async def discover(ctx: Context) -> dict[str, Any]:
     """The OpenRPC document of the methods served under the path that was called."""

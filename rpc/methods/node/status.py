@@ -17,7 +17,7 @@ from rpc.lookup.ancestors import ancestry_of
 from rpc.lookup.finality import CHAIN_FINALITY
 from rpc.lookup.tipsets import load_tipset
 from rpc.lotus_json import json_cache
-from rpc.registry import Cost, method
+from rpc.registry import Cache, Cost, method
 
 #: Lotus counts how far it is behind in these seconds, on every network
 _EPOCH_SECONDS: Final = 30
@@ -33,13 +33,13 @@ def go_time(seconds: float) -> str:
     return found.strftime("%Y-%m-%dT%H:%M:%S") + (f".{fraction}" if fraction else "") + "Z"
 
 
-@method("Filecoin.StartTime", cost=Cost.FREE, answered="local")
+@method("Filecoin.StartTime", cost=Cost.FREE, answered="local", cache=Cache.NEVER)
 async def start_time(ctx: Context) -> str:
     """When this process began to serve."""
     return go_time(ctx.services.started_at)
 
 
-@method("Filecoin.NodeStatus", cost=Cost.CHAIN)
+@method("Filecoin.NodeStatus", cost=Cost.CHAIN, cache=Cache.NEVER)
 async def node_status(ctx: Context, with_chain: bool) -> dict[str, Any]:
     """The head, its age in units of 30 s, and (`with_chain`) the recent number of blocks per tipset.
 
@@ -69,7 +69,7 @@ async def _newest_block_counts(ctx: Context, head: Tipset, count: int) -> list[i
     return [len(ancestor.key.cids) for ancestor in found[-count:]]
 
 
-@method("Filecoin.SyncState", cost=Cost.CHAIN, answered="local")
+@method("Filecoin.SyncState", cost=Cost.CHAIN, answered="local", cache=Cache.NEVER)
 async def sync_state(ctx: Context) -> dict[str, Any]:
     """One complete sync, from the head's parent to the head.
 

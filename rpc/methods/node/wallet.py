@@ -9,7 +9,7 @@ from chain.address import Address
 from chain.signature import verify_signature
 from rpc.context import Context
 from rpc.params import Integer, mismatch, param_of
-from rpc.registry import Cost, method
+from rpc.registry import Cache, Cost, method
 
 _TYPE: Final = Integer("crypto.SigType", 0, 255)
 _DATA: Final = param_of("Data", bytes)
@@ -33,7 +33,7 @@ class _Signature:
 Signature = Annotated[Any, _Signature()]
 
 
-@method("Filecoin.WalletVerify", cost=Cost.CHAIN, answered="local")
+@method("Filecoin.WalletVerify", cost=Cost.CHAIN, answered="local", cache=Cache.HEAD)
 async def wallet_verify(ctx: Context, address: Address, message: bytes, signature: Signature) -> bool:
     """Whether the key or delegated address signed the message. False for malformed input."""
     if signature is None or address.is_id or not address:

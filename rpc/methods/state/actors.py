@@ -25,19 +25,19 @@ from rpc.lookup.actor_states import actor_json, in_prefix, key_address, load_tre
 from rpc.lookup.decoded_cache import KeptTexts, decoded_cache
 from rpc.lookup.long_answers import PacedReader, object_of
 from rpc.params import Integer
-from rpc.registry import Cost, method
+from rpc.registry import Cache, Cost, method
 
 NetworkVersion = Annotated[int, Integer("network.Version", 0, (1 << 64) - 1)]
 
 
-@method("Filecoin.StateGetActor", cost=Cost.STATE)
+@method("Filecoin.StateGetActor", cost=Cost.STATE, cache=Cache.TIPSET)
 async def state_get_actor(ctx: Context, actor: Address, tipset_key: TipsetKey) -> dict[str, Any]:
     """An actor's code, head, nonce, balance and delegated address. Errors: actor not found."""
     tree = await tree_at(ctx, tipset_key)
     return actor_json(ctx, await tree.find(actor, ctx.network.address_prefix))
 
 
-@method("Filecoin.WalletBalance", cost=Cost.STATE)
+@method("Filecoin.WalletBalance", cost=Cost.STATE, cache=Cache.HEAD)
 async def wallet_balance(ctx: Context, address: Address) -> str:
     """The balance of an address at the head, in attoFIL. 0 for an address without an actor."""
     tree = await tree_at(ctx, TipsetKey())
@@ -47,7 +47,7 @@ async def wallet_balance(ctx: Context, address: Address) -> str:
         return "0"
 
 
-@method("Filecoin.WalletValidateAddress", cost=Cost.FREE, answered="local")
+@method("Filecoin.WalletValidateAddress", cost=Cost.FREE, answered="local", cache=Cache.IMMUTABLE)
 async def wallet_validate_address(ctx: Context, text: str) -> Address:
     """Parses an address. Errors: go-address' own."""
     try:
@@ -56,13 +56,13 @@ async def wallet_validate_address(ctx: Context, text: str) -> Address:
         raise MethodError(str(error)) from error
 
 
-@method("Filecoin.StateLookupID", cost=Cost.STATE)
+@method("Filecoin.StateLookupID", cost=Cost.STATE, cache=Cache.TIPSET)
 async def state_lookup_id(ctx: Context, address: Address, tipset_key: TipsetKey) -> Address:
     """The ID address of an address. Errors: actor not found (code 11)."""
     return await lookup_id(ctx, address, tipset_key)
 
 
-@method("Filecoin.StateLookupRobustAddress", cost=Cost.HEAVY)
+@method("Filecoin.StateLookupRobustAddress", cost=Cost.HEAVY, cache=Cache.TIPSET)
 async def state_lookup_robust_address(ctx: Context, address: Address, tipset_key: TipsetKey) -> Address:
     """A robust address with this ID, from the init actor's map: the first one found. Errors: no such address."""
     tipset = await ctx.tipset(tipset_key)
@@ -76,7 +76,7 @@ async def state_lookup_robust_address(ctx: Context, address: Address, tipset_key
     raise NotFound(f"Address {in_prefix(ctx, address)} not found")
 
 
-@method("Filecoin.StateAccountKey", cost=Cost.STATE)
+@method("Filecoin.StateAccountKey", cost=Cost.STATE, cache=Cache.TIPSET)
 async def state_account_key(ctx: Context, address: Address, tipset_key: TipsetKey) -> Address:
     """The key or delegated address of an account. Errors: no such actor, not an account.
 
@@ -85,7 +85,7 @@ async def state_account_key(ctx: Context, address: Address, tipset_key: TipsetKe
     return await key_address(ctx, await ctx.tipset(tipset_key), address)
 
 
-@method("Filecoin.StateListActors", cost=Cost.HEAVY)
+@method("Filecoin.StateListActors", cost=Cost.HEAVY, cache=Cache.TIPSET)
 async def state_list_actors(ctx: Context, tipset_key: TipsetKey) -> list[Any]:
     """The ID addresses of all actors, in the order of the state tree."""
     tipset = await ctx.tipset(tipset_key)
@@ -95,7 +95,7 @@ async def state_list_actors(ctx: Context, tipset_key: TipsetKey) -> list[Any]:
     return [orjson.Fragment(text) for text in await ids.of(tree.actors.root)]
 
 
-@method("Filecoin.StateChangedActors", cost=Cost.SCAN)
+@method("Filecoin.StateChangedActors", cost=Cost.SCAN, cache=Cache.IMMUTABLE)
 async def state_changed_actors(ctx: Context, old: Cid, new: Cid) -> dict[str, Any]:
     """The actors of state `new` that differ from those of state `old` or are new, by ID address."""
     reader = PacedReader(ctx)
@@ -135,7 +135,7 @@ async def _codes_at(ctx: Context, version: int) -> tuple[Cid, dict[str, Cid]] | 
     return None
 
 
-@method("Filecoin.StateActorCodeCIDs", cost=Cost.STATE)
+@method("Filecoin.StateActorCodeCIDs", cost=Cost.STATE, cache=Cache.HEAD)
 async def state_actor_code_cids(ctx: Context, network_version: NetworkVersion) -> dict[str, Cid]:
     """The code of each built-in actor under a network version, by its name in the manifest."""
     try:
@@ -150,7 +150,7 @@ async def state_actor_code_cids(ctx: Context, network_version: NetworkVersion) -
     return found[1]
 
 
-@method("Filecoin.StateActorManifestCID", cost=Cost.STATE)
+@method("Filecoin.StateActorManifestCID", cost=Cost.STATE, cache=Cache.HEAD)
 async def state_actor_manifest_cid(ctx: Context, network_version: NetworkVersion) -> Cid:
     """The manifest of the built-in actors under a network version."""
     try:

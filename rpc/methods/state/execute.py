@@ -20,10 +20,10 @@ from rpc.executor import Executor
 from rpc.lookup.message_search import NO_LIMIT, Epochs, Found, Miss, search
 from rpc.lookup.tipset_execution import EVENTS_SINCE, crosses_migration
 from rpc.lookup.tipsets import load_tipset, read_tipset
-from rpc.registry import Cost, method
+from rpc.registry import Cache, Cost, method
 
 
-@method("Filecoin.StateCall", cost=Cost.EXECUTE, answered="executed")
+@method("Filecoin.StateCall", cost=Cost.EXECUTE, answered="executed", cache=Cache.NEVER)
 async def state_call(ctx: Context, message: MessageParam, key: TipsetKey) -> Any:
     """What a message would do on a tipset's parent state, after that tipset's messages of the same sender.
 
@@ -46,7 +46,7 @@ async def state_call(ctx: Context, message: MessageParam, key: TipsetKey) -> Any
     return await execute_or_forward(ctx, run, "Filecoin.StateCall", params, 1)
 
 
-@method("Filecoin.StateReplay", cost=Cost.EXECUTE, answered="executed")
+@method("Filecoin.StateReplay", cost=Cost.EXECUTE, answered="executed", cache=Cache.NEVER)
 async def state_replay(ctx: Context, key: TipsetKey, cid: Cid) -> Any:
     """What a message of a tipset did, executed again. An empty key: the message is searched for.
 
@@ -86,7 +86,7 @@ async def _execution(ctx: Context, message: Cid) -> tuple[TipsetKey, Cid]:
     raise MethodError(f"didn't find msg {message}")
 
 
-@method("Filecoin.StateCompute", cost=Cost.EXECUTE, answered="executed")
+@method("Filecoin.StateCompute", cost=Cost.EXECUTE, answered="executed", cache=Cache.NEVER)
 async def state_compute(ctx: Context, height: Epochs, messages: list[MessageParam], key: TipsetKey) -> Any:
     """The state after a tipset and further messages, with the trace of every message. Errors: NotHeld, NeedsNode."""
 

@@ -16,7 +16,7 @@ from rpc.lookup.actor_states import load_tree
 from rpc.lookup.senders import id_of
 from rpc.lookup.tipsets import load_tipset, read_tipset
 from rpc.params import mismatch
-from rpc.registry import Cost, method
+from rpc.registry import Cache, Cost, method
 
 #: the most epochs of one request. Lotus has no limit; its gateway allows a day
 LOOKBACK: Final = 2880
@@ -53,7 +53,7 @@ class _MatchParam:
         return Match(fields["to"], fields["from"])
 
 
-@method("Filecoin.StateListMessages", cost=Cost.SCAN)
+@method("Filecoin.StateListMessages", cost=Cost.SCAN, cache=Cache.TIPSET)
 async def state_list_messages(
     ctx: Context, match: Annotated[Match, _MatchParam()], key: TipsetKey, to_height: int
 ) -> list[Cid] | None:

@@ -19,7 +19,7 @@ from rpc.errors import MethodError, error_prefix
 from rpc.lookup.actor_states import states_at
 from rpc.lookup.long_answers import PacedReader, object_of
 from rpc.params import Integer
-from rpc.registry import Cost, method
+from rpc.registry import Cache, Cost, method
 
 DealID = Annotated[int, Integer("abi.DealID", 0, (1 << 64) - 1)]
 
@@ -38,7 +38,7 @@ async def market_at(ctx: Context, key: TipsetKey) -> tuple[States, Loaded]:
     return states, await states.load(MARKET, "market")
 
 
-@method("Filecoin.StateMarketBalance", cost=Cost.STATE)
+@method("Filecoin.StateMarketBalance", cost=Cost.STATE, cache=Cache.TIPSET)
 async def state_market_balance(ctx: Context, address: Address, tipset_key: TipsetKey) -> dict[str, str]:
     """The market balance of an account in attoFIL, and its locked part."""
     states, market = await market_at(ctx, tipset_key)
@@ -48,7 +48,7 @@ async def state_market_balance(ctx: Context, address: Address, tipset_key: Tipse
     return {"Escrow": str(escrow or 0), "Locked": str(locked or 0)}
 
 
-@method("Filecoin.StateMarketParticipants", cost=Cost.SCAN)
+@method("Filecoin.StateMarketParticipants", cost=Cost.SCAN, cache=Cache.TIPSET)
 async def state_market_participants(ctx: Context, tipset_key: TipsetKey) -> dict[str, dict[str, str]]:
     """The market balance of each account that has one."""
     _, market = await market_at(ctx, tipset_key)
@@ -74,7 +74,7 @@ def _deal(market: Loaded, proposal: Any, state: dict[str, Any] | None) -> dict[s
     }
 
 
-@method("Filecoin.StateMarketDeals", cost=Cost.HEAVY)
+@method("Filecoin.StateMarketDeals", cost=Cost.HEAVY, cache=Cache.TIPSET)
 async def state_market_deals(ctx: Context, tipset_key: TipsetKey) -> dict[str, Any]:
     """All deals by number."""
     _, market = await market_at(ctx, tipset_key)
@@ -119,7 +119,7 @@ async def storage_deal(ctx: Context, market: Loaded, deal: int) -> tuple[Any, di
     return found, await array_get(ctx.objects, market.state["States"], deal, state, _STATES_BITS)
 
 
-@method("Filecoin.StateMarketStorageDeal", cost=Cost.STATE)
+@method("Filecoin.StateMarketStorageDeal", cost=Cost.STATE, cache=Cache.TIPSET)
 async def state_market_storage_deal(ctx: Context, deal: DealID, tipset_key: TipsetKey) -> dict[str, Any]:
     """One deal. Errors: no such deal."""
     _, states = await states_at(ctx, tipset_key)
@@ -130,7 +130,7 @@ async def state_market_storage_deal(ctx: Context, deal: DealID, tipset_key: Tips
     return _deal(market, *await storage_deal(ctx, market, deal))
 
 
-@method("Filecoin.StateMarketProposalPending", cost=Cost.STATE)
+@method("Filecoin.StateMarketProposalPending", cost=Cost.STATE, cache=Cache.TIPSET)
 async def state_market_proposal_pending(ctx: Context, proposal: Cid, tipset_key: TipsetKey) -> bool:
     """Whether a proposal waits for its sector to be proven."""
     _, market = await market_at(ctx, tipset_key)
@@ -151,7 +151,7 @@ async def pending_allocation(ctx: Context, market: Loaded, deal: int) -> int:
     return found or 0
 
 
-@method("Filecoin.StateGetAllocationIdForPendingDeal", cost=Cost.STATE)
+@method("Filecoin.StateGetAllocationIdForPendingDeal", cost=Cost.STATE, cache=Cache.TIPSET)
 async def state_get_allocation_id_for_pending_deal(ctx: Context, deal: DealID, tipset_key: TipsetKey) -> int:
     """The allocation that a published deal waits for, or 0."""
     _, market = await market_at(ctx, tipset_key)

@@ -19,7 +19,7 @@ from rpc.lookup.long_answers import PacedReader, list_of
 from rpc.lotus_json import json_cache
 from rpc.params import Integer, Uint64
 from rpc.peer_id import peer_id_text
-from rpc.registry import V0, V1, Cost, method
+from rpc.registry import V0, V1, Cache, Cost, method
 
 SectorNumber = Annotated[int, Integer("abi.SectorNumber", 0, (1 << 64) - 1)]
 
@@ -75,7 +75,7 @@ def active(partition: dict[str, Any]) -> bytes:
     return bitfield.subtract(bitfield.subtract(live(partition), partition["Faults"]), partition["Unproven"])
 
 
-@method("Filecoin.StateMinerInfo", cost=Cost.STATE)
+@method("Filecoin.StateMinerInfo", cost=Cost.STATE, cache=Cache.TIPSET)
 async def state_miner_info(ctx: Context, address: Address, tipset_key: TipsetKey) -> dict[str, Any]:
     """Owner, worker, control addresses, peer and sector size of a miner."""
     _, miner = await _miner(ctx, tipset_key, address)
@@ -120,7 +120,7 @@ def _info_json(info: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@method("Filecoin.StateMinerSectors", cost=Cost.SCAN)
+@method("Filecoin.StateMinerSectors", cost=Cost.SCAN, cache=Cache.TIPSET)
 async def state_miner_sectors(
     ctx: Context, address: Address, sectors: BitField, tipset_key: TipsetKey
 ) -> list[dict[str, Any]]:
@@ -130,7 +130,7 @@ async def state_miner_sectors(
     return await list_of(ctx, found, partial(to_newest_json, "SectorOnChainInfo"))
 
 
-@method("Filecoin.StateMinerActiveSectors", cost=Cost.SCAN)
+@method("Filecoin.StateMinerActiveSectors", cost=Cost.SCAN, cache=Cache.TIPSET)
 async def state_miner_active_sectors(ctx: Context, address: Address, tipset_key: TipsetKey) -> list[dict[str, Any]]:
     """The sectors of a miner that count for power."""
     _, miner = await _miner(ctx, tipset_key, address, walks=True)
@@ -138,7 +138,7 @@ async def state_miner_active_sectors(ctx: Context, address: Address, tipset_key:
     return await list_of(ctx, found, partial(to_newest_json, "SectorOnChainInfo"))
 
 
-@method("Filecoin.StateMinerSectorCount", cost=Cost.SCAN)
+@method("Filecoin.StateMinerSectorCount", cost=Cost.SCAN, cache=Cache.TIPSET)
 async def state_miner_sector_count(ctx: Context, address: Address, tipset_key: TipsetKey) -> dict[str, int]:
     """How many sectors of a miner are live, active and faulty."""
     _, miner = await _miner(ctx, tipset_key, address, "-", walks=True)
@@ -150,7 +150,7 @@ async def state_miner_sector_count(ctx: Context, address: Address, tipset_key: T
     return counts
 
 
-@method("Filecoin.StateMinerDeadlines", cost=Cost.STATE)
+@method("Filecoin.StateMinerDeadlines", cost=Cost.STATE, cache=Cache.TIPSET)
 async def state_miner_deadlines(ctx: Context, address: Address, tipset_key: TipsetKey) -> list[dict[str, Any]]:
     """The 48 deadlines of a miner's proving period."""
     _, miner = await _miner(ctx, tipset_key, address)
@@ -178,7 +178,7 @@ def _deadline_json(deadline: dict[str, Any], proofs: int) -> dict[str, Any]:
     }
 
 
-@method("Filecoin.StateMinerPartitions", cost=Cost.STATE)
+@method("Filecoin.StateMinerPartitions", cost=Cost.STATE, cache=Cache.TIPSET)
 async def state_miner_partitions(
     ctx: Context, address: Address, index: Uint64, tipset_key: TipsetKey
 ) -> list[dict[str, Any]] | None:
@@ -199,41 +199,41 @@ async def state_miner_partitions(
     return found or None
 
 
-@method("Filecoin.StateMinerProvingDeadline", cost=Cost.STATE)
+@method("Filecoin.StateMinerProvingDeadline", cost=Cost.STATE, cache=Cache.TIPSET)
 async def state_miner_proving_deadline(ctx: Context, address: Address, tipset_key: TipsetKey) -> dict[str, int]:
     """The current deadline of a miner, or its next occurrence if it has passed."""
     tipset, miner = await _miner(ctx, tipset_key, address)
     return miner.proving_deadline(tipset.height)
 
 
-@method("Filecoin.StateMinerFaults", cost=Cost.SCAN)
+@method("Filecoin.StateMinerFaults", cost=Cost.SCAN, cache=Cache.TIPSET)
 async def state_miner_faults(ctx: Context, address: Address, tipset_key: TipsetKey) -> list[int]:
     """The faulty sectors of a miner."""
     _, miner = await _miner(ctx, tipset_key, address, walks=True)
     return bitfield.to_json(await _merged(miner, lambda partition: bytes(partition["Faults"])))
 
 
-@method("Filecoin.StateMinerRecoveries", cost=Cost.SCAN)
+@method("Filecoin.StateMinerRecoveries", cost=Cost.SCAN, cache=Cache.TIPSET)
 async def state_miner_recoveries(ctx: Context, address: Address, tipset_key: TipsetKey) -> list[int]:
     """The faulty sectors of a miner that are declared recovered."""
     _, miner = await _miner(ctx, tipset_key, address, walks=True)
     return bitfield.to_json(await _merged(miner, lambda partition: bytes(partition["Recoveries"])))
 
 
-@method("Filecoin.StateAllMinerFaults", cost=Cost.FREE)
+@method("Filecoin.StateAllMinerFaults", cost=Cost.FREE, cache=Cache.TIPSET)
 async def state_all_miner_faults(ctx: Context, lookback: int, tipset_key: TipsetKey) -> None:
     """Always an error, as in Lotus."""
     raise MethodError("fixme")
 
 
-@method("Filecoin.StateMinerAllocated", cost=Cost.STATE)
+@method("Filecoin.StateMinerAllocated", cost=Cost.STATE, cache=Cache.TIPSET)
 async def state_miner_allocated(ctx: Context, address: Address, tipset_key: TipsetKey) -> list[int]:
     """The sector numbers that a miner has ever used."""
     _, miner = await _miner(ctx, tipset_key, address, "-")
     return bitfield.to_json(await miner.allocated())
 
 
-@method("Filecoin.StateMinerSectorAllocated", cost=Cost.STATE)
+@method("Filecoin.StateMinerSectorAllocated", cost=Cost.STATE, cache=Cache.TIPSET)
 async def state_miner_sector_allocated(
     ctx: Context, address: Address, sector: SectorNumber, tipset_key: TipsetKey
 ) -> bool:
@@ -242,7 +242,7 @@ async def state_miner_sector_allocated(
     return bitfield.has(await miner.allocated(), sector)
 
 
-@method("Filecoin.StateMinerAvailableBalance", cost=Cost.STATE)
+@method("Filecoin.StateMinerAvailableBalance", cost=Cost.STATE, cache=Cache.TIPSET)
 async def state_miner_available_balance(ctx: Context, address: Address, tipset_key: TipsetKey) -> str:
     """The attoFIL that a miner can withdraw, with the funds that vested until now."""
     tipset, miner = await _miner(ctx, tipset_key, address)
@@ -250,7 +250,7 @@ async def state_miner_available_balance(ctx: Context, address: Address, tipset_k
     return str(miner.available() + vested)
 
 
-@method("Filecoin.StateSectorGetInfo", cost=Cost.STATE)
+@method("Filecoin.StateSectorGetInfo", cost=Cost.STATE, cache=Cache.TIPSET)
 async def state_sector_get_info(
     ctx: Context, address: Address, sector: SectorNumber, tipset_key: TipsetKey
 ) -> dict[str, Any] | None:
@@ -260,7 +260,7 @@ async def state_sector_get_info(
     return None if found is None else to_newest_json("SectorOnChainInfo", found)
 
 
-@method("Filecoin.StateSectorPreCommitInfo", versions=V0, cost=Cost.STATE)
+@method("Filecoin.StateSectorPreCommitInfo", versions=V0, cost=Cost.STATE, cache=Cache.TIPSET)
 async def state_sector_pre_commit_info_v0(
     ctx: Context, address: Address, sector: SectorNumber, tipset_key: TipsetKey
 ) -> dict[str, Any]:
@@ -271,7 +271,7 @@ async def state_sector_pre_commit_info_v0(
     return found
 
 
-@method("Filecoin.StateSectorPreCommitInfo", versions=V1, cost=Cost.STATE)
+@method("Filecoin.StateSectorPreCommitInfo", versions=V1, cost=Cost.STATE, cache=Cache.TIPSET)
 async def state_sector_pre_commit_info(
     ctx: Context, address: Address, sector: SectorNumber, tipset_key: TipsetKey
 ) -> dict[str, Any] | None:
@@ -281,7 +281,7 @@ async def state_sector_pre_commit_info(
     return None if found is None else to_newest_json("SectorPreCommitOnChainInfo", found)
 
 
-@method("Filecoin.StateSectorExpiration", cost=Cost.SCAN)
+@method("Filecoin.StateSectorExpiration", cost=Cost.SCAN, cache=Cache.TIPSET)
 async def state_sector_expiration(
     ctx: Context, address: Address, sector: SectorNumber, tipset_key: TipsetKey
 ) -> dict[str, int]:
@@ -291,7 +291,7 @@ async def state_sector_expiration(
     return {"OnTime": on_time, "Early": early}
 
 
-@method("Filecoin.StateSectorPartition", cost=Cost.SCAN)
+@method("Filecoin.StateSectorPartition", cost=Cost.SCAN, cache=Cache.TIPSET)
 async def state_sector_partition(
     ctx: Context, address: Address, sector: SectorNumber, tipset_key: TipsetKey
 ) -> dict[str, int]:

@@ -13,7 +13,7 @@ from chain.tipset import TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError, error_prefix
 from rpc.lookup.actor_states import states_at, states_of
-from rpc.registry import Cost, method
+from rpc.registry import Cache, Cost, method
 
 _ACTOR = "failed to load multisig actor"
 _STATE = "failed to load multisig actor state"
@@ -32,14 +32,14 @@ async def _wallet(ctx: Context, key: TipsetKey, address: Address) -> tuple[int, 
         return tipset.height, await states.state_of(actor, "multisig")
 
 
-@method("Filecoin.MsigGetAvailableBalance", cost=Cost.STATE)
+@method("Filecoin.MsigGetAvailableBalance", cost=Cost.STATE, cache=Cache.TIPSET)
 async def msig_get_available_balance(ctx: Context, address: Address, tipset_key: TipsetKey) -> str:
     """attoFIL in a multisig that is not locked by its vesting schedule."""
     height, wallet = await _wallet(ctx, tipset_key, address)
     return str(wallet.actor.balance - locked_balance(wallet.state, height))
 
 
-@method("Filecoin.MsigGetVestingSchedule", cost=Cost.STATE)
+@method("Filecoin.MsigGetVestingSchedule", cost=Cost.STATE, cache=Cache.TIPSET)
 async def msig_get_vesting_schedule(ctx: Context, address: Address, tipset_key: TipsetKey) -> dict[str, Any]:
     """The initial balance of a multisig and its vesting schedule."""
     _, wallet = await _wallet(ctx, tipset_key, address)
@@ -50,7 +50,7 @@ async def msig_get_vesting_schedule(ctx: Context, address: Address, tipset_key: 
     }
 
 
-@method("Filecoin.MsigGetVested", cost=Cost.STATE)
+@method("Filecoin.MsigGetVested", cost=Cost.STATE, cache=Cache.TIPSET)
 async def msig_get_vested(ctx: Context, address: Address, start: TipsetKey, end: TipsetKey) -> str:
     """attoFIL that vested between two tipsets. Errors: the start is after the end."""
     first, last = await ctx.tipset(start), await ctx.tipset(end)
@@ -66,7 +66,7 @@ async def msig_get_vested(ctx: Context, address: Address, start: TipsetKey, end:
     return str(locked_balance(wallet, first.height) - locked_balance(wallet, last.height))
 
 
-@method("Filecoin.MsigGetPending", cost=Cost.STATE)
+@method("Filecoin.MsigGetPending", cost=Cost.STATE, cache=Cache.TIPSET)
 async def msig_get_pending(ctx: Context, address: Address, tipset_key: TipsetKey) -> list[dict[str, Any]]:
     """The transactions that wait for approval."""
     _, wallet = await _wallet(ctx, tipset_key, address)

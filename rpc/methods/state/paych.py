@@ -11,13 +11,13 @@ from chain.tipset import TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError
 from rpc.lookup.actor_states import states_at
-from rpc.registry import Cost, method
+from rpc.registry import Cache, Cost, method
 
 #: Lotus' PCHOutbound: the account that is named pays
 _OUTBOUND = 2
 
 
-@method("Filecoin.PaychStatus", cost=Cost.STATE)
+@method("Filecoin.PaychStatus", cost=Cost.STATE, cache=Cache.HEAD)
 async def paych_status(ctx: Context, address: Address) -> dict[str, Any]:
     """The account that pays into a channel.
 

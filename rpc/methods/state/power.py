@@ -31,7 +31,7 @@ from rpc.errors import MethodError, error_prefix
 from rpc.lookup.actor_states import node_cache, states_at, states_of
 from rpc.lookup.long_answers import PacedReader, list_of
 from rpc.params import Integer, Uint64
-from rpc.registry import Cost, method
+from rpc.registry import Cache, Cost, method
 
 #: bytes of a sector by proof type, in the order in which proof types are numbered
 _SECTOR_SIZES = (2 << 10, 8 << 20, 512 << 20, 32 << 30, 64 << 30)
@@ -73,7 +73,7 @@ def _claim(raw: int, quality_adjusted: int) -> dict[str, str]:
     return {"RawBytePower": str(raw), "QualityAdjPower": str(quality_adjusted)}
 
 
-@method("Filecoin.StateMinerPower", cost=Cost.STATE)
+@method("Filecoin.StateMinerPower", cost=Cost.STATE, cache=Cache.TIPSET)
 async def state_miner_power(ctx: Context, address: Address, tipset_key: TipsetKey) -> dict[str, Any]:
     """A miner's power, the network's, and whether the miner may produce blocks.
 
@@ -98,7 +98,7 @@ async def state_miner_power(ctx: Context, address: Address, tipset_key: TipsetKe
     }
 
 
-@method("Filecoin.StateListMiners", cost=Cost.HEAVY)
+@method("Filecoin.StateListMiners", cost=Cost.HEAVY, cache=Cache.TIPSET)
 async def state_list_miners(ctx: Context, tipset_key: TipsetKey) -> list[Any] | None:
     """All miners with a claim, in the order of the power actor's map. null for none."""
     _, states = await states_at(ctx, tipset_key)
@@ -128,14 +128,14 @@ async def _supply(ctx: Context, tipset: Tipset, states: States) -> Supply:
     return await circulating_supply(states, tipset.height, genesis_pledge)
 
 
-@method("Filecoin.StateVMCirculatingSupplyInternal", cost=Cost.STATE)
+@method("Filecoin.StateVMCirculatingSupplyInternal", cost=Cost.STATE, cache=Cache.TIPSET)
 async def state_vm_circulating_supply_internal(ctx: Context, tipset_key: TipsetKey) -> dict[str, str]:
     """The circulating supply that pledges are computed from, and its parts."""
     tipset, states = await states_at(ctx, tipset_key)
     return (await _supply(ctx, tipset, states)).to_json()
 
 
-@method("Filecoin.StateCirculatingSupply", cost=Cost.HEAVY)
+@method("Filecoin.StateCirculatingSupply", cost=Cost.HEAVY, cache=Cache.TIPSET)
 async def state_circulating_supply(ctx: Context, tipset_key: TipsetKey) -> str:
     """The attoFIL in circulation, as a sum over all actors."""
     tipset, states = await states_at(ctx, tipset_key, walks=True)
@@ -143,7 +143,7 @@ async def state_circulating_supply(ctx: Context, tipset_key: TipsetKey) -> str:
     return str(await all_circulating(states, tipset.height - 1, version, ctx.checkpoint))
 
 
-@method("Filecoin.StateDealProviderCollateralBounds", cost=Cost.STATE)
+@method("Filecoin.StateDealProviderCollateralBounds", cost=Cost.STATE, cache=Cache.TIPSET)
 async def state_deal_provider_collateral_bounds(
     ctx: Context, size: PieceSize, verified: bool, tipset_key: TipsetKey
 ) -> dict[str, str]:
@@ -219,7 +219,7 @@ async def _verified_weight(ctx: Context, market: Loaded, address: Address, info:
     return total
 
 
-@method("Filecoin.StateMinerPreCommitDepositForPower", cost=Cost.STATE)
+@method("Filecoin.StateMinerPreCommitDepositForPower", cost=Cost.STATE, cache=Cache.TIPSET)
 async def state_miner_pre_commit_deposit_for_power(
     ctx: Context, address: Address, info: PreCommit, tipset_key: TipsetKey
 ) -> str:
@@ -232,7 +232,7 @@ async def state_miner_pre_commit_deposit_for_power(
     return str(deposit * 110 // 100)
 
 
-@method("Filecoin.StateMinerInitialPledgeCollateral", cost=Cost.STATE)
+@method("Filecoin.StateMinerInitialPledgeCollateral", cost=Cost.STATE, cache=Cache.TIPSET)
 async def state_miner_initial_pledge_collateral(
     ctx: Context, address: Address, info: PreCommit, tipset_key: TipsetKey
 ) -> str:
@@ -242,7 +242,7 @@ async def state_miner_initial_pledge_collateral(
     return str(await _pledge(ctx, tipset, states, weight) * 110 // 100)
 
 
-@method("Filecoin.StateMinerInitialPledgeForSector", cost=Cost.STATE)
+@method("Filecoin.StateMinerInitialPledgeForSector", cost=Cost.STATE, cache=Cache.TIPSET)
 async def state_miner_initial_pledge_for_sector(
     ctx: Context, duration: int, size: SectorSize, verified_size: Uint64, tipset_key: TipsetKey
 ) -> str:
@@ -258,7 +258,7 @@ async def state_miner_initial_pledge_for_sector(
     return str(await _pledge(ctx, tipset, states, weight) * 110 // 100)
 
 
-@method("Filecoin.StateMinerCreationDeposit", cost=Cost.STATE)
+@method("Filecoin.StateMinerCreationDeposit", cost=Cost.STATE, cache=Cache.TIPSET)
 async def state_miner_creation_deposit(ctx: Context, tipset_key: TipsetKey) -> str:
     """The attoFIL to deposit for a new miner. 0 before network version 27."""
     tipset, states = await states_at(ctx, tipset_key)

@@ -11,12 +11,12 @@ from rpc.context import Context
 from rpc.errors import MethodError
 from rpc.lookup.tipsets import load_tipset, read_tipset
 from rpc.params import Integer
-from rpc.registry import V0, Cost, method
+from rpc.registry import V0, Cache, Cost, method
 
 Personalization = Annotated[int, Integer("crypto.DomainSeparationTag", -(1 << 63), (1 << 63) - 1)]
 
 
-@method("Filecoin.StateGetRandomnessFromTickets", cost=Cost.CHAIN)
+@method("Filecoin.StateGetRandomnessFromTickets", cost=Cost.CHAIN, cache=Cache.TIPSET)
 async def state_get_randomness_from_tickets(
     ctx: Context, personalization: Personalization, epoch: int, entropy: bytes, key: TipsetKey
 ) -> bytes:
@@ -30,7 +30,7 @@ async def state_get_randomness_from_tickets(
     return draw_randomness(base, personalization, epoch, entropy)
 
 
-@method("Filecoin.StateGetRandomnessFromBeacon", cost=Cost.CHAIN)
+@method("Filecoin.StateGetRandomnessFromBeacon", cost=Cost.CHAIN, cache=Cache.TIPSET)
 async def state_get_randomness_from_beacon(
     ctx: Context, personalization: Personalization, epoch: int, entropy: bytes, key: TipsetKey
 ) -> bytes:
@@ -39,20 +39,20 @@ async def state_get_randomness_from_beacon(
     return draw_randomness(blake2b_256(data), personalization, epoch, entropy)
 
 
-@method("Filecoin.StateGetRandomnessDigestFromTickets", cost=Cost.CHAIN)
+@method("Filecoin.StateGetRandomnessDigestFromTickets", cost=Cost.CHAIN, cache=Cache.TIPSET)
 async def state_get_randomness_digest_from_tickets(ctx: Context, epoch: int, key: TipsetKey) -> bytes:
     """The digest that randomness of the tickets at an epoch is drawn from. Errors: NotHeld."""
     return await ticket_digest_at(ctx.index, ctx.network, await read_tipset(ctx, key), epoch)
 
 
-@method("Filecoin.StateGetRandomnessDigestFromBeacon", cost=Cost.CHAIN)
+@method("Filecoin.StateGetRandomnessDigestFromBeacon", cost=Cost.CHAIN, cache=Cache.TIPSET)
 async def state_get_randomness_digest_from_beacon(ctx: Context, epoch: int, key: TipsetKey) -> bytes:
     """The digest that randomness of the beacon at an epoch is drawn from. Errors: NotHeld."""
     _, data = await beacon_entry(ctx.index, ctx.network, await read_tipset(ctx, key), epoch)
     return blake2b_256(data)
 
 
-@method("Filecoin.StateGetBeaconEntry", cost=Cost.CHAIN)
+@method("Filecoin.StateGetBeaconEntry", cost=Cost.CHAIN, cache=Cache.NEVER)
 async def state_get_beacon_entry(ctx: Context, epoch: int) -> dict[str, Any]:
     """The beacon entry of an epoch. A full node answers for an epoch above the head. Errors: NotHeld."""
     head = (await ctx.head()).tipset
@@ -65,13 +65,13 @@ async def state_get_beacon_entry(ctx: Context, epoch: int) -> dict[str, Any]:
     return {"Round": round_, "Data": data or None}
 
 
-@method("Filecoin.BeaconGetEntry", versions=V0, cost=Cost.CHAIN)
+@method("Filecoin.BeaconGetEntry", versions=V0, cost=Cost.CHAIN, cache=Cache.NEVER)
 async def beacon_get_entry(ctx: Context, epoch: int) -> dict[str, Any]:
     """The v0 spelling of `StateGetBeaconEntry`. Errors: NotHeld."""
     return await state_get_beacon_entry(ctx, epoch)
 
 
-@method("Filecoin.ChainGetRandomnessFromTickets", versions=V0)
+@method("Filecoin.ChainGetRandomnessFromTickets", versions=V0, cache=Cache.TIPSET)
 async def chain_get_randomness_from_tickets(
     ctx: Context, key: TipsetKey, personalization: Personalization, epoch: int, entropy: bytes
 ) -> bytes:
@@ -79,7 +79,7 @@ async def chain_get_randomness_from_tickets(
     return await state_get_randomness_from_tickets(ctx, personalization, epoch, entropy, key)
 
 
-@method("Filecoin.ChainGetRandomnessFromBeacon", versions=V0)
+@method("Filecoin.ChainGetRandomnessFromBeacon", versions=V0, cache=Cache.TIPSET)
 async def chain_get_randomness_from_beacon(
     ctx: Context, key: TipsetKey, personalization: Personalization, epoch: int, entropy: bytes
 ) -> bytes:

@@ -18,7 +18,7 @@ from rpc.context import Context
 from rpc.errors import MethodError, RpcError, error_prefix
 from rpc.lookup.actor_states import states_at
 from rpc.params import Integer
-from rpc.registry import Cost, method
+from rpc.registry import Cache, Cost, method
 
 MethodNum = Annotated[int, Integer("abi.MethodNum", 0, (1 << 64) - 1)]
 
@@ -33,7 +33,7 @@ class FatalError(RpcError):
         super().__init__(f"fatal error calling '{name}': panic in rpc method '{name}': {error}")
 
 
-@method("Filecoin.StateReadState", cost=Cost.STATE)
+@method("Filecoin.StateReadState", cost=Cost.STATE, cache=Cache.TIPSET)
 async def state_read_state(ctx: Context, actor: Address, tipset_key: TipsetKey) -> dict[str, Any]:
     """An actor's balance, code and decoded state. Errors: actor not found; a state that cannot be decoded."""
     _, states = await states_at(ctx, tipset_key)
@@ -48,7 +48,7 @@ async def state_read_state(ctx: Context, actor: Address, tipset_key: TipsetKey) 
     return {"Balance": str(found.balance), "Code": found.code, "State": state}
 
 
-@method("Filecoin.StateDecodeParams", cost=Cost.STATE)
+@method("Filecoin.StateDecodeParams", cost=Cost.STATE, cache=Cache.TIPSET)
 async def state_decode_params(
     ctx: Context, to: Address, number: MethodNum, params: bytes, tipset_key: TipsetKey
 ) -> Any:
@@ -65,7 +65,7 @@ async def state_decode_params(
         raise FatalError("Filecoin.StateDecodeParams", error) from error
 
 
-@method("Filecoin.StateEncodeParams", cost=Cost.CHAIN)
+@method("Filecoin.StateEncodeParams", cost=Cost.CHAIN, cache=Cache.HEAD)
 async def state_encode_params(ctx: Context, code: Cid, number: MethodNum, params: Any) -> bytes:
     """The CBOR of parameters given as JSON. Errors: unknown code or method; JSON of another type."""
     name, version = await _kind_anywhere(ctx, code) or ("", 0)

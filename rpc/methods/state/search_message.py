@@ -34,7 +34,7 @@ from rpc.lookup.message_search import (
 )
 from rpc.lookup.tipsets import read_tipset
 from rpc.params import Uint64
-from rpc.registry import V0, V1, Cost, method
+from rpc.registry import V0, V1, Cache, Cost, method
 from rpc.services import head_entries
 
 #: the highest confidence of a wait, in epochs
@@ -76,7 +76,7 @@ async def _search(ctx: Context, key: TipsetKey, cid: Cid, limit: int, allow_repl
     return None
 
 
-@method("Filecoin.StateSearchMsg", versions=V1, cost=Cost.STATE, answered="indexed")
+@method("Filecoin.StateSearchMsg", versions=V1, cost=Cost.STATE, answered="indexed", cache=Cache.HEAD)
 async def state_search_msg(
     ctx: Context, key: TipsetKey, message: Cid, limit: Epochs, allow_replaced: bool
 ) -> dict[str, Any] | None:
@@ -89,19 +89,19 @@ async def state_search_msg(
     return None if found is None else lookup_json(found)
 
 
-@method("Filecoin.StateSearchMsg", versions=V0, cost=Cost.STATE, answered="indexed")
+@method("Filecoin.StateSearchMsg", versions=V0, cost=Cost.STATE, answered="indexed", cache=Cache.HEAD)
 async def state_search_msg_v0(ctx: Context, message: Cid) -> dict[str, Any] | None:
     """Where a message, or one that replaced it, was executed; null where it was not. Errors: as under v1."""
     return await state_search_msg(ctx, TipsetKey(), message, NO_LIMIT, True)
 
 
-@method("Filecoin.StateSearchMsgLimited", versions=V0, cost=Cost.STATE, answered="indexed")
+@method("Filecoin.StateSearchMsgLimited", versions=V0, cost=Cost.STATE, answered="indexed", cache=Cache.HEAD)
 async def state_search_msg_limited(ctx: Context, message: Cid, limit: Epochs) -> dict[str, Any] | None:
     """As `StateSearchMsg`, at most `limit` epochs back."""
     return await state_search_msg(ctx, TipsetKey(), message, limit, True)
 
 
-@method("Filecoin.StateGetReceipt", versions=V0, cost=Cost.STATE, answered="indexed")
+@method("Filecoin.StateGetReceipt", versions=V0, cost=Cost.STATE, answered="indexed", cache=Cache.HEAD)
 async def state_get_receipt(ctx: Context, message: Cid, key: TipsetKey) -> dict[str, Any] | None:
     """The receipt of a message, or of one that replaced it; null where it was not executed."""
     found = await _search(ctx, key, message, NO_LIMIT, True)
@@ -179,7 +179,7 @@ async def _decoded(ctx: Context, message: Message, found: Found) -> Any:
         return data
 
 
-@method("Filecoin.StateWaitMsg", versions=V1, cost=Cost.WAIT, answered="indexed")
+@method("Filecoin.StateWaitMsg", versions=V1, cost=Cost.WAIT, answered="indexed", cache=Cache.NEVER)
 async def state_wait_msg(
     ctx: Context, message: Cid, confidence: Uint64, limit: Epochs, allow_replaced: bool
 ) -> dict[str, Any]:
@@ -194,13 +194,13 @@ async def state_wait_msg(
     return lookup_json(found, await _decoded(ctx, value, found))
 
 
-@method("Filecoin.StateWaitMsg", versions=V0, cost=Cost.WAIT, answered="indexed")
+@method("Filecoin.StateWaitMsg", versions=V0, cost=Cost.WAIT, answered="indexed", cache=Cache.NEVER)
 async def state_wait_msg_v0(ctx: Context, message: Cid, confidence: Uint64) -> dict[str, Any]:
     """As under v1, with no limit and replacements allowed."""
     return await state_wait_msg(ctx, message, confidence, NO_LIMIT, True)
 
 
-@method("Filecoin.StateWaitMsgLimited", versions=V0, cost=Cost.WAIT, answered="indexed")
+@method("Filecoin.StateWaitMsgLimited", versions=V0, cost=Cost.WAIT, answered="indexed", cache=Cache.NEVER)
 async def state_wait_msg_limited(ctx: Context, message: Cid, confidence: Uint64, limit: Epochs) -> dict[str, Any]:
     """As under v1, with replacements allowed."""
     return await state_wait_msg(ctx, message, confidence, limit, True)

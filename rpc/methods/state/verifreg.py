@@ -22,7 +22,7 @@ from rpc.lookup.actor_states import id_address, states_at
 from rpc.lookup.long_answers import PacedReader, object_of
 from rpc.methods.state.market import DealID, market_at, pending_allocation, storage_deal
 from rpc.params import Integer
-from rpc.registry import Cost, method
+from rpc.registry import Cache, Cost, method
 
 AllocationId = Annotated[int, Integer("verifreg.AllocationId", 0, (1 << 64) - 1)]
 ClaimId = Annotated[int, Integer("verifreg.ClaimId", 0, (1 << 64) - 1)]
@@ -85,7 +85,7 @@ def _shown(kind: Type, entry: tuple[bytes, Any]) -> tuple[str, Any]:
     return str(read_uint_key(entry[0])), kind.dump(entry[1])
 
 
-@method("Filecoin.StateGetAllocation", cost=Cost.STATE)
+@method("Filecoin.StateGetAllocation", cost=Cost.STATE, cache=Cache.TIPSET)
 async def state_get_allocation(
     ctx: Context, client: Address, allocation: AllocationId, tipset_key: TipsetKey
 ) -> dict[str, Any] | None:
@@ -94,21 +94,21 @@ async def state_get_allocation(
     return await _one(ctx, registry, "Allocations", "Allocation", owner, allocation)
 
 
-@method("Filecoin.StateGetAllocations", cost=Cost.SCAN)
+@method("Filecoin.StateGetAllocations", cost=Cost.SCAN, cache=Cache.TIPSET)
 async def state_get_allocations(ctx: Context, client: Address, tipset_key: TipsetKey) -> dict[str, Any]:
     """A client's allocations by number. Errors: actor not found (11)."""
     registry, owner = await _registry(ctx, tipset_key, client)
     return await _of_owner(ctx, registry, "Allocations", "Allocation", owner)
 
 
-@method("Filecoin.StateGetAllAllocations", cost=Cost.HEAVY)
+@method("Filecoin.StateGetAllAllocations", cost=Cost.HEAVY, cache=Cache.TIPSET)
 async def state_get_all_allocations(ctx: Context, tipset_key: TipsetKey) -> dict[str, Any]:
     """Every allocation by number."""
     registry, _ = await _registry(ctx, tipset_key)
     return await _all(ctx, registry, "Allocations", "Allocation")
 
 
-@method("Filecoin.StateGetAllocationForPendingDeal", cost=Cost.STATE)
+@method("Filecoin.StateGetAllocationForPendingDeal", cost=Cost.STATE, cache=Cache.TIPSET)
 async def state_get_allocation_for_pending_deal(
     ctx: Context, deal: DealID, tipset_key: TipsetKey
 ) -> dict[str, Any] | None:
@@ -122,7 +122,7 @@ async def state_get_allocation_for_pending_deal(
     return await _one(ctx, registry, "Allocations", "Allocation", owner, allocation)
 
 
-@method("Filecoin.StateGetClaim", cost=Cost.STATE)
+@method("Filecoin.StateGetClaim", cost=Cost.STATE, cache=Cache.TIPSET)
 async def state_get_claim(
     ctx: Context, provider: Address, claim: ClaimId, tipset_key: TipsetKey
 ) -> dict[str, Any] | None:
@@ -131,21 +131,21 @@ async def state_get_claim(
     return await _one(ctx, registry, "Claims", "Claim", owner, claim)
 
 
-@method("Filecoin.StateGetClaims", cost=Cost.SCAN)
+@method("Filecoin.StateGetClaims", cost=Cost.SCAN, cache=Cache.TIPSET)
 async def state_get_claims(ctx: Context, provider: Address, tipset_key: TipsetKey) -> dict[str, Any]:
     """A provider's claims by number. Errors: actor not found (11)."""
     registry, owner = await _registry(ctx, tipset_key, provider)
     return await _of_owner(ctx, registry, "Claims", "Claim", owner)
 
 
-@method("Filecoin.StateGetAllClaims", cost=Cost.HEAVY)
+@method("Filecoin.StateGetAllClaims", cost=Cost.HEAVY, cache=Cache.TIPSET)
 async def state_get_all_claims(ctx: Context, tipset_key: TipsetKey) -> dict[str, Any]:
     """Every claim by number."""
     registry, _ = await _registry(ctx, tipset_key)
     return await _all(ctx, registry, "Claims", "Claim")
 
 
-@method("Filecoin.StateVerifierStatus", cost=Cost.STATE)
+@method("Filecoin.StateVerifierStatus", cost=Cost.STATE, cache=Cache.TIPSET)
 async def state_verifier_status(ctx: Context, address: Address, tipset_key: TipsetKey) -> str | None:
     """The bytes that a verifier may still grant. null for another account. Errors: actor not found (11)."""
     _, states = await states_at(ctx, tipset_key)
@@ -158,7 +158,7 @@ async def state_verifier_status(ctx: Context, address: Address, tipset_key: Tips
     return None if cap is None else str(cap)
 
 
-@method("Filecoin.StateVerifiedClientStatus", cost=Cost.STATE)
+@method("Filecoin.StateVerifiedClientStatus", cost=Cost.STATE, cache=Cache.TIPSET)
 async def state_verified_client_status(ctx: Context, address: Address, tipset_key: TipsetKey) -> str | None:
     """The datacap of a client in bytes. null for an account without one. Errors: actor not found (11)."""
     _, states = await states_at(ctx, tipset_key)
@@ -173,7 +173,7 @@ async def state_verified_client_status(ctx: Context, address: Address, tipset_ke
     return None if cap is None else str(cap // _GRANULARITY)
 
 
-@method("Filecoin.StateVerifiedRegistryRootKey", cost=Cost.STATE)
+@method("Filecoin.StateVerifiedRegistryRootKey", cost=Cost.STATE, cache=Cache.TIPSET)
 async def state_verified_registry_root_key(ctx: Context, tipset_key: TipsetKey) -> Address:
     """The account that appoints verifiers."""
     registry, _ = await _registry(ctx, tipset_key)

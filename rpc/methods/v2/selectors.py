@@ -19,7 +19,7 @@ from rpc.lookup.finality import ec_finality, ec_finalized, f3_finalized, finaliz
 from rpc.lookup.tipsets import load_tipset, tipset_at
 from rpc.lotus_json import json_cache
 from rpc.params import field_of, mismatch, param_of
-from rpc.registry import V2, Cost, method
+from rpc.registry import V2, Cache, Cost, method
 
 _KEY = param_of("key", TipsetKey)
 _EPOCH = param_of("at", int)
@@ -164,13 +164,13 @@ async def _anchored(ctx: Context, anchor: Anchor | None) -> Tipset:
     return await _by_tag(ctx, "latest" if anchor.tag is None else anchor.tag)
 
 
-@method("Filecoin.ChainGetTipSet", versions=V2)
+@method("Filecoin.ChainGetTipSet", versions=V2, cache=Cache.HEAD)
 async def chain_get_tipset_v2(ctx: Context, selector: SelectorParam) -> dict[str, Any]:
     """The tipset that a selector names. Errors: BadRequest, NotFound, NotHeld."""
     return json_cache(ctx).tipset(await select(ctx, selector))  # type: ignore[return-value]
 
 
-@method("Filecoin.ChainGetTipSetFinalityStatus", versions=V2)
+@method("Filecoin.ChainGetTipSetFinalityStatus", versions=V2, cache=Cache.HEAD)
 async def chain_get_tipset_finality_status(ctx: Context) -> dict[str, Any]:
     """What the calculator, F3 and both together hold final. Errors: NotHeld."""
     cache = json_cache(ctx)
@@ -196,7 +196,7 @@ async def _selected(ctx: Context, selector: Selector) -> Tipset:
         raise BadRequest(f"getting tipset: {error}") from None
 
 
-@method("Filecoin.StateGetActor", versions=V2, cost=Cost.STATE)
+@method("Filecoin.StateGetActor", versions=V2, cost=Cost.STATE, cache=Cache.HEAD)
 async def state_get_actor_v2(ctx: Context, address: Address, selector: SelectorParam) -> dict[str, Any]:
     """An actor as the selected tipset sees it. Errors: actor not found, BadRequest, NotHeld."""
     tipset = await _selected(ctx, selector)
@@ -204,7 +204,7 @@ async def state_get_actor_v2(ctx: Context, address: Address, selector: SelectorP
     return actor_json(ctx, await tree.find(address, ctx.network.address_prefix))
 
 
-@method("Filecoin.StateGetID", versions=V2, cost=Cost.STATE)
+@method("Filecoin.StateGetID", versions=V2, cost=Cost.STATE, cache=Cache.HEAD)
 async def state_get_id_v2(ctx: Context, address: Address, selector: SelectorParam) -> Address:
     """The ID address of an address as the selected tipset sees it. Errors: actor not found, BadRequest, NotHeld."""
     tipset = await _selected(ctx, selector)

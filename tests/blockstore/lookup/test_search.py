@@ -148,9 +148,7 @@ def test_ends_as_the_serial_twin(
             if serial:
                 found: object = await one_by_one(step, probe, figures=figures)
             else:
-                found = await long_earth(
-                    step, probe, figures=figures, head_start=head_start, most_in_flight=cap
-                )
+                found = await long_earth(step, probe, figures=figures, head_start=head_start, most_in_flight=cap)
         except Broken as error:
             found = str(error)
         assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -37,9 +37,7 @@ class Steps:
         print(text, flush=True)
 
 
-async def run(
-    url: str, car: str, network: str, epochs: str = "", folder: str = "", sort: str = ""
-) -> None:
+async def run(url: str, car: str, network: str, epochs: str = "", folder: str = "", sort: str = "") -> None:
     """Import with small batches, so that there is much to be killed in."""
     blockstore.car.batches.BATCH_BYTES = 1 << 20
     leader_bridge.imports.importer.GROUP = 48

@@ -101,9 +101,7 @@ async def test_cuts_stalls_and_busy_answers_end_in_an_equal_store(tmp_path: Path
 
 
 @pytest.mark.recorded
-async def test_objects_are_stored_while_the_rest_still_comes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_objects_are_stored_while_the_rest_still_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = MemoryStore()
     async with serving(stall_after=1_500_000, rate=50 << 20) as server:
         download = Download(server.url, tmp_path / "download", DownloadOptions(timeout_seconds=60))

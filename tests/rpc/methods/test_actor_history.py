@@ -213,9 +213,7 @@ def test_round_trips_on_the_recorded_chain() -> None:
 def test_round_trips_over_2880_simulated_epochs() -> None:
     async def made() -> tuple[Services, list[Tipset], Address]:
         node = SimulatedNode(
-            SimSettings(
-                miners=290, miner_updates=1, messages=1, max_blocks=1, accounts=10, reorg_rate=0, late_rate=0
-            )
+            SimSettings(miners=290, miner_updates=1, messages=1, max_blocks=1, accounts=10, reorg_rate=0, late_rate=0)
         )
         await node.prepare()
         while node.chain.head.height < 2880:

@@ -1,0 +1,281 @@
+"""Answers kept as bytes, bounded in bytes: found, kept, and dropped with what they depend on.
+
+An entry holds the epoch of the head's chain up to which its answer depends on it. A new head drops nothing by itself:
+`head_changes.common_epoch` says how far the chains of the two heads agree, and an entry that depends on no more than
+that stands. Entries that do not are taken for absent, and leave as others come: nothing is swept.
+Identical calls under way are joined: one computes, the others wait for its bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from time import perf_counter
+from typing import Any, Final
+
+from cachetools import LRUCache
+
+from blockstore.errors import StoreError
+from chain.errors import ChainError
+from chain.index.kept import FRESH_SECONDS
+from rpc.admission import Admission
+from rpc.context import NOTHING, WHOLE_HEAD, Context
+from rpc.errors import RpcError
+from rpc.registry import Cache, Method
+from rpc.server.answers.flight import FAILED, Flight
+from rpc.server.answers.head_changes import common_epoch
+from rpc.server.answers.question import ABSENCES, needs_head, question_key, tipset_places
+from rpc.server.answers.raw_request import MAX_RAW, find_id, is_id
+from rpc.server.metrics import MethodStats
+from rpc.server.request import Request
+from rpc.services import Head, Services
+
+HIT: Final = b"HIT"
+MISS: Final = b"MISS"
+FETCHING: Final = b"FETCHING"
+#: what an entry, and a request's bytes that lead to one, take beside their text: measured with sys.getsizeof
+_ENTRY_BYTES: Final = 400
+#: the share of all bytes that requests' bytes may take, and the most that one answer may
+_RAW_SHARE: Final = 4
+_ANSWER_SHARE: Final = 16
+#: answers above this are counted as a client's memory: the fast path leaves them alone
+_COUNTED: Final = 64 << 10
+#: head changes with reverts that are remembered; what was kept before them is dropped
+_MOST_FORKS: Final = 64
+
+
+class Kept:
+    """One answer. `text`: all of it behind the id. `epoch`: what it depends on of the chain, as of `head_number`."""
+
+    __slots__ = ("epoch", "head_number", "perm", "size", "stats", "text")
+
+    def __init__(
+        self, text: bytes, epoch: int, head_number: int, perm: str, stats: MethodStats, key_bytes: int = 0
+    ) -> None:
+        self.text = text
+        self.epoch = epoch
+        self.head_number = head_number
+        self.perm = perm
+        self.stats = stats
+        self.size = len(text) + key_bytes + _ENTRY_BYTES
+
+
+class Answers:
+    """The answers that a process keeps: at most `limit` bytes."""
+
+    def __init__(self, services: Services, admission: Admission, permissions: frozenset[str], limit: int) -> None:
+        self._services = services
+        self._working = admission.working
+        self._permissions = permissions
+        self.limit = limit
+        self._most = limit // _ANSWER_SHARE
+        raw = limit // _RAW_SHARE
+        self._entries: LRUCache[bytes, Kept] = LRUCache(limit - raw, getsizeof=lambda kept: kept.size)
+        #: (key of an entry, bytes in use) by the bytes of requests
+        self._raw: LRUCache[bytes, tuple[bytes, int]] = LRUCache(raw, getsizeof=lambda pair: pair[1])
+        self._places: dict[str, tuple[int, ...]] = {}
+        self._flights: dict[tuple[bytes, bytes], Flight] = {}
+        #: the newest head that was seen, and how many there were
+        self._head: Head | None = None
+        self._head_number = 0
+        #: the heads that took something back: (number, epoch up to which the chain was left alone)
+        self._forks: deque[tuple[int, int]] = deque()
+        #: what was kept before this head may have been taken back since
+        self._oldest_number = 0
+        self._following = asyncio.Lock()
+        self._upgrades: Any = services.network.upgrades
+        self._held = services.index.known_kept
+        self._peek = getattr(services.head_source, "peek", None)
+
+    @property
+    def size(self) -> int:
+        """Bytes in use."""
+        return int(self._entries.currsize + self._raw.currsize)
+
+    @property
+    def count(self) -> int:
+        """Answers held, those that no request gets any more included."""
+        return len(self._entries)
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._entries.clear()
+        self._raw.clear()
+
+    # --- finding -------------------------------------------------------------------------------------
+
+    def find_raw(
+        self, version: int, body: bytes, permissions: frozenset[str] | None, account: str
+    ) -> tuple[bytes, Head | None, float] | None:
+        """The whole answer to a request with these bytes, the head that it is of, and when the search began.
+
+        None where no answer is kept.
+
+        Counts the request. What needs more than a look is left to the dispatcher: a head that has not been seen yet, a
+        client at its limits, large answers.
+        """
+        started = perf_counter()
+        if len(body) > MAX_RAW:
+            return None
+        body = body.strip()
+        place = find_id(body)
+        if place is None:
+            return None
+        start, end = place
+        try:
+            kept = self._entries[self._raw[b"%d%b\0%b" % (version, body[:start], body[end:])][0]]
+        except KeyError:
+            return None
+        working = self._working
+        if (
+            kept.perm not in (self._permissions if permissions is None else permissions)
+            or len(kept.text) > _COUNTED
+            or working.used >= working.cap
+            or (account and working.by_client.get(account, 0) >= working.client_cap)
+        ):
+            return None
+        head = None
+        if kept.epoch != NOTHING:
+            head = None if self._peek is None else self._peek()
+            if head is None or head is not self._head or not self._stands(kept):
+                return None
+        kept.stats.add(started, 0)
+        kept.stats.hits += 1
+        return b'{"id":%b%b' % (body[start:end], kept.text), head, started
+
+    async def ask(self, ctx: Context, method: Method, stats: MethodStats, params: Any) -> Kept | Flight | None:
+        """The answer that is kept or that another call is about to have; a flight, where the caller is to compute it.
+
+        None for what is not kept. Who gets a flight calls `land` with the answer's text, and `give_up` in any case.
+        Errors: TimeBudgetExceeded.
+        """
+        if method.cache is None or method.cache is Cache.NEVER or ctx.verbose or method.perm not in ctx.permissions:
+            return None
+        key = question_key(ctx.version, method, params)
+        if key is None:
+            return None
+        places = self._places.get(method.name)
+        if places is None:
+            places = self._places[method.name] = tipset_places(method)
+        head: Head | None = None
+        if needs_head(method, places, params):
+            try:
+                head = await ctx.pin_head()
+            except (RpcError, ChainError, StoreError):
+                # the method says it in its own way
+                return None
+            if head is not self._head:
+                await self.follow(head)
+        while True:
+            kept = self._entries.get(key)
+            if kept is not None and (kept.epoch == NOTHING or (self._is_newest(head) and self._stands(kept))):
+                ctx.cache_status = HIT
+                stats.hits += 1
+                return kept
+            place = (key, b"" if head is None else head.tipset.key)
+            flight = self._flights.get(place)
+            if flight is None:
+                ctx.cache_status = MISS
+                stats.misses += 1
+                flight = self._flights[place] = Flight(place, method, stats, head)
+                return flight
+            ctx.cache_status = FETCHING
+            found = await flight.wait(ctx)
+            if found is FAILED:
+                ctx.cache_status = MISS
+                return None
+            if found is not None:
+                stats.joined += 1
+                return Kept(found, WHOLE_HEAD, 0, method.perm, stats)
+            # its client has gone: one of those who waited goes on
+
+    def _is_newest(self, head: Head | None) -> bool:
+        mine = self._head
+        return head is mine or (
+            head is not None and mine is not None and head.seq == mine.seq and head.tipset.key == mine.tipset.key
+        )
+
+    def _stands(self, kept: Kept) -> bool:
+        """Whether an answer that depends on the chain is that of the newest head."""
+        if kept.head_number == self._head_number:
+            return True
+        if kept.epoch == WHOLE_HEAD or kept.head_number < self._oldest_number:
+            return False
+        for number, common in self._forks:
+            if number > kept.head_number and common < kept.epoch:
+                return False
+        kept.head_number = self._head_number
+        return True
+
+    async def follow(self, head: Head) -> None:
+        """Take a new head over: know which entries stand. An older head than the newest changes nothing."""
+        async with self._following:
+            newest = self._head
+            if self._is_newest(head) or (newest is not None and head.seq < newest.seq):
+                return
+            common = NOTHING if newest is None else await common_epoch(self._services, newest, head)
+            try:
+                held = await self._services.index.kept()
+            except StoreError:
+                held = self._held
+            upgrades = self._services.network.upgrades
+            if held != self._held or upgrades != self._upgrades:
+                # the store's policy says what is held, and the upgrades what is true of an epoch
+                self._held, self._upgrades = held, upgrades
+                self.clear()
+            self._head_number += 1
+            self._head = head
+            if common != WHOLE_HEAD:
+                self._forks.append((self._head_number, common))
+                if len(self._forks) > _MOST_FORKS:
+                    self._oldest_number = self._forks.popleft()[0]
+
+    async def watch(self, seconds: float = FRESH_SECONDS) -> None:
+        """Follow the head every so many seconds, whoever asks: what the store drops is not answered for ever."""
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await self.follow(await self._services.head_source.current())
+            except (RpcError, ChainError, StoreError):
+                continue  # requests say it
+
+    # --- keeping -------------------------------------------------------------------------------------
+
+    def land(self, flight: Flight, ctx: Context, result: bytes, request: Request, body: bytes | None) -> bytes:
+        """Keep what a flight has brought, and give it to those who wait: the text behind the id. `body`: as it came."""
+        text = b',"jsonrpc":"2.0","result":%b}\n' % result
+        epoch = ctx.depends_on
+        if ctx.asked_node or ctx.headers is not None:
+            flight.end(FAILED)
+            return text
+        # a call that was not asked of a head, and depends on one: others may have pinned another
+        flight.end(text if flight.head is not None or epoch == NOTHING else FAILED)
+        if flight.method.cache is Cache.HEAD or result in ABSENCES:
+            epoch = WHOLE_HEAD
+        if epoch != NOTHING and (ctx.pinned is None or not self._is_newest(ctx.pinned)):
+            return text
+        key = flight.place[0]
+        kept = Kept(text, epoch, self._head_number, flight.method.perm, flight.stats, len(key))
+        if kept.size <= self._most:
+            self._entries[key] = kept
+            if body is not None:
+                self._keep_raw(ctx.version, body, request, key)
+        return text
+
+    def _keep_raw(self, version: int, body: bytes, request: Request, key: bytes) -> None:
+        """Let a request's bytes lead to an entry."""
+        if len(body) > MAX_RAW:
+            return
+        place = find_id(body)
+        if place is None or not is_id(body, *place, request):
+            return
+        raw = b"%d%b\0%b" % (version, body[: place[0]], body[place[1] :])
+        size = len(raw) + _ENTRY_BYTES
+        if size <= self._raw.maxsize:
+            self._raw[raw] = key, size
+
+    def give_up(self, flight: Flight, *, failed: bool) -> None:
+        """The flight is over. Those who still wait compute for themselves where it `failed`; else one of them does."""
+        if self._flights.get(flight.place) is flight:
+            del self._flights[flight.place]
+        flight.end(FAILED if failed else None)

@@ -1,0 +1,104 @@
+"""The judge of all caches: the same questions, with every cache and with none, while the chain moves."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import defaultdict
+from typing import Any
+
+import orjson
+import pytest
+
+from devnode.recorded_chain import read_records
+from rpc.methods import register_all
+from rpc.server.dispatch import Dispatcher
+from rpc.server.limits import ServerSettings
+from tests.rpc.answers.moving_chain import MovingChain
+from tests.support.recorded import recorded
+
+#: what tells of the process, or takes too long for a test that asks it a hundred times
+LEFT_OUT = re.compile(
+    r"Filecoin\.(Discover|NodeStatus|StateMarketDeals|ChainBlockstoreInfo|StateListMessages|StateWaitMsg\w*)$|eth_syncing"
+)
+#: of all kinds: those that are taken out of a request's bytes, those that are not, and none
+IDS: tuple[Any, ...] = (1, 0, 77, -3, 2.5, 10**14, 10**17, "a-b", "é", None)
+PATHS = {"/rpc/v0": 0, "/rpc/v1": 1, "/rpc/v2": 2}
+Question = tuple[int, str, Any]
+
+
+def questions(folder: str, rng: random.Random, each: int) -> list[Question]:
+    """Some recorded calls of each method."""
+    by_method: dict[tuple[str, str], list[Any]] = defaultdict(list)
+    for record in read_records(recorded(f"{folder}/rpc.jsonl.zst")):
+        if not LEFT_OUT.search(record["method"]):
+            by_method[record["path"], record["method"]].append(record["params"])
+    return [
+        (PATHS[path], method, params)
+        for (path, method), all_params in sorted(by_method.items())
+        for params in rng.sample(all_params, min(each, len(all_params)))
+    ]
+
+
+def body(question: Question, request_id: Any, turned: bool = False) -> bytes:
+    """A request's bytes; `turned`: its keys in another order."""
+    _, method, params = question
+    request = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}
+    return orjson.dumps(dict(reversed(request.items())) if turned else request)
+
+
+async def answer_cached(dispatcher: Dispatcher, version: int, sent: bytes) -> bytes:
+    """An answer as a connection gets it: by the request's bytes, else through the dispatcher."""
+    assert dispatcher.answers is not None
+    found = dispatcher.answers.find_raw(version, sent, None, "")
+    return (await dispatcher.http(version, sent))[1] if found is None else found[0]
+
+
+def cached_and_plain(chain: MovingChain) -> tuple[Dispatcher, Dispatcher]:
+    register_all()
+    plain = ServerSettings(answer_cache_bytes=0)
+    return Dispatcher(chain.serve(cold=False)), Dispatcher(chain.serve(cold=True), settings=plain)
+
+
+async def compare_while_moving(folder: str, seed: int, steps: int, asked_each: int) -> tuple[int, int]:
+    """(questions asked, answers found as bytes); fails at the first answer that is another with caches."""
+    rng = random.Random(seed)
+    chain = await MovingChain.load(folder)
+    pool = questions(folder, rng, 6)
+    cached, plain = cached_and_plain(chain)
+    at = len(chain.line) - 120
+    await chain.move(chain.line[at])
+    asked = 0
+    recent: list[Question] = []
+    for _ in range(steps):
+        at, target = chain.next_head(rng, at)
+        if target.key != chain.head.key:  # type: ignore[union-attr]
+            await chain.move(target)
+        fresh = rng.sample(pool, asked_each)
+        again = rng.sample(recent, min(len(recent), 2 * asked_each))
+        recent = (fresh + recent)[: 8 * asked_each]
+        for question in (*fresh, *again, *fresh):
+            sent = body(question, rng.choice(IDS), rng.random() < 0.3)
+            state = rng.getrandbits(64)
+            random.seed(state)
+            got = await answer_cached(cached, question[0], sent)
+            random.seed(state)
+            _, wanted = await plain.http(question[0], sent)
+            assert got == wanted, f"{question} at {target.height} {target.key}\n{got[:600]!r}\n{wanted[:600]!r}"
+            asked += 1
+    hits = sum(stats.hits for stats in cached.metrics.methods())
+    return asked, hits
+
+
+async def test_answers_are_the_same_with_and_without_caches() -> None:
+    asked, hits = await compare_while_moving("devnet", 1, 12, 30)
+    assert asked > 1200
+    assert hits > asked // 5
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("folder", ["devnet", "upgrades"])
+async def test_answers_are_the_same_for_long(folder: str, seed: int) -> None:
+    asked, hits = await compare_while_moving(folder, 100 + seed, 150, 60)
+    assert hits > asked // 5
