@@ -7,10 +7,10 @@ from typing import Any
 from rpc.context import Context
 from rpc.errors import MethodError
 from rpc.params import RawParams
-from rpc.registry import Cost, method
+from rpc.registry import Cache, Cost, method
 
 
-@method("Filecoin.ChainPutObj", perm="admin", cost=Cost.FREE, answered="local")
+@method("Filecoin.ChainPutObj", perm="admin", cost=Cost.FREE, answered="local", cache=Cache.NEVER)
 async def chain_put_obj(ctx: Context, params: RawParams) -> Any:
     """Always the error "not supported", as lotus-gateway answers: clients write nothing into the store."""
     raise MethodError("not supported")

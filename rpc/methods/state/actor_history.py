@@ -11,13 +11,13 @@ from rpc.errors import LimitExceeded
 from rpc.lookup.actor_history import changed_at, created_at
 from rpc.lookup.actor_states import in_prefix
 from rpc.lookup.tipsets import tipset_at
-from rpc.registry import Cost, method
+from rpc.registry import Cache, Cost, method
 
 #: the most epochs of one question: a day
 MAX_EPOCHS: Final = 2880
 
 
-@method("Filecoin.FollowerActorCreatedAt", cost=Cost.SCAN)
+@method("Filecoin.FollowerActorCreatedAt", cost=Cost.SCAN, cache=Cache.HEAD)
 async def follower_actor_created_at(ctx: Context, address: Address) -> dict[str, Any]:
     """The first tipset at which an actor exists, seen from the head; its messages' parent tipset made the actor.
 
@@ -29,7 +29,7 @@ async def follower_actor_created_at(ctx: Context, address: Address) -> dict[str,
     return {"ID": in_prefix(ctx, found.address), "Height": tipset.height, "TipSet": list(tipset.key.cids)}
 
 
-@method("Filecoin.FollowerStateChangedAt", cost=Cost.SCAN)
+@method("Filecoin.FollowerStateChangedAt", cost=Cost.SCAN, cache=Cache.HEAD)
 async def follower_state_changed_at(ctx: Context, address: Address, since: int, until: int) -> list[int]:
     """The epochs above `since`, up to `until`, at which an actor's head is another than one tipset before; rising.
 

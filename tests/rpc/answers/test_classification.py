@@ -12,7 +12,7 @@ from rpc.server.answers.question import tipset_places
 
 #: names of methods that write, wait, draw lots, subscribe, or tell of the process, the store, the node or the clock
 NEVER = re.compile(
-    r"Mpool|F3|Push|Send|Subscribe|Unsubscribe|Notify|Filter(Changes|Logs)|New\w*Filter|UninstallFilter|WaitMsg|Syncing|SyncState"
+    r"Mpool|F3|Push|PutObj|Send|Subscribe|Unsubscribe|Notify|Filter(Changes|Logs)|New\w*Filter|UninstallFilter|WaitMsg|Syncing|SyncState"
     r"|NodeStatus|StartTime|GasPrice|MaxPriorityFee|GasEstimate(GasPremium|MessageGas|GasLimit)|EstimateGas"
     r"|BlockstoreInfo|HasObj|ValidateIndex|MinerGetBaseInfo|StateCall|StateCompute|StateReplay|debug_|trace_call"
     r"|BeaconEntry|BeaconGetEntry"
