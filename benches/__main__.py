@@ -32,6 +32,10 @@ BENCHES: Final = {
     "retention": Bench("benches.stores.retention", (), ("--epochs", "70", "--objects", "100")),
     "mirror": Bench("benches.mirror", (), ("--objects", "10000", "--epoch", "2000")),
     "head": Bench("benches.head_latency", (), ("--changes", "20")),
+    "moving": Bench(
+        "benches.heads.moving_mix", (), ("--epochs", "20", "--changes", "6", "--rounds", "1", "--seconds", "1")
+    ),
+    "stalls": Bench("benches.heads.loop_stalls", (), ("--actors", "3000", "--epochs", "4")),
     "chain": Bench("benches.chain_methods", (), ("--seconds", "0.3")),
     "state": Bench("benches.state_methods", ("--seconds", "1"), ("--seconds", "0.2")),
     "eth": Bench("benches.eth_methods", (), ("--seconds", "0.3", "--events", "20000")),

@@ -1,1 +1,1 @@
-"""Benchmarks of followers whose head moves."""
+"""Benchmarks of followers whose head moves, and of what keeps their event loop."""

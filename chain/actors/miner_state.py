@@ -6,11 +6,11 @@ Sources: go-state-types `builtin/v*/miner/*_state.go`, `dline/deadline.go`; Lotu
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Final, TypeVar
 
 from blockstore.cid import Cid
-from chain.actors.adt import array_count, array_get, array_items, array_parts, map_get, read_ahead, uint_key
+from chain.actors.adt import array_count, array_get, array_items, map_get, read_ahead, uint_key
 from chain.actors.leaves import LEAVES, Type
 from chain.actors.load import Loaded
 from chain.actors.schema import type_of
@@ -20,6 +20,8 @@ from chain.ipld import bitfield
 from chain.ipld.amt import Amt
 from chain.ipld.dag_cbor import decode
 from chain.ipld.objects import ObjectReader
+
+T = TypeVar("T")
 
 DEADLINES: Final = 48
 PROVING_PERIOD: Final = 2880
@@ -84,11 +86,14 @@ class Miner:
         found: dict[str, Any] | None = await array_get(self.reader, self.state["Sectors"], number, kind, _SECTORS_BITS)
         return found
 
-    async def sectors(self) -> AsyncIterator[list[dict[str, Any]]]:
-        """Every SectorOnChainInfo, by number, some at a time."""
+    async def sector_leaves(
+        self, known: Callable[[bytes], T | None]
+    ) -> AsyncIterator[tuple[bytes, T | None, list[dict[str, Any]]]]:
+        """As `Amt.leaves`, of the array of sectors: SectorOnChainInfo."""
         kind = self._type("SectorOnChainInfo")
-        async for part in array_parts(self.reader, self.state["Sectors"], kind, _SECTORS_BITS):
-            yield [sector for _, sector in part]
+        tree = await Amt.load(self.reader, self.state["Sectors"], version=3, bit_width=_SECTORS_BITS)
+        async for cid, found, items in tree.leaves(known):
+            yield cid, found, [kind.decode(item) for item in items]
 
     async def some_sectors(self, numbers: bytes) -> AsyncIterator[list[dict[str, Any]]]:
         """The sectors in a bitfield, by number, some at a time. Errors: MinerError (one is not there), BadObject."""

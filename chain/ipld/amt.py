@@ -11,14 +11,16 @@ Values are decoded, links in them are bytes (see `chain.ipld.tree_nodes`).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 from blockstore.cid import Cid
 from chain.errors import BadObject
 from chain.ipld.dag_cbor import decode
 from chain.ipld.objects import ObjectReader, let_others_go_on
 from chain.ipld.tree_nodes import WALK_BATCH, NodeCache, Put, check_link, store_node
+
+T = TypeVar("T")
 
 #: the largest index: 2^64 - 2
 MAX_INDEX: Final = (1 << 64) - 2
@@ -189,6 +191,36 @@ class Amt:
                 for (base, _), found in zip(reversed(run), reversed(nodes), strict=True):
                     below += _places(found, base, width * height, start)
                 stack.append(below)
+
+    async def leaves(self, known: Callable[[bytes], T | None]) -> AsyncIterator[tuple[bytes, T | None, list[Any]]]:
+        """Every leaf in order: its CID, what is known of it, and its values, ascending by index.
+
+        A leaf of which `known` tells something is not read, and has no values here. Errors: BadObject, Missing.
+        """
+        _, items = await self.root_node()
+        height = self.height
+        if not height:
+            found = known(self.root)
+            yield self.root, found, [] if found is not None else items
+            return
+        stack: list[list[bytes]] = [[check_link(link) for link in reversed(items)]]
+        while stack:
+            frame = stack[-1]
+            if not frame:
+                stack.pop()
+                height += 1
+                continue
+            run = [frame.pop() for _ in range(min(len(frame), WALK_BATCH))]
+            await let_others_go_on(self.reader)
+            if height > 1:
+                height -= 1
+                nodes = await self._read_many(run, height)
+                stack.append([check_link(link) for _, links in reversed(nodes) for link in reversed(links)])
+                continue
+            told = [known(cid) for cid in run]
+            read = iter(await self._read_many([cid for cid, one in zip(run, told, strict=True) if one is None], 0))
+            for cid, one in zip(run, told, strict=True):
+                yield cid, one, next(read)[1] if one is None else []
 
     def __aiter__(self) -> AsyncIterator[tuple[int, Any]]:
         return self.items()

@@ -30,6 +30,7 @@ _CACHES: Final = {
     "eth_paid": "fees of tipsets",
     "eth_places": "places of transactions",
     "actor_ids": "lists of actors",
+    "miner_sectors": "sectors of miners",
     "included": "messages of tipsets",
     "eth_keys": "Ethereum block hashes",
     "f3_certified": "F3 certificates",

@@ -31,18 +31,19 @@ def keep(cache: DecodedCache, key: bytes, value: Any, size: int) -> None:
 
 
 class KeptTexts:
-    """Texts of immutable objects by their CIDs, in a cache of decoded values."""
+    """Texts of immutable objects by their CIDs, in a cache of decoded values. `kind`: what else they depend on."""
 
-    __slots__ = ("_cache",)
+    __slots__ = ("_cache", "_kind")
 
-    def __init__(self, cache: DecodedCache) -> None:
+    def __init__(self, cache: DecodedCache, kind: bytes = b"") -> None:
         self._cache = cache
+        self._kind = kind
 
     def get(self, cid: bytes) -> bytes | None:
         """The text of an object, or None."""
-        found = self._cache.get(cid)
+        found = self._cache.get(self._kind + cid)
         return None if found is None else found[0]
 
     def keep(self, cid: bytes, text: bytes) -> None:
         """Keep a text, unless it would take much of the cache."""
-        keep(self._cache, cid, text, len(text) + _OVERHEAD)
+        keep(self._cache, self._kind + cid, text, len(text) + _OVERHEAD)

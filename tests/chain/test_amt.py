@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import pytest
@@ -171,3 +172,19 @@ async def test_random_objects_are_read_or_refused(data: bytes) -> None:
             _ = await amt.get_many([0, 1, 7, 8])
         except (BadObject, Missing):
             continue
+
+
+@given(st.sets(st.integers(0, 5000), max_size=120), st.sampled_from([1, 3, 5]), st.randoms(use_true_random=False))
+@settings(max_examples=40, deadline=None)
+async def test_leaves_are_all_values_and_known_ones_are_not_read(indices: set[int], width: int, dice: Random) -> None:
+    heap = Heap()
+    values = {index: index * 3 for index in indices}
+    root = await amt_build(heap.put, values, 3, width)
+    found = [(cid, told, part) async for cid, told, part in Amt.load(heap, root, 3, width).leaves(lambda cid: None)]
+    assert [value for _, _, part in found for value in part] == [values[index] for index in sorted(indices)]
+    known = {cid: part for cid, _, part in found if dice.random() < 0.5}
+    for cid in known:
+        if cid != root:
+            heap.objects.pop(cid, None)
+    again = [(told or part) async for _, told, part in Amt.load(heap, root, 3, width).leaves(known.get)]
+    assert again == [part for _, _, part in found]

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
+import orjson
+
 from chain.actors.leaves import UNDEFINED
 from chain.actors.miner_state import Miner, to_newest_json
 from chain.address import Address
@@ -14,7 +16,9 @@ from chain.ipld import bitfield
 from chain.tipset import Tipset, TipsetKey
 from rpc.context import Context
 from rpc.errors import MethodError, error_prefix
+from rpc.json_wire import encoder
 from rpc.lookup.actor_states import states_at
+from rpc.lookup.decoded_cache import KeptTexts, decoded_cache
 from rpc.lookup.long_answers import PacedReader, list_of
 from rpc.lotus_json import json_cache
 from rpc.params import Integer, Uint64
@@ -126,8 +130,25 @@ async def state_miner_sectors(
 ) -> list[dict[str, Any]]:
     """The sectors of a miner: all, or those in the bitfield. Errors: no such sector."""
     _, miner = await _miner(ctx, tipset_key, address, walks=True)
-    found = miner.sectors() if sectors is None else miner.some_sectors(sectors)
-    return await list_of(ctx, found, partial(to_newest_json, "SectorOnChainInfo"))
+    if sectors is None:
+        return await _all_sectors(ctx, miner)
+    return await list_of(ctx, miner.some_sectors(sectors), partial(to_newest_json, "SectorOnChainInfo"))
+
+
+async def _all_sectors(ctx: Context, miner: Miner) -> list[Any]:
+    """As text, kept by leaf of the array: an epoch changes few of them."""
+    texts = KeptTexts(decoded_cache(ctx, "miner_sectors"), b"%d," % miner.version)
+    encode = encoder(ctx.network.address_prefix)
+    found: list[Any] = []
+    async for cid, text, sectors in miner.sector_leaves(texts.get):
+        if text is None:
+            text = encode([to_newest_json("SectorOnChainInfo", sector) for sector in sectors])[1:-1]
+            texts.keep(cid, text)
+        if text:
+            ctx.reserve(len(text))
+            found.append(orjson.Fragment(text))
+        await ctx.checkpoint()
+    return found
 
 
 @method("Filecoin.StateMinerActiveSectors", cost=Cost.SCAN, cache=Cache.TIPSET)
