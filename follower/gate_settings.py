@@ -1,11 +1,11 @@
-"""The settings of what is forwarded to full nodes. Part of the table in `follower.settings_table`."""
+"""The settings of forwarding, and of who may ask how much. Part of the table in `follower.settings_table`."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from follower.setting import EXECUTE, Setting
-from follower.setting_parsers import number, parse_method_seconds, whole_number
+from follower.setting import EXECUTE, SERVE, Setting
+from follower.setting_parsers import number, one_of, parse_method_seconds, parse_text, whole_number
 
 FORWARD_SETTINGS: Final = (
     Setting(
@@ -49,5 +49,78 @@ FORWARD_SETTINGS: Final = (
         32,
         EXECUTE,
         "Memory for forwarded answers at a fixed tipset, a process, in MiB.",
+    ),
+)
+
+GATE_SETTINGS: Final = (
+    Setting(
+        "tenants_file",
+        parse_text,
+        "",
+        SERVE,
+        "TOML file with the tenants: digests of API keys, quotas, methods. Read again when it changes.",
+    ),
+    Setting(
+        "method_filter_file",
+        parse_text,
+        "",
+        SERVE,
+        "File with the methods that are allowed (Filecoin.X), or denied (!Filecoin.Y), one a line; # begins a comment.",
+    ),
+    Setting(
+        "default_permission",
+        one_of("read", "none"),
+        "read",
+        SERVE,
+        "What a caller without a token may do.",
+    ),
+    Setting(
+        "rate_limit",
+        number(0, 1e9),
+        0.0,
+        SERVE,
+        "Tokens a second of all callers of a process; 0: no limit. A call takes 1 to 10, by its cost class.",
+    ),
+    Setting(
+        "rate_limit_per_client",
+        number(0, 1e9),
+        0.0,
+        SERVE,
+        "Tokens a second of one address without an API key, a process; 0: no limit.",
+    ),
+    Setting(
+        "per_conn_rate_limit",
+        number(0, 1e9),
+        0.0,
+        SERVE,
+        "Tokens a second of one WebSocket connection; 0: no limit.",
+    ),
+    Setting(
+        "conn_per_minute",
+        whole_number(0, 1_000_000),
+        0,
+        SERVE,
+        "New connections of one address in a minute, a process; 0: no limit. A trusted proxy is none.",
+    ),
+    Setting(
+        "api_max_lookback_seconds",
+        whole_number(0, 1 << 40),
+        0,
+        SERVE,
+        "How old a tipset may be that a call names, before the head; 0: any age. lotus-gateway has 86400.",
+    ),
+    Setting(
+        "api_wait_lookback_limit",
+        whole_number(0, 1 << 40),
+        0,
+        SERVE,
+        "Epochs that a search for a message goes back at most; 0: what the call says. lotus-gateway has 20.",
+    ),
+    Setting(
+        "max_wait_confidence",
+        whole_number(0, 1_000_000),
+        0,
+        SERVE,
+        "The highest confidence of StateWaitMsg; 0: any that Lotus takes.",
     ),
 )

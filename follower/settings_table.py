@@ -11,7 +11,7 @@ from typing import Final
 from blockstore.store_url import public_url
 from chain.index.kept import DEFAULT_MESSAGE_EPOCHS, DEFAULT_STATE_EPOCHS, LEAST_EPOCHS
 from follower.archive_settings import ARCHIVE_SETTINGS
-from follower.gate_settings import FORWARD_SETTINGS
+from follower.gate_settings import FORWARD_SETTINGS, GATE_SETTINGS
 from follower.serving_settings import SERVING_SETTINGS
 from follower.setting import BACKFILL, BOTH, BRIDGE, EXECUTE, KEEP, SERVE, SHARED_STORE, Setting
 from follower.setting_parsers import (
@@ -181,6 +181,7 @@ SETTINGS: Final = (
     ),
     *ARCHIVE_SETTINGS,
     *SERVING_SETTINGS,
+    *GATE_SETTINGS,
     Setting(
         "filters_per_connection",
         whole_number(0, 10_000),

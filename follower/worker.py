@@ -38,7 +38,10 @@ from rpc.lookup.self_check import CheckedExecutor, check_executed
 from rpc.methods import register_all
 from rpc.release import BUILD_INFO_DOC, agent, build_info
 from rpc.server.admin import Admin
-from rpc.server.limits import ServerSettings
+from rpc.server.gate.gate import GateSettings
+from rpc.server.gate.method_list import MethodList
+from rpc.server.gate.tenants import Tenants
+from rpc.server.limits import READ_ONLY, ServerSettings
 from rpc.server.open_files import connections_within, raise_open_file_limit
 from rpc.server.server import serve
 from rpc.services import Services
@@ -182,8 +185,50 @@ def server_settings(settings: Settings) -> ServerSettings:
         request_seconds=settings["request_seconds"],
         batch_seconds=settings["batch_seconds"],
         jwt_secret=secret,
+        default_permissions=READ_ONLY if settings["default_permission"] == "read" else frozenset(),
+        gate=gate_settings(settings),
+        tenants=open_tenants(settings),
+        conn_per_minute=settings["conn_per_minute"],
         trusted_proxies=tuple(settings["trusted_proxies"].split(",")),
     )
+
+
+def open_tenants(settings: Settings) -> Tenants | None:
+    """The tenants that the settings name. Errors: CannotRun (their file)."""
+    path = settings["tenants_file"]
+    if not path:
+        return None
+    tenants = Tenants(Path(path))
+    try:
+        tenants.load()
+    except OSError as error:
+        raise CannotRun(f"tenants_file {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise CannotRun(f"tenants_file {path}: {error}") from None
+    return tenants
+
+
+def gate_settings(settings: Settings) -> GateSettings | None:
+    """The quotas, lists of methods and look-backs; None where no setting asks for any. Errors: CannotRun (a file)."""
+    path = settings["method_filter_file"]
+    methods = MethodList()
+    if path:
+        try:
+            methods = MethodList.parse(Path(path).read_text().splitlines())
+        except OSError as error:
+            raise CannotRun(f"method_filter_file {path}: {error.strerror}") from None
+        except ValueError as error:
+            raise CannotRun(f"method_filter_file {path}: {error}") from None
+    found = GateSettings(
+        rate_limit=settings["rate_limit"],
+        rate_limit_per_client=settings["rate_limit_per_client"],
+        per_conn_rate_limit=settings["per_conn_rate_limit"],
+        api_max_lookback_seconds=settings["api_max_lookback_seconds"],
+        api_wait_lookback_limit=settings["api_wait_lookback_limit"],
+        max_wait_confidence=settings["max_wait_confidence"],
+        methods=methods,
+    )
+    return None if found == GateSettings() and not settings["tenants_file"] else found
 
 
 def filter_limits(settings: Settings) -> FilterLimits:
@@ -294,6 +339,8 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         readiness.register(server.metrics)
         if lanes is not None:
             lanes.forward.register(server.metrics)
+        if limits.tenants is not None:
+            watchers.append(asyncio.create_task(limits.tenants.watch()))
         if sources.archives is not None:
             register_archives(server.metrics, sources.archives)
         server.metrics.info("follower_build_info", BUILD_INFO_DOC, build_info())

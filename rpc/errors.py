@@ -13,6 +13,11 @@
     ├── Refused                         not taken on now
     │   ├── ServerBusy          -32002  this process has too much to do (HTTP 503)
     │   └── ClientLimit         -32005  this client has used up its share (HTTP 429)
+    │       ├── RateRefused     -32020  more tokens a second than its quota (HTTP 429)
+    │       └── ConnectionsRefused -32024  more connections a minute than are allowed (HTTP 429)
+    ├── MethodRefused           -32021  a method that this caller may not use
+    ├── LookbackRefused         -32022  a tipset older than what may be asked of
+    ├── ConfidenceRefused       -32023  a confidence above what a call may wait for
     ├── NeedsNode               -32010  only a full node can answer, and none is behind this server
     ├── OutOfGas                     2
     ├── ExecutionReverted            3  `data`: the revert bytes, hex
@@ -50,6 +55,11 @@ NOT_SERVED: Final = -32004
 LIMIT_EXCEEDED: Final = -32005
 UNAVAILABLE: Final = -32002
 NEEDS_NODE: Final = -32010
+RATE_REFUSED: Final = -32020
+METHOD_REFUSED: Final = -32021
+LOOKBACK_REFUSED: Final = -32022
+CONFIDENCE_REFUSED: Final = -32023
+CONNECTIONS_REFUSED: Final = -32024
 
 
 class RpcError(Exception):
@@ -168,6 +178,63 @@ class ClientLimit(Refused):
 
     code = LIMIT_EXCEEDED
     http_status = 429
+
+
+class RateRefused(ClientLimit):
+    """More tokens a second than a quota has. `data`: the limit's name, tokens a second, seconds until the next try."""
+
+    code = RATE_REFUSED
+
+    def __init__(self, limit: str, whose: str, rate: float, wait_seconds: float) -> None:
+        super().__init__(
+            f"rate limit exceeded: {limit} of {whose} is {rate:g} tokens a second; try again in {wait_seconds:.2f} s",
+            {"limit": limit, "tokensPerSecond": rate, "retryAfterSeconds": round(wait_seconds, 3)},
+        )
+
+
+class ConnectionsRefused(ClientLimit):
+    """More new connections a minute than are allowed."""
+
+    code = CONNECTIONS_REFUSED
+
+    def __init__(self, most: int, wait_seconds: float) -> None:
+        super().__init__(
+            f"too many connections: conn_per_minute is {most}; try again in {wait_seconds:.1f} s",
+            {"limit": "conn_per_minute", "connections": most, "retryAfterSeconds": round(wait_seconds, 3)},
+        )
+
+
+class MethodRefused(RpcError):
+    """A method that this caller may not use, whatever its permissions. Trying again changes nothing."""
+
+    code = METHOD_REFUSED
+
+    def __init__(self, method: str) -> None:
+        super().__init__(f"method '{method}' is not allowed here", {"limit": "methods"})
+
+
+class LookbackRefused(RpcError):
+    """A tipset that is older than what may be asked of. `lowest`: the lowest epoch that may be, now."""
+
+    code = LOOKBACK_REFUSED
+
+    def __init__(self, seconds: int, lowest: int) -> None:
+        super().__init__(
+            f"lookbacks of more than {seconds} s are disallowed: ask of epoch {lowest} or later",
+            {"limit": "api_max_lookback_seconds", "seconds": seconds, "lowestEpoch": lowest},
+        )
+
+
+class ConfidenceRefused(RpcError):
+    """A confidence above what a call may wait for."""
+
+    code = CONFIDENCE_REFUSED
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"confidences above {most} are disallowed: ask with {most} or less",
+            {"limit": "max_wait_confidence", "epochs": most},
+        )
 
 
 class NeedsNode(RpcError):

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs
 import jwt
 
 from rpc.permissions import ALL_PERMISSIONS
+from rpc.server.gate.tenants import Tenants
 
 #: verified tokens that are remembered
 _REMEMBERED: Final = 1024
@@ -25,16 +26,22 @@ def make_token(secret: bytes, allow: Iterable[str]) -> str:
 
 
 class Tokens:
-    """Verifies tokens. Without a secret no token is looked at: every caller has the default permissions."""
+    """Verifies tokens. Without a secret and `tenants` no token is looked at: every caller has the default permissions.
 
-    def __init__(self, secret: bytes | None, default: frozenset[str]) -> None:
+    A token may also be the API key of one of the tenants.
+    """
+
+    def __init__(self, secret: bytes | None, default: frozenset[str], tenants: Tenants | None = None) -> None:
         self._secret = secret
+        self._tenants = tenants
+        if tenants is not None:
+            tenants.on_change = self._forget
         self._default = default
         self._known: OrderedDict[str, frozenset[str]] = OrderedDict()
 
     def permissions(self, authorization: str | None, query: bytes = b"") -> frozenset[str] | None:
         """What the caller may do, by the Authorization header or `?token=`; None for a bad token."""
-        if self._secret is None:
+        if self._secret is None and self._tenants is None:
             return self._default
         if not authorization:
             given = parse_qs(query.decode("latin-1")).get("token") if query else None
@@ -46,15 +53,22 @@ class Tokens:
         token = authorization[7:]
         found = self._known.get(token)
         if found is None:
-            found = self._verify(token)
+            found = None if self._tenants is None else self._tenants.find(token)
+            if found is None:
+                found = self._verify(token)
             if found is not None:
                 self._known[token] = found
                 if len(self._known) > _REMEMBERED:
                     self._known.popitem(last=False)
         return found
 
+    def _forget(self) -> None:
+        """The tenants have changed."""
+        self._known.clear()
+
     def _verify(self, token: str) -> frozenset[str] | None:
-        assert self._secret is not None
+        if self._secret is None:
+            return None
         try:
             # Lotus' tokens do not expire; one that says it does is not for here, where answers are remembered
             payload = jwt.decode(token, self._secret, algorithms=["HS256"], options={"verify_iat": False})

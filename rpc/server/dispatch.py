@@ -47,6 +47,7 @@ from rpc.params import UNDEFINED_CID
 from rpc.registry import REGISTRY, V0, V1, V2, Method, Registry, Versions
 from rpc.server.answers.flight import Flight
 from rpc.server.answers.kept_answers import Answers, Kept
+from rpc.server.gate.gate import Gate
 from rpc.server.limits import ServerSettings, make_admission
 from rpc.server.metrics import MethodStats, Metrics, now
 from rpc.server.refusal_log import RefusalLog
@@ -120,6 +121,8 @@ class Dispatcher:
         )
         #: channels closed because their client read too slowly
         self.slow_channels = 0
+        gated = self.settings.gate
+        self.gate = None if gated is None else Gate(gated, self.refusals.count)
         self._drained: asyncio.Event | None = None
 
     def context(
@@ -234,6 +237,8 @@ class Dispatcher:
         error: RpcError
         try:
             route = self._routes[ctx.version].get(request.method)
+            if route is not None and self.gate is not None:
+                self.gate.admit(ctx, route[0])
             if route is not None and self.answers is not None and request_id is not None:
                 # before the parameters are decoded: equal ones have been
                 found = await self.answers.ask(ctx, route[0], route[1], request.params)
@@ -254,6 +259,8 @@ class Dispatcher:
                 raise MethodNotFound(f"method '{request.method}' not supported in this mode (no out channel support)")
             if self.guard is not None:
                 await self.guard(ctx, call.method)
+            if self.gate is not None:
+                await self.gate.check(ctx, call, is_admitted=route is not None)
             if ctx.stages is not None:
                 ctx.stages.append(("decode", now()))
             result = await self._result(ctx, call)

@@ -23,6 +23,7 @@ import httptools
 from rpc.context import Context
 from rpc.errors import InvalidRequest, ParseError, Refused, RpcError
 from rpc.json_wire import encode_error
+from rpc.server.gate.tenants import account_of
 from rpc.server.http_head import KnownHead, RequestHead
 from rpc.server.run_until_blocked import Running, run_until_blocked
 from rpc.server.server_state import TURN_REQUESTS, ServerState, wants_verbose
@@ -351,13 +352,13 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
         shared = self._shared
         dispatcher = shared.dispatcher
         answers = dispatcher.answers
-        if answers is not None and not query and self.min_head is None:
+        if answers is not None and not query and self.min_head is None and dispatcher.gate is None:
             found = answers.find_raw(version, body, permissions, self._account)
             if found is not None:
                 self._answered(200, found[0], None, shared.kept_lines(found[1], found[2]))
                 return
         ctx = dispatcher.context(version, permissions)
-        ctx.account = self._account
+        ctx.account = account_of(permissions, self._account)
         if query:
             ctx.verbose = wants_verbose(query)
         ctx.find_client = self._client

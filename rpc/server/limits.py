@@ -9,6 +9,9 @@ from typing import Final
 from rpc.admission import Admission, Budget, Lane
 from rpc.registry import Cost
 from rpc.server.client_address import PRIVATE
+from rpc.server.gate.connections import ConnectionBudget
+from rpc.server.gate.gate import GateSettings
+from rpc.server.gate.tenants import Tenants
 
 READ_ONLY: Final = frozenset({"read"})
 
@@ -86,6 +89,12 @@ class ServerSettings:
     jwt_secret: bytes | None = field(default=None, repr=False)
     #: what a caller without a token may do
     default_permissions: frozenset[str] = READ_ONLY
+    #: quotas, lists of methods, look-backs; None for none
+    gate: GateSettings | None = None
+    #: API keys beside the tokens
+    tenants: Tenants | None = field(default=None, repr=False)
+    #: new connections of one address in a minute; 0: any number
+    conn_per_minute: int = 0
     #: networks of balancers whose X-Forwarded-For is believed
     trusted_proxies: tuple[str, ...] = PRIVATE
     #: value of Access-Control-Allow-Origin, or "" for none
@@ -109,7 +118,9 @@ def make_admission(settings: ServerSettings, on_refusal: Callable[[str, str], ob
         working=budget("working", "requests", settings.max_in_flight, settings.max_in_flight_per_client),
         waiting=budget("waiting", "waiting requests", settings.max_waiting, settings.max_waiting_per_client),
         channels=budget("channels", "open channels", settings.max_channels, settings.max_channels_per_client),
-        connections=budget("connections", "connections", *connections),
+        connections=ConnectionBudget(
+            "connections", "connections", *connections, on_refusal, per_minute=settings.conn_per_minute
+        ),
         websockets=budget("websockets", "WebSocket sessions", *connections),
         memory=budget("memory", "bytes", settings.memory_budget_bytes, settings.memory_budget_bytes_per_client),
         lanes={

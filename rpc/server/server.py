@@ -29,6 +29,7 @@ from rpc.server.aiohttp_server import AiohttpHandler, AiohttpServer
 from rpc.server.auth import Tokens
 from rpc.server.client_address import Clients
 from rpc.server.dispatch import Dispatcher
+from rpc.server.gate.tenants import account_of
 from rpc.server.health import Health
 from rpc.server.http_log import http_log
 from rpc.server.http_protocol import HttpProtocol
@@ -62,7 +63,7 @@ class Server:
         self.dispatcher = dispatcher or Dispatcher(services, registry, settings=settings)
         self.metrics: Metrics = self.dispatcher.metrics
         self.health = Health(services.checks)
-        self.tokens = Tokens(settings.jwt_secret, settings.default_permissions)
+        self.tokens = Tokens(settings.jwt_secret, settings.default_permissions, settings.tenants)
         self._services = services
         self._loop = asyncio.get_running_loop()
         self._web = AiohttpServer(
@@ -229,7 +230,7 @@ class Server:
         if "upgrade" in request.headers.get("Connection", "").lower():
             return await self._websocket(request, version, permissions)
         ctx = self.dispatcher.context(version, permissions)
-        ctx.account = self._account(request)
+        ctx.account = account_of(permissions, self._account(request))
         ctx.verbose = wants_verbose(request.query_string.encode())
         ctx.find_client = lambda: self._client(request)
         try:
@@ -334,7 +335,7 @@ class Server:
         try:
             await ws.prepare(request)
             connection = self._sockets[ws] = WebSocketSession(
-                self.dispatcher, ws, version, permissions, self._client(request), account
+                self.dispatcher, ws, version, permissions, self._client(request), account_of(permissions, account)
             )
             handler = request.protocol
             assert isinstance(handler, AiohttpHandler)

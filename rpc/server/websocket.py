@@ -312,6 +312,8 @@ class WebSocketSession:
             if self._channels >= dispatcher.settings.ws_max_channels:
                 await self._refuse(request, ClientLimit("too many channels on this connection"))
                 return
+            if dispatcher.gate is not None:
+                await dispatcher.gate.check(ctx, call)
             self._admission.channels.take(self.account)
             try:
                 self._places.release()
@@ -321,7 +323,7 @@ class WebSocketSession:
                 await self._channel(ctx, call, request)
             finally:
                 self._admission.channels.give(self.account)
-        except Refused as refused:
+        except RpcError as refused:
             await self._refuse(request, refused)
         except ConnectionError:
             pass  # the peer is gone; `run` ends by itself
