@@ -1,0 +1,1 @@
+"""The object tier: the policy, the disk, joined reads, ranked sources."""
