@@ -1,7 +1,7 @@
 """Lazy state: an object is fetched from the full nodes when it is first read.
 
-The nodes are asked in their order. An object that one node lacks, answers wrongly or cannot answer is asked of the
-next. It counts as missing only when every node has said that it does not have it.
+The fastest node is asked first (`blockstore.tier.sources`). An object that one node lacks, answers wrongly or cannot
+answer is asked of the next. It counts as missing only when every node has said that it does not have it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from blockstore.cid import Cid, verify
+from blockstore.cid import Cid, cid_of, verify
 from blockstore.errors import BadCid, HashMismatch, StoreError
+from blockstore.tier.sources import Outcome, RankedSources
 from chain.ipld.objects import Fetch, FetchFailed
 from rpc.client.client import NodeClient
 from rpc.errors import METHOD_NOT_FOUND
@@ -22,31 +23,45 @@ log = logging.getLogger(__name__)
 
 #: what a node's error contains when the node does not have the object
 _ABSENT: Final = ("not find", "not found")
+#: asked for by probes: whether a node has it does not matter
+_PROBED: Final = cid_of(b"\x80")
 
-Outcome = bytes | StoreError | None
+
+class NodeSource:
+    """A full node as a source of objects, by `ChainReadObj` in requests of at most `batch` objects each."""
+
+    def __init__(self, client: NodeClient, batch: int) -> None:
+        self._client = client
+        self._batch = batch
+
+    @property
+    def name(self) -> str:
+        """See Source."""
+        return self._client.name
+
+    async def read(self, keys: Sequence[Cid]) -> Sequence[Outcome]:
+        """See Source."""
+        parts = [keys[at : at + self._batch] for at in range(0, len(keys), self._batch)]
+        answers = await asyncio.gather(*(_ask_node(self._client, part) for part in parts))
+        return [outcome for part in answers for outcome in part]
+
+    async def probe(self) -> None:
+        """See Source."""
+        (answer,) = await _ask_node(self._client, [_PROBED])
+        if isinstance(answer, StoreError):
+            raise answer
+
+
+def node_sources(clients: Sequence[NodeClient], batch: int) -> RankedSources[Cid]:
+    """The nodes, ranked; in the order of `clients` until they are known. `batch`: objects in one request."""
+    if not clients or batch < 1:
+        raise ValueError("at least one node and one object a request are needed")
+    return RankedSources([NodeSource(client, batch) for client in clients])
 
 
 def lazy_fetch(clients: Sequence[NodeClient], batch: int) -> Fetch:
-    """Objects by `ChainReadObj` from `clients` (best first), in requests of at most `batch` objects each."""
-    if not clients or batch < 1:
-        raise ValueError("at least one node and one object a request are needed")
-
-    async def fetch(cids: Sequence[Cid]) -> Sequence[Outcome]:
-        outcomes: dict[Cid, Outcome] = dict.fromkeys(cids)
-        left = list(outcomes)
-        for client in clients:
-            parts = [left[at : at + batch] for at in range(0, len(left), batch)]
-            for part, answers in zip(parts, await asyncio.gather(*(_ask_node(client, p) for p in parts)), strict=True):
-                for cid, answer in zip(part, answers, strict=True):
-                    # that this node has none says nothing against another that could not be asked
-                    if answer is not None or outcomes[cid] is None:
-                        outcomes[cid] = answer
-            left = [cid for cid in left if not isinstance(outcomes[cid], bytes)]
-            if not left:
-                break
-        return [outcomes[cid] for cid in cids]
-
-    return fetch
+    """What `Objects` fetches missing objects with: as `node_sources`."""
+    return node_sources(clients, batch).read
 
 
 async def _ask_node(client: NodeClient, cids: Sequence[Cid]) -> list[Outcome]:

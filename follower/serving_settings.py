@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from follower.setting import SERVE, Setting
-from follower.setting_parsers import number, parse_boolean, whole_number
+from follower.setting import EXECUTE, SERVE, Setting
+from follower.setting_parsers import number, parse_boolean, parse_http_urls, parse_text, whole_number
 
 SERVING_SETTINGS: Final = (
     Setting("object_cache_mb", whole_number(1, 1 << 20), 256, SERVE, "Memory for objects, a process, in MiB."),
@@ -32,6 +32,29 @@ SERVING_SETTINGS: Final = (
         False,
         SERVE,
         "Whether answers over HTTP say in Server-Timing how long each stage took.",
+    ),
+    Setting(
+        "object_tier_dir",
+        parse_text,
+        "",
+        EXECUTE,
+        "Folder of the objects of a far store that this machine keeps; its processes share it. Empty: data/object-tier "
+        "over a shared store, none over LMDB. off: none.",
+    ),
+    Setting("object_tier_mb", whole_number(16, 1 << 24), 1024, EXECUTE, "The size of that folder, in MiB."),
+    Setting(
+        "object_peers",
+        parse_http_urls,
+        "",
+        EXECUTE,
+        "Followers that are asked for objects beside the store, separated by commas: http://HOST:PORT.",
+    ),
+    Setting(
+        "object_peer_secret_file",
+        parse_text,
+        "",
+        EXECUTE,
+        "File of the secret that followers share: who knows it gets objects at /obj/CID. Empty: nobody does.",
     ),
     Setting(
         "max_body_mb",

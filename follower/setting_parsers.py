@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from blockstore.archive.named import shown_place
 from blockstore.errors import BadExtension
@@ -173,6 +174,16 @@ DEFAULT_SNAPSHOT_URLS: Final = (
     "mainnet=https://forest-archive.chainsafe.dev/latest/mainnet/,"
     "calibnet=https://forest-archive.chainsafe.dev/latest/calibnet/"
 )
+
+
+def parse_http_urls(value: Any) -> str:
+    """URLs of servers without a path, separated by commas; a TOML list too."""
+    text = parse_text(",".join(parse_text(item) for item in value) if isinstance(value, list) else value)
+    for item in filter(None, text.split(",")):
+        parts = urlsplit(item.strip())
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or "@" in parts.netloc:
+            raise ValueError("must be http://HOST:PORT, separated by commas, without a path or a name")
+    return text
 
 
 def parse_snapshot_urls(value: Any) -> str:

@@ -10,7 +10,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from blockstore.errors import StoreUnavailable
 from blockstore.open import open_store
@@ -26,8 +26,10 @@ from follower.executor.child import executor_of
 from follower.extending.methods import load_methods
 from follower.forwarding.lanes import NodeLanes
 from follower.head import StoreHeads
-from follower.lazy_objects import lazy_fetch
+from follower.lazy_objects import node_sources
 from follower.membership import Membership, fleet_member
+from follower.object_tier.open import ObjectTier, open_object_tier, probing, serve_peers
+from follower.object_tier.open import register as register_tier
 from follower.readiness import FollowedNode, Freshness, ReadinessWatch, build_checks
 from follower.recent_errors import watch_log
 from follower.settings import CannotRun, Settings, shared_options, split_listen
@@ -48,6 +50,8 @@ from rpc.services import Services
 
 if TYPE_CHECKING:
     from blockstore.archive.tier import Archives
+    from blockstore.cid import Cid
+    from blockstore.tier.sources import RankedSources
     from follower.shared_store_heads import SharedStoreHeads
 
 log = logging.getLogger(__name__)
@@ -109,6 +113,25 @@ class Sources:
     objects: Objects
     index: ChainIndex
     archives: Archives | None = None
+    tier: ObjectTier | None = None
+    #: of a lazy state: the nodes that objects are fetched from
+    nodes: RankedSources[Cid] | None = None
+
+    @property
+    def ranked(self) -> list[RankedSources[Any]]:
+        """All that objects are read from, by rank."""
+        found: list[RankedSources[Any]] = [] if self.tier is None else [self.tier.objects.sources]
+        return found if self.nodes is None else [*found, self.nodes]
+
+    async def close(self) -> None:
+        """Close all of them."""
+        if self.lanes is not None:
+            await self.lanes.close()
+        if self.tier is not None:
+            await self.tier.close()
+        if self.archives is not None:
+            await self.archives.close()
+        await self.store.close()
 
 
 async def open_sources(settings: Settings, stopping: asyncio.Event, cache_bytes: int) -> Sources | None:
@@ -126,10 +149,12 @@ async def open_sources(settings: Settings, stopping: asyncio.Event, cache_bytes:
     await warn_of_lacking(store, settings)
     lanes = NodeLanes.open(settings)
     is_lazy = settings["state"] == "lazy"
-    fetch = lazy_fetch(lanes.object_clients, settings["fetch_batch"]) if lanes is not None and is_lazy else None
-    below = objects_below(store, archives, asks_nodes=fetch is not None)
-    objects = Objects(below, cache_bytes=cache_bytes, fetch=fetch)
-    return Sources(store, network, lanes, objects, ChainIndex(store, objects, network), archives)
+    nodes = node_sources(lanes.object_clients, settings["fetch_batch"]) if lanes is not None and is_lazy else None
+    below = objects_below(store, archives, asks_nodes=nodes is not None)
+    tier = await open_object_tier(settings, below)
+    fetch = nodes.read if nodes is not None else None
+    objects = Objects(tier.objects if tier is not None else below, cache_bytes=cache_bytes, fetch=fetch)
+    return Sources(store, network, lanes, objects, ChainIndex(store, objects, network), archives, tier, nodes)
 
 
 def build_heads(store: Store, index: ChainIndex, settings: Settings) -> StoreHeads | SharedStoreHeads:
@@ -324,6 +349,7 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         stopping.set()
 
     try:
+        await executing.enter_async_context(probing(sources.ranked))
         executor = await executing.enter_async_context(executor_of(settings))
         stop_of_execution: ExecutionStop | None = None
         if executor is not None:
@@ -343,6 +369,8 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
             watchers.append(asyncio.create_task(limits.tenants.watch()))
         if sources.archives is not None:
             register_archives(server.metrics, sources.archives)
+        given = serve_peers(settings, server, objects, sources.tier)
+        register_tier(server.metrics, sources.tier, sources.nodes, given)
         server.metrics.info("follower_build_info", BUILD_INFO_DOC, build_info())
         if executor is not None and stop_of_execution is not None:
             executor.register(server.metrics)
@@ -382,9 +410,5 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         for watcher in watchers:
             watcher.cancel()
         await executing.aclose()
-        if lanes is not None:
-            await lanes.close()
-        if sources.archives is not None:
-            await sources.archives.close()
-        await store.close()
+        await sources.close()
     return 0

@@ -233,13 +233,17 @@ class DiskTier:
         free: int = sql.execute("PRAGMA freelist_count").fetchone()[0]
         return (pages - free) * _PAGE
 
-    def figures(self) -> dict[str, int]:
-        """`objects` (those ever kept, at most), and `bytes` of disk that they and their bookkeeping take."""
-        if self.is_open:
-            with contextlib.suppress(sqlite3.Error):
-                (count,) = self._reader.execute("SELECT count(*) FROM uses").fetchone()
-                return {"objects": count, "bytes": self._used(self._reader)}
-        return {"objects": 0, "bytes": 0}
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of disk that the objects and their bookkeeping take."""
+        with contextlib.suppress(sqlite3.Error):
+            return self._used(self._reader) if self.is_open else 0
+        return 0
+
+    def count(self) -> int:
+        """How many objects there are. Looks at each."""
+        found: int = self._reader.execute("SELECT count(*) FROM uses").fetchone()[0] if self.is_open else 0
+        return found
 
     def _fail(self, error: sqlite3.Error) -> None:
         if not self._has_failed:

@@ -73,6 +73,8 @@ class Standing(Generic[K]):
         self._failed_in_a_row = 0
         #: requests; those that failed; second requests; second requests that answered first; objects that it gave
         self.requests = self.failures = self.hedges = self.hedge_wins = self.objects = 0
+        #: of all requests that were answered, but those for many keys
+        self.seconds = 0.0
 
     @property
     def mean(self) -> float | None:
@@ -81,6 +83,7 @@ class Standing(Generic[K]):
 
     def note(self, seconds: float) -> None:
         """A response time."""
+        self.seconds += seconds
         self.times.append(seconds)
         self._window.append(seconds)
         self._unsorted += 1
@@ -104,13 +107,20 @@ class Standing(Generic[K]):
 
 
 class RankedSources(Generic[K]):
-    """Reads from the first source that holds a key, best first. `run` probes them; `now`: seconds."""
+    """Reads from the first source that holds a key, best first. `run` probes them.
 
-    def __init__(self, sources: Sequence[Source[K]], *, now: Callable[[], float] | None = None) -> None:
+    `repeats`: where no other source is about as fast, a second request goes to the first source again, as is of use
+    with a database of several replicas. `now`: seconds.
+    """
+
+    def __init__(
+        self, sources: Sequence[Source[K]], *, repeats: bool = False, now: Callable[[], float] | None = None
+    ) -> None:
         if not sources:
             raise ValueError("at least one source is needed")
         self.standings = [Standing(source) for source in sources]
         self._now = now or (lambda: asyncio.get_running_loop().time())
+        self._repeats = repeats
         self._hedges_left = _HEDGES_AT_ONCE
         self._losers: set[asyncio.Task[Any]] = set()
 
@@ -154,8 +164,9 @@ class RankedSources(Generic[K]):
         """The first answer to a request, and to a second one where the first takes long. Errors: StoreError."""
         first = order[0]
         self._hedges_left = min(self._hedges_left + _HEDGE_SHARE, _HEDGES_AT_ONCE)
-        delay = first.hedge_delay() if len(keys) <= _KEYS else None
-        if delay is None:
+        second = self._second(order) if len(keys) <= _KEYS else None
+        delay = first.hedge_delay() if second is not None else None
+        if second is None or delay is None:
             return first, await self._timed(first, keys)
         tasks = {asyncio.create_task(self._timed(first, keys)): first}
         hedge: asyncio.Task[Sequence[Outcome]] | None = None
@@ -163,7 +174,6 @@ class RankedSources(Generic[K]):
             done, _ = await asyncio.wait(tasks, timeout=delay)
             if not done and self._hedges_left >= 1:
                 self._hedges_left -= 1
-                second = self._second(order)
                 second.hedges += 1
                 hedge = asyncio.create_task(self._timed(second, keys))
                 tasks[hedge] = second
@@ -193,14 +203,13 @@ class RankedSources(Generic[K]):
             # it has failed, or answered too late: either is noted already
             task.exception()
 
-    def _second(self, order: Sequence[Standing[K]]) -> Standing[K]:
+    def _second(self, order: Sequence[Standing[K]]) -> Standing[K] | None:
         first, now = order[0], self._now()
         mean = first.mean or 0.0
         for other in order[1:]:
             if other.cooling_until <= now and other.mean is not None and other.mean <= mean * _SLOWER:
                 return other
-        # another connection, and of a database another replica
-        return first
+        return first if self._repeats else None
 
     async def _timed(self, one: Standing[K], keys: Sequence[K]) -> Sequence[Outcome]:
         began = self._now()

@@ -143,6 +143,10 @@ class Objects:
         """Whether the object is in memory."""
         return Cid(cid).multihash in self._cache
 
+    def cached(self, multihash: bytes) -> bytes | None:
+        """The object if it is in memory."""
+        return self._cache.get(multihash)
+
     async def get_held(self, multihash: bytes) -> bytes | None:
         """The object if it is held here: no node is asked. Errors: StoreError."""
         return self._cache.get(multihash) or await self._store.get(multihash)

@@ -64,11 +64,7 @@ async def run_executor(settings: Settings, path: Path, stop: asyncio.Event, *, w
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await server.close()
-        if sources.lanes is not None:
-            await sources.lanes.close()
-        if sources.archives is not None:
-            await sources.archives.close()
-        await sources.store.close()
+        await sources.close()
         # a machine cannot be interrupted, and the interpreter would wait for its thread
         last = threading.Timer(_EXIT_SECONDS, os._exit, (0,))
         last.daemon = True

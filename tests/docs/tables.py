@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,9 @@ from prometheus_client.core import Metric
 import follower.extending.hook_runner  # noqa: F401  (declares)
 import leader_bridge.metrics  # noqa: F401  (declares)
 from blockstore.archive.tier import ArchiveOptions, Archives
+from blockstore.tier.disk import LEAST_BYTES, DiskTier
+from blockstore.tier.objects import StoreSource, TieredObjects
+from blockstore.tier.sources import RankedSources
 from chain.known_networks import CALIBNET
 from chain.network import NetworkRecord
 from follower.ahead.head_ahead import HeadAhead
@@ -31,6 +35,9 @@ from follower.execution_stop import ExecutionStop
 from follower.executor.client import RemoteExecutor
 from follower.forwarding.node import ForwardNode
 from follower.forwarding.route import ForwardRoute
+from follower.object_tier.open import ObjectTier
+from follower.object_tier.open import register as register_tier
+from follower.object_tier.peers import PeerObjects
 from follower.readiness import ReadinessWatch
 from rpc.client.client import NodeClient
 from rpc.client.node_info import parse_node_info
@@ -102,10 +109,16 @@ async def _server_metrics() -> list[Metric]:
     node = NodeClient(parse_node_info("http://127.0.0.1:1234")[0])
     ForwardRoute([ForwardNode.of(node)]).register(server.metrics)
     HeadAhead(services(), 1).register(server.metrics)
-    try:
-        return list(server.metrics.registry.collect())
-    finally:
-        await server.stop(0)
+    store = services().store
+    objects = TieredObjects(store, RankedSources([StoreSource(store, "store")]))
+    with tempfile.TemporaryDirectory() as folder:
+        disk = DiskTier(Path(folder), LEAST_BYTES)
+        register_tier(server.metrics, ObjectTier(objects, disk, ()), None, PeerObjects(lambda _: None, ""))
+        try:
+            return list(server.metrics.registry.collect())
+        finally:
+            disk.close()
+            await server.stop(0)
 
 
 def generated() -> dict[Path, str]:

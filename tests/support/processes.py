@@ -20,10 +20,11 @@ __all__ = ["FollowerProcess", "clean_environment", "follower_process", "free_por
 def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment without any setting of a follower, and `more`.
 
-    Nothing is executed unless a test asks for it: compiling the actors' code takes each process 15 s of CPU time.
+    Nothing is executed unless a test asks for it: compiling the actors' code takes each process 15 s of CPU time. No
+    object of a shared store is kept on disk: tests would find those of others.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("FOLLOWER_", "FULLNODE_"))}
-    return {**kept, "FOLLOWER_EXECUTION": "off", **(more or {})}
+    return {**kept, "FOLLOWER_EXECUTION": "off", "FOLLOWER_OBJECT_TIER_DIR": "off", **(more or {})}
 
 
 def run_follower(

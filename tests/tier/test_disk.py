@@ -43,7 +43,7 @@ def test_what_was_written_is_read(tier: DiskTier) -> None:
     assert found == [*objects.values(), None]
     # again: nothing is held twice
     tier.write(objects)
-    assert tier.figures()["objects"] == len(objects)
+    assert tier.count() == len(objects)
 
 
 def test_the_limit_is_never_exceeded(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_the_limit_is_never_exceeded(tmp_path: Path) -> None:
     assert tier.evicted > 500
     assert most <= LEAST_BYTES
     # it is used, and what came last is there
-    assert tier.figures()["bytes"] > LEAST_BYTES * 0.4
+    assert tier.used_bytes > LEAST_BYTES * 0.4
     assert sum(data is not None for data in tier.get_many(list(newest))) > 0.5 * len(newest)
     tier.close()
     assert on_disk(tmp_path) <= LEAST_BYTES

@@ -147,7 +147,7 @@ def test_second_requests_halve_the_99th_percentile_of_a_source_with_5_percent_sl
             return rng.uniform(0.008, 0.012) * (10 if rng.random() < 0.05 else 1)
 
         source = Made("source", seconds)
-        sources = RankedSources[int]([source])
+        sources = RankedSources[int]([source], repeats=True)
         if not hedged:
             sources.standings[0].hedge_delay = lambda: None  # type: ignore[method-assign]
         return percentile([(await ask(sources))[1] for _ in range(count)], 0.99), source.asked
@@ -160,11 +160,31 @@ def test_second_requests_halve_the_99th_percentile_of_a_source_with_5_percent_sl
     assert asked < 4000 * 1.1 + 10
 
 
+def test_a_second_request_goes_to_another_source_that_is_about_as_fast() -> None:
+    async def measured(others: Callable[[], float]) -> tuple[float, int, int]:
+        rng = random.Random(9)
+        slow = Made("now and then slow", lambda: 0.2 if rng.random() < 0.05 else 0.01)
+        other = Made("other", others)
+        sources = RankedSources[int]([slow, other])
+        await sources.probe_all()
+        times = [(await ask(sources))[1] for _ in range(2000)]
+        return percentile(times, 0.99), slow.asked + other.asked, other.asked
+
+    p99, asked, other = run_virtual(measured(lambda: 0.015))
+    assert p99 < 0.1
+    assert asked < 2000 * 1.1 + 10
+    assert other > 0
+    # nobody is asked twice where the other one is far slower
+    p99, asked, other = run_virtual(measured(lambda: 5.0))
+    assert p99 > 0.19
+    assert (asked, other) == (2000, 0)
+
+
 def test_second_requests_stay_few_where_everything_is_slow_now_and_then() -> None:
     async def work() -> None:
         rng = random.Random(5)
         source = Made("source", lambda: 0.01 if rng.random() < 0.5 else 0.5)
-        sources = RankedSources[int]([source])
+        sources = RankedSources[int]([source], repeats=True)
         for _ in range(1000):
             await ask(sources)
         assert source.asked <= 1000 * 1.1 + 10
