@@ -289,7 +289,7 @@ async def chain_stat_obj(ctx: Context, obj: Cid, base: Cid) -> dict[str, int]:
 
     Errors: Missing, LimitExceeded.
     """
-    links, size = await stat_dag(PacedReader(ctx), obj, base or None)
+    links, size = await stat_dag(PacedReader(ctx), obj, base or None, checkpoint=ctx.checkpoint)
     return {"Size": size, "Links": links}
 
 

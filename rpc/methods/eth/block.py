@@ -54,7 +54,8 @@ async def eth_get_block_by_number(ctx: Context, block: str, full: bool) -> Any:
     Errors: NullRound, BadRequest (a future epoch, `earliest`), NotHeld; `pending` needs a full node.
     """
     tipset = await select_text(ctx, block, strict=True)
-    if tipset.height >= (await ctx.head()).tipset.height - _NEW_EPOCHS:
+    # the answer does not depend on this
+    if tipset.height >= (await ctx.pin_head()).tipset.height - _NEW_EPOCHS:
         note_question(ctx, Question.FULL_BLOCK if full else Question.BLOCK)
     return await load_block_json(ctx, tipset, full)
 

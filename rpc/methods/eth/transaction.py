@@ -91,8 +91,10 @@ async def _known_place(ctx: Context, tx_hash: bytes, limit: int) -> _Place | Non
     if kept is None:
         return None
     place: _Place = kept[0]
-    head = (await ctx.head()).tipset
-    return place if await ancestry_of(ctx).is_ancestor(place.child, place.child_height, head) else None
+    if not await ancestry_of(ctx).is_ancestor(place.child, place.child_height, (await ctx.pin_head()).tipset):
+        return None
+    ctx.note_chain(place.child_height)
+    return place
 
 
 async def _find(ctx: Context, tx_hash: bytes, cid: Cid, limit: int) -> tuple[Executed, int] | None:
