@@ -322,6 +322,7 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         network=network,
         head_source=heads,
         node=lanes.forward if lanes is not None else None,
+        mempool=lanes.mempool if lanes is not None else None,
         agent=agent(),
         checks=build_checks(
             heads,

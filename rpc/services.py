@@ -77,6 +77,16 @@ class NodeClient(Protocol):
         """
 
 
+class Mempool(Protocol):
+    """The mempool of a full node. `follower/forwarding/mempool_feed.py` has the real one."""
+
+    def updates(self) -> AsyncIterator[dict[str, Any]]:
+        """Each change from now on, as `MpoolSub` tells it: `{"Type": 0 (new) or 1 (gone), "Message": signed message}`.
+
+        Ends for one who reads too slowly, and when the process stops.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class CheckResult:
     """What a health check found; `text` says it in a few words."""
@@ -113,6 +123,8 @@ class Services:
     network: NetworkRecord
     head_source: HeadSource
     node: NodeClient | None = None
+    #: what a full node's mempool tells; None where no node is behind
+    mempool: Mempool | None = None
     #: runs messages; None where this process has no virtual machine
     executor: Executor | None = None
     #: e.g. "lotus-follower/0.1.0"; what `Version` and `web3_clientVersion` name

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from follower.forwarding.mempool_feed import MempoolFeed
 from follower.forwarding.method_rules import Kind
 from follower.forwarding.node import ForwardNode
 from follower.forwarding.route import ForwardRoute, Times
@@ -36,6 +37,7 @@ class NodeLanes:
     """The lanes to the nodes, in the operator's order. `watch_client` asks the first one for its head."""
 
     forward: ForwardRoute
+    mempool: MempoolFeed
     object_clients: tuple[NodeClient, ...]
     watch_client: NodeClient
 
@@ -87,21 +89,21 @@ class NodeLanes:
             next_node=answer_seconds,
             by_method=method_seconds(settings["forward_method_seconds"]),
         )
+        route = ForwardRoute(
+            [ForwardNode({kind: forward_client(node, kind) for kind in Kind}, watch_client(node)) for node in nodes],
+            times,
+            cache_bytes=settings["forward_cache_mb"] << 20,
+        )
         return cls(
-            ForwardRoute(
-                [
-                    ForwardNode({kind: forward_client(node, kind) for kind in Kind}, watch_client(node))
-                    for node in nodes
-                ],
-                times,
-                cache_bytes=settings["forward_cache_mb"] << 20,
-            ),
+            route,
+            MempoolFeed(route),
             tuple(object_client(node) for node in nodes),
             watch_client(nodes[0]),
         )
 
     async def close(self) -> None:
         """Close every connection."""
+        await self.mempool.close()
         await self.forward.close()
         for client in (*self.object_clients, self.watch_client):
             await client.close()

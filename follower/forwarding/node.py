@@ -15,6 +15,7 @@ from follower.forwarding.breaker import CircuitBreaker
 from follower.forwarding.method_rules import Kind
 from follower.forwarding.response_times import ResponseTimes, blend
 from rpc.client.client import NodeClient
+from rpc.client.websocket import WsConnection
 from rpc.node_errors import CallFailed, NodeBusy, NodeError, RateLimited
 
 log = logging.getLogger(__name__)
@@ -166,6 +167,14 @@ class ForwardNode:
         self._lacked_until.pop(key, None)
         if len(self._held) > _TIPSETS:
             self._held.popitem(last=False)
+
+    async def connect(self) -> WsConnection:
+        """A new WebSocket connection. Errors: NodeError (it counts as a failure of the node)."""
+        try:
+            return await self._watch_client.connect()
+        except NodeError as error:
+            self._failed(error)
+            raise
 
     async def close(self) -> None:
         """Close every connection."""

@@ -32,6 +32,7 @@ from rpc.lookup.filters.installed_filters import (
     new_id,
 )
 from rpc.lookup.head_changes import context_at_entry
+from rpc.methods.eth.pending import new_pending_transactions
 from rpc.params import RawParams, json_kind, param_of, raw_list
 from rpc.registry import EVERY_VERSION, Cache, Cost, method
 from rpc.services import head_entries
@@ -103,10 +104,10 @@ def _undecoded(value: Any, go: str) -> MethodError:
     cache=Cache.NEVER,
 )
 async def eth_subscribe(ctx: Context, params: RawParams) -> str:
-    """Push `newHeads`, or `logs` by address and topics, over this WebSocket; the subscription's id.
+    """Push `newHeads`, `logs` by address and topics, or `newPendingTransactions`, over this WebSocket; the id.
 
-    The session ends for a client that reads too slowly. Errors: no WebSocket, another type, too many subscriptions,
-    `newPendingTransactions` (a follower has no mempool).
+    Pending transactions are the full node's: their hashes. The session ends for a client that reads too slowly.
+    Errors: no WebSocket, another type, too many subscriptions, `newPendingTransactions` without a full node.
     """
     kind, wanted = read_params(params)
     connection = ctx.session
@@ -122,7 +123,9 @@ async def eth_subscribe(ctx: Context, params: RawParams) -> str:
         query = LogQuery() if wanted is None else LogQuery(addresses=wanted.addresses, topics=wanted.topics)
         values = new_logs(ctx, after, filter_condition(query))
     elif kind == "newPendingTransactions":
-        raise MethodError(NO_MEMPOOL)
+        if ctx.services.mempool is None:
+            raise MethodError(NO_MEMPOOL)
+        values = new_pending_transactions(ctx, ctx.services.mempool)
     else:
         raise MethodError(f"unsupported event type: {kind}")
     subscription = new_id()
