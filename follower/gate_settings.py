@@ -50,6 +50,13 @@ FORWARD_SETTINGS: Final = (
         EXECUTE,
         "Memory for forwarded answers at a fixed tipset, a process, in MiB.",
     ),
+    Setting(
+        "shadow",
+        number(0, 1),
+        0.0,
+        SERVE,
+        "The share of answers that is compared with a full node's: 0.001 is one in a thousand; 0: none.",
+    ),
 )
 
 GATE_SETTINGS: Final = (

@@ -25,6 +25,7 @@ from follower.execution_stop import ExecutionStop, this_machine
 from follower.executor.child import executor_of
 from follower.extending.methods import load_methods
 from follower.forwarding.lanes import NodeLanes
+from follower.forwarding.shadow import Shadow
 from follower.head import StoreHeads
 from follower.lazy_objects import node_sources
 from follower.membership import Membership, fleet_member
@@ -366,6 +367,10 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         readiness.register(server.metrics)
         if lanes is not None:
             lanes.forward.register(server.metrics)
+            if settings["shadow"]:
+                shadow = server.dispatcher.shadow = Shadow(lanes.forward, settings["shadow"])
+                shadow.register(server.metrics)
+                executing.push_async_callback(shadow.close)
         if limits.tenants is not None:
             watchers.append(asyncio.create_task(limits.tenants.watch()))
         if sources.archives is not None:

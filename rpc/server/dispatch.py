@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from blockstore.errors import BadCid, Missing
 from rpc.admission import Admission, Lane
@@ -83,6 +83,13 @@ class Call:
     lane: Lane | None = None
 
 
+class Shadow(Protocol):
+    """Compares answers. `follower/forwarding/shadow.py` has the real one."""
+
+    def look(self, ctx: Context, call: Call, params: Any, text: bytes) -> None:
+        """Note an answer; never raises, never waits. `params`: as they came; `text`: the result's JSON."""
+
+
 class Dispatcher:
     """Answers requests by a registry of methods over a process' services.
 
@@ -122,6 +129,8 @@ class Dispatcher:
         #: channels closed because their client read too slowly
         self.slow_channels = 0
         gated = self.settings.gate
+        #: compares answers with a full node's
+        self.shadow: Shadow | None = None
         self.gate = None if gated is None else Gate(gated, self.refusals.count)
         self._drained: asyncio.Event | None = None
 
@@ -276,6 +285,8 @@ class Dispatcher:
                 text = self.encode(result)
                 if len(text) > UNCOUNTED_BYTES:
                     self._reserve_answer(ctx, len(text), len(text))
+            if self.shadow is not None:
+                self.shadow.look(ctx, call, request.params, text)
             if flight is not None and self.answers is not None:
                 text = self.answers.land(flight, ctx, text, request, body)
                 answer = b'{"id":%b%b' % (encode_id(request_id), text)

@@ -35,6 +35,7 @@ from follower.execution_stop import ExecutionStop
 from follower.executor.client import RemoteExecutor
 from follower.forwarding.node import ForwardNode
 from follower.forwarding.route import ForwardRoute
+from follower.forwarding.shadow import Shadow
 from follower.object_tier.open import ObjectTier
 from follower.object_tier.open import register as register_tier
 from follower.object_tier.peers import PeerObjects
@@ -107,7 +108,9 @@ async def _server_metrics() -> list[Metric]:
     server.metrics.info("follower_build_info", BUILD_INFO_DOC, build_info())
     register_archives(server.metrics, Archives([], ArchiveOptions()))
     node = NodeClient(parse_node_info("http://127.0.0.1:1234")[0])
-    ForwardRoute([ForwardNode.of(node)]).register(server.metrics)
+    route = ForwardRoute([ForwardNode.of(node)])
+    route.register(server.metrics)
+    Shadow(route, 0.0).register(server.metrics)
     HeadAhead(services(), 1).register(server.metrics)
     store = services().store
     objects = TieredObjects(store, RankedSources([StoreSource(store, "store")]))
