@@ -248,13 +248,15 @@ async def search(
 ) -> tuple[Message, Found | Miss]:
     """The message, and its execution as seen from `start`, at most `limit` epochs back, or why there is none.
 
+    The caller notes what of the chain its answer depends on.
+
     Errors: NotFound (the message itself is not held), NotHeld, Replaced.
     """
     message = await load_message(ctx, cid)
     found = await executed_in(ctx, start, cid, message, allow_replaced)
     if found is not None:
         return message, found
-    found = await _indexed(ctx, (await ctx.head()).tipset, cid, message)
+    found = await _indexed(ctx, (await ctx.pin_head()).tipset, cid, message)
     if found is not None:
         too_deep = limit != NO_LIMIT and found.tipset.height + limit < start.height
         return message, Miss.LIMIT if too_deep else found

@@ -20,7 +20,7 @@ from chain.eth.types import cid_of_hash
 from chain.index.chain_index import decode_row
 from chain.tipset import Tipset, TipsetKey
 from rpc import eth_json
-from rpc.context import Context
+from rpc.context import WHOLE_HEAD, Context
 from rpc.lookup.ancestors import ancestry_of
 from rpc.lookup.finality import finalized_tipset, safe_tipset
 from rpc.lookup.tipsets import load_tipset
@@ -114,7 +114,9 @@ async def select_latest(ctx: Context) -> Tipset:
 
 async def select_number(ctx: Context, number: int, strict: bool) -> Tipset:
     """The tipset at an epoch, with `strict` not in a null round. Errors: BadRequest, NullRound, NotHeld."""
-    head = (await ctx.head()).tipset
+    head = (await ctx.pin_head()).tipset
+    # the tipset there, and that there is one above it
+    ctx.note_chain(number + 1)
     if number >= 1 << 63:
         raise BadRequest(f"failed to get tipset at height: {number}")
     if number > head.height - 1:
@@ -144,9 +146,8 @@ async def select_hash(ctx: Context, digest: bytes) -> Tipset:
         keys = ctx.extra["eth_keys"] = LRUCache(_KEYS)
     key = keys.get(digest)
     if key is None:
-        head = (await ctx.head()).tipset
-        if head.key.cid == cid:
-            return head
+        if (await ctx.pin_head()).tipset.key.cid == cid:
+            return (await ctx.head()).tipset
         row = await ctx.store.row(TIPSETS, cid, b"")
         if row is None:
             await _no_other_object(ctx, cid)
@@ -177,7 +178,7 @@ async def select(ctx: Context, block: BlockParameter, strict: bool = False) -> T
         raise BadRequest("invalid block param")
     tipset = await select_hash(ctx, block.hash)
     if block.must_be_canonical:
-        if tipset.height > (await ctx.head()).tipset.height:
+        if tipset.height > (await ctx.pin_head()).tipset.height:
             raise BadRequest(f"failed to get tipset at height: {tipset.height}")
         if not await is_canonical(ctx, tipset):
             raise BadRequest("tipset is not canonical")
@@ -186,11 +187,13 @@ async def select(ctx: Context, block: BlockParameter, strict: bool = False) -> T
 
 async def is_canonical(ctx: Context, tipset: Tipset) -> bool:
     """Whether a tipset is the request's head or among its ancestors. Errors: NotHeld."""
-    head = (await ctx.head()).tipset
+    head = (await ctx.pin_head()).tipset
     try:
-        return await ancestry_of(ctx).is_ancestor(tipset.key, tipset.height, head)
+        found = await ancestry_of(ctx).is_ancestor(tipset.key, tipset.height, head)
     except NotHeld:
         raise NotHeld(f"the chain at epoch {tipset.height}") from None
+    ctx.note_chain(tipset.height if found else WHOLE_HEAD)
+    return found
 
 
 def block_hash(tipset: Tipset) -> bytes:

@@ -19,7 +19,7 @@ from chain.eth.types import EthAddressError, NotEthHash, hash_of
 from chain.message import SignedMessage, decode_any_message
 from chain.tipset import Tipset, TipsetKey
 from rpc import eth_json
-from rpc.context import Context
+from rpc.context import WHOLE_HEAD, Context
 from rpc.errors import MethodError
 from rpc.lookup.ancestors import ancestry_of
 from rpc.lookup.decoded_cache import decoded_cache, keep
@@ -102,9 +102,11 @@ async def _find(ctx: Context, tx_hash: bytes, cid: Cid, limit: int) -> tuple[Exe
     not on chain, with a note of the reason. Errors: NotHeld, NotFound."""
     found: Found | Miss
     try:
-        _, found = await search(ctx, (await ctx.head()).tipset, cid, limit, False)
+        _, found = await search(ctx, (await ctx.pin_head()).tipset, cid, limit, False)
     except Replaced:
         found = Miss.REPLACED
+    # it cannot be found elsewhere while the tipset that executed it is on the chain
+    ctx.note_chain(found.tipset.height if isinstance(found, Found) and limit == NO_LIMIT else WHOLE_HEAD)
     if not isinstance(found, Found):
         ctx.add_header("X-Filecoin-Not-Found", str(found))
         return None

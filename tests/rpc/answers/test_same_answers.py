@@ -5,13 +5,18 @@ from __future__ import annotations
 import random
 import re
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
 
 from devnode.recorded_chain import read_records
+from rpc.context import WHOLE_HEAD, Context
 from rpc.methods import register_all
+from rpc.registry import REGISTRY, Cache, Registry
+from rpc.server.answers import kept_answers
+from rpc.server.answers.kept_answers import Answers
 from rpc.server.dispatch import Dispatcher
 from rpc.server.limits import ServerSettings
 from tests.rpc.answers.moving_chain import MovingChain
@@ -54,18 +59,29 @@ async def answer_cached(dispatcher: Dispatcher, version: int, sent: bytes) -> by
     return (await dispatcher.http(version, sent))[1] if found is None else found[0]
 
 
-def cached_and_plain(chain: MovingChain) -> tuple[Dispatcher, Dispatcher]:
-    register_all()
+def cached_and_plain(chain: MovingChain, registry: Registry) -> tuple[Dispatcher, Dispatcher]:
     plain = ServerSettings(answer_cache_bytes=0)
-    return Dispatcher(chain.serve(cold=False)), Dispatcher(chain.serve(cold=True), settings=plain)
+    return Dispatcher(chain.serve(cold=False), registry), Dispatcher(chain.serve(cold=True), settings=plain)
 
 
-async def compare_while_moving(folder: str, seed: int, steps: int, asked_each: int) -> tuple[int, int]:
+def declared(name: str, cache: Cache) -> Registry:
+    """The registry, with another declaration of one method."""
+    registry = Registry()
+    for method in REGISTRY:
+        registry.add(replace(method, cache=cache) if method.name == name else method)
+    return registry
+
+
+async def compare_while_moving(
+    folder: str, seed: int, steps: int, asked_each: int, *, registry: Registry = REGISTRY, only: str = ""
+) -> tuple[int, int]:
     """(questions asked, answers found as bytes); fails at the first answer that is another with caches."""
+    register_all()
     rng = random.Random(seed)
     chain = await MovingChain.load(folder)
-    pool = questions(folder, rng, 6)
-    cached, plain = cached_and_plain(chain)
+    pool = [one for one in questions(folder, rng, 6) if re.search(only, one[1])]
+    asked_each = min(asked_each, len(pool))
+    cached, plain = cached_and_plain(chain, registry)
     at = len(chain.line) - 120
     await chain.move(chain.line[at])
     asked = 0
@@ -94,6 +110,35 @@ async def test_answers_are_the_same_with_and_without_caches() -> None:
     asked, hits = await compare_while_moving("devnet", 1, 12, 30)
     assert asked > 1200
     assert hits > asked // 5
+
+
+@pytest.mark.parametrize(
+    ("fault", "only"),
+    [
+        ("draws lots", "gasPrice"),
+        ("heads are not followed", "eth_|ChainHead"),
+        pytest.param("reorgs are not followed", "eth_get(Block|Tr|Bal|Log)", marks=pytest.mark.long),
+        pytest.param("the chain is taken for the request", "eth_get(Block|Tr|Bal|Log)", marks=pytest.mark.long),
+    ],
+)
+async def test_the_judge_sees_what_is_kept_too_long(fault: str, only: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison fails where a method is declared wrongly, and where the caches do not follow the chain."""
+    register_all()
+    registry = REGISTRY
+
+    async def nothing_reverted(*_: object) -> int:
+        return WHOLE_HEAD
+
+    if fault == "draws lots":
+        registry = declared("Filecoin.EthGasPrice", Cache.HEAD)
+    elif fault == "heads are not followed":
+        monkeypatch.setattr(Answers, "_stands", lambda self, kept: True)
+    elif fault == "reorgs are not followed":
+        monkeypatch.setattr(kept_answers, "common_epoch", nothing_reverted)
+    else:
+        monkeypatch.setattr(Context, "note_chain", lambda self, epoch: None)
+    with pytest.raises(AssertionError, match=r" at \d+ "):
+        await compare_while_moving("devnet", 3, 60, 40, registry=registry, only=only)
 
 
 @pytest.mark.long
