@@ -28,9 +28,12 @@ from chain.message import receipt_from_fields
 from chain.network import load_network
 from chain.tipset import Tipset
 from follower.head import StoreHeads
+from rpc.server.limits import ServerSettings
 from rpc.services import Services
 
 _SAMPLES = 200
+#: for servers whose answers are made each time: what a method costs is measured
+MAKING = ServerSettings(answer_cache_bytes=0)
 
 
 async def services_over(store: Store, cold: bool = False) -> Services:
@@ -101,8 +104,8 @@ def _link(cid: Any) -> dict[str, str]:
     return {"/": str(cid)}
 
 
-def serving(url: str, cold: bool) -> Callable[[int], None]:
-    """What a server process runs."""
+def serving(url: str, cold: bool, *, keeps: bool = False) -> Callable[[int], None]:
+    """What a server process runs. `keeps`: answers are kept as bytes, as a follower does."""
 
     def run(port: int) -> None:
         import uvloop
@@ -114,7 +117,8 @@ def serving(url: str, cold: bool) -> Callable[[int], None]:
 
             register_all()
             tune_garbage_collector()
-            await serve(await services_over(await open_store(url, readonly=True), cold), "127.0.0.1", port)
+            services = await services_over(await open_store(url, readonly=True), cold)
+            await serve(services, "127.0.0.1", port, settings=ServerSettings() if keeps else MAKING)
             await asyncio.Event().wait()
 
         uvloop.run(main())

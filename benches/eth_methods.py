@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import orjson
 
-from benches.chain_methods import import_chain, services_over, serving
+from benches.chain_methods import MAKING, import_chain, services_over, serving
 from benches.made_events import CONTRACTS, EPOCHS, TRANSFER, account, contract, fill_events
 from benches.rpc_load import free_port, load, recorded_bodies, server_process
 from blockstore.open import open_store
@@ -72,7 +72,7 @@ async def one_answer(url: str, body: bytes) -> str:
 
     opened = await open_store(url, readonly=True)
     store = Counting(opened)
-    dispatcher = Dispatcher(await services_over(store))  # type: ignore[arg-type]
+    dispatcher = Dispatcher(await services_over(store), settings=MAKING)  # type: ignore[arg-type]
     told: list[str] = []
     for kind in ("cold", "warm"):
         store.trips = store.rows_read = 0

@@ -24,7 +24,7 @@ from typing import Any, Final
 import orjson
 
 from benches import chain_methods, eth_methods, state_methods
-from benches.chain_methods import import_chain, services_over
+from benches.chain_methods import MAKING, import_chain, services_over
 from blockstore.open import open_store
 from rpc.methods import register_all
 from rpc.server.dispatch import Dispatcher
@@ -99,12 +99,13 @@ async def questions(url: str, wanted: re.Pattern[str]) -> dict[str, Sequence[byt
 
 
 async def rows(url: str, wanted: re.Pattern[str], seconds: float) -> dict[str, tuple[float, float]]:
-    """By row: what `measure` finds, warm and with caches turned off."""
+    """By row: what `measure` finds with answers kept as bytes, with other caches warm, and with caches turned off."""
     register_all()
     asked = await questions(url, wanted)
     found = {}
-    for kind in ("warm", "cold"):
-        dispatcher = Dispatcher(await services_over(await open_store(url, readonly=True), kind == "cold"))
+    for kind in ("kept", "warm", "cold"):
+        services = await services_over(await open_store(url, readonly=True), kind == "cold")
+        dispatcher = Dispatcher(services, settings=None if kind == "kept" else MAKING)
         for name, bodies in asked.items():
             found[f"{kind} {name}"] = await measure(dispatcher, bodies, seconds)
     return found

@@ -20,7 +20,7 @@ from typing import Any
 
 import orjson
 
-from benches.chain_methods import import_chain, services_over
+from benches.chain_methods import MAKING, import_chain, services_over
 from benches.rpc_load import free_port, load, server_process
 from blockstore.cid import Cid
 from blockstore.open import open_store
@@ -117,7 +117,7 @@ def serving(url: str, cold: bool) -> Callable[[int], None]:
             from rpc.server.server import serve
 
             register_all()
-            await serve(await _services(url, cold), "127.0.0.1", port)
+            await serve(await _services(url, cold), "127.0.0.1", port, settings=MAKING)
             await asyncio.Event().wait()
 
         uvloop.run(main())
@@ -135,7 +135,7 @@ async def _services(url: str, cold: bool) -> Services:
 async def reads(url: str, bodies: list[bytes]) -> tuple[float, float]:
     """(objects, store round trips) an answer, without caches."""
     services = await _services(url, cold=True)
-    dispatcher = Dispatcher(services)
+    dispatcher = Dispatcher(services, settings=MAKING)
     for body in bodies:
         _, answer = await dispatcher.http(1, body)
         if b'"error"' in answer and b"not found" not in answer:

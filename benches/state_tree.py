@@ -31,7 +31,7 @@ from typing import Any
 
 import orjson
 
-from benches.chain_methods import services_over
+from benches.chain_methods import MAKING, services_over
 from blockstore.cid import Cid, cid_of
 from blockstore.open import open_store
 from blockstore.store import Batch, HeadEntry, Store, TipsetRef
@@ -142,7 +142,7 @@ async def look_ups(objects: Objects, root: Cid, ids: list[int], cache: NodeCache
 
 async def methods(services: Services, ids: list[int]) -> dict[str, float]:
     """`StateGetActor` of many actors, from the bytes of a request to the bytes of its answer."""
-    dispatcher, objects = Dispatcher(services), services.objects
+    dispatcher, objects = Dispatcher(services, settings=MAKING), services.objects
     head = (await services.head_source.current()).tipset
     keys = [[{"/": str(cid)} for cid in key.cids] for key in (head.key, head.parents)]
     bodies = [

@@ -24,7 +24,7 @@ from typing import Annotated, Any, get_args, get_origin
 import orjson
 import uvloop
 
-from benches.chain_methods import services_over
+from benches.chain_methods import MAKING, services_over
 from blockstore.cid import Cid
 from blockstore.open import open_store
 from blockstore.store import Store
@@ -152,7 +152,7 @@ async def stalls(store: Store, method: Method, samples: Samples, watch: Watch) -
     """Ask a method what `samples` say, with fresh caches, then again."""
     found = Found(method)
     for params in samples.calls(method):
-        dispatcher = Dispatcher(await services_over(store))
+        dispatcher = Dispatcher(await services_over(store), settings=MAKING)
         cold, wall, took, answered = await _ask(dispatcher, method, params, watch)
         warm = (await _ask(dispatcher, method, params, watch))[0]
         found.answered |= answered

@@ -26,6 +26,7 @@ from typing import Any
 
 import orjson
 
+from benches.chain_methods import MAKING
 from benches.rpc_load import free_port
 from blockstore.archive.tier import ArchivedObjects, ArchiveOptions, Archives
 from blockstore.car.reader import CarFile
@@ -167,7 +168,7 @@ async def ask_methods(place: Place, state: str, asked: dict[str, list[list[Any]]
     register_all()
     for method, params in asked.items():
         store, archives, services = await open_place(place)
-        dispatcher = Dispatcher(services)
+        dispatcher = Dispatcher(services, settings=MAKING)
         bodies = [orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": some}) for some in params]
         for now in (state, "warm"):
             await timed(

@@ -1,0 +1,1 @@
+"""What kept answers cost, and what they save."""

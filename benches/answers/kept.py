@@ -1,0 +1,64 @@
+"""CPU time of an answer that is kept and of one that is made, over HTTP from an LMDB store, method by method.
+
+    python -m benches.answers.kept [--store URL] [--seconds N] [--methods REGEX]
+
+Two servers of one process each: one keeps answers, one makes each anew with its other caches warm. A row asks both in
+turn. CPU time is the server's, its system calls included; the load generator is `wrk` with 32 connections where it is
+installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import re
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from benches import chain_methods, eth_methods, state_methods
+from benches.chain_methods import import_chain, serving
+from benches.rpc_load import free_port, load, server_process
+
+#: questions of each method
+_QUESTIONS = 200
+
+
+async def questions(url: str, wanted: re.Pattern[str]) -> dict[str, Sequence[bytes]]:
+    """Request bodies by row."""
+    found: dict[str, Sequence[bytes]] = {**await chain_methods.questions(url), **await state_methods.questions(url)}
+    found |= {f"eth {name}": bodies for name, bodies in eth_methods.recorded_questions(re.compile("")).items()}
+    return {name: bodies[:_QUESTIONS] for name, bodies in found.items() if wanted.search(name)}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benches.answers.kept", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--store", metavar="URL", help="a store with a chain in it (default: the recorded chain)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each server and row (default 1)")
+    parser.add_argument("--methods", default="", metavar="REGEX", help="only rows in which this is found")
+    args = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        url = args.store or asyncio.run(import_chain(Path(folder)))
+        asked = asyncio.run(questions(url, re.compile(args.methods)))
+        ports = [free_port(), free_port()]
+        pids = [
+            stack.enter_context(server_process(serving(url, False, keeps=keeps), port))
+            for keeps, port in zip((True, False), ports, strict=True)
+        ]
+        for name, bodies in asked.items():
+            kept, made = (
+                load(f"http://127.0.0.1:{port}/rpc/v1", bodies, pids=[pid], seconds=args.seconds)
+                for port, pid in zip(ports, pids, strict=True)
+            )
+            micros = [one.cpu / max(1, one.requests) * 1e6 for one in (kept, made)]
+            print(
+                f"{name:40} kept {micros[0]:6.1f} us CPU {kept.rate:8,.0f}/s   made {micros[1]:7.1f} us CPU"
+                f" {made.rate:8,.0f}/s   {kept.rate / max(made.rate, 1e-9):5.1f} times",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
