@@ -12,6 +12,7 @@ from chain.address import delegated
 from chain.state.state_tree import StateTree
 from follower.commands.comparison import judge, read_records
 from rpc.server.dispatch import Dispatcher
+from rpc.server.limits import ServerSettings
 from tests.rpc.methods.test_recorded_chain import ask, services_of
 from tests.support.recorded import recorded
 
@@ -43,7 +44,7 @@ async def test_every_recorded_answer(folder: str) -> None:
 @pytest.mark.recorded
 async def test_many_look_ups_share_decoded_nodes() -> None:
     services = await services_of("devnet")
-    dispatcher = Dispatcher(services)
+    dispatcher = Dispatcher(services, settings=ServerSettings(answer_cache_bytes=0))
     for _ in range(3):
         for number in range(1000, 1100):
             await ask(dispatcher, "/rpc/v1", "Filecoin.StateGetActor", [f"f0{number}", None])
