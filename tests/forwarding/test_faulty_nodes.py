@@ -48,15 +48,15 @@ CASES: tuple[Case, ...] = (
 )
 
 
-SHORT = [pytest.param(*case, id=case[0]) for case in CASES[2::3]]
-LONG = [pytest.param(*case, id=case[0], marks=pytest.mark.long) for case in CASES if case not in CASES[2::3]]
+SHORT = [pytest.param(*case, id=case[0]) for case in CASES[-1:]]
+LONG = [pytest.param(*case, id=case[0], marks=pytest.mark.long) for case in CASES if case not in CASES[-1:]]
 
 
 async def _read_all(one: Fleet, count: int) -> list[float]:
     watching = asyncio.create_task(one.route.watch(0.2))
     try:
         # what a process learns in its first second
-        await in_parallel(lambda number: one.read(10_000 + number), 32, 4)
+        await in_parallel(lambda number: one.read(10_000 + number), 16, 4)
         return await in_parallel(one.read, count, 4)
     finally:
         watching.cancel()
@@ -68,25 +68,22 @@ async def test_no_read_fails_and_none_is_of_another_head(
 ) -> None:
     async with fleet(lag=lag) as one:
         await break_nodes(one)
-        await _read_all(one, 60)
+        await _read_all(one, 40)
         assert (one.failed, one.wrong) == ([], [])
         asked = [sum(behind.asked.values()) for behind in one.behind]
         if lag[2]:
             assert asked[2] == 0, "a node behind was asked about the head"
+            # what it holds it answers
+            older = await one.nodes[0].index.at_height(one.head, one.nodes[2].head.height)
+            watching = asyncio.create_task(one.route.watch(0.2))
+            await in_parallel(lambda number: one.read(2 * number + 1, older), 40, 4)
+            watching.cancel()
+            assert (one.failed, one.wrong) == ([], [])
+            if break_nodes is _dead_and_slow:
+                assert one.behind[2].asked["Filecoin.StateCall"] > 20
         if break_nodes is _slow:
             # how many a slow node gets is no question of this machine's speed: it is ranked behind the others
             assert asked[1] < sum(asked) / 4, asked
-
-
-async def test_a_node_behind_answers_what_it_holds() -> None:
-    async with fleet(lag=(0, 0, 5)) as one:
-        await _dead_and_slow(one)
-        older = await one.nodes[0].index.at_height(one.head, one.nodes[2].head.height)
-        watching = asyncio.create_task(one.route.watch(0.2))
-        await in_parallel(lambda number: one.read(2 * number + 1, older), 60, 4)
-        watching.cancel()
-        assert (one.failed, one.wrong) == ([], [])
-        assert one.behind[2].asked["Filecoin.StateCall"] > 30
 
 
 async def test_reads_wait_for_a_node_that_catches_up() -> None:
@@ -110,7 +107,7 @@ async def _push(one: Fleet, number: int) -> str:
 
 
 async def _push_during_failures(count: int) -> None:
-    async with fleet(times=Times(quick=5.0)) as one:
+    async with fleet(times=Times(quick=2.0)) as one:
         luck = chance(18)
 
         def cut(node: ReplayNode) -> None:
@@ -166,7 +163,7 @@ async def _with_number(number: int, pushing: Awaitable[str]) -> tuple[int, str]:
 
 
 async def test_no_write_is_sent_twice() -> None:
-    await _push_during_failures(200)
+    await _push_during_failures(120)
 
 
 @pytest.mark.long

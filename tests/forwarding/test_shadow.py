@@ -90,6 +90,7 @@ async def test_equal_answers_are_counted_and_others_are_told(caplog: pytest.LogC
     await local.stop()
 
 
+@pytest.mark.long
 async def test_the_share_is_kept() -> None:
     local = await start_replay(RECORDING, at_end=True)
 

@@ -18,6 +18,7 @@ from rpc.server.gate.gate import TOKENS, GateSettings
 from rpc.server.gate.method_list import MethodList
 from rpc.server.gate.token_bucket import TokenBucket
 from rpc.server.limits import ServerSettings
+from rpc.server.server import serve
 from tests.support.http_raw import post
 from tests.support.recorded import recorded
 from tests.support.wire_server import call, node, soon
@@ -170,3 +171,23 @@ async def test_searches_waits_and_denied_methods(played: ReplayNode) -> None:
     denying = GateSettings(methods=MethodList.parse(["!Filecoin.StateListActors"]))
     assert (await _ask(played, denying, "Filecoin.StateListActors", []))["error"]["code"] == METHOD_REFUSED
     assert "error" not in await _ask(played, denying, "Filecoin.ChainHead")
+
+
+async def test_kept_answers_take_tokens_and_obey_the_list() -> None:
+    """An answer from memory is no way around the gate, over HTTP or a WebSocket."""
+    node_ = await start_replay(recorded("devnet/chain.car.zst").parent, at_end=True)
+    key = [{"/": str(cid)} for cid in node_.head.key.cids]
+    body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": "Filecoin.ChainGetTipSet", "params": [key]})
+    for gate, code in (
+        (GateSettings(rate_limit=0.01), RATE_REFUSED),
+        (GateSettings(methods=MethodList.parse(["!Filecoin.ChainGetTipSet"])), METHOD_REFUSED),
+    ):
+        server = await serve(replace(node_._services), "127.0.0.1", 0, settings=ServerSettings(gate=gate))
+        assert server.dispatcher.answers is not None
+        answers = [orjson.loads((await soon(post(server.port, body))).body) for _ in range(12)]
+        assert answers[-1]["error"]["code"] == code
+        if code == RATE_REFUSED:
+            assert ["error" in answer for answer in answers] == [False] * 10 + [True] * 2
+            assert server.dispatcher.answers.count, "nothing was kept: this test shows nothing"
+        await server.stop(0)
+    await node_.stop()
