@@ -23,7 +23,7 @@ _FEW: Final = 4
 #: probes of which the latency is remembered
 _WINDOW: Final = 256
 #: the quantiles are computed anew after this many probes
-_EVERY: Final = 8
+_EVERY: Final = 16
 #: a probe that gives no answer is asked again, this many times in all
 _TRIES: Final = 3
 #: seconds after which one try is given up
@@ -113,8 +113,8 @@ class Latency:
     def add(self, seconds: float) -> None:
         """Count a probe."""
         self._taken.append(seconds)
-        self._counted += 1
-        if self._counted <= _EVERY or self._counted % _EVERY == 0:
+        self._counted = counted = self._counted + 1
+        if counted % _EVERY == 0 or counted < _EVERY:
             ordered = sorted(self._taken)
             if len(ordered) >= _FEW:
                 self.median, self.p95 = ordered[len(ordered) // 2], ordered[math.ceil(len(ordered) * 0.95) - 1]
@@ -160,27 +160,32 @@ class Asker:
 
     async def __call__(self, key: Any) -> bool:
         clock = asyncio.get_running_loop().time
-        figures = self.figures
+        figures, latency = self.figures, self._latency
         figures.in_flight += 1
-        figures.most_in_flight = max(figures.most_in_flight, figures.in_flight)
+        if figures.in_flight > figures.most_in_flight:
+            figures.most_in_flight = figures.in_flight
         began = clock()
         try:
             for tried in range(_TRIES):
                 if tried:
-                    await asyncio.sleep(self._latency.median * 2**tried)
-                began = clock()
+                    await asyncio.sleep(latency.median * 2**tried)
+                    began = clock()
                 figures.probes += 1
                 try:
-                    async with asyncio.timeout(self._timeout):
+                    if latency.is_far:
+                        async with asyncio.timeout(self._timeout):
+                            answer = await self._probe(key)
+                    else:
+                        # a timer costs as much as some of these probes
                         answer = await self._probe(key)
                 except TimeoutError:
                     answer = LATER
-                self._latency.add(clock() - began)
+                latency.add(clock() - began)
                 if answer is not LATER:
                     return bool(answer)
         except asyncio.CancelledError:
             figures.cancelled += 1
-            self._latency.add_cancelled(clock() - began)
+            latency.add_cancelled(clock() - began)
             raise
         finally:
             figures.in_flight -= 1

@@ -16,7 +16,7 @@ from typing import Final
 from blockstore.errors import StoreError
 from blockstore.store import TIPSETS, Batch, HeadEntry, Store
 from chain.errors import ChainError
-from chain.index.chain_index import HELD_EVENTS, HELD_MESSAGES, HELD_RECEIPTS, HELD_STATE, TipsetRow, row_of
+from chain.index.chain_index import HELD_EVENTS, HELD_MESSAGES, HELD_RECEIPTS, HELD_STATE, TipsetRow, row_of, rows_down
 from chain.index.kept import load_kept
 from chain.tipset import Tipset, TipsetKey
 from leader_bridge import metrics
@@ -238,9 +238,8 @@ class Backfill:
         found: list[TipsetRow] = []
         bottom: TipsetRow | None = None
         unlinked: list[TipsetKey] = []
-        while len(found) < _SCAN:
-            row = await self._writer.row(key)
-            if row is None or not row.held & HELD_MESSAGES:
+        async for row in rows_down(self._store, key):
+            if len(found) >= _SCAN or not row.held & HELD_MESSAGES:
                 break
             if bottom is not None and bottom.parent_height < 0:
                 unlinked.append(bottom.key)
@@ -251,9 +250,6 @@ class Backfill:
                 or can_index_events(row.held, needs_state=self._lazy_events is None)
             ):
                 found.append(row)
-            if row.height == 0:
-                break
-            key = row.parent
         return found, bottom, unlinked
 
     async def _complete(self, rows: Sequence[TipsetRow], scope: MirrorScope, flags: int, what: str) -> None:

@@ -41,6 +41,8 @@ _WIDTHS: Final = (1 << 4, 1 << 8, 1 << 12, 1 << 16, 1 << 20)
 HEIGHT_BUCKET: Final = 2880
 #: rows of a page of a scan
 _PAGE: Final = 1000
+#: epochs of which `rows_down` reads the rows at once
+_ROWS_AHEAD: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,30 @@ async def listed_tipsets(store: Store, low: int, high: int, page: int) -> AsyncI
             if len(found) < page:
                 break
             start = found[-1][0] + b"\0"
+
+
+async def rows_down(store: Store, key: TipsetKey) -> AsyncIterator[TipsetRow]:
+    """The rows of a tipset and its ancestors, newest first, until one has none; as they are in the store now.
+
+    Reads them in batches: two round trips for `_ROWS_AHEAD` epochs.
+    """
+    ahead: dict[TipsetKey, TipsetRow] = {}
+    while True:
+        row = ahead.pop(key, None)
+        if row is None:
+            value = await store.row(TIPSETS, key.cid, b"")
+            if value is None:
+                return
+            row = decode_row(value)
+        yield row
+        if row.height == 0:
+            return
+        key = row.parent
+        if key not in ahead:
+            ahead.clear()
+            async for listed in listed_tipsets(store, max(0, row.height - _ROWS_AHEAD), row.height - 1, _PAGE):
+                values = await store.rows(TIPSETS, [(one.cid, b"") for _, one in listed])
+                ahead.update((one, decode_row(value)) for (_, one), value in zip(listed, values, strict=True) if value)
 
 
 def post_row(child: Tipset) -> bytes:

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
 async def store_status(store: Store) -> dict[str, Any]:
     """The network, the head, what is held of the head, and cheap figures of the backend."""
+    from blockstore.lookup import Lookup
     from blockstore.store import META, SCHEMA_VERSION
     from chain.index.chain_index import HELD_EVENTS, HELD_MESSAGES, HELD_RECEIPTS, HELD_STATE, ChainIndex
     from chain.index.kept import load_kept
+    from chain.index.oldest import oldest_held
     from chain.ipld.objects import Objects
     from chain.network import load_network
     from chain.tipset import TipsetKey
@@ -40,7 +42,8 @@ async def store_status(store: Store) -> dict[str, Any]:
     }
     if entry is not None:
         key = TipsetKey(entry.head.key)
-        held = await ChainIndex(store, Objects(store, cache_bytes=1 << 20), network).held(key)
+        index = ChainIndex(store, Objects(store, cache_bytes=1 << 20), network)
+        held = await index.held(key)
         flags = {"messages": HELD_MESSAGES, "state": HELD_STATE, "receipts": HELD_RECEIPTS, "events": HELD_EVENTS}
         report["head"] = {
             "seq": entry.seq,
@@ -48,6 +51,11 @@ async def store_status(store: Store) -> dict[str, Any]:
             "height": entry.head.height,
             "tipset": [str(cid) for cid in key.cids],
             "held": {name: bool(held & flag) for name, flag in flags.items()},
+        }
+        tipset, lookup = await index.tipset(key), Lookup()
+        lowest = {"messages": kept.messages, "state": kept.state, "receipts": kept.messages, "events": kept.messages}
+        report["held_from"] = {
+            name: await oldest_held(index, lookup, tipset, flag, lowest[name]) for name, flag in flags.items()
         }
     return report
 
@@ -92,6 +100,8 @@ def _print_status(report: dict[str, Any]) -> None:
         held = ", ".join(name for name, is_held in head["held"].items() if is_held) or "nothing"
         print(f"head     epoch {head['height']}, entry {head['seq']} of term {head['term']}, {held} held")
         print(f"         {' '.join(head['tipset'])}")
+        held_from = {name: epoch for name, epoch in report["held_from"].items() if epoch is not None}
+        print("held     " + ", ".join(f"{name} from epoch {epoch}" for name, epoch in held_from.items()))
     for line in report["keeps_text"]:
         print(f"keeps    {line}")
     for name, figure in report["figures"].items():

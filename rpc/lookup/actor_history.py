@@ -19,6 +19,7 @@ from chain.block import decode_header
 from chain.consensus.ancestry import Ancestor
 from chain.errors import ActorNotFound, Dropped, NotHeld
 from chain.index.chain_index import HELD_STATE
+from chain.index.oldest import oldest_held
 from chain.state.state_tree import Actor, StateTree, actor_in_each
 from chain.tipset import Tipset
 from rpc.context import Context
@@ -130,9 +131,10 @@ async def _actors_of(ctx: Context, head: Tipset, tipsets: Sequence[Ancestor], ac
     try:
         return await actor_in_each(reader, roots, actor_id)
     except Missing as error:
+        kept_from = (await ctx.index.kept()).state
         missing = await _first_missing(ctx, [tipset.height for tipset in tipsets], roots, actor_id)
-        lowest = await oldest_state(ctx, head)
-        held = "" if missing is None or lowest <= missing else f"; held from epoch {lowest}"
+        lowest = await oldest_held(ctx.index, ctx.services.lookup, head, HELD_STATE, kept_from)
+        held = "" if missing is None or lowest is None or lowest <= missing else f"; held from epoch {lowest}"
         raise NotHeld(f"state of epoch {tipsets[0].height if missing is None else missing}{held}") from error
 
 
@@ -144,17 +146,3 @@ async def _first_missing(ctx: Context, epochs: Sequence[int], roots: Sequence[Ci
         except Missing:
             return epoch
     return None
-
-
-async def oldest_state(ctx: Context, head: Tipset) -> int:
-    """The lowest epoch from which on the states of the chain of `head` are held, by the flags of its tipsets' rows.
-
-    Where states are missing in between, the end of one of the ranges that are held. Errors: NotHeld (headers).
-    """
-    kept = await ctx.index.kept()
-
-    async def is_held(epoch: int) -> bool:
-        tipset = await ctx.index.at_height(head, epoch)
-        return bool(await ctx.index.held(tipset.key) & HELD_STATE)
-
-    return await ctx.services.lookup.first(kept.state, head.height, is_held)

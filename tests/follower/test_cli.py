@@ -139,7 +139,11 @@ def test_import_then_serve_offline_then_stop(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "network mainnet" in done.stdout
     status = run_follower("status", "--json", "--store", store)
-    assert orjson.loads(status.stdout)["head"]["height"] == 3
+    told = orjson.loads(status.stdout)
+    assert told["head"]["height"] == 3
+    assert set(told["held_from"]) == {"messages", "state", "receipts", "events"}
+    for name, is_held in told["head"]["held"].items():
+        assert (told["held_from"][name] is not None) == is_held
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "follower.cli", "serve", "--store", store, "--listen", f"127.0.0.1:{port}",

@@ -1,7 +1,7 @@
 """Where a message was executed: `StateSearchMsg`, `StateWaitMsg`, and their v0 spellings.
 
 A message on chain is found by its index row, of any age. One that is not there by its CID may have been
-replaced by another with the same sender and nonce: the tipset that took that nonce is found by bisecting the
+replaced by another with the same sender and nonce: the tipset that took that nonce is found by searching the
 sender's nonce over the chain (Lotus walks). Order, limits and texts follow Lotus `chain/stmgr/searchwait.go`.
 """
 

@@ -28,8 +28,8 @@ from rpc.lookup.ancestors import ancestry_of
 from rpc.methods import register_all
 from rpc.server.dispatch import Dispatcher
 from rpc.services import Head, Services
+from tests.blockstore.lookup.far_store import FarStore, far_copy
 from tests.rpc.methods.test_recorded_chain import FixedHead, services_of
-from tests.support.far_store import FarStore, far_copy
 from tests.support.made_chain import NOWHERE, MadeChain, links
 from tests.support.made_chain import ask as call
 from tests.support.recorded import recorded
