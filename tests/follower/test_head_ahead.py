@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from blockstore.errors import StoreUnavailable
 from chain.ipld.objects import Objects
 from devnode.sim_chain import SimSettings
 from devnode.simulate import SimulatedNode
@@ -139,6 +140,31 @@ async def test_the_next_head_ends_what_is_not_done_and_requests_do_not_wait(node
     text = metrics.text().decode()
     assert 'follower_read_ahead_heads_total{outcome="next head"} 2.0' in text
     assert "follower_read_ahead_actors_used_total" in text
+
+
+async def test_a_store_that_fails_ends_no_more_than_what_needs_it(
+    node: SimulatedNode, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    follower = Follower(node)
+    follower.begin(node)
+    await follower.actors(node)
+    await ask(follower.dispatcher, "EthGasPrice")
+    await node.extend()
+    seen: list[str] = []
+
+    async def failing(*_: Any) -> Any:
+        seen.append("actors")
+        raise StoreUnavailable("the store is away")
+
+    monkeypatch.setattr("chain.state.state_tree.StateTree.get_many", failing)
+    follower.begin(node)
+    await follower.done()
+    assert len(seen) > 1, "one group is no test of several"
+    assert follower.ahead.outcomes["error"] == 0
+    reads = follower.services.objects.reads
+    assert "result" in await ask(follower.dispatcher, "EthGasPrice")
+    assert follower.services.objects.reads == reads
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
 
 
 async def test_a_process_that_nobody_asks_reads_nothing(node: SimulatedNode) -> None:

@@ -85,9 +85,7 @@ async def _actors(ctx: Context, head: Tipset, addresses: Sequence[Address]) -> N
     kept = await load_tree(ctx, root, head.height)
     tree = StateTree(PacedReader(ctx), root, kept.version, Cid(kept.actors.root), node_cache(ctx))
     groups = [addresses[at : at + _GROUP] for at in range(0, len(addresses), _GROUP)]
-    async with asyncio.TaskGroup() as tasks:
-        for group in groups:
-            tasks.create_task(_group(ctx, recent, tree, group))
+    await asyncio.gather(*(_group(ctx, recent, tree, group) for group in groups))
 
 
 async def _group(ctx: Context, recent: RecentActors, tree: StateTree, addresses: Sequence[Address]) -> None:
