@@ -19,6 +19,7 @@ from chain.index.chain_index import ChainIndex
 from chain.ipld.objects import Objects
 from chain.network import NetworkRecord, load_network
 from follower.ahead.head_ahead import HeadAhead
+from follower.ahead.rows_ahead import read_rows_ahead
 from follower.archives import objects_below, open_archives, warn_of_lacking
 from follower.archives import register as register_archives
 from follower.execution_stop import ExecutionStop, this_machine
@@ -29,7 +30,7 @@ from follower.forwarding.shadow import Shadow
 from follower.head import StoreHeads
 from follower.lazy_objects import node_sources
 from follower.membership import Membership, fleet_member
-from follower.object_tier.open import ObjectTier, open_object_tier, probing, serve_peers
+from follower.object_tier.open import ObjectTier, is_shared, open_object_tier, probing, serve_peers
 from follower.object_tier.open import register as register_tier
 from follower.readiness import FollowedNode, Freshness, ReadinessWatch, build_checks
 from follower.recent_errors import watch_log
@@ -359,6 +360,8 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
             stop_of_execution = ExecutionStop(store, checked, this_machine())
             await stop_of_execution.look()
             services.checks.fresh["execution"] = stop_of_execution.check
+        if is_shared(store.url):
+            await read_rows_ahead(store, index)
         limits = server_settings(settings)
         files = raise_open_file_limit()
         limits = replace(limits, max_connections=connections_within(files, limits.max_connections))

@@ -9,7 +9,7 @@ and any ancestor is a few dozen cached steps away, however deep (the whole of ma
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -215,14 +215,26 @@ class ChainIndex:
             found = self._rows[key] = decode_row(value)
         return found
 
-    async def read_rows(self, low: int, high: int) -> None:
-        """Have the rows of all tipsets at epochs `low` to `high` cached: two round trips a day of epochs."""
+    async def read_rows(self, low: int, high: int, *, with_posts: bool = False) -> None:
+        """Have the rows of all tipsets at epochs `low` to `high` cached: two round trips a day of epochs.
+
+        `with_posts`: the roots after them too, in one more.
+        """
         async for listed in listed_tipsets(self._store, low, high, _PAGE):
             keys = [key for _, key in listed if key not in self._rows]
             values = await self._store.rows(TIPSETS, [(key.cid, b"") for key in keys])
             for key, value in zip(keys, values, strict=True):
                 if value is not None:
                     self._rows[key] = decode_row(value)
+            if with_posts:
+                await self._read_posts([key for _, key in listed if key not in self._posts])
+
+    async def _read_posts(self, keys: Sequence[TipsetKey]) -> None:
+        values = await self._store.rows(POST, [(key.cid, b"") for key in keys])
+        for key, value in zip(keys, values, strict=True):
+            if value is not None:
+                state, receipts = decode(value)
+                self._posts[key] = (Cid(state), Cid(receipts))
 
     async def held(self, key: TipsetKey) -> int:
         """The HELD_ flags of a tipset; 0 where it has no row."""
