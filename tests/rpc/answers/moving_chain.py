@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from dataclasses import dataclass, field
+from typing import Any
 
 from blockstore.store import HeadEntry, TipsetRef
 from chain.index.chain_index import ChainIndex
@@ -15,6 +17,26 @@ from devnode.recorded_chain import RecordedChain
 from follower.head import StoreHeads
 from rpc.services import Services
 from tests.support.recorded import recorded
+
+
+class Yielding:
+    """A store whose reads of objects and rows let others go on, now and then."""
+
+    def __init__(self, store: FaultyStore, rng: random.Random) -> None:
+        self._store = store
+        self._rng = rng
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._store, name)
+        if name not in ("get", "get_many", "row", "rows", "scan"):
+            return found
+
+        async def read(*args: Any, **named: Any) -> Any:
+            for _ in range(self._rng.choice((0, 0, 1, 3))):
+                await asyncio.sleep(0)
+            return await found(*args, **named)
+
+        return read
 
 
 @dataclass
@@ -60,18 +82,19 @@ class MovingChain:
     def store(self) -> FaultyStore:
         return self.chain.store
 
-    def serve(self, *, cold: bool) -> Services:
+    def serve(self, *, cold: bool, yielding: random.Random | None = None) -> Services:
         """Services over the chain; `cold`: nothing that was decoded or read stays in memory."""
-        objects = Objects(self.store, cache_bytes=1 if cold else 64 << 20)
+        store: Any = self.store if yielding is None else Yielding(self.store, yielding)
+        objects = Objects(store, cache_bytes=1 if cold else 64 << 20)
         sizes = {"cached_rows": 1, "cached_tipsets": 1} if cold else {}
-        index = ChainIndex(self.store, objects, self.chain.network, **sizes)
+        index = ChainIndex(store, objects, self.chain.network, **sizes)
         extra = {"json_cache_bytes": 1, "decoded_cache_bytes": 1} if cold else {}
         made = Services(
-            store=self.store,
+            store=store,
             index=index,
             objects=objects,
             network=self.chain.network,
-            head_source=StoreHeads(self.store, index),
+            head_source=StoreHeads(store, index),
             extra=extra,
         )
         self.services.append(made)

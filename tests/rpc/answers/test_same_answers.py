@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import re
 from collections import defaultdict
@@ -19,6 +20,7 @@ from rpc.server.answers import kept_answers
 from rpc.server.answers.kept_answers import Answers
 from rpc.server.dispatch import Dispatcher
 from rpc.server.limits import ServerSettings
+from rpc.services import Head
 from tests.rpc.answers.moving_chain import MovingChain
 from tests.support.recorded import recorded
 
@@ -26,6 +28,8 @@ from tests.support.recorded import recorded
 LEFT_OUT = re.compile(
     r"Filecoin\.(Discover|NodeStatus|StateMarketDeals|ChainBlockstoreInfo|StateListMessages|StateWaitMsg\w*)$|eth_syncing"
 )
+#: what a node draws anew each time
+DRAWN = re.compile(r"asPrice$|PriorityFee|GasEstimate")
 #: of all kinds: those that are taken out of a request's bytes, those that are not, and none
 IDS: tuple[Any, ...] = (1, 0, 77, -3, 2.5, 10**14, 10**17, "a-b", "é", None)
 PATHS = {"/rpc/v0": 0, "/rpc/v1": 1, "/rpc/v2": 2}
@@ -139,6 +143,44 @@ async def test_the_judge_sees_what_is_kept_too_long(fault: str, only: str, monke
         monkeypatch.setattr(Context, "note_chain", lambda self, epoch: None)
     with pytest.raises(AssertionError, match=r" at \d+ "):
         await compare_while_moving("devnet", 3, 60, 40, registry=registry, only=only)
+
+
+async def test_calls_that_overtake_each_other_and_the_head_have_the_answers_of_their_own_head() -> None:
+    """Many callers at once, over a store whose reads wait, while heads come and go: joined calls among them."""
+    register_all()
+    rng = random.Random(5)
+    chain = await MovingChain.load("devnet")
+    pool = [one for one in questions("devnet", rng, 3) if not DRAWN.search(one[1])]
+    cached = Dispatcher(chain.serve(cold=True, yielding=rng))
+    plain = Dispatcher(chain.serve(cold=False), settings=ServerSettings(answer_cache_bytes=0))
+    at = len(chain.line) - 120
+    await chain.move(chain.line[at])
+    answered: list[tuple[Question, bytes, Head | None, bytes]] = []
+
+    async def ask_some() -> None:
+        for question in rng.sample(hot, 12):
+            sent = body(question, rng.choice(IDS))
+            ctx = cached.context(question[0])
+            _, answer = await cached.http(question[0], sent, ctx)
+            answered.append((question, sent, ctx.pinned, answer))
+
+    for _ in range(12):
+        hot = rng.sample(pool, 12)
+        callers = [asyncio.create_task(ask_some()) for _ in range(8)]
+        while not all(caller.done() for caller in callers):
+            for _ in range(rng.randint(1, 30)):
+                await asyncio.sleep(0)
+            at, target = chain.next_head(rng, at)
+            if target.key != chain.head.key:  # type: ignore[union-attr]
+                await chain.move(target)
+        await asyncio.gather(*callers)
+    joined = sum(stats.joined for stats in cached.metrics.methods())
+    assert joined > 50
+    for question, sent, head, got in answered:
+        ctx = plain.context(question[0])
+        ctx.pinned = head
+        _, wanted = await plain.http(question[0], sent, ctx)
+        assert got == wanted, f"{question} {head and head.tipset.height}\n{got[:600]!r}\n{wanted[:600]!r}"
 
 
 @pytest.mark.long
