@@ -10,7 +10,9 @@ import aiohttp
 import orjson
 import pytest
 
+from blockstore.store import Batch
 from chain.errors import NotFound
+from chain.index.kept import Kept, save_kept
 from chain.tipset import TipsetKey
 from rpc.context import Context
 from rpc.registry import Cache, Registry
@@ -204,6 +206,32 @@ async def test_an_answer_of_a_tipset_outlives_heads_and_that_of_the_empty_key_do
     assert [await ask.runs("T.Tipset", key), await ask.runs("T.Tipset", [])] == [0, 0]
     chain.log.publish([], [tipsets[5]])
     assert [await ask.runs("T.Tipset", key), await ask.runs("T.Tipset", [])] == [0, 1]
+
+
+@pytest.mark.parametrize("change", ["what the store holds", "the upgrades"])
+async def test_everything_is_dropped_when_the_store_promises_something_else(change: str) -> None:
+    """At the next head, or within seconds of `watch`: an immutable answer is made anew, or is not held any more."""
+    ask, chain, tipsets = await made()
+    services = ask.dispatcher.services
+    assert [await ask.runs("T.Constant"), await ask.runs("T.Head"), await ask.runs("T.Constant")] == [1, 1, 0]
+    if change == "the upgrades":
+        services.network.upgrades = (*services.network.upgrades, (1_000_000, 26))
+    else:
+        batch = Batch()
+        save_kept(batch, Kept({"state": 3}))
+        await chain.store.write(batch)
+        services.index._kept._fresh_until = 0.0
+    answers = ask.dispatcher.answers
+    assert answers is not None
+    watching = asyncio.create_task(answers.watch(0.001))
+    try:
+        chain.log.publish([], [tipsets[5]])
+        async with asyncio.timeout(5):
+            while answers.count:
+                await asyncio.sleep(0.001)
+    finally:
+        watching.cancel()
+    assert await ask.runs("T.Constant") == 1
 
 
 async def test_permissions_hold_for_kept_answers() -> None:
