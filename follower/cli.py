@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from follower.commands import (
+    auth,
     backfill,
     bridge,
     compare,
@@ -57,10 +58,11 @@ COMMANDS: Final = (
     schema.COMMAND,
     loadbalancer.COMMAND,
     *store.COMMANDS,
+    *auth.COMMANDS,
     config.COMMAND,
 )
 #: what the subcommands of several words share as their first word, and its help
-GROUPS: Final = {"store": "Look after a store."}
+GROUPS: Final = {"store": "Look after a store.", "auth": "Make tokens and API keys."}
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]

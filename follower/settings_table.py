@@ -200,7 +200,7 @@ SETTINGS: Final = (
         "jwt_secret_file",
         parse_text,
         "",
-        (*SERVE, "doctor"),
+        (*SERVE, "doctor", "auth create-token"),
         "File with the HS256 secret of API tokens; without one every caller may read.",
     ),
     Setting("admin_listen", parse_optional_listen, "", SERVE, "HOST:PORT of the administration API; empty for none."),
@@ -388,7 +388,7 @@ SETTINGS: Final = (
         "log_level",
         one_of("debug", "info", "warning", "error"),
         "info",
-        (*SHARED_STORE, "status", "replay", "simulate", "compare", "bench"),
+        (*SHARED_STORE, "status", "replay", "simulate", "compare", "bench", "auth"),
         "The least level that is logged.",
     ),
     Setting(

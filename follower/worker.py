@@ -173,17 +173,24 @@ def build_heads(store: Store, index: ChainIndex, settings: Settings) -> StoreHea
     return heads
 
 
+def jwt_secret(settings: Settings) -> bytes | None:
+    """The secret of tokens; None where no file is named. Errors: CannotRun (the file)."""
+    path = settings["jwt_secret_file"]
+    if not path:
+        return None
+    try:
+        secret = Path(path).read_bytes().strip()
+    except OSError as error:
+        raise CannotRun(f"jwt_secret_file {path}: {error.strerror}") from None
+    if len(secret) < 16:
+        raise CannotRun(f"jwt_secret_file {path}: fewer than 16 bytes are no secret")
+    return secret
+
+
 def server_settings(settings: Settings) -> ServerSettings:
     """The limits of the server. Errors: CannotRun (the secret's file)."""
-    secret = None
-    if settings["jwt_secret_file"]:
-        try:
-            secret = Path(settings["jwt_secret_file"]).read_bytes().strip()
-        except OSError as error:
-            raise CannotRun(f"jwt_secret_file {settings['jwt_secret_file']}: {error.strerror}") from None
-        if len(secret) < 16:
-            raise CannotRun(f"jwt_secret_file {settings['jwt_secret_file']}: fewer than 16 bytes are no secret")
-    elif settings["admin_listen"] and not settings["admin_trust_loopback"]:
+    secret = jwt_secret(settings)
+    if secret is None and settings["admin_listen"] and not settings["admin_trust_loopback"]:
         raise CannotRun("admin_listen needs jwt_secret_file, for its callers' tokens, or admin_trust_loopback")
     return ServerSettings(
         max_body_bytes=settings["max_body_mb"] << 20,

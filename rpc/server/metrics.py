@@ -109,12 +109,16 @@ class Metrics(Collector):
             )
             caps = GaugeMetricFamily("follower_rpc_budget_cap", "The most of a budget.", labels=["budget"])
             refused = CounterMetricFamily(
-                "follower_rpc_refused", "What was refused, by the budget that was used up.", labels=["budget"]
+                "follower_rpc_refused", "What was refused, by the budget or limit that did.", labels=["budget"]
             )
             for budget in self._admission.budgets():
                 used.add_metric([budget.name], budget.used)
                 caps.add_metric([budget.name], budget.cap)
                 refused.add_metric([budget.name], self._refusals.counts.get(budget.name, 0))
+            budgets = {budget.name for budget in self._admission.budgets()}
+            for reason, count in self._refusals.counts.items():
+                if reason not in budgets:
+                    refused.add_metric([reason], count)
             yield from (used, caps, refused)
         for name, (doc, labels) in self._infos.items():
             info = GaugeMetricFamily(name, doc, labels=list(labels))

@@ -18,7 +18,7 @@ _TARGET: Final = re.compile(r"(?:^|[`\s])make ((?!it\b|a\b|the\b)[a-z][a-z-]*)(?
 #: a command line in a page: at the start of an indented line, behind a variable, or in backticks
 _COMMAND: Final = re.compile(
     r"(?:^ {4}(?:\S+=\S+ )*(?:\S*/)?|`(?:\S*/)?|\| (?:\S*/)?|=(?:\S*/)?)"
-    r"follower ((?:store )?[a-z]+)\b([^`\n]*(?:\\\n[^`\n]*)*)",
+    r"follower ((?:(?:store|auth) )?[a-z]+(?:(?<=create)-[a-z]+)?)\b([^`\n]*(?:\\\n[^`\n]*)*)",
     re.MULTILINE,
 )
 _FILE: Final = re.compile(
@@ -96,7 +96,7 @@ def test_commands_are_found_in_the_pages() -> None:
     readme = (ROOT / "README.md").read_text()
     assert {"up", "serve", "import", "bridge", "loadbalancer"} <= {name for name, _ in _COMMAND.findall(readme)}
     assert {"run", "test", "check", "bench"} <= set(_TARGET.findall(_code(readme)))
-    in_readme = re.findall(r"^\| `follower ([a-z]+(?: [a-z]+)?)(?: [A-Z]+)*` \|", readme, re.MULTILINE)
+    in_readme = re.findall(r"^\| `follower ([a-z]+(?: [a-z-]+)?)(?: [A-Z]+)*` \|", readme, re.MULTILINE)
     assert set(_subcommands()) == set(in_readme)
 
 

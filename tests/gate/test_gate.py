@@ -77,7 +77,9 @@ async def test_rates_of_all_and_of_an_address(gate: GateSettings, limit: str) ->
         assert (error["code"], error["data"]["limit"]) == (RATE_REFUSED, limit)
         other = await soon(post(one.port, call("Test.Echo", 1), headers={"X-Forwarded-For": "203.0.113.8"}))
         assert other.status == (429 if limit == "rate_limit" else 200)
-        assert one.server.dispatcher.refusals.counts[limit] >= 2
+        refused = one.server.dispatcher.refusals.counts[limit]
+        assert refused >= 2
+        assert f'follower_rpc_refused_total{{budget="{limit}"}} {refused:.1f}' in one.server.metrics.text().decode()
 
 
 async def test_the_rate_of_a_connection() -> None:
