@@ -14,9 +14,8 @@ from blockstore.cassandra.session import SchemaMissing, Session
 from blockstore.errors import StoreError, StoreUnavailable
 from blockstore.generations import LASTING, Layout, decode_layout
 
-#: seconds until a reader that finds nothing asks again whether there are other generations
-_LAYOUT_SECONDS: Final = 0.5
-#: and until any reader does; a leader waits longer between a layout and the drop of what is in it no more
+#: seconds until a reader asks again whether there are other generations, though it finds everything; a leader waits
+#: longer between a layout and the drop of what is in it no more
 _FRESH_SECONDS: Final = 5.0
 
 
@@ -33,6 +32,7 @@ class Generations:
         self.layout = Layout()
         self._row: bytes | None = None
         self._read_at = float("-inf")
+        self._following = asyncio.Lock()
         self._places: dict[int, CassandraPlace] = {1: self._new(1)}
         self.looks = 0
 
@@ -69,16 +69,27 @@ class Generations:
         if monotonic() - self._read_at > _FRESH_SECONDS:
             await self.follow()
         while True:
+            # other look-ups may follow the layout while this one is under way
+            row, began = self._row, monotonic()
             try:
                 found = await self._find(multihash)
             except (SchemaMissing, StoreUnavailable):
                 # a generation was dropped: a driver that cannot prepare a statement any more says that no host answers
-                if not await self.follow():
+                await self._follow_since(began)
+                if row == self._row:
                     raise
                 continue
-            is_late = found is None and monotonic() - self._read_at > _LAYOUT_SECONDS
-            if not is_late or not await self.follow():
+            if found is None:
+                # a head may lead to what a newer generation has: the layout is read after the question
+                await self._follow_since(began)
+            if found is not None or row == self._row:
                 return found
+
+    async def _follow_since(self, moment: float) -> None:
+        """Return once the layout has been read after a moment; look-ups that wait share one read."""
+        async with self._following:
+            if self._read_at <= moment:
+                await self.follow()
 
     async def _find(self, multihash: bytes) -> bytes | None:
         """The current generation is asked first, then all others at once."""

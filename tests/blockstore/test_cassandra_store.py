@@ -20,7 +20,7 @@ from blockstore.errors import Fenced, SchemaMismatch, StoreError, StoreUnavailab
 from blockstore.generations import LASTING
 from blockstore.head_log import encode_entry
 from blockstore.store import META, Batch, Held, Store
-from tests.blockstore.generations_contract import GenerationsContract
+from tests.blockstore.generations_contract import GenerationsContract, drop_previous, named, next_generation
 from tests.blockstore.store_contract import StoreContract, entry
 from tests.support.cassandra.server import cassandra_hosts, copies
 
@@ -168,6 +168,22 @@ async def test_a_store_without_generations_is_taken_over(store: CassandraStore) 
     assert await reader.get_many([old[0], new[0]]) == [b"old", b"new"]
     assert await writer.held_many([old[0], new[0]]) == [Held.CLOSED, Held.CLOSED]
     await writer.close()
+    await reader.close()
+
+
+async def test_reads_under_way_at_once_notice_a_switch_and_a_drop(store: CassandraStore) -> None:
+    if (await store.layout()).previous is not None:
+        await drop_previous(store)
+    lasting, new = ([named(f"{kind} {at}") for at in range(200)] for kind in ("lasting", "new"))
+    await store.place(LASTING).put_many(lasting, closed=True)
+    reader = await CassandraStore.open(_url(), readonly=True)
+    assert None not in await reader.get_many([one[0] for one in lasting])
+    # the reader has just read the layout, and it changes
+    await next_generation(store)
+    await store.put_many(new, closed=True)
+    assert None not in await reader.get_many([one[0] for one in new])
+    await drop_previous(store)
+    assert None not in await reader.get_many([one[0] for one in lasting + new])
     await reader.close()
 
 
