@@ -44,4 +44,4 @@ async def eth_protocol_version(ctx: Context) -> str:
 )
 async def eth_syncing(ctx: Context) -> Any:
     """How far the full node behind is with syncing; false without one: what is served is whole up to the head."""
-    return False if ctx.node is None else await forward(ctx, "Filecoin.EthSyncing", [])
+    return False if ctx.node is None else await forward(ctx, "Filecoin.EthSyncing", [], at_head=False)

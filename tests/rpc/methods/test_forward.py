@@ -30,9 +30,11 @@ class Asked:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, list[Any]]] = []
+        self.at: list[Any] = []
 
     async def call(self, method: str, params: list[Any], at: Any = None) -> Any:
         self.calls.append((method, params))
+        self.at.append(at)
         return "done"
 
 
@@ -72,6 +74,30 @@ async def test_an_empty_key_becomes_the_pinned_heads() -> None:
         ("Filecoin.MpoolSelect", [key, 0.5]),
         ("Filecoin.MpoolGetNonce", ["f01"]),
     ]
+
+
+async def test_what_tipset_a_node_must_hold() -> None:
+    register_all()
+    node = Asked()
+    dispatcher, services = await _dispatcher(node)
+    head = (await services.head_source.current()).tipset
+    parent = await services.index.parent(head)
+    of_parent = [{"/": str(cid)} for cid in parent.key.cids]
+    of_nobody = [{"/": "bafy2bzacecnamqgqmifpluoeldx7zzglxcljo6oja4vrmtj7432rphldpdmm2"}]
+    for name, params, at in (
+        ("Filecoin.MpoolGetNonce", ["f01"], head),
+        ("Filecoin.MpoolPending", [[]], head),
+        ("Filecoin.MpoolPending", [of_parent], parent),
+        # one that is not held here: any node may say what is wrong with it
+        ("Filecoin.MpoolPending", [of_nobody], None),
+        ("Filecoin.F3GetManifest", [], None),
+        # also a node that is behind says how far it is
+        ("eth_syncing", [], None),
+        ("eth_sendRawTransaction", ["0x00"], None),
+    ):
+        assert (await _ask(dispatcher, name, params))["result"] == "done"
+        found = node.at[-1]
+        assert (found and found.key) == (at and at.key), name
 
 
 async def test_a_message_to_execute_is_passed_on_whole() -> None:
