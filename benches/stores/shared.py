@@ -156,14 +156,15 @@ def run(shared: str, server: int, args: argparse.Namespace) -> None:
             name: some for name, some in asyncio.run(questions(local, args.mix)).items() if wanted.search(name) and some
         }
         more = dict(pair.split("=", 1) for pair in args.set)
+        own_settings = {name: value for name, value in more.items() if not name.startswith("object_")}
         if not args.no_cold:
             bodies = next(iter(asked.values()))
-            cold("LMDB", local, {}, bodies)
+            cold("LMDB", local, own_settings, bodies)
             kept = f"{folder}/tier"
-            cold("Cassandra, no tier", shared, {"object_tier_dir": "off"}, bodies)
-            cold("Cassandra, empty tier", shared, {"object_tier_dir": kept}, bodies)
-            cold("Cassandra, restarted", shared, {"object_tier_dir": kept}, bodies)
-        with serving(local, {}) as (local_port, local_pid), serving(shared, more) as (port, pid):
+            cold("Cassandra, no tier", shared, {**more, "object_tier_dir": "off"}, bodies)
+            cold("Cassandra, empty tier", shared, {**more, "object_tier_dir": kept}, bodies)
+            cold("Cassandra, restarted", shared, {**more, "object_tier_dir": kept}, bodies)
+        with serving(local, own_settings) as (local_port, local_pid), serving(shared, more) as (port, pid):
             for name, bodies in asked.items():
                 own, others = [], []
                 for _ in range(args.turns):
@@ -195,7 +196,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--methods", default="", metavar="REGEX", help="only rows in which this is found")
     parser.add_argument("--mix", type=Path, help="a file of calls (default: the recorded mix)")
     parser.add_argument("--no-cold", action="store_true", help="leave out the first answers of a new process")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting over Cassandra")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of both followers (object_...: over Cassandra alone)",
+    )
     parser.add_argument("--cassandra", default="", metavar="HOST:PORT", help="a server that runs, not one started here")
     parser.add_argument("--pid", type=int, default=0, help="the process of that server, for its CPU")
     parser.add_argument("--imported", action="store_true", help="the chain is in that server already")

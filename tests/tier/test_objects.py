@@ -203,7 +203,7 @@ def test_two_workers_read_an_object_once(tmp_path: Path) -> None:
         assert child.returncode == 0
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 async def test_hits_after_a_restart(tmp_path: Path, how: signal.Signals) -> None:
     child = reader(tmp_path, "400", "stays")
     go(child)

@@ -150,7 +150,7 @@ async def test_a_slow_server_and_second_requests() -> None:
 
     async def answer(request: web.BaseRequest) -> web.Response:
         slow = request.url.port == ports[0] and rng.random() < 0.05
-        await asyncio.sleep(0.5 if slow else 0.002)
+        await asyncio.sleep(0.25 if slow else 0.002)
         return web.Response(body=data)
 
     runner = web.ServerRunner(web.Server(answer))
@@ -166,12 +166,12 @@ async def test_a_slow_server_and_second_requests() -> None:
         sources = RankedSources[bytes](asked)
         await sources.probe_all()
         taken = times[name] = []
-        for _ in range(200):
+        for _ in range(160):
             began = loop.time()
             assert await sources.read([cid.multihash]) == [data]
             taken.append(loop.time() - began)
-    p99 = {name: sorted(taken)[int(len(taken) * 0.99)] for name, taken in times.items()}
-    assert p99["both"] < p99["alone"] / 2, p99
+    waited = {name: sum(one >= 0.25 for one in taken) for name, taken in times.items()}
+    assert waited["both"] <= waited["alone"] / 2, waited
     for one in peers:
         await one.close()
     await runner.cleanup()
