@@ -399,7 +399,7 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
             heads.newest.after_new_head = ahead.begin
             watchers.append(asyncio.create_task(ahead.run()))
         if server.dispatcher.answers is not None:
-            watchers.append(asyncio.create_task(server.dispatcher.answers.watch()))
+            watchers.append(asyncio.create_task(server.dispatcher.answers.watch(heads.last_head)))
         if settings["admin_listen"]:
             admin = Admin(
                 server,

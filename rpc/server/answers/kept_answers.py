@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any, Final
 
@@ -230,12 +231,17 @@ class Answers:
                 if len(self._forks) > _MOST_FORKS:
                     self._oldest_number = self._forks.popleft()[0]
 
-    async def watch(self, seconds: float = FRESH_SECONDS) -> None:
-        """Follow the head every so many seconds, whoever asks: what the store drops is not answered for ever."""
+    async def watch(self, last_head: Callable[[], Awaitable[Head | None]], seconds: float = FRESH_SECONDS) -> None:
+        """Follow the head every so many seconds, whoever asks: what the store drops is not answered for ever.
+
+        `last_head` tells the head without making an idle follower a busy one.
+        """
         while True:
             await asyncio.sleep(seconds)
             try:
-                await self.follow(await self._services.head_source.current())
+                head = await last_head()
+                if head is not None:
+                    await self.follow(head)
             except (RpcError, ChainError, StoreError):
                 continue  # requests say it
 

@@ -223,7 +223,7 @@ async def test_everything_is_dropped_when_the_store_promises_something_else(chan
         services.index._kept._fresh_until = 0.0
     answers = ask.dispatcher.answers
     assert answers is not None
-    watching = asyncio.create_task(answers.watch(0.001))
+    watching = asyncio.create_task(answers.watch(services.head_source.current, 0.001))
     try:
         chain.log.publish([], [tipsets[5]])
         async with asyncio.timeout(5):
