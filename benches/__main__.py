@@ -40,6 +40,7 @@ BENCHES: Final = {
     "state": Bench("benches.state_methods", ("--seconds", "1"), ("--seconds", "0.2")),
     "eth": Bench("benches.eth_methods", (), ("--seconds", "0.3", "--events", "20000")),
     "archive": Bench("benches.stores.archive", (), ("--objects", "200", "--questions", "20")),
+    "eviction": Bench("benches.stores.eviction", (), ("--requests", "2", "--capacity", "10")),
     "instructions": Bench("benches.instructions", (), ("--seconds", "0.02")),
     "tree": Bench("benches.state_tree", (), ("--actors", "20000")),
     "execution": Bench("benches.execution", ("--seconds", "5"), ("--seconds", "1", "--followers", "1")),

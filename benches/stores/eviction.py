@@ -34,6 +34,7 @@ from leader_bridge.imports.importer import import_car
 from rpc.lookup.actor_states import states_at
 from rpc.methods import register_all
 from rpc.server.dispatch import Dispatcher
+from rpc.server.limits import ServerSettings
 from rpc.services import Head, Services
 from tests.support.recorded import recorded
 
@@ -104,7 +105,8 @@ async def traced(url: str, requests: int, seed: int) -> Trace:
     heads = MovingHead(StoreHeads(store, index))
     services = Services(store=store, index=index, objects=objects, network=network, head_source=heads)
     services.extra.update(dict.fromkeys(("json_cache_bytes", "decoded_cache_bytes", "node_cache_bytes"), 1))
-    dispatcher = Dispatcher(services)
+    # no answer is kept either
+    dispatcher = Dispatcher(services, settings=ServerSettings(answer_cache_bytes=0))
     newest = await heads.current()
     _, states = await states_at(dispatcher.context(1), ())  # type: ignore[arg-type]
     rng = random.Random(seed)
