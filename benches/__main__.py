@@ -31,6 +31,11 @@ BENCHES: Final = {
     "export": Bench("benches.stores.export", (), ("--chain", "devnet", "--turns", "1")),
     "retention": Bench("benches.stores.retention", (), ("--epochs", "70", "--objects", "100")),
     "mirror": Bench("benches.mirror", (), ("--objects", "10000", "--epoch", "2000")),
+    "keep-up": Bench(
+        "benches.load.keep_up",
+        (),
+        ("--actors", "6000", "--objects", "500-1500", "--block-time", "2", "--seconds", "12"),
+    ),
     "head": Bench("benches.head_latency", (), ("--changes", "20")),
     "moving": Bench(
         "benches.heads.moving_mix", (), ("--epochs", "20", "--changes", "6", "--rounds", "1", "--seconds", "1")

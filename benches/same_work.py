@@ -36,7 +36,8 @@ class Probe:
             self.micros = float(told)
 
 
-def _work() -> int:
+def work() -> int:
+    """The piece of work."""
     table = {number: str(number) for number in range(2000)}
     return sum(len(text) for text in table.values())
 
@@ -46,12 +47,12 @@ def main() -> None:
     import select
 
     for _ in range(20):
-        _work()
+        work()
     done, used = 0, 0.0
     while not select.select([sys.stdin], [], [], _PAUSE)[0]:
         before = time.thread_time()
         for _ in range(5):
-            _work()
+            work()
         used += time.thread_time() - before
         done += 5
     print(used / max(done, 1) * 1e6)

@@ -388,7 +388,7 @@ SETTINGS: Final = (
         "log_level",
         one_of("debug", "info", "warning", "error"),
         "info",
-        (*SHARED_STORE, "status", "replay", "simulate", "compare", "bench", "auth"),
+        (*SHARED_STORE, "status", "replay", "simulate", "compare", "bench", "plan", "auth"),
         "The least level that is logged.",
     ),
     Setting(

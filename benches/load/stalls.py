@@ -89,7 +89,9 @@ class Samples:
         if method.raw:
             yield from ([], ["latest"], ["0x1", "latest"])
             return
-        yield from itertools.islice(itertools.product(*(self.of(param.annotation) for param in method.params)), _TRIED)
+        # a walk of a large tree takes seconds
+        tried = 3 if method.cost is Cost.HEAVY else _TRIED
+        yield from itertools.islice(itertools.product(*(self.of(param.annotation) for param in method.params)), tried)
 
 
 async def samples_of(store: Store) -> Samples:
@@ -181,6 +183,14 @@ async def _ask(dispatcher: Dispatcher, method: Method, params: Any, watch: Watch
     return watch.cpu, watch.wall, took, b'"result"' in answer[:200] or b'"result"' in answer[-200:]
 
 
+def line(row: Found) -> str:
+    """A row of the table."""
+    return (
+        f"{row.method.name:42} {row.cold * 1e3:8.1f} {row.warm * 1e3:8.1f} {row.wall * 1e3:8.1f} {row.took * 1e3:9.1f} "
+        f"{'' if row.answered else '(errors only) '}{str(row.params)[:60]}"
+    )
+
+
 async def run(url: str, methods: str, limit: float, least: float) -> int:
     """Print the methods that keep the loop for `least` ms or more, the longest first. How many do so for `limit` ms."""
     register_all()
@@ -194,16 +204,15 @@ async def run(url: str, methods: str, limit: float, least: float) -> int:
         if method.channel or method.perm != "read" or method.cost is Cost.WAIT or not re.search(methods, method.name):
             continue
         rows.append(await stalls(store, method, samples, watch))
+        if max(rows[-1].cold, rows[-1].warm) * 1e3 > limit:
+            print(f"over the limit: {line(rows[-1])}", flush=True)
     task.cancel()
     await store.close()
     rows.sort(key=lambda row: -max(row.cold, row.warm))
     print(f"{'ms':42} {'cold CPU':>8} {'warm CPU':>8} {'wall':>8} {'answer':>9}")
     for row in rows:
         if max(row.cold, row.warm) * 1e3 >= least:
-            print(
-                f"{row.method.name:42} {row.cold * 1e3:8.1f} {row.warm * 1e3:8.1f} {row.wall * 1e3:8.1f} "
-                f"{row.took * 1e3:9.1f} {'' if row.answered else '(errors only) '}{str(row.params)[:60]}"
-            )
+            print(line(row))
     over = [row.method.name for row in rows if max(row.cold, row.warm) * 1e3 > limit]
     answered = sum(row.answered for row in rows)
     print(f"{len(rows)} methods, {answered} with an answer; {len(over)} over {limit:g} ms: {', '.join(over) or 'none'}")

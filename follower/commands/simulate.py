@@ -74,8 +74,8 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
         )
 
 
-def _objects(text: str) -> tuple[int, int]:
-    """N, or N-M."""
+def objects_range(text: str) -> tuple[int, int]:
+    """Least and most objects from N or N-M. Errors: ValueError."""
     least, dash, most = text.partition("-")
     found = int(least), int(most) if dash else 0
     if found[0] < 0 or (dash and found[1] < found[0]):
@@ -88,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--block-time", type=float, metavar="SECONDS", help="seconds an epoch (default 1)")
     parser.add_argument("--seed", type=int, default=1, help="of all random choices (default 1)")
     parser.add_argument("--actors", type=int, metavar="N", help="actors in the state (default 180)")
-    parser.add_argument("--objects", type=_objects, metavar="N[-M]", help="new objects an epoch (default 70)")
+    parser.add_argument("--objects", type=objects_range, metavar="N[-M]", help="new objects an epoch (default 70)")
     parser.add_argument(
         "--mainnet",
         action="store_true",

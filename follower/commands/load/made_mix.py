@@ -18,7 +18,7 @@ from rpc.node_errors import NodeError
 _CALLS: Final = 2000
 _EPOCHS: Final = 100
 #: shares of a hundred
-_SHARES: Final = {
+SHARES: Final = {
     "eth_getBlockByNumber": 28,
     "Filecoin.StateGetActor": 15,
     "Filecoin.WalletBalance": 6,
@@ -53,7 +53,7 @@ async def make_mix(info: NodeInfo, *, seed: int = 1) -> list[Call]:
         raise NoChain(f"{info.name}: a mix needs ChainHead: {error}") from None
     random = Random(seed)
     addresses = [f"{prefix}0{number}" for number in _SINGLETONS] + miners
-    names = random.choices(list(_SHARES), list(_SHARES.values()), k=_CALLS)
+    names = random.choices(list(SHARES), list(SHARES.values()), k=_CALLS)
     return [Call.of(name, _params(random, name, height, key, addresses)) for name in names]
 
 
