@@ -27,9 +27,7 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`--perm`."""
-    parser.add_argument(
-        "--perm", choices=_PERMISSIONS, required=True, help="each includes those before it"
-    )
+    parser.add_argument("--perm", choices=_PERMISSIONS, required=True, help="each includes those before it")
 
 
 COMMAND: Final = Command(
