@@ -394,7 +394,7 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
             watchers.append(asyncio.create_task(stop_of_execution.run()))
         watchers.append(asyncio.create_task(readiness.run()))
         if settings["read_ahead_actors"]:
-            ahead = HeadAhead(services, settings["read_ahead_actors"])
+            ahead = HeadAhead(services, settings["read_ahead_actors"], heads.last_head)
             ahead.register(server.metrics)
             heads.newest.after_new_head = ahead.begin
             watchers.append(asyncio.create_task(ahead.run()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
@@ -37,9 +37,13 @@ _DONE, _CUT, _LATE, _FAILED = "done", "next head", "time", "error"
 
 
 class HeadAhead:
-    """Reads ahead at each head. `most_actors`: how many actors are remembered, and read at a head."""
+    """Reads ahead at each head. `most_actors`: how many actors are remembered, and read at a head. `look`: looks for
+    the newest head, and does not make a follower look busy (default: the services' own source)."""
 
-    def __init__(self, services: Services, most_actors: int) -> None:
+    def __init__(
+        self, services: Services, most_actors: int, look: Callable[[], Awaitable[Head | None]] | None = None
+    ) -> None:
+        self._look = look
         # the same caches, but a smaller part of each turn
         self._services = replace(services, pacer=LoopPacer(_SLICE_SECONDS))
         self._recent = services.extra[RECENT_ACTORS] = RecentActors(most_actors)
@@ -78,12 +82,13 @@ class HeadAhead:
     async def run(self) -> None:
         """Follow the heads until cancelled: without requests, nobody else looks for a new one."""
         source = self._services.head_source
+        look = self._look or source.current
         try:
             while True:
                 entries = source.subscribe()
                 try:
                     async for _ in entries:
-                        await source.current()
+                        await look()
                 except (StoreError, ChainError, RpcError) as error:
                     log.debug("heads cannot be followed now: %s", error)
                 finally:
