@@ -77,7 +77,7 @@ class Judge:
         cid = tipset.key.cid
         value = await self.store.row(TIPSETS, cid, b"")
         assert value is not None, f"no row of {tipset.key}"
-        assert decode_row(value).held & HELD_ALL == HELD_ALL
+        assert decode_row(value).held & HELD_ALL == HELD_ALL, f"flags of {tipset.key} are missing"
         partition, prefix = height_row(tipset.height)
         assert await self.store.row(HEIGHTS, partition, prefix + cid) == tipset.key
         assert await self.store.row(POST, tipset.parents.cid, b"") is not None
