@@ -11,10 +11,10 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from blockstore.cid import Cid, cid_of, verify
+from blockstore.cid import Cid, verify
 from blockstore.errors import BadCid, HashMismatch, StoreError
-from blockstore.tier.sources import Outcome, RankedSources
-from chain.ipld.objects import Fetch, FetchFailed
+from blockstore.tier.sources import PROBED, Outcome, RankedSources
+from chain.ipld.objects import FetchFailed
 from rpc.client.client import NodeClient
 from rpc.errors import METHOD_NOT_FOUND
 from rpc.node_errors import CallFailed, NodeError
@@ -23,8 +23,6 @@ log = logging.getLogger(__name__)
 
 #: what a node's error contains when the node does not have the object
 _ABSENT: Final = ("not find", "not found")
-#: asked for by probes: whether a node has it does not matter
-_PROBED: Final = cid_of(b"\x80")
 
 
 class NodeSource:
@@ -47,21 +45,19 @@ class NodeSource:
 
     async def probe(self) -> None:
         """See Source."""
-        (answer,) = await _ask_node(self._client, [_PROBED])
+        (answer,) = await _ask_node(self._client, [PROBED])
         if isinstance(answer, StoreError):
             raise answer
 
 
 def node_sources(clients: Sequence[NodeClient], batch: int) -> RankedSources[Cid]:
-    """The nodes, ranked; in the order of `clients` until they are known. `batch`: objects in one request."""
+    """The nodes, ranked; in the order of `clients` until they are known. `batch`: objects in one request.
+
+    Its `read` is what `Objects` fetches missing objects with.
+    """
     if not clients or batch < 1:
         raise ValueError("at least one node and one object a request are needed")
     return RankedSources([NodeSource(client, batch) for client in clients])
-
-
-def lazy_fetch(clients: Sequence[NodeClient], batch: int) -> Fetch:
-    """What `Objects` fetches missing objects with: as `node_sources`."""
-    return node_sources(clients, batch).read
 
 
 async def _ask_node(client: NodeClient, cids: Sequence[Cid]) -> list[Outcome]:

@@ -89,9 +89,7 @@ class DiskTier:
 
     def close(self) -> None:
         """Close the file. A second call does nothing."""
-        for connection in self._connections:
-            connection.close()
-        self._connections.clear()
+        self._close_connections()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1

@@ -12,12 +12,12 @@ from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-from blockstore.cid import multihash_of, verify
+from blockstore.cid import verify
 from blockstore.errors import BadCid, HashMismatch, StoreError, StoreUnavailable
 from blockstore.store import ObjectStore
 from blockstore.tier.claims import Claims
 from blockstore.tier.disk import DiskTier
-from blockstore.tier.sources import Outcome, RankedSources
+from blockstore.tier.sources import PROBED, Outcome, RankedSources
 
 log = logging.getLogger(__name__)
 
@@ -131,8 +131,10 @@ class TieredObjects:
     async def _read(self, multihashes: Sequence[bytes]) -> None:
         """Fulfil the futures of these objects."""
         claims = self._claims
-        mine = [one for one in multihashes if claims is None or claims.take(one)]
-        other = [one for one in multihashes if one not in set(mine)] if len(mine) < len(multihashes) else []
+        mine: list[bytes] = []
+        other: list[bytes] = []
+        for one in multihashes:
+            (mine if claims is None or claims.take(one) else other).append(one)
         try:
             if other:
                 self._start(self._wait_for_others(other))
@@ -184,7 +186,7 @@ class TieredObjects:
         reserved = self._reserve(len(multihashes))
         kept: list[bytes] = []
         try:
-            outcomes = await self._verified(multihashes)
+            outcomes = await self._ask_sources(multihashes)
             for multihash, outcome in zip(multihashes, outcomes, strict=True):
                 if isinstance(outcome, bytes) and self._disk is not None:
                     size = len(outcome)
@@ -215,7 +217,7 @@ class TieredObjects:
         self.reserved_bytes += size
         return size
 
-    async def _verified(self, multihashes: Sequence[bytes]) -> Sequence[Outcome]:
+    async def _ask_sources(self, multihashes: Sequence[bytes]) -> Sequence[Outcome]:
         self.fetched += len(multihashes)
         try:
             return await self.sources.read(multihashes)
@@ -311,8 +313,4 @@ class StoreSource:
 
     async def probe(self) -> None:
         """See Source."""
-        await self._store.get(_PROBED)
-
-
-#: the multihash of an empty CBOR array: whether it is held does not matter
-_PROBED: Final = multihash_of(b"\x80")
+        await self._store.get(PROBED.multihash)

@@ -9,8 +9,9 @@ policy" (1998).
 from __future__ import annotations
 
 import heapq
+from abc import ABC, abstractmethod
 from collections import OrderedDict
-from typing import Final, Protocol
+from typing import Final
 
 #: groups of LRU-SP
 GROUPS: Final = 24
@@ -22,25 +23,44 @@ def group_of(size: int, popularity: int) -> int:
     return min(GROUPS - 1, (-(-size // popularity) - 1).bit_length()) if size > popularity else 0
 
 
-class Policy(Protocol):
+class Policy(ABC):
     """Keys with sizes in bytes, `capacity` bytes at most. `now`: a number that never goes back."""
 
-    used: int
-    capacity: int
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.used = 0
 
+    @abstractmethod
     def use(self, key: bytes, now: int) -> bool:
         """Count a use; whether the key is there."""
 
     def add(self, key: bytes, size: int, now: int) -> list[bytes]:
         """Add a key that is not there. Returns the keys that made room: it alone, when it is larger than all."""
+        if size > self.capacity:
+            return [key]
+        gone: list[bytes] = []
+        while self.used + size > self.capacity:
+            victim, freed = self._drop_one(now)
+            self.used -= freed
+            gone.append(victim)
+        self._insert(key, size, now)
+        self.used += size
+        return gone
+
+    @abstractmethod
+    def _drop_one(self, now: int) -> tuple[bytes, int]:
+        """Forget the key that goes first; it and its size."""
+
+    @abstractmethod
+    def _insert(self, key: bytes, size: int, now: int) -> None:
+        """Take a key in, used once."""
 
 
-class Lru:
+class Lru(Policy):
     """The object that was not used for the longest time goes."""
 
     def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.used = 0
+        super().__init__(capacity)
         self._sizes: OrderedDict[bytes, int] = OrderedDict()
 
     def use(self, key: bytes, now: int) -> bool:
@@ -50,26 +70,18 @@ class Lru:
         self._sizes.move_to_end(key)
         return True
 
-    def add(self, key: bytes, size: int, now: int) -> list[bytes]:
-        """See Policy."""
-        if size > self.capacity:
-            return [key]
-        gone: list[bytes] = []
-        while self.used + size > self.capacity:
-            victim, freed = self._sizes.popitem(last=False)
-            self.used -= freed
-            gone.append(victim)
+    def _drop_one(self, now: int) -> tuple[bytes, int]:
+        return self._sizes.popitem(last=False)
+
+    def _insert(self, key: bytes, size: int, now: int) -> None:
         self._sizes[key] = size
-        self.used += size
-        return gone
 
 
-class LruSp:
+class LruSp(Policy):
     """The highest age x size / popularity among the oldest of each group goes; of equals the one in the later group."""
 
     def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.used = 0
+        super().__init__(capacity)
         #: [size, popularity, last use, group]
         self._entries: dict[bytes, list[int]] = {}
         self._groups: list[OrderedDict[bytes, None]] = [OrderedDict() for _ in range(GROUPS)]
@@ -90,20 +102,7 @@ class LruSp:
             entry[3] = group
         return True
 
-    def add(self, key: bytes, size: int, now: int) -> list[bytes]:
-        """See Policy."""
-        if size > self.capacity:
-            return [key]
-        gone: list[bytes] = []
-        while self.used + size > self.capacity:
-            gone.append(self._drop_one(now))
-        group = group_of(size, 1)
-        self._entries[key] = [size, 1, now, group]
-        self._groups[group][key] = None
-        self.used += size
-        return gone
-
-    def _drop_one(self, now: int) -> bytes:
+    def _drop_one(self, now: int) -> tuple[bytes, int]:
         victim, most = b"", -1.0
         for group in self._groups:
             if group:
@@ -114,16 +113,19 @@ class LruSp:
                     victim, most = key, value
         size, _, _, at = self._entries.pop(victim)
         del self._groups[at][victim]
-        self.used -= size
-        return victim
+        return victim, size
+
+    def _insert(self, key: bytes, size: int, now: int) -> None:
+        group = group_of(size, 1)
+        self._entries[key] = [size, 1, now, group]
+        self._groups[group][key] = None
 
 
-class Gdsf:
+class Gdsf(Policy):
     """The lowest (uses / size, on top of the value of what went last) goes."""
 
     def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.used = 0
+        super().__init__(capacity)
         self._floor = 0.0
         self._count = 0
         #: [size, uses, the number of its one valid place in the heap]
@@ -139,24 +141,18 @@ class Gdsf:
         self._place(key, entry)
         return True
 
-    def add(self, key: bytes, size: int, now: int) -> list[bytes]:
-        """See Policy."""
-        if size > self.capacity:
-            return [key]
-        gone: list[bytes] = []
-        while self.used + size > self.capacity:
+    def _drop_one(self, now: int) -> tuple[bytes, int]:
+        while True:
             value, number, victim = heapq.heappop(self._heap)
             entry = self._entries.get(victim)
-            if entry is None or entry[2] != number:
-                continue
-            self._floor = value
-            del self._entries[victim]
-            self.used -= entry[0]
-            gone.append(victim)
+            if entry is not None and entry[2] == number:
+                self._floor = value
+                del self._entries[victim]
+                return victim, entry[0]
+
+    def _insert(self, key: bytes, size: int, now: int) -> None:
         entry = self._entries[key] = [size, 1, 0]
-        self.used += size
         self._place(key, entry)
-        return gone
 
     def _place(self, key: bytes, entry: list[int]) -> None:
         self._count += 1

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar
 
+from blockstore.cid import cid_of
 from blockstore.errors import StoreError, StoreUnavailable
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ _RANKED: Final = 10
 _WINDOW: Final = 200
 _FEWEST: Final = 20
 PROBE_SECONDS: Final = 60.0
+#: what probes ask for: an empty CBOR array. Whether it is held does not matter
+PROBED: Final = cid_of(b"\x80")
 PROBES_AT_ONCE: Final = 10
 _PROBE_TIMEOUT_SECONDS: Final = 5.0
 #: seconds that a source which failed is passed over; they double with each failure

@@ -11,10 +11,10 @@ import aiohttp
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
-from blockstore.cid import Cid, cid_of, parse
+from blockstore.cid import Cid, parse
 from blockstore.errors import BadCid, StoreError, StoreUnavailable
 from blockstore.tier.objects import verified
-from blockstore.tier.sources import Outcome
+from blockstore.tier.sources import PROBED, Outcome
 from rpc.server.server import Server
 
 PATH: Final = "/obj/"
@@ -27,7 +27,6 @@ _SECONDS: Final = 5.0
 _MOST_BYTES: Final = 4 << 20
 #: a CID is of this codec where only its multihash is known: answers do not depend on it
 _DAG_CBOR: Final = b"\x01\x71"
-_PROBED: Final = cid_of(b"\x80").multihash
 #: what a CID names never changes
 _HEADERS: Final = {"Cache-Control": "private, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
 
@@ -101,7 +100,7 @@ class PeerSource:
 
     async def probe(self) -> None:
         """See Source."""
-        await self._get(_PROBED)
+        await self._get(PROBED.multihash)
 
     async def _get(self, multihash: bytes) -> Outcome:
         """The object, None where the peer has it not near. Errors: StoreUnavailable."""

@@ -16,7 +16,7 @@ from blockstore.open import open_store
 from chain.ipld.objects import Objects
 from devnode.replay import start_replay
 from follower.commands.comparison import compare
-from follower.lazy_objects import lazy_fetch
+from follower.lazy_objects import node_sources
 from rpc.client.client import NodeClient
 from rpc.client.node_info import parse_node_info
 from rpc.node_errors import CallFailed, NodeUnavailable
@@ -41,7 +41,10 @@ async def test_every_recorded_answer_with_one_fetch_of_each_object(folder: str, 
             return await super().read_objects(cids, timeout=timeout)
 
     before = node.faults.reads
-    async with Counting(parse_node_info(node.base)[0]) as client, served(store, lazy_fetch([client], 256)) as server:
+    async with (
+        Counting(parse_node_info(node.base)[0]) as client,
+        served(store, node_sources([client], 256).read) as server,
+    ):
         report = await compare(
             f"http://127.0.0.1:{server.port}",
             [recorded(f"{folder}/rpc.jsonl.zst")],
@@ -92,7 +95,7 @@ class Node(NodeClient):
 
 def made(*nodes: Node, batch: int = 256) -> tuple[MemoryStore, Objects]:
     store = MemoryStore()
-    return store, Objects(store, fetch=lazy_fetch(nodes, batch))
+    return store, Objects(store, fetch=node_sources(nodes, batch).read)
 
 
 BLOBS = [b"object %d" % number for number in range(10)]

@@ -19,7 +19,7 @@ from devnode.replay import ReplayNode, start_replay
 from follower.forwarding.lanes import NodeLanes
 from follower.forwarding.node import ForwardNode
 from follower.forwarding.route import ForwardRoute, Times
-from follower.lazy_objects import lazy_fetch
+from follower.lazy_objects import node_sources
 from follower.readiness import FollowedNode
 from follower.settings import load_settings
 from rpc.client.client import NodeClient
@@ -71,7 +71,7 @@ async def test_slow_forwarded_calls_hold_up_neither_objects_nor_the_watch() -> N
             while behind.asked < 16:
                 await asyncio.sleep(0.005)
             head = node.head
-            (found,) = await lazy_fetch(lanes.object_clients, 256)([head.key.cids[0]])
+            (found,) = await node_sources(lanes.object_clients, 256).read([head.key.cids[0]])
             assert isinstance(found, bytes)
             followed = FollowedNode(lanes.watch_client)
             watching = asyncio.create_task(followed.watch())

@@ -12,7 +12,7 @@ from chain.address import from_id
 from chain.ipld.objects import Fetch, Objects
 from chain.message import Message
 from chain.tipset import TipsetKey
-from follower.lazy_objects import lazy_fetch
+from follower.lazy_objects import node_sources
 from rpc.client.client import NodeClient
 from rpc.client.node_info import parse_node_info
 from rpc.methods import register_all
@@ -52,8 +52,8 @@ async def dispatcher_over(fetch: Fetch | None) -> tuple[MadeChain, Dispatcher]:
 
 CASES = [
     (None, 1, f"object {GONE}; a full node would have it"),
-    (lazy_fetch([Node(False)], 10), 1, f"object {GONE}, and no full node that was asked has it"),
-    (lazy_fetch([Node(True)], 10), -32002,
+    (node_sources([Node(False)], 10).read, 1, f"object {GONE}, and no full node that was asked has it"),
+    (node_sources([Node(True)], 10).read, -32002,
      f"object {GONE}; a full node would have it, but cannot be asked now: 127.0.0.1:1: refused"),
 ]  # fmt: skip
 
