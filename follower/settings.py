@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,17 @@ class SettingsError(Exception):
 
 class CannotRun(Exception):
     """Something the operator must change before this can run; the text says what."""
+
+
+@contextmanager
+def reading(name: str, path: str) -> Iterator[Path]:
+    """Read the file that the setting `name` names. Errors: CannotRun, for an OSError or a ValueError of the block."""
+    try:
+        yield Path(path)
+    except OSError as error:
+        raise CannotRun(f"{name} {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise CannotRun(f"{name} {path}: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ import logging
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from blockstore.errors import StoreUnavailable
@@ -34,7 +33,7 @@ from follower.object_tier.open import ObjectTier, is_shared, open_object_tier, p
 from follower.object_tier.open import register as register_tier
 from follower.readiness import FollowedNode, Freshness, ReadinessWatch, build_checks
 from follower.recent_errors import watch_log
-from follower.settings import CannotRun, Settings, shared_options, split_listen
+from follower.settings import CannotRun, Settings, reading, shared_options, split_listen
 from follower.status_page.open import open_status_page
 from follower.status_page.report import StatusReport
 from rpc.lookup.filters.filter_shares import FilterLimits
@@ -178,12 +177,10 @@ def jwt_secret(settings: Settings) -> bytes | None:
     path = settings["jwt_secret_file"]
     if not path:
         return None
-    try:
-        secret = Path(path).read_bytes().strip()
-    except OSError as error:
-        raise CannotRun(f"jwt_secret_file {path}: {error.strerror}") from None
-    if len(secret) < 16:
-        raise CannotRun(f"jwt_secret_file {path}: fewer than 16 bytes are no secret")
+    with reading("jwt_secret_file", path) as file:
+        secret = file.read_bytes().strip()
+        if len(secret) < 16:
+            raise ValueError("fewer than 16 bytes are no secret")
     return secret
 
 
@@ -232,13 +229,9 @@ def open_tenants(settings: Settings) -> Tenants | None:
     path = settings["tenants_file"]
     if not path:
         return None
-    tenants = Tenants(Path(path))
-    try:
+    with reading("tenants_file", path) as file:
+        tenants = Tenants(file)
         tenants.load()
-    except OSError as error:
-        raise CannotRun(f"tenants_file {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise CannotRun(f"tenants_file {path}: {error}") from None
     return tenants
 
 
@@ -247,12 +240,8 @@ def gate_settings(settings: Settings) -> GateSettings | None:
     path = settings["method_filter_file"]
     methods = MethodList()
     if path:
-        try:
-            methods = MethodList.parse(Path(path).read_text().splitlines())
-        except OSError as error:
-            raise CannotRun(f"method_filter_file {path}: {error.strerror}") from None
-        except ValueError as error:
-            raise CannotRun(f"method_filter_file {path}: {error}") from None
+        with reading("method_filter_file", path) as file:
+            methods = MethodList.parse(file.read_text().splitlines())
     found = GateSettings(
         rate_limit=settings["rate_limit"],
         rate_limit_per_client=settings["rate_limit_per_client"],

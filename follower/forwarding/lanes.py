@@ -62,23 +62,20 @@ class NodeLanes:
                 keeps_connections=not is_write,
             )
 
-        def object_client(node: NodeInfo) -> NodeClient:
+        def own_client(node: NodeInfo, in_flight: int, waiting: int) -> NodeClient:
             return NodeClient(
                 node,
                 timeout=answer_seconds,
-                max_in_flight=_READS_IN_FLIGHT,
-                max_waiting=_MAX_WAITING_READS,
+                max_in_flight=in_flight,
+                max_waiting=waiting,
                 wait_seconds=answer_seconds,
             )
 
+        def object_client(node: NodeInfo) -> NodeClient:
+            return own_client(node, _READS_IN_FLIGHT, _MAX_WAITING_READS)
+
         def watch_client(node: NodeInfo) -> NodeClient:
-            return NodeClient(
-                node,
-                timeout=answer_seconds,
-                max_in_flight=_LOOKS_IN_FLIGHT,
-                max_waiting=_MAX_WAITING_LOOKS,
-                wait_seconds=answer_seconds,
-            )
+            return own_client(node, _LOOKS_IN_FLIGHT, _MAX_WAITING_LOOKS)
 
         times = Times(
             execute=forward_seconds,

@@ -20,7 +20,7 @@ from blockstore.tier.objects import StoreSource, TieredObjects
 from blockstore.tier.sources import RankedSources, Source, Standing
 from chain.ipld.objects import Objects
 from follower.object_tier.peers import PeerObjects, PeerSource
-from follower.settings import CannotRun, Settings
+from follower.settings import CannotRun, Settings, reading
 from rpc.server.metrics import Metrics
 from rpc.server.server import Server
 
@@ -106,14 +106,10 @@ def read_secret(settings: Settings) -> str:
     path: str = settings["object_peer_secret_file"]
     if not path:
         raise CannotRun("object_peers needs object_peer_secret_file, the secret that the peers know too")
-    try:
-        secret = Path(path).read_text("ascii").strip()
-    except OSError as error:
-        raise CannotRun(f"object_peer_secret_file {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        secret = ""
-    if len(secret) < 16 or not secret.isprintable():
-        raise CannotRun(f"object_peer_secret_file {path}: not 16 printable ASCII characters or more")
+    with reading("object_peer_secret_file", path) as file:
+        secret = file.read_bytes().decode("ascii", "replace").strip()
+        if len(secret) < 16 or not secret.isascii() or not secret.isprintable():
+            raise ValueError("not 16 printable ASCII characters or more")
     return secret
 
 

@@ -5,7 +5,6 @@ The names of the limits are lotus-gateway's, where it has them. Source: Lotus `g
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -20,7 +19,7 @@ from rpc.lookup.eth.block_parameter import BlockParameter, select_hash
 from rpc.registry import Cost, Method
 from rpc.server.gate.method_list import MethodList
 from rpc.server.gate.tenants import Tenant, tenant_of
-from rpc.server.gate.token_bucket import TokenBucket
+from rpc.server.gate.token_bucket import BucketsByAddress, TokenBucket
 
 #: tokens of a call, by its cost class
 TOKENS: Final = {
@@ -28,8 +27,6 @@ TOKENS: Final = {
 }  # fmt: skip
 #: seconds of the rate that may be saved up
 _BURST_SECONDS: Final = 2.0
-#: addresses whose rate is remembered
-_ADDRESSES: Final = 8192
 _EPOCH: Final = "abi.ChainEpoch"
 #: parameters that are epochs and no look-back: how far a search goes
 _SEARCH_LIMITS: Final = frozenset({"limit", "look_back_limit", "confidence"})
@@ -66,8 +63,8 @@ class Gate:
     def __init__(self, settings: GateSettings, on_refusal: Callable[[str, str], object]) -> None:
         self.settings = settings
         self._on_refusal = on_refusal
-        self._all = _bucket(settings.rate_limit)
-        self._by_address: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._all = _made(settings.rate_limit) if settings.rate_limit else None
+        self._by_address = BucketsByAddress(lambda: _made(settings.rate_limit_per_client))
         self._by_session: WeakKeyDictionary[Any, TokenBucket] = WeakKeyDictionary()
 
     def admit(self, ctx: Context, method: Method) -> None:
@@ -106,7 +103,7 @@ class Gate:
             if tenant.bucket is not None:
                 yield "tokens_per_second", f"tenant {tenant.name}", tenant.bucket
         elif settings.rate_limit_per_client and ctx.account:
-            yield "rate_limit_per_client", "an address", self._of_address(ctx.account)
+            yield "rate_limit_per_client", "an address", self._by_address.of(ctx.account)
         if settings.per_conn_rate_limit and ctx.session is not None:
             bucket = self._by_session.get(ctx.session)
             if bucket is None:
@@ -114,16 +111,6 @@ class Gate:
             yield "per_conn_rate_limit", "a connection", bucket
         if self._all is not None:
             yield "rate_limit", "all callers", self._all
-
-    def _of_address(self, address: str) -> TokenBucket:
-        bucket = self._by_address.get(address)
-        if bucket is None:
-            bucket = self._by_address[address] = _made(self.settings.rate_limit_per_client)
-            if len(self._by_address) > _ADDRESSES:
-                self._by_address.popitem(last=False)
-        else:
-            self._by_address.move_to_end(address)
-        return bucket
 
     # --- how far back ----------------------------------------------------------------------------------------
 
@@ -169,7 +156,3 @@ class Gate:
 def _made(rate: float) -> TokenBucket:
     # the dearest call passes once in a while, however low the rate
     return TokenBucket(rate, max(_BURST_SECONDS * rate, max(TOKENS.values())))
-
-
-def _bucket(rate: float) -> TokenBucket | None:
-    return _made(rate) if rate else None

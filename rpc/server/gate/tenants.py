@@ -144,16 +144,9 @@ def _tenant(name: str, fields: Mapping[str, Any], before: Tenant | None) -> Tena
     bucket = None
     if rate:
         bucket = TokenBucket(rate, max(burst, 1.0))
-        if (
-            before is not None
-            and before.bucket is not None
-            and (before.bucket.rate, before.bucket.burst)
-            == (
-                bucket.rate,
-                bucket.burst,
-            )
-        ):
-            bucket = before.bucket
+        known = None if before is None else before.bucket
+        if known is not None and (known.rate, known.burst) == (bucket.rate, bucket.burst):
+            bucket = known
     return Tenant(name, permissions, MethodList.parse(_texts(fields.get("methods", []))), bucket)
 
 

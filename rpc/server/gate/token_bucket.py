@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable
+from typing import Final
+
+#: addresses whose rate is remembered
+_ADDRESSES: Final = 8192
 
 
 class TokenBucket:
@@ -30,7 +35,21 @@ class TokenBucket:
         """Use tokens, whether or not they are there: see `wait_seconds`."""
         self._left -= amount
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing has been taken for so long that it is full."""
-        return not self.wait_seconds(self.burst)
+
+class BucketsByAddress:
+    """A bucket for each address, the last used ones of them. `make`: a new bucket."""
+
+    def __init__(self, make: Callable[[], TokenBucket]) -> None:
+        self._make = make
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+
+    def of(self, address: str) -> TokenBucket:
+        """The bucket of an address."""
+        bucket = self._buckets.get(address)
+        if bucket is None:
+            bucket = self._buckets[address] = self._make()
+            if len(self._buckets) > _ADDRESSES:
+                self._buckets.popitem(last=False)
+        else:
+            self._buckets.move_to_end(address)
+        return bucket
