@@ -21,7 +21,7 @@ from blockstore.store import HeadEntry, TipsetRef
 from chain.index.chain_index import ChainIndex
 from chain.ipld.objects import Objects
 from follower.shared_store_heads import SharedStoreHeads
-from tests.support.cassandra.server import Node, _free_port, jars
+from tests.support.cassandra.server import own_node
 
 DELTA, EPSILON = 500, 50
 #: a lease of 10 s is renewed each 2.5 s
@@ -113,19 +113,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--entries", type=int, default=500)
     arguments = parser.parse_args()
-    lib, reason = jars()
-    if reason:
-        raise SystemExit(reason)
-    node = Node(lib, "127.0.0.1", _free_port(), _free_port())
-    node.start()
-    try:
-        if reason := node.wait():
-            raise SystemExit(reason)
+    with own_node() as node:
         assert node.process is not None
         url = f"cassandra://127.0.0.1:{node.port}/bench_heads"
         asyncio.run(run(node.process.pid, url, arguments.followers, arguments.seconds, arguments.entries))
-    finally:
-        node.stop()
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from blockstore.cassandra import schema as cassandra_schema
 from blockstore.cassandra.address import CassandraAddress
 from blockstore.cassandra.store import CassandraStore
 from leader_bridge.imports.importer import import_car
-from tests.support.cassandra.server import Node, _free_port, jars
+from tests.support.cassandra.server import own_node
 from tests.support.processes import follower_process
 from tests.support.recorded import recorded
 
@@ -214,18 +214,9 @@ def main(arguments: list[str] | None = None) -> None:
     if args.cassandra:
         run(f"cassandra://{args.cassandra}/{_KEYSPACE}", args.pid, args)
         return
-    lib, reason = jars()
-    if reason:
-        raise SystemExit(reason)
-    node = Node(lib, "127.0.0.1", _free_port(), _free_port())
-    node.start()
-    try:
-        if reason := node.wait():
-            raise SystemExit(reason)
+    with own_node() as node:
         assert node.process is not None
         run(f"cassandra://127.0.0.1:{node.port}/{_KEYSPACE}", node.process.pid, args)
-    finally:
-        node.stop()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -170,6 +171,22 @@ def _start(lib: Path, **options: str) -> tuple[str, str]:
     atexit.register(node.stop)
     reason = node.wait()
     return ("", reason) if reason else (f"127.0.0.1:{node.port}", "")
+
+
+@contextlib.contextmanager
+def own_node() -> Iterator[Node]:
+    """A server for a benchmark alone, whose CPU can be told. SystemExit where none can be started."""
+    lib, reason = jars()
+    if reason:
+        raise SystemExit(reason)
+    node = Node(lib, "127.0.0.1", _free_port(), _free_port())
+    node.start()
+    try:
+        if reason := node.wait():
+            raise SystemExit(reason)
+        yield node
+    finally:
+        node.stop()
 
 
 class ClusterOfThree:
