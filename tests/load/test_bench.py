@@ -78,12 +78,13 @@ async def test_a_server_beside_a_slower_one(mix: Path, tmp_path: Path, capsys: p
         found = await report(tmp_path, "--target", fast, "--baseline", slow, "--mix", str(mix))
     assert [row["name"] for row in found["rows"]] == ["mix", "eth_chainId", "eth_blockNumber"]
     for row in found["rows"]:
-        assert row["ratio"]["requests_per_second"] > 2
+        assert row["ratio"]["requests_per_second"] > 1
         assert row["ratio"]["lowest"] <= row["ratio"]["requests_per_second"] <= row["ratio"]["highest"]
         assert row["target"]["errors"] == row["baseline"]["errors"] == 0
         assert 2 <= row["target"]["p50_ms"] <= row["target"]["p99_ms"]
         assert row["baseline"]["p50_ms"] >= 39
-        assert row["target"]["requests_per_second"] == pytest.approx(row["target"]["answers"] / 0.2, rel=0.5)
+        # the slices last 0.2 s at least, longer on a busy machine
+        assert 0 < row["target"]["requests_per_second"] <= row["target"]["answers"] / 0.2 * 1.1
     out = capsys.readouterr().out.splitlines()
     assert "beside" in out[0]
     assert [line.split()[0] for line in out[2:5]] == ["mix", "eth_chainId", "eth_blockNumber"]
@@ -111,7 +112,10 @@ async def test_errors_are_counted_by_kind_and_429_apart(
     # each kind is a fifth of all, results two
     assert row["answers"] / 2 == pytest.approx(row["limited"], abs=8)
     assert row["limited"] == pytest.approx(row["error_kinds"]["HTTP 503"], abs=8)
-    assert "mix, target: error -32000" in capsys.readouterr().out
+    # which kind stands first is open: the most frequent does
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("mix, target: ")]
+    kinds = row["error_kinds"]
+    assert set(line.removeprefix("mix, target: ").split(", ")) == {f"{kind} {kinds[kind]} times" for kind in kinds}
 
 
 async def test_a_server_that_closes_and_one_that_gives_no_result(mix: Path, tmp_path: Path) -> None:
