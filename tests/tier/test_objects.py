@@ -222,7 +222,10 @@ async def test_hits_after_a_restart(tmp_path: Path, how: signal.Signals) -> None
     await tier.close()
 
 
-async def test_a_holder_of_a_claim_that_dies_is_waited_for_no_longer(tmp_path: Path) -> None:
+async def test_a_holder_of_a_claim_that_dies_is_waited_for_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blockstore.tier.objects._OTHER_SECONDS", 120.0)
     store = SlowStore(0)
     (key,) = await filled(store, 1)
     holder = subprocess.Popen(
@@ -245,5 +248,5 @@ async def test_a_holder_of_a_claim_that_dies_is_waited_for_no_longer(tmp_path: P
     holder.communicate()
     began = time.monotonic()
     assert await reading is not None
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 60
     await tier.close()
