@@ -151,13 +151,14 @@ class ForwardRoute:
         """The nodes that may be asked now, best first.
 
         Those known to hold the tipset go first; then those with a closed breaker, a free place, a head as high as the
-        others'; then the faster ones; then in the operator's order.
+        others' (where no tipset is asked for: what holds it need not be at the head); then the faster ones; then in the
+        operator's order.
         """
         top = max((node.height for node in self.nodes if node.height is not None), default=0)
         fastest = min((node.slowness for node in self.nodes if node.slowness is not None), default=1.0)
 
         def rank(node: ForwardNode) -> tuple[bool, bool, bool, int, int]:
-            lag = 0 if node.height is None else top - node.height
+            lag = 0 if node.height is None or at is not None else top - node.height
             factor = 1.0 if node.slowness is None else node.slowness / max(fastest, 1e-6)
             return (
                 at is not None and not node.is_known_to_hold(at),

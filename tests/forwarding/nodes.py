@@ -30,6 +30,8 @@ from tests.support.recorded import recorded
 
 RECORDING = recorded("devnet/chain.car.zst").parent
 
+#: how long an execution takes, where a test does not say otherwise
+EXECUTION_SECONDS = 0.005
 #: a message that a played node "executes"
 MESSAGE = {"To": "f01", "From": "f02", "Value": "5", "Method": 7, "Params": "AQI="}
 
@@ -44,6 +46,8 @@ class Behind:
         self.taken: Counter[str] = Counter()
         #: called with each write that was taken
         self.on_write: Callable[[], object] = lambda: None
+        #: seconds that the next execution takes
+        self.execution_seconds: Callable[[], float] = lambda: EXECUTION_SECONDS
 
     async def call(self, method: str, params: list[Any], at: Tipset | None = None) -> Any:
         assert self.node is not None
@@ -56,8 +60,7 @@ class Behind:
         if method == "Filecoin.MpoolGetNonce":
             return self.node.head.height
         if method == "Filecoin.StateCall":
-            # an execution takes a while, the same on every node
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(self.execution_seconds())
             tipset = await self.node.index.tipset(at.key) if at is not None else None
             if tipset is None or tipset.height > self.node.head.height:
                 raise CallFailed(1, "loading tipset: could not find it")

@@ -1,0 +1,1 @@
+"""What clients, and the full nodes behind a follower, can do to others' response times."""
