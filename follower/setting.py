@@ -22,7 +22,9 @@ EXECUTE: Final = (*SERVE, "bridge", "backfill", "execute")
 ARCHIVED: Final = (*EXECUTE, "store index", "store check")
 BOTH: Final = ("up", "bridge", "serve", "execute")
 #: those that read a shared store's head or write it
-SHARED_STORE: Final = (*BOTH, "doctor", "hooks", "import", "backfill", "resume", "schema", "loadbalancer", "store")
+SHARED_STORE: Final = (
+    *BOTH, "doctor", "hooks", "import", "backfill", "resume", "schema", "loadbalancer", "store", "extract",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
