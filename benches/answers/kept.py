@@ -2,9 +2,9 @@
 
     python -m benches.answers.kept [--store URL] [--seconds N] [--methods REGEX]
 
-Two servers of one process each: one keeps answers, one makes each anew with its other caches warm. A row asks both in
-turn. CPU time is the server's, its system calls included; the load generator is `wrk` with 32 connections where it is
-installed.
+Three servers of one process each: one keeps answers, one makes each anew with its other caches warm, and a bare one
+only sends the bytes of the first one's answers: no follower could take less. A row asks them in turn. CPU time is the
+server's, its system calls included; the load generator is `wrk` with 32 connections where it is installed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benches import chain_methods, eth_methods, state_methods
+from benches.answers.bare_server import answers_of, serving_bare
 from benches.chain_methods import import_chain, serving
 from benches.rpc_load import free_port, load, server_process
 
@@ -47,15 +48,20 @@ def main(arguments: list[str] | None = None) -> None:
             stack.enter_context(server_process(serving(url, False, keeps=keeps), port))
             for keeps, port in zip((True, False), ports, strict=True)
         ]
+        whole = answers_of(ports[0], {body for bodies in asked.values() for body in bodies})
+        ports.append(free_port())
+        pids.append(stack.enter_context(server_process(serving_bare(whole), ports[2])))
         for name, bodies in asked.items():
-            kept, made = (
+            kept, made, bare = (
                 load(f"http://127.0.0.1:{port}/rpc/v1", bodies, pids=[pid], seconds=args.seconds)
                 for port, pid in zip(ports, pids, strict=True)
             )
-            micros = [one.cpu / max(1, one.requests) * 1e6 for one in (kept, made)]
+            micros = [one.cpu / max(1, one.requests) * 1e6 for one in (kept, made, bare)]
+            size = sum(len(whole[body]) for body in bodies) / len(bodies)
             print(
-                f"{name:40} kept {micros[0]:6.1f} us CPU {kept.rate:8,.0f}/s   made {micros[1]:7.1f} us CPU"
-                f" {made.rate:8,.0f}/s   {kept.rate / max(made.rate, 1e-9):5.1f} times",
+                f"{name:34} {size:8,.0f} bytes   kept {micros[0]:6.1f} us CPU {kept.rate:8,.0f}/s"
+                f"   made {micros[1]:7.1f} us CPU {made.rate:8,.0f}/s   {kept.rate / max(made.rate, 1e-9):5.1f} times"
+                f"   bare {micros[2]:5.1f} us CPU",
                 flush=True,
             )
 

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+#: what ends the head of a request or an answer
+HEAD_END: Final = b"\r\n\r\n"
+#: the API's version by path, and how requests begin that the hot path can take
+RPC_PATHS: Final = {b"/rpc/v0": 0, b"/rpc/v1": 1, b"/rpc/v2": 2}
+RPC_BEGINNINGS: Final = tuple(
+    b"%s %s%s" % (verb, path, end) for end in (b" ", b"?") for path in RPC_PATHS for verb in (b"POST", b"PUT")
+)
 #: heads that are remembered in one process, and the longest of them
 _KNOWN_HEADS: Final = 1024
 _KNOWN_HEAD_BYTES: Final = 1024

@@ -24,19 +24,16 @@ from rpc.context import Context
 from rpc.errors import InvalidRequest, ParseError, Refused, RpcError
 from rpc.json_wire import encode_error
 from rpc.server.gate.tenants import account_of
-from rpc.server.http_head import KnownHead, RequestHead
+from rpc.server.http_head import HEAD_END, RPC_BEGINNINGS, RPC_PATHS, KnownHead, RequestHead
 from rpc.server.run_until_blocked import Running, run_until_blocked
 from rpc.server.server_state import TURN_REQUESTS, ServerState, wants_verbose
 
 log = logging.getLogger("follower.rpc")
 
-_PATHS: Final = {b"/rpc/v0": 0, b"/rpc/v1": 1, b"/rpc/v2": 2}
-_BEGINNINGS: Final = tuple(
-    b"%s %s%s" % (verb, path, end) for end in (b" ", b"?") for path in _PATHS for verb in (b"POST", b"PUT")
-)
-_HEAD_END: Final = b"\r\n\r\n"
 #: parts of bodies up to this size are not counted as memory
 _SMALL: Final = 16 << 10
+#: bodies from this size on are sent as they are, beside their head: a copy would cost more than a second buffer
+_UNCOPIED: Final = 32 << 10
 #: how much of a refused body is read and dropped, so that the peer gets to read the refusal
 _LINGER_BYTES: Final = 256 << 20
 
@@ -197,11 +194,11 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
         answered = 0
         while self._state == _HEAD and self._rest and self._writable:
             data = self._rest
-            end = data.find(_HEAD_END)
+            end = data.find(HEAD_END)
             if end < 0:
                 self._unfinished(data)
                 break
-            if not _ours(data):
+            if not data.startswith(RPC_BEGINNINGS):
                 self._hand_over()
                 return
             if answered == 32:
@@ -317,10 +314,10 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
             self.parser.feed_data(body)
         shared = self._shared
         query = b""
-        version = _PATHS.get(self.url)
+        version = RPC_PATHS.get(self.url)
         if version is None:
             path, _, query = self.url.partition(b"?")
-            version = _PATHS[path]
+            version = RPC_PATHS[path]
         permissions: frozenset[str] | None = None
         if self.authorization is not None or query:
             permissions = shared.wire.permissions(self.authorization, query)
@@ -353,9 +350,10 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
         dispatcher = shared.dispatcher
         answers = dispatcher.answers
         if answers is not None and not query and self.min_head is None and dispatcher.gate is None:
-            found = answers.find_raw(version, body, permissions, self._account)
+            found = answers.find_raw(version, body, permissions, account_of(permissions, self._account))
             if found is not None:
-                self._answered(200, found[0], None, shared.kept_lines(found[1], found[2]))
+                before, text, head, started, counted = found
+                self._answered(200, text, counted, shared.kept_lines(head, started), before)
                 return
         ctx = dispatcher.context(version, permissions)
         ctx.account = account_of(permissions, self._account)
@@ -404,12 +402,14 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
         self._answered(*task.result(), ctx)
         self._work()
 
-    def _answered(self, status: int, body: bytes, ctx: Context | None, lines: bytes = b"") -> None:
-        """Write an answer; `lines`: header lines, each with its line end before it."""
+    def _answered(self, status: int, body: bytes, ctx: Context | None, lines: bytes = b"", before: bytes = b"") -> None:
+        """Write an answer. `lines`: header lines, each with its line end before it; `before`: a short beginning of the
+        body, where that comes in two parts.
+        """
         self._release()
         self._state = _HEAD
         keep = self._keep and not self._shared.draining
-        self._write(status, body, close=not keep, ctx=ctx, lines=lines)
+        self._write(status, body, not keep, ctx, lines, before)
         if ctx is not None and ctx.reserved_bytes:
             # counted until the peer has taken the answer
             self._unsent.append(ctx)
@@ -418,7 +418,9 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
             self._state = _GONE
             self._shared.send(self.transport, None)
 
-    def _write(self, status: int, body: bytes, *, close: bool, ctx: Context | None = None, lines: bytes = b"") -> None:
+    def _write(
+        self, status: int, body: bytes, close: bool, ctx: Context | None = None, lines: bytes = b"", before: bytes = b""
+    ) -> None:
         shared = self._shared
         start = shared.start(status)
         more = lines + b"\r\n\r\n"
@@ -432,8 +434,8 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
                 more = shared.head_lines(ctx.pinned) + more
             if ctx.has_headers:
                 more = "".join(f"\r\n{name}: {value}" for name, value in ctx.added_headers()).encode() + more
-        start += b"%d" % len(body) + more
-        if len(body) < _SMALL:
+        start += b"%d%b%b" % (len(before) + len(body), more, before)
+        if len(body) < _UNCOPIED:
             shared.send(self.transport, start + body)
         else:
             shared.send(self.transport, start)
@@ -491,8 +493,3 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
         if not self._reading and not self.transport.is_closing():
             self._reading = True
             self.transport.resume_reading()
-
-
-def _ours(data: bytes) -> bool:
-    """Whether a request that begins like this can be one of the hot path."""
-    return data.startswith(_BEGINNINGS)

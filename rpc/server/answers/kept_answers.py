@@ -21,7 +21,7 @@ from chain.errors import ChainError
 from chain.index.kept import FRESH_SECONDS
 from rpc.admission import Admission
 from rpc.context import NOTHING, WHOLE_HEAD, Context
-from rpc.errors import RpcError
+from rpc.errors import Refused, RpcError
 from rpc.registry import Cache, Method
 from rpc.server.answers.flight import FAILED, Flight
 from rpc.server.answers.head_changes import common_epoch
@@ -39,7 +39,7 @@ _ENTRY_BYTES: Final = 400
 #: the share of all bytes that requests' bytes may take, and the most that one answer may
 _RAW_SHARE: Final = 4
 _ANSWER_SHARE: Final = 16
-#: answers above this are counted as a client's memory: the fast path leaves them alone
+#: answers above this are counted as a client's memory until they have left
 _COUNTED: Final = 64 << 10
 #: head changes with reverts that are remembered; what was kept before them is dropped
 _MOST_FORKS: Final = 64
@@ -66,6 +66,7 @@ class Answers:
 
     def __init__(self, services: Services, admission: Admission, permissions: frozenset[str], limit: int) -> None:
         self._services = services
+        self._admission = admission
         self._working = admission.working
         self._permissions = permissions
         self.limit = limit
@@ -107,13 +108,12 @@ class Answers:
 
     def find_raw(
         self, version: int, body: bytes, permissions: frozenset[str] | None, account: str
-    ) -> tuple[bytes, Head | None, float] | None:
-        """The whole answer to a request with these bytes, the head that it is of, and when the search began.
-
-        None where no answer is kept.
+    ) -> tuple[bytes, bytes, Head | None, float, Context | None] | None:
+        """The answer to a request with these bytes: what is before its kept text, the kept text, its head, when the
+        search began, and of a large answer what counts its memory. None where no answer is kept.
 
         Counts the request. What needs more than a look is left to the dispatcher: a head that has not been seen yet, a
-        client at its limits, large answers.
+        client at its limits.
         """
         started = perf_counter()
         if len(body) > MAX_RAW:
@@ -130,7 +130,6 @@ class Answers:
         working = self._working
         if (
             kept.perm not in (self._permissions if permissions is None else permissions)
-            or len(kept.text) > _COUNTED
             or working.used >= working.cap
             or (account and working.by_client.get(account, 0) >= working.client_cap)
         ):
@@ -140,9 +139,18 @@ class Answers:
             head = None if self._peek is None else self._peek()
             if head is None or head is not self._head or not self._stands(kept):
                 return None
+        counted = None
+        if len(kept.text) > _COUNTED:
+            counted = Context(self._services, version=version)
+            counted.admission, counted.account = self._admission, account
+            try:
+                counted.reserve(len(kept.text))
+            except Refused:
+                return None
         kept.stats.add(started, 0)
         kept.stats.hits += 1
-        return b'{"id":%b%b' % (body[start:end], kept.text), head, started
+        # in two parts: a long text leaves as it is kept, without a copy
+        return b'{"id":%b' % body[start:end], kept.text, head, started, counted
 
     async def ask(self, ctx: Context, method: Method, stats: MethodStats, params: Any) -> Kept | Flight | None:
         """The answer that is kept or that another call is about to have; a flight, where the caller is to compute it.

@@ -117,7 +117,7 @@ class Asker:
     async def raw(self, body: bytes) -> bytes:
         assert self.dispatcher.answers is not None
         found = self.dispatcher.answers.find_raw(1, body, None, "")
-        return (await self.dispatcher.http(1, body))[1] if found is None else found[0]
+        return (await self.dispatcher.http(1, body))[1] if found is None else found[0] + found[1]
 
     async def runs(self, method: str, *params: Any, **more: Any) -> int:
         return (await self(method, *params, **more))[1]
@@ -405,3 +405,41 @@ async def test_http_says_where_an_answer_came_from() -> None:
                 assert 'follower_rpc_answers_total{cache="hit",method="T.Head"}' in await metrics.text()
     finally:
         await server.stop(0)
+
+
+@pytest.mark.parametrize("size", [100, 32_000, 33_000, 64_000, 70_000, 900_000])
+async def test_long_kept_answers_leave_whole_and_free_their_memory(size: int) -> None:
+    ask, chain, _ = await made()
+    server = await serve(chain.services(), "127.0.0.1", 0, registry=ask.counted.registry)
+    memory = server.dispatcher.admission.memory
+    try:
+        async with aiohttp.ClientSession() as session:
+            for number, request_id in enumerate((1, 2, 333, "a-b", 4)):
+                body = b'{"jsonrpc":"2.0","id":%b,"method":"T.Long","params":[%d,1]}' % (orjson.dumps(request_id), size)
+                async with session.post(server.url, data=body) as response:
+                    answer = orjson.loads(await response.read())
+                assert answer == {"id": request_id, "jsonrpc": "2.0", "result": "x" * size}
+                assert response.headers.get("X-Cache") == (None if not number else "MISS" if number == 1 else "HIT")
+        assert ask.counted.runs == {"T.Long": 2}
+        async with asyncio.timeout(10):
+            while memory.used:
+                await asyncio.sleep(0.01)
+    finally:
+        await server.stop(0)
+
+
+async def test_a_long_kept_answer_needs_memory() -> None:
+    ask, _, _ = await made()
+    await ask.raw(b'{"jsonrpc":"2.0","id":1,"method":"T.Constant","params":[]}')
+    for _ in range(2):
+        await ask("T.Long", 70_000, 1)
+    body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": "T.Long", "params": [70_000, 1]})
+    answers = ask.dispatcher.answers
+    assert answers is not None
+    found = answers.find_raw(1, body, None, "1.2.3.4")
+    assert found is not None
+    assert found[4] is not None
+    memory = ask.dispatcher.admission.memory
+    assert memory.by_client["1.2.3.4"] == found[4].reserved_bytes > 70_000
+    memory.take("", memory.cap - memory.used - 10)
+    assert answers.find_raw(1, body, None, "1.2.3.4") is None
