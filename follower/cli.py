@@ -33,6 +33,7 @@ from follower.commands import (
     simulate,
     status,
     store,
+    sync,
     up,
 )
 from follower.commands.command import CANNOT_RUN, FAILED, Run
@@ -49,6 +50,7 @@ COMMANDS: Final = (
     hooks.COMMAND,
     resume.COMMAND,
     import_car.COMMAND,
+    sync.COMMAND,
     backfill.COMMAND,
     replay.COMMAND,
     simulate.COMMAND,

@@ -57,6 +57,31 @@ SERVING_SETTINGS: Final = (
         "File of the secret that followers share: who knows it gets objects at /obj/CID. Empty: nobody does.",
     ),
     Setting(
+        "range_tokens_file",
+        parse_text,
+        "",
+        SERVE,
+        "File of those who may fill their stores from this follower (/range, /obj), a line NAME TOKEN each. Empty: "
+        "nobody may.",
+    ),
+    Setting(
+        "range_requests_per_second",
+        whole_number(1, 10_000),
+        10,
+        SERVE,
+        "Requests of one of them that a process answers in any second; it refuses more (429).",
+    ),
+    Setting(
+        "range_requests_in_all",
+        whole_number(1, 10_000),
+        50,
+        SERVE,
+        "Requests of all of them that a process answers in any second.",
+    ),
+    Setting(
+        "range_answers_at_once", whole_number(1, 256), 4, SERVE, "Of these answers, how many are in the making at once."
+    ),
+    Setting(
         "max_body_mb",
         whole_number(1, 1024),
         8,

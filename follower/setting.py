@@ -11,16 +11,16 @@ ENV_PREFIX: Final = "FOLLOWER_"
 
 #: groups of subcommands; `follower up` runs a bridge and its followers
 SERVE: Final = ("up", "serve")
-BRIDGE: Final = ("up", "bridge")
+BRIDGE: Final = ("up", "bridge", "sync")
 #: those that keep a store at its size
 KEEP: Final = (*BRIDGE, "import")
 #: those that make what the past lacks
 BACKFILL: Final = (*BRIDGE, "backfill")
 #: those that run messages, or start the process that does
-EXECUTE: Final = (*SERVE, "bridge", "backfill", "execute")
+EXECUTE: Final = (*SERVE, "bridge", "sync", "backfill", "execute")
 #: those that read objects which archives may hold
 ARCHIVED: Final = (*EXECUTE, "store index", "store check")
-BOTH: Final = ("up", "bridge", "serve", "execute")
+BOTH: Final = ("up", "bridge", "sync", "serve", "execute")
 #: those that read a shared store's head or write it
 SHARED_STORE: Final = (
     *BOTH, "doctor", "hooks", "import", "backfill", "resume", "schema", "loadbalancer", "store", "extract",

@@ -70,6 +70,10 @@ class Settings:
         """A value as text for people and logs, without secrets."""
         return BY_NAME[name].shown(self._values[name].value)
 
+    def with_value(self, name: str, value: Any, source: str) -> Settings:
+        """The same settings with another value; `source`: where it comes from."""
+        return Settings({**self._values, name: Value(value, source)}, self._command)
+
     def table(self) -> list[tuple[Setting, str, str]]:
         """(setting, printable value, source) of every setting; secrets are hidden."""
         rows = []

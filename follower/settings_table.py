@@ -162,6 +162,21 @@ SETTINGS: Final = (
         ("import",),
         "Seconds without a byte after which a download asks again for the rest.",
     ),
+    Setting(
+        "sync_token_file",
+        parse_text,
+        "",
+        ("sync",),
+        "File of the token that the followers in --from know us by.",
+    ),
+    Setting(
+        "sync_requests_per_second",
+        whole_number(1, 10_000),
+        10,
+        ("sync",),
+        "Requests to one source in any second, where it does not allow less.",
+    ),
+    Setting("sync_requests_in_all", whole_number(1, 100_000), 50, ("sync",), "Requests to all sources in any second."),
     Setting("fetch_concurrency", whole_number(1, 1024), 8, BRIDGE, "Requests of a bridge in flight to a full node."),
     Setting("fetch_batch", whole_number(1, 1000), 256, BOTH, "Objects asked for in one request to a full node."),
     Setting(

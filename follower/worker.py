@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from blockstore.errors import StoreUnavailable
 from blockstore.open import open_store
-from blockstore.store import META, Store
+from blockstore.store import META, ObjectStore, Store
 from chain.index.chain_index import ChainIndex
 from chain.ipld.objects import Objects
 from chain.network import NetworkRecord, load_network
@@ -31,6 +31,8 @@ from follower.lazy_objects import node_sources
 from follower.membership import Membership, fleet_member
 from follower.object_tier.open import ObjectTier, is_shared, open_object_tier, probing, serve_peers
 from follower.object_tier.open import register as register_tier
+from follower.object_tier.ranges import register as register_ranges
+from follower.object_tier.ranges import serve_ranges
 from follower.readiness import FollowedNode, Freshness, ReadinessWatch, build_checks
 from follower.recent_errors import watch_log
 from follower.settings import CannotRun, Settings, reading, shared_options, split_listen
@@ -113,6 +115,8 @@ class Sources:
     lanes: NodeLanes | None
     objects: Objects
     index: ChainIndex
+    #: the store with its archives, past all caches
+    below: ObjectStore
     archives: Archives | None = None
     tier: ObjectTier | None = None
     #: of a lazy state: the nodes that objects are fetched from
@@ -155,7 +159,7 @@ async def open_sources(settings: Settings, stopping: asyncio.Event, cache_bytes:
     tier = await open_object_tier(settings, below)
     fetch = nodes.read if nodes is not None else None
     objects = Objects(tier.objects if tier is not None else below, cache_bytes=cache_bytes, fetch=fetch)
-    return Sources(store, network, lanes, objects, ChainIndex(store, objects, network), archives, tier, nodes)
+    return Sources(store, network, lanes, objects, ChainIndex(store, objects, network), below, archives, tier, nodes)
 
 
 def build_heads(store: Store, index: ChainIndex, settings: Settings) -> StoreHeads | SharedStoreHeads:
@@ -376,6 +380,7 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
             register_archives(server.metrics, sources.archives)
         given = serve_peers(settings, server, objects, sources.tier)
         register_tier(server.metrics, sources.tier, sources.nodes, given)
+        register_ranges(server.metrics, serve_ranges(settings, server, services, sources.below))
         server.metrics.info("follower_build_info", BUILD_INFO_DOC, build_info())
         if executor is not None and stop_of_execution is not None:
             executor.register(server.metrics)

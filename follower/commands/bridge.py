@@ -32,7 +32,12 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
     """Follow until SIGINT or SIGTERM. Errors: CannotRun (no node is named), StoreError, OSError."""
     if not settings["node"]:
         raise CannotRun("no node to follow: give --node, FULLNODE_API_INFO, or 'node' in the settings file")
-    return run_until_signal(lambda stop: _follow(settings, stop, args.accept_reorg_below_finality))
+    return follow(settings, args.accept_reorg_below_finality)
+
+
+def follow(settings: Settings, accepts_reorg_below_finality: bool = False) -> int:
+    """Follow `node` until SIGINT or SIGTERM. Errors: as `run`."""
+    return run_until_signal(lambda stop: _follow(settings, stop, accepts_reorg_below_finality))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

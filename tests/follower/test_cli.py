@@ -75,7 +75,13 @@ def test_every_documented_setting_has_its_flag(name: str, commands: list[str]) -
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_a_subcommand_is_a_file_of_its_name(command: Command) -> None:
     module = command.run.__module__.removeprefix("follower.commands.")
-    named = {"import": "import_car", "bench": "load.bench", "plan": "load.plan", "extract": "extract.extract"}
+    named = {
+        "import": "import_car",
+        "bench": "load.bench",
+        "plan": "load.plan",
+        "extract": "extract.extract",
+        "sync": "sync.command",
+    }
     assert module == named.get(command.name, command.name.replace(" ", ".").replace("-", "_"))
     assert any(setting.is_used_by(command.name) for setting in SETTINGS)
 

@@ -1,0 +1,73 @@
+"""What `--from` names: followers, and full nodes behind `node:`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from follower.settings import CannotRun, Settings, reading
+
+if TYPE_CHECKING:
+    from leader_bridge.sync.source import SyncSource
+
+_NODE: Final = "node:"
+
+
+def split_sources(text: str) -> list[str]:
+    """The sources of `--from`, separated by commas. Errors: CannotRun (none, one twice, or no address)."""
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    if not found:
+        raise CannotRun("--from names no source")
+    for one in found:
+        if not one.startswith((_NODE, "http://", "https://")):
+            raise CannotRun(
+                f"--from takes http(s)://HOST:PORT of followers, or node:NODE, not {one.partition('?')[0]!r}"
+            )
+    if len(set(found)) < len(found):
+        raise CannotRun("--from names a source twice")
+    return found
+
+
+def node_texts(sources: list[str]) -> list[str]:
+    """What the bridge follows afterwards, where no node is set: the sources themselves."""
+    return [one.removeprefix(_NODE) if one.startswith(_NODE) else one.rstrip("/") for one in sources]
+
+
+def sync_token(settings: Settings) -> str:
+    """The token that followers are asked with. Errors: CannotRun (its file)."""
+    path: str = settings["sync_token_file"]
+    if not path:
+        return ""
+    with reading("sync_token_file", path) as file:
+        return file.read_bytes().decode("ascii", "replace").strip()
+
+
+def open_sources(settings: Settings, sources: list[str]) -> list[SyncSource]:
+    """Errors: CannotRun (the token's file, a node's address)."""
+    from leader_bridge.sync.node import NodeSource
+    from leader_bridge.sync.peer import PeerSource
+    from rpc.client.client import NodeClient
+    from rpc.client.node_info import parse_node_info
+    from rpc.node_errors import BadNodeInfo
+
+    followers = [one for one in sources if not one.startswith(_NODE)]
+    token = sync_token(settings)
+    if followers and not token:
+        raise CannotRun("followers give ranges for a token alone: set sync_token_file")
+    found: list[SyncSource] = []
+    limit = settings["sync_requests_per_second"]
+    for one in sources:
+        if not one.startswith(_NODE):
+            found.append(PeerSource(one, token))
+            continue
+        try:
+            infos = parse_node_info(one.removeprefix(_NODE))
+        except BadNodeInfo as error:
+            raise CannotRun(str(error)) from None
+        for info in infos:
+            client = NodeClient(info, timeout=settings["node_timeout_seconds"], max_in_flight=4)
+            batch = settings["fetch_batch"]
+            found.append(NodeSource(client, most_objects=batch, requests_per_second=limit))
+    names = [source.name for source in found]
+    if len(set(names)) < len(names):
+        raise CannotRun("--from names a source twice")
+    return found

@@ -1,0 +1,417 @@
+"""Asks many sources at once: one request a source, within its limit and the limit for all, cool-downs obeyed.
+
+`request` sends one piece of work to whichever source is free, again and again until one has answered or none holds it.
+A source that takes much longer than the others is not waited for: the request goes to another one too, and the first
+good answer counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from blockstore.cid import Cid
+from leader_bridge.clock import monotonic
+from leader_bridge.nodes.sources import Fetched
+from leader_bridge.sync import metrics
+from leader_bridge.sync.cooldowns import Cooldowns, Pauses
+from leader_bridge.sync.requests import (
+    GO_SECONDS,
+    REQUEST_SECONDS,
+    Cancelled,
+    Closed,
+    NoSources,
+    Priority,
+    RequestError,
+    Requests,
+    Ticket,
+    TimedOut,
+)
+from leader_bridge.sync.source import (
+    Answer,
+    BadSource,
+    LyingSource,
+    NotHeldThere,
+    ObjectWork,
+    SourceBusy,
+    SourceError,
+    SourceRefuses,
+    SyncSource,
+    Work,
+)
+from leader_bridge.sync.source_set import SourceSet
+from rpc.server.ranges.window import Window
+
+log = logging.getLogger(__name__)
+
+#: failures in a row that are a source's own fault: it is removed then
+_MOST_FAILURES: Final = 5
+#: a request is sent a second time after so many times the usual, and not before so many seconds
+_SLOW_TIMES: Final = 6.0
+_SLOW_SECONDS: Final = 3.0
+#: answers of which the usual time is known
+_REMEMBERED: Final = 64
+#: our clock and the way to the source are not exact: a second is counted as a little more
+_WINDOW_SECONDS: Final = 1.03
+#: seconds between two lines about the same trouble
+_SAY_SECONDS: Final = 60.0
+
+
+class NotHeldAnywhere(Exception):
+    """Every source that may be asked says that it does not hold it."""
+
+
+@dataclass(slots=True)
+class Standing:
+    """A source with its record."""
+
+    source: SyncSource
+    window: Window
+    pauses: Pauses = field(default_factory=Pauses)
+    failures: int = 0
+    requests: int = 0
+    objects: int = 0
+    received_bytes: int = 0
+    bad: int = 0
+    limited: int = 0
+    refusal: str = ""
+
+
+class Pool:
+    """The sources. Use `async with pool.running():` around requests.
+
+    `in_all`: requests a second to all sources together; `per_source`: to each, where it does not allow less.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[SyncSource],
+        *,
+        in_all: int = 50,
+        per_source: int = 10,
+        request_seconds: float = REQUEST_SECONDS,
+    ) -> None:
+        self._per_source = per_source
+        self.standings = {source.name: self._standing(source) for source in sources}
+        self._set = SourceSet()
+        self._cooldowns = Cooldowns()
+        self._all = Window(in_all, _WINDOW_SECONDS)
+        self._requests: Requests[Work] = Requests(seconds=request_seconds)
+        self._wake = asyncio.Event()
+        self._asking: dict[asyncio.Task[None], str] = {}
+        self._times: deque[float] = deque(maxlen=_REMEMBERED)
+        self._said_at: float | None = None
+        #: is told which source's results are not to be trusted
+        self.on_bad: list[Callable[[str], None]] = []
+
+    def _standing(self, source: SyncSource) -> Standing:
+        return Standing(source, Window(min(self._per_source, source.requests_per_second), _WINDOW_SECONDS))
+
+    @property
+    def usable(self) -> int:
+        """Sources that are in use now."""
+        return len(self._set.used)
+
+    @property
+    def received_bytes(self) -> int:
+        """Bytes of all answers."""
+        return sum(one.received_bytes for one in self.standings.values())
+
+    def cooldown_seconds(self, name: str) -> float:
+        """For how long a source is left alone."""
+        now = monotonic()
+        return max(self._cooldowns.wait_seconds(name, now), self.standings[name].pauses.until - now, 0.0)
+
+    def keep_limits(self) -> None:
+        """Take over the limits that the sources have told."""
+        for one in self.standings.values():
+            limit = min(self._per_source, one.source.requests_per_second)
+            if limit != one.window.limit:
+                old, one.window = one.window, Window(limit, _WINDOW_SECONDS)
+                if old.wait_seconds(monotonic()):
+                    one.window.start(monotonic())
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Pool]:
+        """Send requests within the block."""
+        self._find_sources()
+        sending = asyncio.create_task(self._run(), name="sync pool")
+        try:
+            yield self
+        finally:
+            self._requests.close()
+            sending.cancel()
+            for task in self._asking:
+                task.cancel()
+            await asyncio.gather(sending, *self._asking, return_exceptions=True)
+            await asyncio.gather(*(one.source.close() for one in self.standings.values()))
+
+    # --- requests ------------------------------------------------------------------------------------
+
+    async def request(
+        self,
+        work: Work,
+        *,
+        never: frozenset[str] = frozenset(),
+        priority: Priority = Priority.LOW,
+    ) -> tuple[str, Answer]:
+        """(who answered, the answer). Waits while no source may be asked.
+
+        `never`: sources that are passed over. Errors: NotHeldAnywhere, Closed.
+        """
+        lacking: set[str] = set(never)
+        while True:
+            try:
+                return await self._first_answer(work, frozenset(lacking), priority)
+            except _Lacks as error:
+                lacking.add(error.source)
+            except NoSources:
+                if lacking:
+                    raise NotHeldAnywhere(f"none of {len(lacking)} sources holds it") from None
+                self._say_that_it_waits()
+                await asyncio.sleep(1.0)
+            except (Closed, NotHeldAnywhere):
+                raise
+            except RequestError:
+                # what waited for it is more urgent than what is new
+                priority = Priority.HIGH
+
+    async def _first_answer(self, work: Work, never: frozenset[str], priority: Priority) -> tuple[str, Answer]:
+        first = self._submit(work, never, priority)
+        tries = [first]
+        try:
+            while True:
+                slow = self._slow_seconds()
+                done, _ = await asyncio.wait(
+                    [one.future for one in tries], timeout=slow, return_when=asyncio.FIRST_COMPLETED
+                )
+                for one in [one for one in tries if one.future in done]:
+                    if one.future.exception() is None:
+                        return one.future.result()
+                    tries.remove(one)
+                    if not tries:
+                        one.future.result()
+                ticket = tries[0].ticket
+                if len(tries) == 1 and ticket.source and monotonic() - ticket.sent_at >= slow:
+                    with contextlib.suppress(RequestError):
+                        tries.append(self._submit(work, never | {ticket.source}, Priority.HIGH))
+                        metrics.REPEATED.inc()
+        finally:
+            for one in tries:
+                self._requests.cancel(one.ticket)
+
+    def _slow_seconds(self) -> float:
+        """After how long a request goes to a second source."""
+        usual = sorted(self._times)[len(self._times) // 2] if self._times else 0.0
+        return max(_SLOW_SECONDS, _SLOW_TIMES * usual)
+
+    def _submit(self, work: Work, never: frozenset[str], priority: Priority) -> _Try:
+        future: asyncio.Future[tuple[str, Answer]] = asyncio.get_running_loop().create_future()
+
+        def done(source: str, answer: object, error: RequestError | None) -> None:
+            if future.done():
+                return
+            if error is not None:
+                future.set_exception(error)
+                # whoever was faster has been listened to
+                future.exception()
+            else:
+                assert isinstance(answer, Answer)
+                future.set_result((source, answer))
+
+        ticket = self._requests.submit(work, done, never=never, priority=priority)
+        self._wake.set()
+        return _Try(ticket, future)
+
+    async def objects(self, cids: Sequence[Cid], priority: Priority = Priority.LOW) -> Fetched:
+        """Objects by CID from any sources; those that no source holds are `missing`. Errors: Closed."""
+        fetched = Fetched()
+        waiting: list[tuple[list[Cid], frozenset[str]]] = [(list(dict.fromkeys(cids)), frozenset())]
+        while waiting:
+            asked, never = waiting.pop()
+            try:
+                name, answer = await self.request(ObjectWork(asked), never=never, priority=priority)
+            except NotHeldAnywhere:
+                fetched.missing += asked
+                continue
+            fetched.found.update(answer.found)
+            priority = Priority.HIGH
+            if absent := [cid for cid in asked if cid in answer.absent and cid not in answer.found]:
+                waiting.append((absent, never | {name}))
+            if short := [cid for cid in asked if cid not in answer.absent and cid not in answer.found]:
+                if len(short) == len(asked):
+                    # an answer with nothing in it leads nowhere
+                    self.blame(name, BadSource(f"{name} sent an empty answer"))
+                    never |= {name}
+                waiting.append((short, never))
+        return fetched
+
+    async def fetch(self, cids: Sequence[Cid]) -> Fetched:
+        """See `leader_bridge.store.mirror.Fetcher`."""
+        return await self.objects(cids)
+
+    # --- sources -------------------------------------------------------------------------------------
+
+    def blame(self, name: str, error: BadSource) -> None:
+        """A source has given something bad: what it gave is withdrawn, and it is left alone."""
+        one = self.standings[name]
+        one.bad += 1
+        metrics.BAD_ANSWERS.labels(name).inc()
+        self._remove(one, error, is_critical=isinstance(error, LyingSource))
+        for tell in self.on_bad:
+            tell(name)
+
+    def refuse(self, name: str, reason: str) -> None:
+        """Do not use a source any more."""
+        one = self.standings[name]
+        if not one.refusal:
+            log.error("refused as a source: %s", reason)
+        one.refusal = reason
+        self._set.remove(name)
+        self._requests.remove_source(name)
+
+    def _remove(self, one: Standing, error: Exception, *, is_critical: bool) -> None:
+        name = one.source.name
+        seconds = self._cooldowns.removed(name, monotonic(), is_critical=is_critical)
+        log.warning("%s; it is left alone for %g minutes", error, seconds / 60)
+        one.failures = 0
+        # its place in the second is forgotten with it
+        one.window = Window(one.window.limit, _WINDOW_SECONDS)
+        one.window.start(monotonic())
+        if seconds:
+            next_name = self._set.remove(name)
+            self._requests.remove_source(name)
+            if next_name is not None:
+                self._requests.add_source(next_name)
+
+    def _find_sources(self) -> None:
+        """Take into use what is configured and not left alone. This is all the discovery there is."""
+        now = monotonic()
+        known = {*self._set.used, *self._set.reserved}
+        for name, one in self.standings.items():
+            is_back = name not in known and not one.refusal and not self._cooldowns.wait_seconds(name, now)
+            if is_back and self._set.add(name):
+                self._requests.add_source(name)
+
+    # --- sending -------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while True:
+            self._wake.clear()
+            now = monotonic()
+            self._find_sources()
+            for name in self._requests.expire(now):
+                for task in [task for task, asked in self._asking.items() if asked == name]:
+                    task.cancel()
+                self._failed(self.standings[name], TimedOut(f"{name} did not answer in time"), is_own_fault=True)
+            for name, ticket in self._requests.assign(now, self._take):
+                task = asyncio.create_task(self._ask(name, ticket))
+                self._asking[task] = name
+                task.add_done_callback(self._asked)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._wait_seconds()):
+                    await self._wake.wait()
+
+    def _asked(self, task: asyncio.Task[None]) -> None:
+        self._asking.pop(task, None)
+        self._wake.set()
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a source could not be asked", exc_info=task.exception())
+
+    def _take(self, name: str) -> bool:
+        now = monotonic()
+        one = self.standings[name]
+        if one.pauses.until > now or one.window.wait_seconds(now) or self._all.wait_seconds(now):
+            return False
+        if name in self._asking.values():
+            # it still works on a request that was given up
+            return False
+        one.window.start(now)
+        self._all.start(now)
+        one.requests += 1
+        return True
+
+    def _wait_seconds(self) -> float:
+        """Seconds until something may be sent that waits now, or a source returns."""
+        now = monotonic()
+        waits = [max(one.pauses.until - now, one.window.wait_seconds(now)) for one in self.standings.values()]
+        soonest = max(min(waits, default=1.0), self._all.wait_seconds(now))
+        return min(1.0, max(GO_SECONDS / 10, soonest)) if self._requests.waiting else 1.0
+
+    async def _ask(self, name: str, ticket: Ticket[Work]) -> None:
+        one = self.standings[name]
+        began = monotonic()
+        try:
+            answer = await one.source.ask(ticket.work)
+        except SourceError as error:
+            self._end(one, ticket, error)
+            return
+        one.failures = 0
+        one.pauses.answered()
+        one.objects += len(answer.found)
+        one.received_bytes += answer.size
+        metrics.OBJECTS.labels(name).inc(len(answer.found))
+        metrics.BYTES.labels(name).inc(answer.size)
+        self._times.append(monotonic() - began)
+        self._requests.deliver(name, ticket.number, answer)
+
+    def _end(self, one: Standing, ticket: Ticket[Work], error: SourceError) -> None:
+        """A request has failed: say so to who waits for it, and judge the source."""
+        name = one.source.name
+        match error:
+            case NotHeldThere():
+                one.failures = 0
+                one.pauses.answered()
+                self._requests.fail(name, ticket.number, _Lacks(name))
+                return
+            case SourceBusy():
+                one.limited += 1
+                metrics.LIMITED.labels(name).inc()
+                one.pauses.told_to_wait(monotonic(), error.seconds)
+            case SourceRefuses():
+                self.refuse(name, str(error))
+            case LyingSource():
+                self.blame(name, error)
+            case BadSource():
+                self._failed(one, error, is_own_fault=True)
+            case _:
+                self._failed(one, error, is_own_fault=False)
+        self._requests.fail(name, ticket.number, Cancelled(str(error)))
+
+    def _failed(self, one: Standing, error: Exception, *, is_own_fault: bool) -> None:
+        metrics.FAILURES.labels(one.source.name).inc()
+        if one.pauses.failed(monotonic()) == Pauses.FIRST:
+            log.warning("a source does not answer well: %s", error)
+        if not is_own_fault:
+            return
+        one.failures += 1
+        if one.failures >= _MOST_FAILURES:
+            self._remove(one, error, is_critical=False)
+
+    def _say_that_it_waits(self) -> None:
+        now = monotonic()
+        if self._said_at is None or now - self._said_at >= _SAY_SECONDS:
+            self._said_at = now
+            names = ", ".join(f"{name} {self.cooldown_seconds(name):.0f} s" for name in self.standings)
+            log.warning("no source can be asked just now; they are left alone for: %s", names)
+
+
+@dataclass(eq=False, slots=True)
+class _Try:
+    """One of the at most two ways of a request."""
+
+    ticket: Ticket[Work]
+    future: asyncio.Future[tuple[str, Answer]]
+
+
+class _Lacks(RequestError):
+    """A source says that it does not hold what it was asked for."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(f"{source} does not hold it")
+        self.source = source

@@ -1,0 +1,49 @@
+"""The stage of states: everything under the state root of the pivot, by batches of objects from many sources.
+
+The walk stores children before parents and stops at what is closed, so a killed one goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from blockstore.cid import Cid
+from blockstore.store import Store
+from leader_bridge.imports.progress import Reporter
+from leader_bridge.nodes.sources import Fetched
+from leader_bridge.store.mirror import Mirror
+from leader_bridge.sync.pool import Pool
+
+
+class _Counted:
+    """A `Fetcher` that shows how much has come."""
+
+    def __init__(self, pool: Pool, progress: Reporter) -> None:
+        self._pool = pool
+        self._progress = progress
+        self._objects = self._bytes = 0
+
+    async def fetch(self, cids: Sequence[Cid]) -> Fetched:
+        fetched = await self._pool.objects(cids)
+        self._objects += len(fetched.found)
+        self._bytes += sum(map(len, fetched.found.values()))
+        self._progress.at(self._objects, f"{self._bytes / 1e6:,.0f} MB")
+        return fetched
+
+
+async def close_states(
+    store: Store, pool: Pool, roots: Sequence[Cid], progress: Reporter, *, actor_code: bool = False
+) -> set[Cid]:
+    """Get everything under some state roots; those that no source holds whole. Errors: StoreError, BadObject."""
+    progress.phase("state", None, "objects")
+    progress.at(0)
+    mirror = Mirror(
+        store,
+        _Counted(pool, progress),
+        # each source has a request in flight, and the next one waits
+        in_flight=2 * len(pool.standings) + 1,
+        actor_code=actor_code,
+        flush_objects=1,
+        spill_bytes=1,
+    )
+    return (await mirror.close(roots)).failed

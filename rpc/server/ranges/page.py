@@ -1,0 +1,242 @@
+"""Answers `/range` and `/obj` for those who have a token, within limits: a second, at once, and bytes an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+from aiohttp.web_request import BaseRequest
+
+from blockstore.errors import BadCid, StoreError
+from blockstore.lookup import Lookup
+from chain.errors import ChainError, NotHeld
+from chain.index.chain_index import HELD_EVENTS, HELD_MESSAGES, HELD_RECEIPTS, HELD_STATE
+from chain.index.oldest import oldest_held
+from chain.tipset import Tipset, TipsetKey
+from rpc.server.ranges.bundle import Bundle, Objects, TooLarge, bundle_contents, bundle_headers, bundle_objects
+from rpc.server.ranges.window import Window
+from rpc.server.ranges.wire import (
+    CAR_TYPE,
+    CHAIN_TIPSETS,
+    HEADERS,
+    MOST_BODY,
+    MOST_EPOCHS,
+    NOT_HELD,
+    OBJECTS,
+    PARTS,
+    RANGE,
+    BadWire,
+    Offer,
+    read_multihashes,
+    write_numbers,
+)
+from rpc.server.server import Server
+from rpc.services import Services
+
+log = logging.getLogger("follower.ranges")
+
+#: seconds for which what is held is not looked up again
+_OFFER_SECONDS: Final = 30.0
+#: a tipset key of more blocks is none
+_MOST_KEY: Final = 64 * 40
+_FLAGS: Final = {"messages": HELD_MESSAGES, "state": HELD_STATE, "receipts": HELD_RECEIPTS, "events": HELD_EVENTS}
+
+
+@dataclass(frozen=True, slots=True)
+class RangeLimits:
+    """What one process of a follower gives.
+
+    `per_second`: requests of one token, `in_all` of all; `at_once`: answers in the making.
+    """
+
+    per_second: int = 10
+    in_all: int = 50
+    at_once: int = 4
+
+
+@dataclass(slots=True)
+class Given:
+    """What was given since the start."""
+
+    requests: int = 0
+    objects: int = 0
+    sent_bytes: int = 0
+    #: requests that were refused because of a limit
+    limited: int = 0
+
+
+class RangePages:
+    """The pages over the store of `services`. `tokens`: who may ask, by name."""
+
+    def __init__(
+        self,
+        services: Services,
+        objects: Objects,
+        tokens: Mapping[str, str],
+        limits: RangeLimits | None = None,
+        *,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self._services = services
+        self._objects = objects
+        self._tokens = {name: f"Bearer {token}".encode() for name, token in tokens.items()}
+        self.limits = limits or RangeLimits()
+        self._clock = clock or asyncio.get_running_loop().time
+        self._windows = {name: Window(self.limits.per_second) for name in tokens}
+        self._all = Window(self.limits.in_all)
+        self._working = 0
+        self._lookup = Lookup()
+        self._held: dict[str, int] = {}
+        self._held_until = -math.inf
+        self.given = Given()
+
+    def serve_on(self, server: Server) -> None:
+        """Answer from now on, before what `server.pages` answers already."""
+        others = server.pages
+
+        async def pages(request: BaseRequest) -> web.StreamResponse | None:
+            if request.path in (RANGE, OBJECTS):
+                return await self.answer(request)
+            return None if others is None else await others(request)
+
+        server.pages = pages
+
+    async def answer(self, request: BaseRequest) -> web.Response:
+        """401 without a token, 429 beyond a limit, 400 for what is no such question, 404 for what is not held."""
+        name = self._caller(request.headers.get("Authorization", ""))
+        if name is None:
+            return web.Response(status=401)
+        wait = self._wait_seconds(name)
+        if wait > 0:
+            self.given.limited += 1
+            return web.Response(
+                status=429,
+                headers={"Retry-After": f"{math.ceil(wait)}", "X-Retry-After-Ms": f"{math.ceil(wait * 1000)}"},
+            )
+        self._working += 1
+        try:
+            return await self._answer(request)
+        except (BadWire, BadCid) as error:
+            return web.Response(status=400, text=f"{error}\n")
+        except NotHeld as error:
+            return web.Response(status=404, text=f"{error}\n")
+        except TooLarge as error:
+            return web.Response(status=413, text=f"{error}\n")
+        except (StoreError, ChainError) as error:
+            log.warning("a range is not given: %s", error)
+            return web.Response(status=503, headers={"Retry-After": "5"})
+        finally:
+            self._working -= 1
+
+    def _caller(self, sent: str) -> str | None:
+        """The name of the token; every token is compared, whatever came."""
+        found = None
+        for name, token in self._tokens.items():
+            if hmac.compare_digest(sent.encode(errors="replace"), token):
+                found = name
+        return found
+
+    def _wait_seconds(self, name: str) -> float:
+        """Seconds until a request may come; 0: this one is counted. It is refused, not delayed: delays build queues."""
+        now = self._clock()
+        window = self._windows[name]
+        wait = max(window.wait_seconds(now), self._all.wait_seconds(now))
+        if not wait and self._working >= self.limits.at_once:
+            wait = 0.1
+        if not wait:
+            window.start(now)
+            self._all.start(now)
+        return wait
+
+    async def _answer(self, request: BaseRequest) -> web.Response:
+        self.given.requests += 1
+        if request.path == OBJECTS:
+            if request.method != "POST":
+                return web.Response(status=405)
+            return self._sent(await bundle_objects(self._objects, read_multihashes(await _body(request))))
+        if request.method != "GET":
+            return web.Response(status=405)
+        if not request.query_string:
+            offer = await self._offer()
+            return web.Response(body=offer.to_json(), content_type="application/json")
+        head, low, high, parts = _asked(request.query)
+        index = self._services.index
+        if parts == {HEADERS}:
+            return self._sent(await bundle_headers(index, self._objects, head, low, high))
+        return self._sent(await bundle_contents(index, self._objects, head, low, high, parts))
+
+    def _sent(self, bundle: Bundle) -> web.Response:
+        self.given.objects += bundle.objects
+        self.given.sent_bytes += len(bundle.body)
+        headers = {NOT_HELD: write_numbers(bundle.not_held)} if bundle.not_held else {}
+        return web.Response(body=bytes(bundle.body), content_type=CAR_TYPE, headers=headers)
+
+    async def _offer(self) -> Offer:
+        services = self._services
+        head = (await services.head_source.current()).tipset
+        chain: list[tuple[int, bytes]] = []
+        tipset = head
+        while True:
+            chain.append((tipset.height, bytes(tipset.key)))
+            if tipset.height == 0 or len(chain) == CHAIN_TIPSETS:
+                break
+            try:
+                tipset = await services.index.parent(tipset)
+            except NotHeld:
+                break
+        return Offer(services.network.to_json(), tuple(chain), await self._held_from(head), self.limits.per_second)
+
+    async def _held_from(self, head: Tipset) -> dict[str, int]:
+        now = self._clock()
+        if now >= self._held_until:
+            self._held_until = now + _OFFER_SECONDS
+            index = self._services.index
+            kept = await index.kept()
+            lows = {"state": kept.state}
+            found = {
+                name: await oldest_held(index, self._lookup, head, flag, lows.get(name, kept.messages))
+                for name, flag in _FLAGS.items()
+            }
+            self._held = {name: low for name, low in found.items() if low is not None}
+            self._held["headers"] = await self._lookup.first(0, head.height, self._has_header(head))
+        return self._held
+
+    def _has_header(self, head: Tipset) -> Callable[[int], Awaitable[bool]]:
+        async def has(epoch: int) -> bool:
+            try:
+                await self._services.index.at_height(head, epoch)
+            except NotHeld:
+                return False
+            return True
+
+        return has
+
+
+async def _body(request: BaseRequest) -> bytes:
+    """Errors: BadWire (too long)."""
+    body = b""
+    while more := await request.content.read(MOST_BODY + 1 - len(body)):
+        body += more
+    if len(body) > MOST_BODY:
+        raise BadWire("the body is too long")
+    return body
+
+
+def _asked(query: Mapping[str, str]) -> tuple[TipsetKey, int, int, frozenset[str]]:
+    """(head, lowest epoch, highest epoch, parts). Errors: BadWire, BadCid."""
+    try:
+        head, low, high = query["head"], int(query["low"]), int(query["high"])
+        parts: Sequence[str] = query["parts"].split(",")
+        key = TipsetKey(bytes.fromhex(head[: 2 * _MOST_KEY]))
+    except (KeyError, ValueError):
+        raise BadWire("not a range: head, low, high and parts are needed") from None
+    is_known = set(parts) <= set(PARTS) and (HEADERS not in parts or len(parts) == 1)
+    if not key or not key.cids or not is_known or not 0 <= low <= high < low + MOST_EPOCHS:
+        raise BadWire(f"a range has a head, at most {MOST_EPOCHS} epochs, and parts of {', '.join(PARTS)}")
+    return key, low, high, frozenset(parts)
