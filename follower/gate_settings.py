@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from follower.setting import EXECUTE, SERVE, Setting
-from follower.setting_parsers import number, one_of, parse_method_seconds, parse_text, whole_number
+from follower.setting_parsers import number, one_of, parse_boolean, parse_method_seconds, parse_text, whole_number
 
 FORWARD_SETTINGS: Final = (
     Setting(
@@ -108,6 +108,13 @@ GATE_SETTINGS: Final = (
         0,
         SERVE,
         "New connections of one address in a minute, a process; 0: no limit. A trusted proxy is none.",
+    ),
+    Setting(
+        "proxy_protocol",
+        parse_boolean,
+        False,
+        SERVE,
+        "Whether connections of trusted_proxies may begin with a PROXY header, version 1 or 2, that names the client.",
     ),
     Setting(
         "api_max_lookback_seconds",

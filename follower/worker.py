@@ -225,6 +225,7 @@ def server_settings(settings: Settings) -> ServerSettings:
         tenants=open_tenants(settings),
         conn_per_minute=settings["conn_per_minute"],
         trusted_proxies=tuple(settings["trusted_proxies"].split(",")),
+        proxy_protocol=settings["proxy_protocol"],
     )
 
 

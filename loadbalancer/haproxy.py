@@ -138,14 +138,16 @@ def haproxy_config(members: Sequence[Member], settings: BalancerSettings | None 
         proto="https" if settings.certificate else "http",
         rpc=" ".join(RPC_PATHS),
         last_resort=LAST_RESORT_PATH,
-        servers="\n".join(_server(member, agent=True) for member in members) or _NONE,
-        last_servers="\n".join(_server(member, agent=False) for member in members) or _NONE,
+        servers="\n".join(_server(member, settings, agent=True) for member in members) or _NONE,
+        last_servers="\n".join(_server(member, settings, agent=False) for member in members) or _NONE,
         too_big=body_too_large_answer(limit),
         writes=" ".join(WRITES),
     )
 
 
-def _server(member: Member, *, agent: bool) -> str:
+def _server(member: Member, settings: BalancerSettings, *, agent: bool) -> str:
     name = re.sub(r"[^A-Za-z0-9.-]", "_", member.address)
     check = f" agent-check agent-port {member.agent_port} agent-inter 1s" if agent and member.agent_port else ""
-    return f"    # {describe(member)}\n    server {name} {member.address}{check}"
+    # (a check has a header too, which says that it is the balancer's own)
+    proxied = " send-proxy-v2 check-send-proxy" if settings.proxy_protocol else ""
+    return f"    # {describe(member)}\n    server {name} {member.address}{check}{proxied}"

@@ -30,12 +30,14 @@ class BalancerSettings:
 
     `runtime_dir` is where nginx keeps its pid and temporary files; empty: where it was built to. `keep_alive`: whether
     nginx keeps its clients' connections between requests, which a reload may close under a request on its way.
+    `proxy_protocol`: whether HAProxy begins its connections to followers with a PROXY header of version 2.
     """
 
     bind: str = "0.0.0.0:1234"
     certificate: str = ""
     runtime_dir: str = ""
     keep_alive: bool = False
+    proxy_protocol: bool = False
 
     def __post_init__(self) -> None:
         """Errors: BadAddress, ValueError (a path that a configuration file cannot hold)."""

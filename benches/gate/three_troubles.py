@@ -2,8 +2,8 @@
 
 Three played nodes in this process, a follower's dispatcher over them, 16 clients. A node's execution takes either 5 ms,
 or as long as `eth_call` took a recorded Lotus under the load of 32 clients (median 67.5 ms, 99 % below 302.8 ms; a
-log-normal distribution with these two values). The slow node adds 200 ms to every answer. Each read is judged: a failed one, or one of another head,
-ends the benchmark with exit code 1.
+log-normal distribution with these two values). The slow node adds 200 ms to every answer. Each read is judged: a failed
+one, or one of another head, ends the benchmark with exit code 1.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ from follower.settings import Settings, split_listen
 from follower.status_page.report import PageSettings, StatusReport
 from follower.status_page.site import OFF, StatusSite
 from rpc.server.auth import Tokens
-from rpc.server.client_address import Clients
 from rpc.server.server import Server
 
 if TYPE_CHECKING:
@@ -44,5 +43,5 @@ def open_status_page(
     if address:
         names.append(split_listen(address)[0])
     tokens = Tokens(server.settings.jwt_secret, frozenset())
-    server.pages = StatusSite(report, tokens, Clients(server.settings.trusted_proxies), mode, names).answer
+    server.pages = StatusSite(report, tokens, server.clients, mode, names).answer
     return report

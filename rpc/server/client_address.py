@@ -1,4 +1,5 @@
-"""Which client a request comes from: the address of its peer, or what a trusted balancer says of it."""
+"""Which client a request comes from: the address of its peer, or what a trusted balancer says of it (by
+`X-Forwarded-For`, or for a whole connection by the PROXY protocol)."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import asyncio
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
+from weakref import WeakKeyDictionary
 
 #: networks whose addresses no stranger on the Internet can have
 PRIVATE: Final = ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7")
@@ -37,6 +39,8 @@ class Clients:
     def __init__(self, trusted: Iterable[str] = PRIVATE) -> None:
         self._trusted = networks(",".join(trusted))
         self._accounts: dict[tuple[str, str], str] = {}
+        #: addresses that a balancer has named for a whole connection, by the PROXY protocol
+        self._peers: WeakKeyDictionary[asyncio.BaseTransport, str] = WeakKeyDictionary()
 
     def of(self, peer: str, forwarded: str = "") -> str:
         """The client's IPv4 address, or the /64 of an IPv6 one (a client has all of it); "" where there is none.
@@ -72,10 +76,26 @@ class Clients:
 
     def account_of_transport(self, transport: asyncio.BaseTransport | None, forwarded: str = "") -> str:
         """As `account`, of a connection."""
-        peer = None if transport is None else transport.get_extra_info("peername")
-        return self.account(peer[0], forwarded) if isinstance(peer, tuple) else ""
+        return self.account(self._peer(transport), forwarded)
 
     def of_transport(self, transport: asyncio.BaseTransport | None, forwarded: str) -> str:
         """As `of`, of a connection."""
-        peer = None if transport is None else transport.get_extra_info("peername")
-        return self.of(peer[0], forwarded) if isinstance(peer, tuple) else ""
+        return self.of(self._peer(transport), forwarded)
+
+    def note_peer(self, transport: asyncio.BaseTransport, address: str) -> None:
+        """A trusted balancer has said whom this connection is from: `address` counts as its peer."""
+        self._peers[transport] = address
+
+    def is_trusted_transport(self, transport: asyncio.BaseTransport) -> bool:
+        """Whether the peer of a connection is a trusted balancer."""
+        address = _address(self._peer(transport))
+        return address is not None and any(address in network for network in self._trusted)
+
+    def _peer(self, transport: asyncio.BaseTransport | None) -> str:
+        if transport is None:
+            return ""
+        noted = self._peers.get(transport) if self._peers else None
+        if noted is not None:
+            return noted
+        peer = transport.get_extra_info("peername")
+        return str(peer[0]) if isinstance(peer, tuple) else ""

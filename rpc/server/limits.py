@@ -97,6 +97,8 @@ class ServerSettings:
     conn_per_minute: int = 0
     #: networks of balancers whose X-Forwarded-For is believed
     trusted_proxies: tuple[str, ...] = PRIVATE
+    #: whether connections of trusted balancers may begin with a PROXY header
+    proxy_protocol: bool = False
     #: value of Access-Control-Allow-Origin, or "" for none
     cors_origin: str = "*"
     #: answer CORS preflights; Lotus does not, it answers an OPTIONS request like an empty one

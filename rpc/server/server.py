@@ -15,6 +15,7 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from aiohttp import WSCloseCode, web
@@ -29,6 +30,7 @@ from rpc.server.aiohttp_server import AiohttpHandler, AiohttpServer
 from rpc.server.auth import Tokens
 from rpc.server.client_address import Clients
 from rpc.server.dispatch import Dispatcher
+from rpc.server.gate.proxied import ProxiedConnection
 from rpc.server.gate.tenants import account_of
 from rpc.server.health import Health
 from rpc.server.http_log import http_log
@@ -99,6 +101,11 @@ class Server:
         self._register_metrics()
 
     @property
+    def clients(self) -> Clients:
+        """Tells the clients of this server's connections apart."""
+        return self._shared.clients
+
+    @property
     def url(self) -> str:
         """The v1 endpoint."""
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -107,7 +114,7 @@ class Server:
     async def listen(self, host: str, port: int, *, reuse_port: bool = True, backlog: int = 1024) -> None:
         """Start to accept. Port 0 takes a free one. Errors: OSError."""
         listener = await self._loop.create_server(
-            lambda: HttpProtocol(self._shared), host, port, reuse_port=reuse_port or None, backlog=backlog
+            self._accept, host, port, reuse_port=reuse_port or None, backlog=backlog
         )
         for sock in listener.sockets:
             # a peer that has vanished is noticed; accepted sockets inherit it
@@ -165,6 +172,10 @@ class Server:
             transport = transport or (request.transport if request is not None else None)
             if transport is not None:
                 transport.abort()
+
+    def _accept(self) -> asyncio.Protocol:
+        http = partial(HttpProtocol, self._shared)
+        return ProxiedConnection(self._shared, http) if self.settings.proxy_protocol else http()
 
     def _hand_over(self, account: str) -> asyncio.Protocol:
         return self._web.handler(account)
