@@ -6,9 +6,15 @@ from collections.abc import Iterable
 from typing import Final
 
 from chain.errors import BadRequest
+from leader_bridge.tables.actors import ACTOR_STATES, ACTORS
 from leader_bridge.tables.blocks import BLOCK_HEADERS, BLOCK_PARENTS
+from leader_bridge.tables.contracts import FEVM_CONTRACTS
+from leader_bridge.tables.events import EVENTS
 from leader_bridge.tables.executed import GAS_OUTPUTS, PARSED_MESSAGES, RECEIPTS
+from leader_bridge.tables.market import MARKET_DEAL_PROPOSALS, MARKET_DEAL_STATES
 from leader_bridge.tables.messages import BLOCK_MESSAGES, MESSAGES
+from leader_bridge.tables.miners import MINER_INFOS, MINER_SECTOR_INFOS
+from leader_bridge.tables.power import CHAIN_POWERS, CHAIN_REWARDS, POWER_ACTOR_CLAIMS
 from leader_bridge.tables.table import Task
 
 TASKS: Final[dict[str, Task]] = {
@@ -21,6 +27,17 @@ TASKS: Final[dict[str, Task]] = {
         RECEIPTS,
         PARSED_MESSAGES,
         GAS_OUTPUTS,
+        EVENTS,
+        ACTORS,
+        ACTOR_STATES,
+        MINER_INFOS,
+        MINER_SECTOR_INFOS,
+        POWER_ACTOR_CLAIMS,
+        CHAIN_POWERS,
+        CHAIN_REWARDS,
+        MARKET_DEAL_PROPOSALS,
+        MARKET_DEAL_STATES,
+        FEVM_CONTRACTS,
     )
 }
 #: stands for every task

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -66,6 +67,27 @@ def by(rows: list[dict[str, Any]], *names: str) -> dict[Any, list[dict[str, Any]
 
 
 def pairs(folder: str, method: str, at: int) -> Iterator[tuple[list[Any], Any, str]]:
-    """As `answers`, with the CID of the tipset key that is parameter `at`."""
+    """As `answers`, with the CID of the tipset key that is parameter `at`; without selectors of other forms."""
     for params, result in answers(folder, method):
-        yield params, result, key_cid(params[at] or [])
+        if not isinstance(params[at], dict):
+            yield params, result, key_cid(params[at] or [])
+
+
+class Timeline:
+    """Rows of a table that has a row for each change: what held at an epoch."""
+
+    def __init__(self, rows: list[dict[str, Any]], *names: str) -> None:
+        self._changes = {
+            key: sorted(changes, key=lambda row: row["height"]) for key, changes in by(rows, *names).items()
+        }
+        self._heights = {key: [row["height"] for row in rows] for key, rows in self._changes.items()}
+
+    def at(self, key: Any, height: int) -> dict[str, Any] | None:
+        """The newest row at or below an epoch."""
+        number = bisect_right(self._heights.get(key, []), height)
+        return self._changes[key][number - 1] if number else None
+
+    def all_at(self, height: int) -> dict[Any, dict[str, Any]]:
+        """The newest rows of all keys."""
+        found = {key: self.at(key, height) for key in self._changes}
+        return {key: row for key, row in found.items() if row is not None}

@@ -14,39 +14,19 @@ import hashlib
 import posixpath
 from typing import Any, Final
 
-import cbor2
-
 from blockstore.cid import RAW, Cid, parse, uvarint
 from blockstore.errors import BadCid, Missing
 from chain.address import parse as parse_address
 from chain.errors import BadAddress, BadObject, BadRequest, NotFound
-from chain.ipld.dag_cbor import decode, encode
+from chain.ipld.dag_cbor import decode_linked, encode
 from chain.ipld.objects import ObjectReader
 from rpc.context import Context
 from rpc.registry import Cache, Cost, method
 
 _HAMT_BITS: Final = 5
 _AMT_BITS: Final = 3
-_MAX_DEPTH: Final = 256
 _MAX_SEGMENTS: Final = 256
 _SHA_PREFIX: Final = b"\x01\x71\x12\x20"
-
-
-def decode_linked(data: bytes) -> Any:
-    """A DAG-CBOR object with its links as `Cid`, apart from byte strings. Errors: BadObject."""
-    decode(data)  # refuses what cbor2 would let pass
-
-    def hook(tag: cbor2.CBORTag, *_: object) -> Cid:
-        if tag.tag != 42 or type(tag.value) is not bytes or tag.value[:1] != b"\0":
-            raise BadObject("a tag that is not a link")
-        return Cid(tag.value[1:])
-
-    try:
-        return cbor2.loads(data, tag_hook=hook, max_depth=_MAX_DEPTH)
-    except BadObject:
-        raise
-    except (cbor2.CBORDecodeError, ValueError, TypeError, RecursionError) as error:
-        raise BadObject(str(error)) from None
 
 
 def dag_json(value: Any) -> Any:
