@@ -180,6 +180,8 @@ class ChainIndex:
         self._rows: LRUCache[bytes, TipsetRow] = LRUCache(cached_rows)
         self._tipsets: LRUCache[bytes, Tipset] = LRUCache(cached_tipsets)
         self._posts: LRUCache[bytes, tuple[Cid, Cid]] = LRUCache(cached_tipsets)
+        #: tipset keys by their CIDs, the hashes of Ethereum's blocks
+        self._keys: LRUCache[bytes, TipsetKey] = LRUCache(cached_tipsets)
         self._kept = KeptReader(store)
 
     async def kept(self) -> Kept:
@@ -215,6 +217,18 @@ class ChainIndex:
             found = self._rows[key] = decode_row(value)
         return found
 
+    async def key_of(self, cid: Cid) -> TipsetKey | None:
+        """The tipset key with this CID, on whatever fork; None where it has no row."""
+        found = self._keys.get(cid)
+        if found is None:
+            value = await self._store.row(TIPSETS, cid, b"")
+            if value is None:
+                return None
+            row = decode_row(value)
+            found = self._keys[cid] = row.key
+            self._rows.setdefault(row.key, row)
+        return found
+
     async def read_rows(self, low: int, high: int, *, with_posts: bool = False) -> None:
         """Have the rows of all tipsets at epochs `low` to `high` cached: two round trips a day of epochs.
 
@@ -226,6 +240,7 @@ class ChainIndex:
             for key, value in zip(keys, values, strict=True):
                 if value is not None:
                     self._rows[key] = decode_row(value)
+                    self._keys[key.cid] = key
             if with_posts:
                 await self._read_posts([key for _, key in listed if key not in self._posts])
 

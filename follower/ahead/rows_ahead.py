@@ -26,7 +26,7 @@ async def read_rows_ahead(store: Store, index: ChainIndex, seconds: float = 1.0)
     done = 0
     try:
         async with asyncio.timeout(seconds):
-            head = await store.head()
+            head, _ = await asyncio.gather(store.head(), index.kept())
             top = -1 if head is None else head.head.height
             while top >= 0 and done < _EPOCHS:
                 low = max(0, top - _PART + 1)

@@ -88,11 +88,14 @@ async def open_object_tier(settings: Settings, below: ObjectStore) -> ObjectTier
 
 
 async def _open_disk(settings: Settings, folder: Path) -> tuple[DiskTier | None, Claims | None]:
+    disk: DiskTier | None = None
     try:
         # the first process looks at every entry
         disk = await asyncio.to_thread(DiskTier, folder, settings["object_tier_mb"] << 20)
         return disk, Claims(folder / "objects.claims")
     except (OSError, sqlite3.Error) as error:
+        if disk is not None:
+            disk.close()
         text = f"the object tier in {folder} cannot be opened: {error}"
         if settings["object_tier_dir"]:
             raise StoreUnavailable(text) from None

@@ -32,7 +32,6 @@ _CACHES: Final = {
     "actor_ids": "lists of actors",
     "miner_sectors": "sectors of miners",
     "included": "messages of tipsets",
-    "eth_keys": "Ethereum block hashes",
     "f3_certified": "F3 certificates",
 }
 

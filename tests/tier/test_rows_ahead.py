@@ -70,3 +70,17 @@ async def test_a_slow_store_or_none_delays_the_start_no_longer_than_that() -> No
     store.is_gone = True
     assert await read_rows_ahead(store, ChainIndex(store, Objects(store))) == 0
     assert await read_rows_ahead(MemoryStore("empty"), ChainIndex(store, Objects(store))) == 0
+
+
+async def test_ethereum_hashes_take_no_row_then() -> None:
+    store, head = await chain(20)
+    index = ChainIndex(store, Objects(store))
+    await read_rows_ahead(store, index)
+    below = await index.at_height(head, 6)
+    store.single = 0
+    assert await index.key_of(below.key.cid) == below.key
+    assert store.single == 0
+    another = ChainIndex(store, Objects(store))
+    assert [await another.key_of(below.key.cid) for _ in range(3)] == [below.key] * 3
+    assert store.single == 1
+    assert await another.key_of(below.blocks[0].cid) is None

@@ -11,14 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
-from cachetools import LRUCache
-
 from blockstore.cid import Cid
-from blockstore.store import TIPSETS
 from chain.errors import BadRequest, NotFound, NotHeld, NullRound
 from chain.eth.types import cid_of_hash
-from chain.index.chain_index import decode_row
-from chain.tipset import Tipset, TipsetKey
+from chain.tipset import Tipset
 from rpc import eth_json
 from rpc.context import WHOLE_HEAD, Context
 from rpc.lookup.ancestors import ancestry_of
@@ -34,8 +30,6 @@ TAGS: Final = frozenset({EARLIEST, PENDING, LATEST, "finalized", "safe"})
 _HASH: Final = param_of("blockHash", EthHash)
 _NUMBER: Final = param_of("blockNumber", EthUint64)
 _HASH_TEXT: Final = 66
-#: tipset keys that are remembered by their hash
-_KEYS: Final = 16384
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,22 +133,14 @@ async def select_text(ctx: Context, text: str, strict: bool) -> Tipset:
 
 
 async def select_hash(ctx: Context, digest: bytes) -> Tipset:
-    """The tipset with this hash, on whatever fork. One row. Errors: NotFound, NotHeld."""
+    """The tipset with this hash, on whatever fork. One row at most. Errors: NotFound, NotHeld."""
     cid = cid_of_hash(digest)
-    keys: LRUCache[bytes, TipsetKey] | None = ctx.extra.get("eth_keys")
-    if keys is None:
-        keys = ctx.extra["eth_keys"] = LRUCache(_KEYS)
-    key = keys.get(digest)
+    if (await ctx.pin_head()).tipset.key.cid == cid:
+        return (await ctx.head()).tipset
+    key = await ctx.index.key_of(cid)
     if key is None:
-        if (await ctx.pin_head()).tipset.key.cid == cid:
-            return (await ctx.head()).tipset
-        row = await ctx.store.row(TIPSETS, cid, b"")
-        if row is None:
-            await _no_other_object(ctx, cid)
-            raise NotFound(
-                f"failed to get tipset by hash: cannot find tipset with cid {cid}: ipld: could not find {cid}"
-            )
-        key = keys[digest] = decode_row(row).key
+        await _no_other_object(ctx, cid)
+        raise NotFound(f"failed to get tipset by hash: cannot find tipset with cid {cid}: ipld: could not find {cid}")
     return await load_tipset(ctx, key)
 
 

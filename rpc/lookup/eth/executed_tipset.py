@@ -27,6 +27,8 @@ from rpc.lookup.self_check import check_post, executed_roots
 from rpc.lookup.tipset_inclusion import included_in
 from rpc.missing_objects import not_held
 
+#: the head of which no child was seen, among what a process keeps: (sequence number, key)
+_CHILDLESS: Final = "childless_head"
 #: bytes that a decoded receipt takes beside its return value
 _OVERHEAD: Final = 600
 
@@ -57,12 +59,20 @@ class Executed:
 
 
 async def find_post_roots(ctx: Context, tipset: Tipset) -> PostRoots | None:
-    """What is there after a tipset. Known from a child (at most one row, usually cached), else executed; else None."""
-    found = await ctx.index.post(tipset.key)
-    if found is not None:
-        check_post(ctx.services, tipset, found)
-        return PostRoots(*found)
-    head = (await ctx.head()).tipset
+    """What is there after a tipset. Known from a child (at most one row, usually cached), else executed; else None.
+
+    That the head has no child is read once a head: `pending` asks for it again and again.
+    """
+    newest = await ctx.head()
+    head = newest.tipset
+    seen = (newest.seq, tipset.key) if tipset.key == head.key else None
+    if seen is None or ctx.extra.get(_CHILDLESS) != seen:
+        found = await ctx.index.post(tipset.key)
+        if found is not None:
+            check_post(ctx.services, tipset, found)
+            return PostRoots(*found)
+        if seen is not None:
+            ctx.extra[_CHILDLESS] = seen
     if tipset.height < head.height:
         child = await ctx.index.at_height(head, tipset.height + 1, previous=False)
         if child.parents == tipset.key:

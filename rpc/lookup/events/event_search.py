@@ -102,6 +102,8 @@ class _Group:
 
 #: a tipset, one of its chunks, the groups in it (None for all)
 _GroupsOf = tuple[Ancestor, int, Sequence[int] | None]
+#: rows of EVENTS that were read before they were known to be needed, by their keys; None: there is no such row
+_RowsAhead = dict[tuple[bytes, bytes], bytes | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +126,13 @@ class EventSearch:
 
     # --- marks -----------------------------------------------------------------------------------------
 
-    async def read_marks(self, ctx: Context, places: Sequence[Ancestor]) -> dict[bytes, _Mark]:
-        """The marks of those of these tipsets that have event rows, by block hash."""
+    async def read_marks(
+        self, ctx: Context, places: Sequence[Ancestor], ahead: _RowsAhead | None = None
+    ) -> dict[bytes, _Mark]:
+        """The marks of those of these tipsets that have event rows, by block hash.
+
+        `ahead`, where given, gets the first rows of the events of few tipsets: they are read in the same burst.
+        """
         known = self._marks
         if len(known) > _MARKED:
             known.clear()
@@ -135,10 +142,18 @@ class EventSearch:
                 known[key[8:]] = _Mark(*decode_mark(row))
         elif lacking:
             rows = [(mark_partition(place.height), at_key(place.height, place.block_hash)) for place in lacking]
-            for place, value in zip(lacking, await self._store.rows(COVERAGE, rows), strict=True):
+            first = [] if ahead is None else [chunk_row(place.height, place.block_hash, 0) for place in lacking]
+            marks, chunks = await asyncio.gather(self._store.rows(COVERAGE, rows), self._rows(first))
+            if ahead is not None:
+                ahead.update(zip(first, chunks, strict=True))
+            for place, value in zip(lacking, marks, strict=True):
                 if value is not None:
                     known[place.block_hash] = _Mark(*decode_mark(value))
         return {place.block_hash: mark for place in places if (mark := known.get(place.block_hash)) is not None}
+
+    async def _rows(self, keys: Sequence[tuple[bytes, bytes]]) -> list[bytes | None]:
+        """Rows of EVENTS; no request where none are asked for."""
+        return await self._store.rows(EVENTS, keys) if keys else []
 
     # --- posting lists ---------------------------------------------------------------------------------
 
@@ -237,12 +252,18 @@ class EventSearch:
 
     # --- groups ----------------------------------------------------------------------------------------
 
-    async def _read(self, ctx: Context, wanted: Sequence[_GroupsOf]) -> list[Sequence[_Group]]:
-        """The groups that each names, in order. One burst for what is not cached. Errors: NotHeld, BadObject."""
+    async def _read(self, ctx: Context, wanted: Sequence[_GroupsOf], ahead: _RowsAhead) -> list[Sequence[_Group]]:
+        """The groups that each names, in order. One burst for what is not cached, nor among the rows of `ahead`.
+
+        Errors: NotHeld, BadObject.
+        """
         found = [self._cached(*one) for one in wanted]
         missing = [at for at, groups in enumerate(found) if groups is None]
         rows = [chunk_row(place.height, place.block_hash, chunk) for place, chunk, _ in (wanted[at] for at in missing)]
-        for at, data in zip(missing, await self._store.rows(EVENTS, rows) if rows else (), strict=True):
+        # a row that was not there may have come before its mark did
+        asked = [row for row in rows if ahead.get(row) is None]
+        read = ahead | dict(zip(asked, await self._rows(asked), strict=True))
+        for at, data in zip(missing, [read[row] for row in rows], strict=True):
             place, chunk, refs = wanted[at]
             if data is None:
                 raise NotHeld(f"the events of epoch {place.height}: a row of their index is missing")
@@ -295,7 +316,8 @@ class EventSearch:
         self, ctx: Context, places: Sequence[Ancestor], criteria: EventCriteria
     ) -> AsyncIterator[list[Hit]]:
         """The hits in these tipsets (rising), those of one at a time. Errors: as `search_epochs`."""
-        marks = await self.read_marks(ctx, places)
+        ahead: _RowsAhead = {}
+        marks = await self.read_marks(ctx, places, ahead)
         indexed = {place.block_hash: place for place in places if place.block_hash in marks}
         refs = await self._find_groups(ctx, criteria, indexed, marks)
         slices: list[Ancestor] = []
@@ -305,7 +327,7 @@ class EventSearch:
             if mark is not None and not (mark.events if refs is None else refs.get(place.block_hash)):
                 continue
             if mark is None:
-                async for hits in self._search_slice(ctx, slices, refs, marks, criteria):
+                async for hits in self._search_slice(ctx, slices, refs, marks, criteria, ahead):
                     yield hits
                 slices, count = [], 0
                 await ctx.checkpoint()
@@ -316,10 +338,10 @@ class EventSearch:
             count += mark.chunks if refs is None else len(refs[place.block_hash])
             if count >= _SLICE:
                 await ctx.checkpoint()
-                async for hits in self._search_slice(ctx, slices, refs, marks, criteria):
+                async for hits in self._search_slice(ctx, slices, refs, marks, criteria, ahead):
                     yield hits
                 slices, count = [], 0
-        async for hits in self._search_slice(ctx, slices, refs, marks, criteria):
+        async for hits in self._search_slice(ctx, slices, refs, marks, criteria, ahead):
             yield hits
 
     async def _search_slice(
@@ -329,6 +351,7 @@ class EventSearch:
         refs: dict[bytes, set[Ref]] | None,
         marks: dict[bytes, _Mark],
         criteria: EventCriteria,
+        ahead: _RowsAhead,
     ) -> AsyncIterator[list[Hit]]:
         if not places:
             return
@@ -344,7 +367,7 @@ class EventSearch:
         hits: list[Hit] = []
         last: Ancestor | None = None
         passed = 0
-        for (place, _, _), groups in zip(asked, await self._read(ctx, asked), strict=True):
+        for (place, _, _), groups in zip(asked, await self._read(ctx, asked, ahead), strict=True):
             if place is not last and hits:
                 yield _ordered(hits)
                 hits = []

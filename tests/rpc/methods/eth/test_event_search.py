@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +14,7 @@ import chain.index.event_rows as event_rows
 import rpc.lookup.events.event_search as searching
 from blockstore.cid import RAW, Cid, cid_of
 from blockstore.memory import MemoryStore
-from blockstore.store import COVERAGE, EVENT_POSTINGS, EVENTS, Batch
+from blockstore.store import COVERAGE, EVENT_POSTINGS, EVENTS, Batch, Table
 from chain.address import Address, delegated, from_id
 from chain.consensus.ancestry import Ancestor
 from chain.index.chain_index import ChainIndex
@@ -27,6 +29,7 @@ from rpc.lookup.events.criteria import EventCriteria
 from rpc.lookup.events.event_search import EventSearch
 from rpc.services import Services
 from tests.support.made_chain import NOWHERE, Log
+from tests.support.virtual_time import run_virtual, virtual_ms
 
 CBOR = 0x51
 EMITTERS = [(7, from_id(7)), (8, delegated(10, b"\x08" * 20)), (9, delegated(10, b"\x09" * 20))]
@@ -163,3 +166,33 @@ def test_a_large_tipset_is_many_small_rows() -> None:
     rows = [value for table, _, _, value in batch.puts if table is EVENTS]
     assert len(rows) >= 300 * 3000 // event_rows.CHUNK_BYTES
     assert max(map(len, rows)) < event_rows.CHUNK_BYTES + 8192
+
+
+class Slow(MemoryStore):
+    """Each read of rows takes a second of a virtual clock. `late`: rows of EVENTS that the first read does not see."""
+
+    late = False
+
+    async def rows(self, table: Table, keys: Sequence[tuple[bytes, bytes]]) -> list[bytes | None]:
+        found = await super().rows(table, keys)
+        await asyncio.sleep(1)
+        if table is EVENTS and self.late:
+            self.late = False
+            return [None] * len(keys)
+        return found
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_the_events_of_one_tipset_take_one_round_trip(late: bool) -> None:
+    async def search() -> tuple[int, int]:
+        store = Slow()
+        store.late = late
+        batch = Batch()
+        put_events(batch, 7, place(7, 0).block_hash, [event(0, EMITTERS[0], (EventEntry(3, "t1", RAW, WORDS[0]),))])
+        await store.write(batch)
+        ctx, search = await search_over(store)
+        hits = await found(search, ctx, [place(7, 0)], EventCriteria())
+        return len(hits), virtual_ms()
+
+    # where the row of events came behind the first look, it is read once more
+    assert run_virtual(search()) == (1, 2000 if late else 1000)
