@@ -6,7 +6,6 @@ One whose name has two words (`follower store stats`) is declared in the folder 
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -37,6 +36,7 @@ from follower.commands import (
     up,
 )
 from follower.commands.command import CANNOT_RUN, FAILED, Run
+from follower.logs.set_up import report_failure, set_up_log
 from follower.setting import ENV_PREFIX
 from follower.settings import CannotRun, Settings, SettingsError, load_settings
 from follower.settings_table import SETTINGS
@@ -129,11 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         print(f"follower: {error}", file=sys.stderr)
         return CANNOT_RUN
-    logging.basicConfig(
-        level=settings["log_level"].upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    set_up_log(settings)
     return _run_reporting_errors(args.run, settings, args)
 
 
@@ -148,16 +144,16 @@ def _run_reporting_errors(run: Run, settings: Settings, args: argparse.Namespace
     except BrokenPipeError:
         return FAILED
     except (CannotRun, SettingsError) as error:
-        print(f"follower: {error}", file=sys.stderr)
+        report_failure(str(error))
         return CANNOT_RUN
     except (StoreUnavailable, BadCar, DownloadFailed) as error:
-        print(f"follower: {error}", file=sys.stderr)
+        report_failure(str(error))
         return FAILED
     except (StoreError, ChainError) as error:
-        print(f"follower: {error}", file=sys.stderr)
+        report_failure(str(error))
         return CANNOT_RUN
     except OSError as error:
-        print(f"follower: {error}", file=sys.stderr)
+        report_failure(str(error))
         return FAILED
 
 

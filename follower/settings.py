@@ -62,6 +62,11 @@ class Settings:
             raise KeyError(f"the settings table does not give {name!r} to follower {self._command}")
         return self._values[name].value
 
+    def text_of(self, name: str) -> str:
+        """A value as text, secrets included; "" where this subcommand does not read it."""
+        is_read = self._command is None or BY_NAME[name].is_used_by(self._command)
+        return str(self._values[name].value) if is_read else ""
+
     def source(self, name: str) -> str:
         """ "default", the file's name, the environment variable, or the flag."""
         return self._values[name].source

@@ -12,6 +12,7 @@ from blockstore.store_url import public_url
 from chain.index.kept import DEFAULT_MESSAGE_EPOCHS, DEFAULT_STATE_EPOCHS, LEAST_EPOCHS
 from follower.archive_settings import ARCHIVE_SETTINGS
 from follower.gate_settings import FORWARD_SETTINGS, GATE_SETTINGS
+from follower.log_settings import LOG_SETTINGS
 from follower.serving_settings import SERVING_SETTINGS
 from follower.setting import BACKFILL, BOTH, BRIDGE, EXECUTE, KEEP, SERVE, SHARED_STORE, Setting
 from follower.setting_parsers import (
@@ -399,13 +400,7 @@ SETTINGS: Final = (
         EXECUTE,
         "Memory, in MiB, over which the executor ends itself and is started again.",
     ),
-    Setting(
-        "log_level",
-        one_of("debug", "info", "warning", "error"),
-        "info",
-        (*SHARED_STORE, "status", "replay", "simulate", "compare", "bench", "plan", "auth"),
-        "The least level that is logged.",
-    ),
+    *LOG_SETTINGS,
     Setting(
         "metrics_listen", parse_optional_listen, "", BACKFILL, "HOST:PORT of a bridge's own /metrics; empty for none."
     ),

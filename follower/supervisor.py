@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from follower.logs.set_up import report_failure
 from follower.settings import split_listen
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ class Supervisor:
             await asyncio.gather(*(self._stop_child(child.name) for child in self._children if child.stage == stage))
         await asyncio.gather(*runs)
         if self._failed is not None:
-            print(f"follower: {self._failed}", file=sys.stderr)
+            report_failure(self._failed)
             return 1
         return 0
 

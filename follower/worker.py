@@ -28,13 +28,13 @@ from follower.forwarding.lanes import NodeLanes
 from follower.forwarding.shadow import Shadow
 from follower.head import StoreHeads
 from follower.lazy_objects import node_sources
+from follower.logs.recent_errors import watch_log
 from follower.membership import Membership, fleet_member
 from follower.object_tier.open import ObjectTier, is_shared, open_object_tier, probing, serve_peers
 from follower.object_tier.open import register as register_tier
 from follower.object_tier.ranges import register as register_ranges
 from follower.object_tier.ranges import serve_ranges
 from follower.readiness import FollowedNode, Freshness, ReadinessWatch, build_checks
-from follower.recent_errors import watch_log
 from follower.settings import CannotRun, Settings, reading, shared_options, split_listen
 from follower.status_page.open import open_status_page
 from follower.status_page.report import StatusReport
@@ -199,6 +199,7 @@ def server_settings(settings: Settings) -> ServerSettings:
         max_answer_bytes=settings["max_answer_mb"] << 20,
         answer_cache_bytes=settings["answer_cache_mb"] << 20,
         server_timing=settings["server_timing"],
+        request_log_level=getattr(logging, settings["request_log_level"].upper(), 0),
         max_batch_answer_bytes=settings["max_batch_answer_mb"] << 20,
         memory_budget_bytes=settings["memory_budget_mb"] << 20,
         memory_budget_bytes_per_client=settings["memory_budget_mb_per_client"] << 20,

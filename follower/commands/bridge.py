@@ -80,7 +80,7 @@ async def _follow(settings: Settings, stop: asyncio.Event, accepts_reorg_below_f
     from blockstore.bridge_rows import BridgeRow, LoggedError
     from blockstore.open import open_store
     from follower.archives import open_archives
-    from follower.recent_errors import watch_log
+    from follower.logs.recent_errors import watch_log
     from leader_bridge.announcement import announced, bridge_row
     from leader_bridge.bridge import Bridge
     from leader_bridge.follow.head_rules import ReorgPermit

@@ -9,6 +9,7 @@ from typing import Final
 from blockstore.extensions import TIPSET_HOOKS, find_extensions
 from follower.commands.command import Command
 from follower.commands.processes import config_arguments, metrics_server, run_loop, run_until_signal
+from follower.logs.set_up import say
 from follower.settings import CannotRun, Settings
 from follower.supervisor import Child, Supervisor
 
@@ -22,7 +23,7 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
         raise CannotRun(f"there is no hook {args.only}; installed: {', '.join(names)}")
     if args.one:
         return run_until_signal(lambda stop: _run_hooks(settings, stop, args.only))
-    print(f"running hooks over {settings.shown('store')}: {args.only or ', '.join(names)}", flush=True)
+    say(f"running hooks over {settings.shown('store')}: {args.only or ', '.join(names)}")
     # a hook that blocks ends its process, which is started again
     arguments = ["hooks", "--one", *config_arguments(args.config), *(["--only", args.only] if args.only else [])]
     return run_loop(Supervisor([Child("hooks", arguments, settings.environment())]).run())

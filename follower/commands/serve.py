@@ -10,6 +10,7 @@ from typing import Final
 from follower.commands.command import Command
 from follower.commands.processes import executor_children, run_loop, worker_children
 from follower.commands.store.index import index_new_store
+from follower.logs.set_up import say
 from follower.settings import Settings
 
 
@@ -25,12 +26,12 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
 
         def started(url: str) -> None:
             if not args.one:
-                print(f"serving {settings.shown('store')} at {url}", flush=True)
+                say(f"serving {settings.shown('store')} at {url}")
 
         return run_loop(run_worker(settings, started=started))
     index_new_store(settings)
     fleet_member(settings, "")  # reports bad settings once, here, and not once per worker
-    print(f"serving {settings.shown('store')} at http://{settings['listen']}/rpc/v1", flush=True)
+    say(f"serving {settings.shown('store')} at http://{settings['listen']}/rpc/v1")
     environment = settings.environment()
     with tempfile.TemporaryDirectory(prefix="follower-run-") as folder:
         children = executor_children(settings, environment, args.config, Path(folder))

@@ -22,6 +22,7 @@ from follower.commands.processes import (
 )
 from follower.commands.store.index import index_new_store
 from follower.first_steps import introduction, report_start, served_at
+from follower.logs.set_up import is_json_log, say
 from follower.settings import Settings
 from follower.supervisor import Child, Supervisor
 
@@ -45,7 +46,7 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
             node = f"127.0.0.1:{_free_port()}"
             environment["FOLLOWER_NODE"] = f"http://{node}"
             children.append(Child("simulated node", ["simulate", "--listen", node], environment))
-            print(CALIBNET_HINT, flush=True)
+            say(CALIBNET_HINT)
         else:
             index_new_store(settings)
         config = config_arguments(args.config)
@@ -60,7 +61,7 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
         children += hook_children(environment, args.config)
         follows = f"a simulated node of its own, {node}" if node else settings.shown("node")
         store = public_url(environment.get("FOLLOWER_STORE", settings["store"]))
-        print(introduction(settings, follows, store), flush=True)
+        say(introduction(settings, follows, store))
         return run_loop(_supervise(children, settings, environment.get("FOLLOWER_STORE", settings["store"])))
 
 
@@ -68,6 +69,8 @@ async def _supervise(children: list[Child], settings: Settings, store: str) -> i
     """Run the children, and show how far they are until the followers are ready and the backfill is done."""
     from leader_bridge.imports.progress import reporting
 
+    if is_json_log():
+        return await Supervisor(children, stop_seconds=settings["drain_seconds"] + 10).run()
     with reporting(sys.stdout) as reporter:
         # a bar stays whole only where nothing else prints to its terminal
         relay = reporter.say if sys.stdout.isatty() else None

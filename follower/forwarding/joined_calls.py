@@ -10,6 +10,8 @@ from typing import Any, Final
 import orjson
 from cachetools import LRUCache
 
+from rpc.observe.call_record import CURRENT_CALL, KEPT_OF_NODE, CallRecord, note_source
+
 #: memory of an entry beside its answer, bytes
 _OVERHEAD: Final = 300
 
@@ -18,6 +20,8 @@ _OVERHEAD: Final = 300
 class _Flight:
     task: asyncio.Task[Any] = field(init=False)
     waiting: int = 0
+    #: of the call that is asked; it notes who answered
+    record: CallRecord | None = field(default_factory=CURRENT_CALL.get)
 
 
 class JoinedCalls:
@@ -39,6 +43,7 @@ class JoinedCalls:
         answer = self._kept.get(key) if is_fixed else None
         if answer is not None:
             self.kept += 1
+            note_source(KEPT_OF_NODE)
             return orjson.loads(answer)
         flight = self._flights.get(key)
         if flight is None:
@@ -50,6 +55,8 @@ class JoinedCalls:
         try:
             return await asyncio.shield(flight.task)
         finally:
+            if flight.record is not None:
+                note_source(flight.record.source)
             flight.waiting -= 1
             if not flight.waiting:
                 if self._flights.get(key) is flight:

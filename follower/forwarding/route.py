@@ -36,6 +36,7 @@ from rpc.node_errors import (
     NodeUnavailable,
     RateLimited,
 )
+from rpc.observe.call_record import note_source
 from rpc.server.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -216,10 +217,13 @@ class ForwardRoute:
                 for task in done:
                     node = asked.pop(task)
                     try:
-                        return task.result()
+                        result = task.result()
+                        note_source(node.name)
+                        return result
                     except _NobodyHolds:
                         lacking += 1
                     except CallFailed as error:
+                        note_source(node.name)
                         if error.code != METHOD_NOT_FOUND and not _LACKS.search(error.message):
                             raise
                         # another node may hold it; where none does, the best one's error is the answer
@@ -290,6 +294,7 @@ class ForwardRoute:
             for node in self.ranked(Kind.WRITE):
                 if not node.breaker.enter():
                     continue
+                note_source(node.name)
                 try:
                     return await node.call(Kind.WRITE, method, params, seconds, self._response_times)
                 except CallFailed as error:

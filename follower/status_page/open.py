@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from follower.head import StoreHeads
+from follower.logs.recent_errors import RecentErrors
 from follower.readiness import FollowedNode
-from follower.recent_errors import RecentErrors
 from follower.setting_parsers import node_names
 from follower.settings import Settings, split_listen
 from follower.status_page.report import PageSettings, StatusReport

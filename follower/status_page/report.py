@@ -20,8 +20,8 @@ from blockstore.errors import StoreError
 from blockstore.store import COVERAGE, SCHEMA_VERSION, Store
 from chain.errors import ChainError
 from chain.index.kept import load_kept
+from follower.logs.recent_errors import RecentErrors
 from follower.readiness import FollowedNode
-from follower.recent_errors import RecentErrors
 from follower.status_page.figures import MethodRates, budgets, caches
 from follower.status_page.fleet import NO_ANSWER, BridgeStanding, FleetView, LastHead, Standing
 from follower.status_page.timeline import HeadTimeline

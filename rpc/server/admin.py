@@ -152,6 +152,7 @@ class Admin:
         if not isinstance(logger, str) or level not in _LEVELS:
             return Error(-32602, "Invalid params", f"level must be one of {', '.join(_LEVELS)}")
         logging.getLogger(logger).setLevel(level)
+        self._server.look_at_log_level()
         return Success({"logger": logger, "level": level})
 
     # --- HTTP ----------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from blockstore.errors import BadCid, Missing
@@ -50,8 +49,9 @@ from rpc.server.answers.kept_answers import Answers, Kept
 from rpc.server.gate.gate import Gate
 from rpc.server.limits import ServerSettings, make_admission
 from rpc.server.metrics import MethodStats, Metrics, now
+from rpc.server.observe.observer import Observer
 from rpc.server.refusal_log import RefusalLog
-from rpc.server.request import BrokenRequest, Request, decode_arguments, read_request
+from rpc.server.request import BrokenRequest, Call, Request, decode_arguments, read_request
 from rpc.server.run_until_blocked import together
 from rpc.services import Services
 from rpc.session import Session
@@ -71,16 +71,6 @@ _CALLS_BETWEEN_CHECKPOINTS: Final = 32
 _MAX_DIGITS: Final = 19
 
 Guard = Callable[[Context, Method], Awaitable[None]]
-
-
-@dataclass(slots=True)
-class Call:
-    """A request taken to its method, parameters decoded."""
-
-    method: Method
-    arguments: list[Any]
-    stats: MethodStats
-    lane: Lane | None = None
 
 
 class Shadow(Protocol):
@@ -133,6 +123,22 @@ class Dispatcher:
         self.shadow: Shadow | None = None
         self.gate = None if gated is None else Gate(gated, self.refusals.count)
         self._drained: asyncio.Event | None = None
+        self.observe(None)
+
+    def observe(self, observer: Observer | None) -> None:
+        """Have an observer stand around each request and call from now on; None: nobody, which costs nothing."""
+        self.observer = observer
+        #: whether an answer may be found by a request's bytes alone: nobody looks at each call
+        self.finds_raw = self.gate is None and observer is None
+        #: how one HTTP request, and one call, is answered; and how a call's answer is looked up among those kept
+        self.http = self._http if observer is None else observer.around_http(self._http)
+        self._answer_call = self._one if observer is None else observer.around_call(self._one)
+        if self.answers is not None:
+            self._ask_kept = self.answers.ask if observer is None else observer.around_ask(self.answers.ask)
+
+    def is_named(self, version: int, name: str) -> bool:
+        """Whether a name is that of a method here or at Lotus: other names are a client's text."""
+        return name in self._methods[version] or name in self._known[version]
 
     def context(
         self, version: int, permissions: frozenset[str] | None = None, session: Session | None = None
@@ -157,7 +163,7 @@ class Dispatcher:
 
     # --- HTTP ----------------------------------------------------------------------------------------
 
-    async def http(
+    async def _http(
         self, version: int, body: bytes, ctx: Context | None = None, min_head: str | None = None
     ) -> tuple[int, bytes]:
         """(HTTP status, body) of the answer. Raises nothing but what cancels it.
@@ -197,7 +203,7 @@ class Dispatcher:
                 self._unknown.add(now(), error.code)
                 whose = error.request_id if isinstance(error, BrokenRequest) and not is_batch else None
                 return _refused(error, whose)
-            return await self._one(ctx, request, body)
+            return await self._answer_call(ctx, request, body)
         finally:
             working.give(ctx.account)
             if self._drained is not None:
@@ -250,7 +256,7 @@ class Dispatcher:
                 self.gate.admit(ctx, route[0])
             if route is not None and self.answers is not None and request_id is not None:
                 # before the parameters are decoded: equal ones have been
-                found = await self.answers.ask(ctx, route[0], route[1], request.params)
+                found = await self._ask_kept(ctx, route[0], route[1], request.params)
                 if type(found) is Kept:
                     stats = route[1]
                     if len(found.text) > UNCOUNTED_BYTES:
@@ -396,7 +402,7 @@ class Dispatcher:
             if refused is not None:
                 answers += [_refused(refused, request.id)[1] for request in part if request.id is not None]
                 continue
-            for _, answer in await together(self._one(ctx, request) for request in part):
+            for _, answer in await together(self._answer_call(ctx, request) for request in part):
                 if answer:
                     answers.append(answer)
                     size += len(answer)
@@ -456,7 +462,7 @@ class Dispatcher:
 
     async def answer(self, ctx: Context, request: Request) -> bytes | None:
         """The answer to one WebSocket call of a method without a channel; None for a notification."""
-        _, answer = await self._one(ctx, request)
+        _, answer = await self._answer_call(ctx, request)
         return None if request.id is None else answer
 
     def channel(self, ctx: Context, call: Call) -> AsyncIterator[Any]:

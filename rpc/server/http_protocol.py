@@ -86,6 +86,7 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
             shared.dispatcher.admission.connections.take(self._peer_account)
         except Refused as refused:
             self._state = _GONE
+            shared.tell_refused(self.url, refused.http_status, refused.code, self._client)
             self._write(refused.http_status, encode_error(refused, b"null"), close=True)
             shared.send(self.transport, None)
             return
@@ -322,6 +323,7 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
         if self.authorization is not None or query:
             permissions = shared.wire.permissions(self.authorization, query)
             if permissions is None:
+                shared.tell_refused(self.url, 401, 0, self._client)
                 self._answered(401, b"", None)
                 return
         if self.forwarded or self._account is not self._peer_account:
@@ -349,7 +351,7 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
         shared = self._shared
         dispatcher = shared.dispatcher
         answers = dispatcher.answers
-        if answers is not None and not query and self.min_head is None and dispatcher.gate is None:
+        if answers is not None and not query and self.min_head is None and dispatcher.finds_raw:
             found = answers.find_raw(version, body, permissions, account_of(permissions, self._account))
             if found is not None:
                 before, text, head, started, counted = found
@@ -443,6 +445,7 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
 
     def _refuse(self, status: int, error: RpcError) -> None:
         """Answer that nothing more is read of this connection, and let the peer read the answer."""
+        self._shared.tell_refused(self.url, status, error.code, self._client)
         self._write(status, encode_error(error, b"null"), close=True)
         self._release()
         self._rest = self._body = b""

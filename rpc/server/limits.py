@@ -45,6 +45,8 @@ class ServerSettings:
     answer_cache_bytes: int = 64 << 20
     #: whether answers say in `Server-Timing` how long each stage took
     server_timing: bool = False
+    #: the level, one of `logging`'s, at which each request gets a line of the log; 0: none does
+    request_log_level: int = 0
     #: requests worked on at once
     max_in_flight: int = 1024
     max_in_flight_per_client: int = 256

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from rpc.admission import Lane
 from rpc.errors import InvalidParams, ParseError, RpcError
 from rpc.json_wire import NumberOverflow
 from rpc.params import ABSENT, json_kind
 from rpc.registry import Method
+from rpc.server.metrics import MethodStats
 
 _FIELDS: Final = frozenset({"jsonrpc", "id", "method", "params", "meta"})
 _ID_TYPES: Final = (int, str, float)
@@ -31,6 +33,16 @@ class Request:
     method: str
     params: Any
     fault: RpcError | None = None
+
+
+@dataclass(slots=True)
+class Call:
+    """A request taken to its method, parameters decoded."""
+
+    method: Method
+    arguments: list[Any]
+    stats: MethodStats
+    lane: Lane | None = None
 
 
 def read_request(value: Any) -> Request:

@@ -37,6 +37,8 @@ from rpc.server.http_log import http_log
 from rpc.server.http_protocol import HttpProtocol
 from rpc.server.limits import ServerSettings
 from rpc.server.metrics import CONTENT_TYPE, Metrics
+from rpc.server.observe.observer import Observer
+from rpc.server.observe.request_log import RequestLog
 from rpc.server.server_state import EXPOSED, RETRY_AFTER_SECONDS, ServerState, wants_verbose
 from rpc.server.websocket import WebSocketSession
 from rpc.services import Head, Services
@@ -99,6 +101,7 @@ class Server:
         self.host = ""
         self.port = 0
         self._register_metrics()
+        self.look_at_log_level()
 
     @property
     def clients(self) -> Clients:
@@ -121,6 +124,15 @@ class Server:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._listeners.append(listener)
         self.host, self.port = listener.sockets[0].getsockname()[:2]
+
+    def look_at_log_level(self) -> None:
+        """Observe requests where the log takes their lines now; else do not, which costs nothing."""
+        level = self.settings.request_log_level
+        log = RequestLog(level) if level else None
+        if log is None or not log.is_on:
+            self.dispatcher.observe(None)
+        elif self.dispatcher.observer is None:
+            self.dispatcher.observe(Observer(log, self.dispatcher.is_named))
 
     def drain(self) -> None:
         """Go on answering, but say that this server stops: not ready, connections closed behind their next answer,
@@ -230,6 +242,7 @@ class Server:
 
     async def _rpc(self, request: BaseRequest, version: int) -> web.StreamResponse:
         headers = self._headers()
+        path = request.path.encode()
         if self.settings.cors_preflight and request.method == "OPTIONS":
             headers["Access-Control-Allow-Methods"] = "POST, PUT, GET, OPTIONS"
             headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, X-Filecoin-Min-Head"
@@ -237,6 +250,7 @@ class Server:
             return web.Response(status=204, headers=headers)
         permissions = self.tokens.permissions(request.headers.get("Authorization"), request.query_string.encode())
         if permissions is None:
+            self._shared.tell_refused(path, 401, 0, lambda: self._client(request))
             return web.Response(status=401, headers=headers)
         if "upgrade" in request.headers.get("Connection", "").lower():
             return await self._websocket(request, version, permissions)
@@ -248,6 +262,7 @@ class Server:
             body = await self._body(request, ctx)
             if body is None:
                 text = f"request bigger than maximum {self.settings.max_body_bytes} allowed"
+                self._shared.tell_refused(path, 500, ParseError.code, lambda: self._client(request))
                 answer = web.Response(status=500, body=encode_error(ParseError(text), b"null"), content_type=_JSON)
                 answer.force_close()
                 return answer
@@ -256,6 +271,7 @@ class Server:
                 headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
             return await self._answer(request, status, out, headers, ctx)
         except Refused as refused:
+            self._shared.tell_refused(path, refused.http_status, refused.code, lambda: self._client(request))
             headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
             answer = web.Response(
                 status=refused.http_status, body=encode_error(refused, b"null"), content_type=_JSON, headers=headers
@@ -340,6 +356,8 @@ class Server:
         try:
             sessions.take(account)
         except Refused as refused:
+            path = request.path.encode()
+            self._shared.tell_refused(path, refused.http_status, refused.code, lambda: self._client(request))
             again = {"Retry-After": str(RETRY_AFTER_SECONDS)}
             body = encode_error(refused, b"null")
             return web.Response(status=refused.http_status, body=body, content_type=_JSON, headers=again)

@@ -14,7 +14,7 @@ from wsgiref.handlers import format_date_time
 from rpc.server.answers.kept_answers import HIT
 from rpc.server.client_address import Clients
 from rpc.server.dispatch import Dispatcher
-from rpc.server.http_head import KnownHeads
+from rpc.server.http_head import RPC_PATHS, KnownHeads
 from rpc.server.limits import ServerSettings
 from rpc.services import Head
 
@@ -80,6 +80,12 @@ class ServerState:
     _starts: dict[int, bytes] = field(default_factory=dict)
     _head: Head | None = None
     _head_lines: bytes = b""
+
+    def tell_refused(self, url: bytes, status: int, code: int, client: Callable[[], str]) -> None:
+        """Tell the observer, where there is one, of a request that was refused before it was read."""
+        observer = self.dispatcher.observer
+        if observer is not None:
+            observer.refused(RPC_PATHS.get(url.partition(b"?")[0]), status, code, client())
 
     def leave(self, connection: HttpConnection) -> None:
         """A connection has ended or is another's now."""

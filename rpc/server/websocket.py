@@ -19,8 +19,9 @@ from rpc.context import Context
 from rpc.errors import ClientLimit, ParseError, Refused, RpcError, wire_error
 from rpc.json_wire import check_values, encode_error, encode_id, parse
 from rpc.server.channels import Channel, Pipe, Subscription
-from rpc.server.dispatch import UNCOUNTED_BYTES, Call, Dispatcher
-from rpc.server.request import BrokenRequest, Request, read_request
+from rpc.server.dispatch import UNCOUNTED_BYTES, Dispatcher
+from rpc.server.metrics import now
+from rpc.server.request import BrokenRequest, Call, Request, read_request
 from rpc.server.run_until_blocked import run_until_blocked
 
 #: seconds that a call waits for a place among those under way
@@ -280,10 +281,12 @@ class WebSocketSession:
         dispatcher = self._dispatcher
         ctx = dispatcher.context(self._version, self._permissions, self)
         ctx.account = self.account
+        started = now()
         try:
             self._admission.working.take(self.account)
         except Refused as refused:
             self._places.release()
+            self._tell(ctx, request, started, refused)
             await self._refuse(request, refused)
             return
         is_working = True
@@ -310,8 +313,7 @@ class WebSocketSession:
             if request.id is None:
                 return
             if self._channels >= dispatcher.settings.ws_max_channels:
-                await self._refuse(request, ClientLimit("too many channels on this connection"))
-                return
+                raise ClientLimit("too many channels on this connection")
             if dispatcher.gate is not None:
                 await dispatcher.gate.check(ctx, call)
             self._admission.channels.take(self.account)
@@ -320,10 +322,11 @@ class WebSocketSession:
                 self._end()
                 is_working = False
                 dispatcher.leave(ctx)
-                await self._channel(ctx, call, request)
+                await self._channel(ctx, call, request, started)
             finally:
                 self._admission.channels.give(self.account)
         except RpcError as refused:
+            self._tell(ctx, request, started, refused)
             await self._refuse(request, refused)
         except ConnectionError:
             pass  # the peer is gone; `run` ends by itself
@@ -336,7 +339,7 @@ class WebSocketSession:
                 self._places.release()
                 self._end()
 
-    async def _channel(self, ctx: Context, call: Call, request: Request) -> None:
+    async def _channel(self, ctx: Context, call: Call, request: Request, started: float) -> None:
         dispatcher = self._dispatcher
         self._channels += 1
         await self._pacing.checkpoint()
@@ -347,8 +350,11 @@ class WebSocketSession:
             await asyncio.wait({first}, timeout=_FIRST_VALUE_SECONDS)
             fault = first.exception() if first.done() and not first.cancelled() else None
             if fault is not None and not isinstance(fault, StopAsyncIteration):
-                await self._refuse(request, wire_error(fault, request.method))
+                error = wire_error(fault, request.method)
+                self._tell(ctx, request, started, error)
+                await self._refuse(request, error)
                 return
+            self._tell(ctx, request, started, None)
             self._last_channel += 1
             number = self._last_channel
             channel = Channel(number, values, self._pipe())
@@ -380,6 +386,11 @@ class WebSocketSession:
     def _slow(self) -> None:
         self._dispatcher.slow_channels += 1
         self._dispatcher.refusals.count("slow_channels", self.account)
+
+    def _tell(self, ctx: Context, request: Request, started: float, error: RpcError | None) -> None:
+        """Tell the observer, where there is one, of a call that the dispatcher does not answer."""
+        if self._dispatcher.observer is not None:
+            self._dispatcher.observer.channel(ctx, request, started, error)
 
     async def _refuse(self, request: Request, error: RpcError) -> None:
         if request.id is not None:

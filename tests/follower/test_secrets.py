@@ -84,6 +84,7 @@ def test_no_subcommand_shows_a_secret(command: Command, way: str, tmp_path: Path
     own = [part.replace("PORT", str(dead)).replace("RECORDS", str(records)) for part in ARGUMENTS.get(command.name, [])]
     listen = f"127.0.0.1:{free_port()}"
     settings = {"store": store_url(dead), "node": node_url(dead), "log_level": "debug", "listen": listen}
+    settings["log_format"] = "json" if way == "environment" else "console"
     arguments = [*command.name.split(), *own]
     environment: dict[str, str] = {}
     for name, value in settings.items():

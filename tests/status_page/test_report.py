@@ -14,8 +14,8 @@ import pytest
 from blockstore.bridge_rows import BridgeRow, LoggedError, NodeStanding, delete_bridge, put_bridge, read_bridges
 from blockstore.memory import MemoryStore
 from blockstore.store import FLEET, Batch, HeadEntry, TipsetRef
+from follower.logs.recent_errors import RecentErrors
 from follower.readiness import Freshness, build_checks
-from follower.recent_errors import RecentErrors
 from follower.settings import load_settings
 from follower.status_page.figures import MethodRates, quantile
 from follower.status_page.fleet import BEHIND, NOT_READY, READY, read_readyz
@@ -209,7 +209,7 @@ def test_recent_errors_are_bounded_and_hide_secrets() -> None:
         logging.makeLogRecord({"levelno": 30, "levelname": "WARNING", "msg": "http://u:p@h?token=abc eyJa.eyJb.c"})
     )
     (line,) = kept.lines()
-    assert (line.text, line.count) == ("http://…h?token=… …", 2)
+    assert (line.text, line.count) == ("http://…@h?token=… …", 2)
 
 
 async def test_rows_of_bridges() -> None:

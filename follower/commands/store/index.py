@@ -9,6 +9,7 @@ from typing import Final
 from follower.commands.command import DONE, Command
 from follower.commands.processes import run_loop
 from follower.commands.store.opening import opened_store
+from follower.logs.set_up import say
 from follower.settings import CannotRun, Settings
 
 
@@ -50,9 +51,9 @@ async def _index(settings: Settings, *, only_new: bool) -> int:
                 trusted=settings["archive_trust"],
                 lease_seconds=settings["lease_seconds"],
             )
-    print(f"indexed {done.tipsets:,} tipsets of {settings.shown('archive')} into {settings.shown('store')}")
+    say(f"indexed {done.tipsets:,} tipsets of {settings.shown('archive')} into {settings.shown('store')}")
     if done.network is not None:
-        print(f"network {done.network.name}, epochs {done.lowest} to {done.height}", flush=True)
+        say(f"network {done.network.name}, epochs {done.lowest} to {done.height}")
     return DONE
 
 

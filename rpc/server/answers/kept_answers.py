@@ -188,8 +188,8 @@ class Answers:
                 stats.misses += 1
                 flight = self._flights[place] = Flight(place, method, stats, head)
                 return flight
-            ctx.cache_status = FETCHING
             found = await flight.wait(ctx)
+            ctx.cache_status = FETCHING
             if found is FAILED:
                 ctx.cache_status = MISS
                 return None

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
+from follower.logs.secrets import hide_secrets
+
 _MOST: Final = 30
 _MOST_TEXT: Final = 300
-#: a second line of defence, for no secret belongs in a log: users and passwords of URLs, tokens
-_SECRETS: Final = re.compile(
-    r"(?<=://)[^/\s@]+@|eyJ[\w-]+\.[\w-]+(\.[\w-]+)?|(?i:(?<=token=)|(?<=bearer )|(?<=password=))[^\s&\"']+"
-)
 
 
 @dataclass(slots=True)
@@ -41,7 +38,7 @@ class RecentErrors(logging.Handler):
             self.handleError(record)
             return
         # cut first: the expression reads no more than is kept
-        text = _SECRETS.sub("…", text[: 4 * _MOST_TEXT])[:_MOST_TEXT]
+        text = hide_secrets(text[: 4 * _MOST_TEXT])[:_MOST_TEXT]
         last = self._lines[-1] if self._lines else None
         if last is not None and last.text == text:
             last.count += 1
