@@ -80,6 +80,13 @@ class NodeClient(Protocol):
 class Mempool(Protocol):
     """The mempool of a full node. `follower/forwarding/mempool_feed.py` has the real one."""
 
+    @property
+    def heard_since(self) -> int | None:
+        """Since when everything is told, ms since 1970; None while no node tells, or while nobody reads."""
+
+    async def wait_until_heard(self) -> None:
+        """Return once a node tells: for one who reads `updates`."""
+
     def updates(self) -> AsyncIterator[dict[str, Any]]:
         """Each change from now on, as `MpoolSub` tells it: `{"Type": 0 (new) or 1 (gone), "Message": signed message}`.
 

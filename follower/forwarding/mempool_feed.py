@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -46,6 +47,9 @@ class MempoolFeed:
         self._route = route
         self._readers: set[_Reader] = set()
         self._task: asyncio.Task[None] | None = None
+        #: since when everything is told, ms since 1970; None while no node tells, or while nobody reads
+        self.heard_since: int | None = None
+        self._heard = asyncio.Event()
 
     async def updates(self) -> AsyncIterator[dict[str, Any]]:
         """Each change of the mempool from now on. Ends for a reader that is 1,024 updates behind.
@@ -68,6 +72,10 @@ class MempoolFeed:
             if not self._readers and self._task is not None:
                 self._task.cancel()
                 self._task = None
+
+    async def wait_until_heard(self) -> None:
+        """Return once a node tells: for one who reads `updates`."""
+        await self._heard.wait()
 
     async def close(self) -> None:
         """End the subscription, and with it every reader's."""
@@ -93,9 +101,13 @@ class MempoolFeed:
         connection = await node.connect()
         try:
             channel = await connection.open_channel("Filecoin.MpoolSub", [], _ANSWER_SECONDS)
+            self.heard_since = time.time_ns() // 1_000_000
+            self._heard.set()
             async for update in channel:
                 for reader in tuple(self._readers):
                     reader.push(update)
             log.info("the mempool of %s: %s", node.name, channel.reason)
         finally:
+            self.heard_since = None
+            self._heard.clear()
             await connection.close()

@@ -41,6 +41,10 @@ class Pool:
     def __init__(self) -> None:
         self.readers: set[asyncio.Queue[Any]] = set()
         self.subscriptions = 0
+        self.heard_since = 0
+
+    async def wait_until_heard(self) -> None:
+        """It is heard at once."""
 
     async def updates(self) -> AsyncIterator[Any]:
         queue: asyncio.Queue[Any] = asyncio.Queue()

@@ -45,6 +45,8 @@ TOO_MANY_OF_CONNECTION: Final = "too many subscriptions and filters per connecti
 
 LOGS: Final = "logs"
 BLOCKS: Final = "blocks"
+#: pending transactions; its cursor's `seq` is a time, ms since 1970
+PENDING: Final = "pending"
 
 
 @dataclass(frozen=True, slots=True)

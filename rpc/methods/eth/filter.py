@@ -1,4 +1,5 @@
-"""Filters that a client installs and polls: of logs and of blocks. On any follower: see `installed_filters`.
+"""Filters that a client installs and polls: of logs, blocks, pending transactions. On any follower: see
+`installed_filters`.
 
 As in Lotus a new filter of logs begins with what its range holds already, `eth_getFilterLogs` tells what
 `eth_getFilterChanges` would, and a filter of blocks tells each tipset that becomes the head. Sources: Lotus
@@ -22,7 +23,7 @@ from rpc.lookup.filters.filter_changes import find_filter_changes, load_history
 from rpc.lookup.filters.installed_filters import (
     BLOCKS,
     LOGS,
-    NO_MEMPOOL,
+    PENDING,
     TOO_MANY_OF_CONNECTION,
     FilterId,
     FilterState,
@@ -30,6 +31,7 @@ from rpc.lookup.filters.installed_filters import (
     filters_of,
 )
 from rpc.lookup.head_changes import cursor_at_head
+from rpc.methods.eth.pending_filter import MISSED, Missed, cursor_at, new_pending_filter, pending_hashes
 from rpc.registry import EVERY_VERSION, Cache, Cost, method
 
 #: how often a poll begins again because another was first
@@ -42,8 +44,20 @@ async def _poll(ctx: Context, filter_id: bytes, kinds: tuple[str, ...]) -> orjso
         raw, state = await filters.read(filter_id)
         if state.kind not in kinds:
             raise MethodError("wrong filter type")
-        values, after = await find_filter_changes(ctx, state, filters)
+        missed = False
+        if state.kind == PENDING:
+            try:
+                hashes, told = await pending_hashes(ctx).after(state.cursor.seq)
+            except Missed as error:
+                hashes, told, missed = [], error.until, True
+            values = [orjson.dumps(eth_json.data(one)) for one in hashes]
+            # a poll that finds nothing writes nothing
+            after = replace(state, cursor=cursor_at(told)) if values or missed else state
+        else:
+            values, after = await find_filter_changes(ctx, state, filters)
         if await filters.advance(filter_id, raw, state, after):
+            if missed:
+                raise MethodError(MISSED)
             return join_json(values)
     raise Unavailable("the filter is polled by others at the same time")
 
@@ -105,13 +119,16 @@ async def eth_new_block_filter(ctx: Context) -> str:
     "Filecoin.EthNewPendingTransactionFilter",
     aliases=("eth_newPendingTransactionFilter",),
     versions=EVERY_VERSION,
-    cost=Cost.FREE,
-    answered="local",
+    cost=Cost.EXECUTE,
+    answered="forwarded",
     cache=Cache.NEVER,
 )
 async def eth_new_pending_transaction_filter(ctx: Context) -> str:
-    """Always an error: a follower has no mempool."""
-    raise MethodError(NO_MEMPOOL)
+    """Install a filter that tells the hash of each transaction that comes into a full node's mempool; its id.
+
+    Errors: NeedsNode, Unavailable (no node tells its mempool), too many filters.
+    """
+    return await _install(ctx, await new_pending_filter(ctx))
 
 
 @method(
@@ -123,12 +140,13 @@ async def eth_new_pending_transaction_filter(ctx: Context) -> str:
     cache=Cache.NEVER,
 )
 async def eth_get_filter_changes(ctx: Context, filter_id: FilterId) -> orjson.Fragment:
-    """What a filter has to tell since it was last polled: logs (removed ones too, after a reorg) or block hashes.
+    """What a filter has to tell since it was last polled: logs (removed ones too, after a reorg), block hashes, or
+    hashes of pending transactions.
 
     At most 10,000 results, but that a tipset's are never parted; the next poll goes on behind them. Errors:
-    "filter not found", NotHeld, Unavailable.
+    "filter not found", NotHeld, Unavailable; pending transactions were missed (the next poll tells what comes now).
     """
-    return await _poll(ctx, filter_id, (LOGS, BLOCKS))
+    return await _poll(ctx, filter_id, (LOGS, BLOCKS, PENDING))
 
 
 @method(

@@ -19,7 +19,7 @@ from rpc.session import Burst
 log = logging.getLogger("follower.rpc")
 
 #: `MpoolUpdate.Type` of a message that comes
-_MPOOL_ADD: Final = 0
+MPOOL_ADD: Final = 0
 _MESSAGE: Final = param_of("Message", MessageParam)
 _TYPE: Final = Integer("crypto.SigType", 0, 255)
 _DATA: Final = param_of("Data", bytes)
@@ -41,7 +41,7 @@ def pending_hash(value: Any, chain_id: int) -> bytes:
 async def new_pending_transactions(ctx: Context, mempool: Mempool) -> AsyncIterator[Burst]:
     """The hash of each message that comes into the full node's mempool."""
     async for update in mempool.updates():
-        if update.get("Type") != _MPOOL_ADD:
+        if update.get("Type") != MPOOL_ADD:
             continue
         try:
             yield Burst([eth_json.data(pending_hash(update.get("Message"), ctx.network.eth_chain_id))])
