@@ -1,9 +1,10 @@
 """Which objects a cache of a share of the chain keeps: LRU, LRU-SP and GDSF on one trace of a head that moves.
 
-    python -m benches.stores.eviction [--chain devnet] [--requests N] [--capacity PERCENT ...] [--seed N]
+    python -m benches.stores.eviction [--chain devnet] [--requests N] [--capacity PERCENT ...] [--seed N] [--repeats]
 
 The trace: for each head of the recorded chain, in order, `--requests` questions with the shares of the recorded mix are
-answered by the follower's own methods without any cache, and every object that they read is written down. Of the blocks
+answered by the follower's own methods without any cache, and the objects that each request reads are written down: once
+each, for the process has an object in memory while it answers (`--repeats`: as often as it reads them). Of the blocks
 asked for, half are the newest three, half any block of the chain so far, some of them often (as in the mix). Actors are
 asked for by their popularity: the first of 1,000 a thousand times as often as the last. A capacity is a share of the
 bytes of all objects that the trace touches.
@@ -46,20 +47,33 @@ Trace = list[tuple[bytes, int]]
 
 
 class TracedObjects(Objects):
-    """Writes down what is read: (multihash, size)."""
+    """Writes down what is read: (multihash, size). Once in a request, unless `repeats`."""
 
-    def __init__(self, store: Any) -> None:
+    def __init__(self, store: Any, repeats: bool) -> None:
         super().__init__(store, cache_bytes=1)
         self.trace: Trace = []
+        self._repeats = repeats
+        self._noted: set[bytes] = set()
+
+    def begin_request(self) -> None:
+        """What is read from now on is another request's."""
+        self._noted.clear()
+
+    def _note(self, cid: bytes, size: int) -> None:
+        multihash = bytes(Cid(cid).multihash)
+        if self._repeats or multihash not in self._noted:
+            self._noted.add(multihash)
+            self.trace.append((multihash, size))
 
     async def get(self, cid: bytes) -> bytes:
         data = await super().get(cid)
-        self.trace.append((bytes(Cid(cid).multihash), len(data)))
+        self._note(cid, len(data))
         return data
 
     async def get_many(self, cids: Sequence[bytes]) -> list[bytes]:
         found = await super().get_many(cids)
-        self.trace += [(bytes(Cid(cid).multihash), len(data)) for cid, data in zip(cids, found, strict=True)]
+        for cid, data in zip(cids, found, strict=True):
+            self._note(cid, len(data))
         return found
 
 
@@ -95,10 +109,10 @@ def question(rng: random.Random, height: int, actors: Sequence[str], often: Sequ
     return orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
 
 
-async def traced(url: str, requests: int, seed: int) -> Trace:
+async def traced(url: str, requests: int, seed: int, repeats: bool) -> Trace:
     """The objects that the questions read, in order."""
     store = await open_store(url, readonly=True)
-    objects = TracedObjects(store)
+    objects = TracedObjects(store, repeats)
     network = await load_network(store)
     assert network is not None
     index = ChainIndex(store, objects, network, cached_rows=65536, cached_tipsets=1)
@@ -123,6 +137,7 @@ async def traced(url: str, requests: int, seed: int) -> Trace:
         ref = TipsetRef(tipset.height, tipset.key)
         heads.head = Head(seq, HeadEntry(seq, 1, (), (ref,), ref), tipset)
         for _ in range(requests):
+            objects.begin_request()
             await dispatcher.http(1, question(rng, tipset.height, actors, often))
     await store.close()
     return objects.trace
@@ -141,13 +156,13 @@ def replay(policy: Policy, trace: Trace) -> tuple[float, float]:
     return hits / len(trace), hit_bytes / total
 
 
-async def run(chain: str, requests: int, capacities: Sequence[float], seed: int) -> None:
+async def run(chain: str, requests: int, capacities: Sequence[float], seed: int, repeats: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         url = f"lmdb://{folder}/store"
         store = await open_store(url, map_size=4 << 30)
         await import_car(store, recorded(f"{chain}/chain.car.zst"), network_file=recorded(f"{chain}/network.json"))
         await store.close()
-        trace = await traced(url, requests, seed)
+        trace = await traced(url, requests, seed, repeats)
     sizes = dict(trace)
     whole = sum(sizes.values())
     print(f"{len(trace):,} reads of {len(sizes):,} objects, {whole / 1e6:.1f} MB, {whole / len(sizes):.0f} bytes each")
@@ -170,9 +185,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--requests", type=int, default=20, help="questions at each head (default 20)")
     parser.add_argument("--capacity", type=float, nargs="+", default=[2, 10, 30], metavar="PERCENT")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--repeats", action="store_true", help="note an object as often as a request reads it")
     args = parser.parse_args(arguments)
     register_all()
-    asyncio.run(run(args.chain, args.requests, args.capacity, args.seed))
+    asyncio.run(run(args.chain, args.requests, args.capacity, args.seed, args.repeats))
 
 
 if __name__ == "__main__":
