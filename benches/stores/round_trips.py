@@ -3,9 +3,9 @@
     python -m benches.stores.round_trips [--store URL] [--mix FILE] [--longest N]
 
 Every read of the store takes one second of a clock that jumps, so an answer's seconds are the reads that it waits for
-in series; nothing depends on the machine. Each call of the mix is asked once, in its order, of one process that has read
-rows ahead as a follower of a shared store does. "Near": objects come from a full object tier, so that only rows are
-far. "Far": objects are too.
+in series; nothing depends on the machine. Each call of the mix is asked once, in its order, of one process that has
+read rows ahead as a follower of a shared store does. "Near": objects come from a full object tier, so that only rows
+are far. "Far": objects are too.
 """
 
 from __future__ import annotations
