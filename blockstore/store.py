@@ -66,6 +66,9 @@ EVENT_POSTINGS: Final = table("event_postings", "Where an emitter or topic occur
 FILTERS: Final = table("filters", "Installed Ethereum filters.")
 FLEET: Final = table("fleet", "Followers and bridges that have registered, with their renewal counters.")
 LEASE: Final = table("lease", "Who leads, under which term.")
+REPORTS: Final = table(
+    "reports", "What the pool of workers has done, by epoch bucket, tipset and task; ranges asked for."
+)
 
 
 @dataclass(slots=True)

@@ -23,6 +23,7 @@ from follower.commands import (
     extract,
     hooks,
     import_car,
+    index,
     load,
     loadbalancer,
     replay,
@@ -61,12 +62,17 @@ COMMANDS: Final = (
     schema.COMMAND,
     loadbalancer.COMMAND,
     extract.COMMAND,
+    *index.COMMANDS,
     *store.COMMANDS,
     *auth.COMMANDS,
     config.COMMAND,
 )
 #: what the subcommands of several words share as their first word, and its help
-GROUPS: Final = {"store": "Look after a store.", "auth": "Make tokens and API keys."}
+GROUPS: Final = {
+    "store": "Look after a store.",
+    "index": "Have work done behind the store.",
+    "auth": "Make tokens and API keys.",
+}
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]

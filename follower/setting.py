@@ -18,12 +18,14 @@ KEEP: Final = (*BRIDGE, "import")
 BACKFILL: Final = (*BRIDGE, "backfill")
 #: those that run messages, or start the process that does
 EXECUTE: Final = (*SERVE, "bridge", "sync", "backfill", "execute")
+#: those that put work into the pool of workers, or do it
+POOL: Final = ("worker", "index")
 #: those that read objects which archives may hold
-ARCHIVED: Final = (*EXECUTE, "store index", "store check")
+ARCHIVED: Final = (*EXECUTE, "store index", "store check", *POOL)
 BOTH: Final = ("up", "bridge", "sync", "serve", "execute")
 #: those that read a shared store's head or write it
 SHARED_STORE: Final = (
-    *BOTH, "doctor", "hooks", "import", "backfill", "resume", "schema", "loadbalancer", "store", "extract",
+    *BOTH, "doctor", "hooks", "import", "backfill", "resume", "schema", "loadbalancer", "store", "extract", *POOL,
 )  # fmt: skip
 
 

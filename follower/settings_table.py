@@ -15,6 +15,7 @@ from follower.gate_settings import FORWARD_SETTINGS, GATE_SETTINGS
 from follower.log_settings import LOG_SETTINGS
 from follower.serving_settings import SERVING_SETTINGS
 from follower.setting import BACKFILL, BOTH, BRIDGE, EXECUTE, KEEP, SERVE, SHARED_STORE, Setting
+from follower.setting_groups.pool import POOL_SETTINGS
 from follower.setting_parsers import (
     DEFAULT_SNAPSHOT_URLS,
     node_names,
@@ -197,6 +198,7 @@ SETTINGS: Final = (
     ),
     *ARCHIVE_SETTINGS,
     *SERVING_SETTINGS,
+    *POOL_SETTINGS,
     *GATE_SETTINGS,
     Setting(
         "filters_per_connection",
@@ -321,7 +323,7 @@ SETTINGS: Final = (
         "lease_seconds",
         number(0.1, 600),
         5.0,
-        (*BOTH, "hooks", "import", "backfill", "store"),
+        (*BOTH, "hooks", "import", "backfill", "store", "index"),
         "Seconds without a renewal after which a bridge, an import or a hook's process loses its lease.",
     ),
     Setting(
@@ -402,7 +404,11 @@ SETTINGS: Final = (
     ),
     *LOG_SETTINGS,
     Setting(
-        "metrics_listen", parse_optional_listen, "", BACKFILL, "HOST:PORT of a bridge's own /metrics; empty for none."
+        "metrics_listen",
+        parse_optional_listen,
+        "",
+        (*BACKFILL, "worker", "index watch"),
+        "HOST:PORT of a bridge's or a worker's own /metrics; empty for none.",
     ),
     Setting(
         "hook_seconds",

@@ -43,6 +43,7 @@ from leader_bridge.nodes.subscription import (
     merge_changes,
     subscribe,
 )
+from leader_bridge.pool.claims import Claims
 from leader_bridge.retention.keeper import Keeper
 from leader_bridge.retention.policy import Policy
 from leader_bridge.settings import BridgeSettings
@@ -266,11 +267,8 @@ class Bridge:
         self.publisher.term = await self._new_term(owner)
         await self.publisher.load_head()
         metrics.STOPPED.clear()
-        background = [asyncio.create_task(self.backfill.run())]
-        if self.traces is not None:
-            background.append(asyncio.create_task(self.traces.run()))
-        if self.keeper is not None:
-            background.append(asyncio.create_task(self.keeper.run()))
+        parts = (self.backfill, Claims(self.store, self.writer), self.traces, self.keeper)
+        background = [asyncio.create_task(part.run()) for part in parts if part is not None]
         try:
             await self._follow_nodes()
         finally:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from blockstore.archive.tier import ArchivedObjects, Archives
-from blockstore.cid import Cid
 from blockstore.store import Store
 from chain.errors import NotHeld
 from chain.index.coverage import covered
 from chain.index.recorded_answers import TRACES_INDEX
 from leader_bridge.backfill import Backfill
 from leader_bridge.nodes.archive_fetcher import ArchiveFetcher
-from leader_bridge.nodes.sources import Fetched
+from leader_bridge.nodes.no_nodes import NoNodes
 from leader_bridge.store.executed_receipts import ExecutedReceipts
 from leader_bridge.store.execution import TipsetExecution
 from leader_bridge.store.mirror import Mirror
@@ -25,13 +23,6 @@ from rpc.executor import Executor
 
 #: seconds until an executor that did not answer is asked for traces again
 _RETRY_SECONDS: Final = 1.0
-
-
-class _NoNodes:
-    """No node to fetch from (`leader_bridge.store.mirror.Fetcher`)."""
-
-    async def fetch(self, cids: Sequence[Cid]) -> Fetched:
-        return Fetched(missing=list(cids))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +51,7 @@ async def execute_past(
     if entry is None:
         raise NotHeld("any head: import a snapshot first")
     reads = None if archives is None else ArchivedObjects(store, archives)
-    fetcher = _NoNodes() if archives is None else ArchiveFetcher(archives, _NoNodes())
+    fetcher = NoNodes() if archives is None else ArchiveFetcher(archives, NoNodes())
     writer = TipsetWriter(store, Mirror(store, fetcher), reads=reads)
     execution = TipsetExecution(store, executor, reads)
     backfill = Backfill(

@@ -68,3 +68,23 @@ RETENTION_FAILURES: Final = Counter(
 )
 LOWEST_KEPT: Final = Gauge("follower_bridge_lowest_kept_epoch", "The lowest epoch that is held, by kind.", ["kind"])
 ROWS_REMOVED: Final = Counter("follower_bridge_retention_rows", "Tipsets whose aged rows were removed.", ["kind"])
+POOL_JOBS: Final = Counter(
+    "follower_pool_jobs",
+    "Jobs that this worker ended, by class and result: done, failed, deferred.",
+    ["queue", "result"],
+)
+POOL_TASKS: Final = Counter("follower_pool_tasks", "Tasks on tipsets that this worker reported.", ["task", "status"])
+POOL_JOB_SECONDS: Final = Histogram(
+    "follower_pool_job_seconds",
+    "Seconds a job took.",
+    ["queue"],
+    buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800),
+)
+POOL_WAIT_SECONDS: Final = Histogram(
+    "follower_pool_wait_seconds",
+    "Seconds a job waited in the queue.",
+    ["queue"],
+    buckets=(0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 60, 600, 3600),
+)
+POOL_WAITING: Final = Gauge("follower_pool_waiting", "Jobs that wait in the queue, as this worker last saw.", ["queue"])
+POOL_CLAIMED: Final = Counter("follower_pool_claimed", "Reports of workers that a bridge looked at and took over.")

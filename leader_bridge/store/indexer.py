@@ -55,10 +55,15 @@ def index_tipset(
     """
     row = index_rows(batch, tipset, parent, held, has_post=False)
     if messages is not None:
-        key = message_key(tipset.height, tipset.key.cid)
-        for cid in included_messages(messages):
-            batch.put(MESSAGES, bytes(cid), key, b"")
+        index_messages(batch, tipset, messages)
     return row
+
+
+def index_messages(batch: Batch, tipset: Tipset, messages: Sequence[BlockMessages]) -> None:
+    """Add the MESSAGES rows of `tipset`, whose blocks list `messages`, to `batch`."""
+    key = message_key(tipset.height, tipset.key.cid)
+    for cid in included_messages(messages):
+        batch.put(MESSAGES, bytes(cid), key, b"")
 
 
 def signed_messages(tipsets: Iterable[Sequence[BlockMessages]]) -> Iterable[Cid]:

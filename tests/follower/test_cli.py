@@ -81,6 +81,7 @@ def test_a_subcommand_is_a_file_of_its_name(command: Command) -> None:
         "plan": "load.plan",
         "extract": "extract.extract",
         "sync": "sync.command",
+        "worker": "index.worker",
     }
     assert module == named.get(command.name, command.name.replace(" ", ".").replace("-", "_"))
     assert any(setting.is_used_by(command.name) for setting in SETTINGS)

@@ -1,0 +1,1 @@
+"""Settings of one subject each, parts of the table in `follower.settings_table`."""

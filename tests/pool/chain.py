@@ -1,0 +1,48 @@
+"""Chains for tests of the pool: published, with events that nobody has indexed, in any store."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from blockstore.store import Batch, HeadEntry, Store, TipsetRef
+from chain.network import save_network
+from chain.tipset import Tipset
+from tests.support.event_chain import TOKEN, EventChain
+
+
+class PoolChain(EventChain):
+    """As EventChain, but a head change writes no rows of events: they are the pool's work."""
+
+    async def publish(self, reverts: Sequence[Tipset], applies: Sequence[Tipset]) -> Tipset:
+        if not self._term:
+            self._term = await self.store.new_term("test")
+            batch = Batch()
+            save_network(batch, self.network)
+            await self.store.write(batch)
+        self.seq += 1
+        refs = [tuple(TipsetRef(one.height, one.key) for one in some) for some in (reverts, applies)]
+        await self.store.append_head(HeadEntry(self.seq, self._term, refs[0], refs[1], refs[1][-1]))
+        self.head = applies[-1]
+        return self.head
+
+    async def line(self, top: int, nulls: Collection[int] = ()) -> list[Tipset]:
+        """The chain from epoch 0 to `top` without the null rounds, in one head change; each tipset emits a log."""
+        made: list[Tipset] = []
+        at = self.head
+        height = 0 if at is None else at.height + 1
+        while height <= top:
+            skipped = 0
+            while height + skipped in nulls:
+                skipped += 1
+            at = await self.tipset(at, [(TOKEN, height, b"data")], nulls=skipped)
+            made.append(at)
+            height = at.height + 1
+        await self.publish([], made)
+        return made
+
+
+async def pool_chain(store: Store, top: int, nulls: Collection[int] = ()) -> PoolChain:
+    """A chain from epoch 0 to `top` in a store."""
+    chain = PoolChain(store)
+    await chain.line(top, nulls)
+    return chain
