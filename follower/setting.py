@@ -16,12 +16,12 @@ BRIDGE: Final = ("up", "bridge", "sync")
 KEEP: Final = (*BRIDGE, "import")
 #: those that make what the past lacks
 BACKFILL: Final = (*BRIDGE, "backfill")
-#: those that run messages, or start the process that does
-EXECUTE: Final = (*SERVE, "bridge", "sync", "backfill", "execute")
 #: those that put work into the pool of workers, or do it
 POOL: Final = ("worker", "index")
+#: those that run messages, or start the process that does
+EXECUTE: Final = (*SERVE, "bridge", "sync", "backfill", "execute", *POOL)
 #: those that read objects which archives may hold
-ARCHIVED: Final = (*EXECUTE, "store index", "store check", *POOL)
+ARCHIVED: Final = (*EXECUTE, "store index", "store check")
 BOTH: Final = ("up", "bridge", "sync", "serve", "execute")
 #: those that read a shared store's head or write it
 SHARED_STORE: Final = (

@@ -14,7 +14,7 @@ from follower.archive_settings import ARCHIVE_SETTINGS
 from follower.gate_settings import FORWARD_SETTINGS, GATE_SETTINGS
 from follower.log_settings import LOG_SETTINGS
 from follower.serving_settings import SERVING_SETTINGS
-from follower.setting import BACKFILL, BOTH, BRIDGE, EXECUTE, KEEP, SERVE, SHARED_STORE, Setting
+from follower.setting import BACKFILL, BOTH, BRIDGE, EXECUTE, KEEP, POOL, SERVE, SHARED_STORE, Setting
 from follower.setting_groups.pool import POOL_SETTINGS
 from follower.setting_parsers import (
     DEFAULT_SNAPSHOT_URLS,
@@ -49,7 +49,7 @@ SETTINGS: Final = (
         "node",
         parse_nodes,
         "",
-        (*BOTH, "doctor", "store check"),
+        (*BOTH, "doctor", "store check", *POOL),
         "Full nodes to follow, best first, separated by commas: TOKEN:ADDR, multiaddr or URL. Also FULLNODE_API_INFO.",
         aliases=("FULLNODE_API_INFO",),
         hide=node_names,
@@ -185,7 +185,7 @@ SETTINGS: Final = (
         "node_timeout_seconds",
         number(0.1, 600),
         30.0,
-        (*BOTH, "doctor", "store check"),
+        (*BOTH, "doctor", "store check", *POOL),
         "Seconds until a full node counts as not answering.",
     ),
     *FORWARD_SETTINGS,
@@ -330,7 +330,7 @@ SETTINGS: Final = (
         "execution",
         one_of("auto", "on", "off"),
         "auto",
-        (*SERVE, *BACKFILL[1:]),
+        (*SERVE, *BACKFILL[1:], *POOL),
         "Execute messages (eth_call, gas estimates) beside the followers: auto where the extension is installed.",
     ),
     Setting(

@@ -55,13 +55,6 @@ POOL_SETTINGS: Final = (
         "Classes of jobs that a worker takes: watch, fill, index, walk. Their shares of its slots are 5, 3, 1 and 1.",
     ),
     Setting(
-        "tasks",
-        parse_names,
-        "messages,eth_hashes,events",
-        ("index",),
-        "What is done to each tipset, separated by commas; see docs/pool.md.",
-    ),
-    Setting(
         "confidence",
         whole_number(0, 900),
         3,

@@ -75,7 +75,7 @@ def read_readyz(text: str) -> Standing:
     return Standing(state, reason, int(head[1]), int(head[2]))
 
 
-class _Renewals:
+class Renewals:
     """For how many seconds each row has been the same, by this process' clock."""
 
     def __init__(self) -> None:
@@ -102,8 +102,8 @@ class FleetView:
         self._listen = listen
         self._session: aiohttp.ClientSession | None = None
         self._asked: dict[str, Standing] = {}
-        self._members = _Renewals()
-        self._bridge_rows = _Renewals()
+        self._members = Renewals()
+        self._bridge_rows = Renewals()
 
     async def close(self) -> None:
         """Close every connection."""

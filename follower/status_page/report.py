@@ -24,6 +24,7 @@ from follower.logs.recent_errors import RecentErrors
 from follower.readiness import FollowedNode
 from follower.status_page.figures import MethodRates, budgets, caches
 from follower.status_page.fleet import NO_ANSWER, BridgeStanding, FleetView, LastHead, Standing
+from follower.status_page.pool import PoolView
 from follower.status_page.timeline import HeadTimeline
 from rpc.errors import RpcError
 from rpc.server.server import Server
@@ -78,6 +79,7 @@ class StatusReport:
         self._followed = followed
         self._errors = errors
         self._fleet = FleetView(services.store, server.health, last_head, settings.address, settings.listen)
+        self._pool = PoolView(services.store)
         self._last_head = last_head
         self._rates = MethodRates(server.metrics.methods)
         self._timeline = HeadTimeline(services.store)
@@ -140,9 +142,10 @@ class StatusReport:
         whole, fresh = await asyncio.gather(health.whole(), health.fresh())
         checks: dict[str, CheckResult] = whole | fresh
         own = await self._fleet.own_standing(checks)
-        followers, bridges, timeline, _ = await asyncio.gather(
+        followers, bridges, pool, timeline, _ = await asyncio.gather(
             part("fleet", self._fleet.followers(own, self._services.agent)),
             part("bridges", self._fleet.bridges()),
+            part("pool", self._pool.workers()),
             part("head timeline", self._read_timeline(own)),
             part("store", self._read_slow()),
         )
@@ -167,6 +170,7 @@ class StatusReport:
                 "followers": followers,
                 "bridges": None if bridges is None else [one.report() for one in bridges],
             },
+            "pool": pool,
             "timeline": timeline,
             "requests": self._rates.look(),
             "caches": caches(services),

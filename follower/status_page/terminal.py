@@ -117,6 +117,16 @@ def draw(report: dict[str, Any]) -> RenderableType:
             [(one["name"], one["state"], one["height"], one["lag"], one["reason"]) for one in fleet["bridges"] or []],
         )
     )
+    if report.get("pool"):
+        parts.append(
+            _table(
+                ("worker", "state", "done", "failed", ""),
+                [
+                    (one["name"], one["state"], one["done"], one["failed"], f"{one['deferred']:,} put off")
+                    for one in report["pool"]
+                ],
+            )
+        )
     parts.append(_timeline(report["timeline"]))
     parts.append(
         _table(

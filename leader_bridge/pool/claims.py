@@ -90,7 +90,8 @@ class Claims:
             if report.height not in digests:
                 digests[report.height] = await self._digest(head, report.height)
             # what retention has dropped meanwhile is not claimed again
-            if digests[report.height] != report.tipset or kept.archived < report.height < kept.indices:
+            lowest = max(kept.indices, kept.messages if claim.flagged else 0)
+            if digests[report.height] != report.tipset or kept.archived < report.height < lowest:
                 continue
             taken += 1
             if claim.index:

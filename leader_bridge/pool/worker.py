@@ -25,6 +25,7 @@ from leader_bridge.pool.engine import Again
 from leader_bridge.pool.job import LIMITS, Job
 from leader_bridge.pool.reports import NULL_ROUND, Report, Status, digest_of, reported_tasks, save_reports
 from leader_bridge.pool.tasks.task import Defer, Outcome, TaskContext, TaskRun
+from leader_bridge.store.execution import ExecutionDiffers
 from rpc.errors import RpcError
 from rpc.node_errors import NodeError
 
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 #: a job that fails more often is left to `find`
 MOST_TRIES: Final = 3
 #: what a task may raise beside Defer
-_FAILURES: Final = (StoreError, ChainError, NodeError, RpcError)
+_FAILURES: Final = (StoreError, ChainError, NodeError, RpcError, ExecutionDiffers)
 
 
 @dataclass(slots=True)

@@ -118,11 +118,10 @@ class ExecutedReceipts:
         if row.parent_height < 0 and row.height:
             return "the tipset before them is not held"
         if row.parent_height <= 0:
-            # nothing was executed in the genesis
-            objects: dict[bytes, bytes] = {}
-            empty = await amt_build(lambda cid, data: objects.__setitem__(cid.multihash, data), [], version=0)
-            if empty != child.parent_message_receipts:
+            made = await genesis_receipts(child)
+            if made is None:
                 return "the genesis has receipts of its own"
+            objects = made
         else:
             parent_row = await self._writer.row(row.parent)
             if parent_row is None or not parent_row.held & HELD_STATE:
@@ -161,6 +160,13 @@ class ExecutedReceipts:
             await asyncio.sleep(_RETRY_SECONDS)
         require_equal(parent, (done.root, done.receipts), (child.parent_state_root, child.parent_message_receipts))
         return dict(done.receipt_objects)
+
+
+async def genesis_receipts(child: Tipset) -> dict[bytes, bytes] | None:
+    """The objects of the genesis' receipts, in which nothing was executed; None where its child names others."""
+    objects: dict[bytes, bytes] = {}
+    empty = await amt_build(lambda cid, data: objects.__setitem__(cid.multihash, data), [], version=0)
+    return objects if empty == child.parent_message_receipts else None
 
 
 class _TooMuch(Exception):

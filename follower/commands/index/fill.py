@@ -11,6 +11,7 @@ from follower.commands.index.find import gaps_of
 from follower.commands.index.pool import (
     add_here,
     add_range,
+    add_tasks,
     finishing,
     pool_store,
     redis_engine,
@@ -38,7 +39,7 @@ async def _fill(settings: Settings, args: argparse.Namespace, stop: asyncio.Even
 
     span = settings["job_epochs"]
     async with pool_store(settings) as store:
-        gaps = await gaps_of(store, settings, args)
+        gaps = await gaps_of(store, args)
         if not args.here:
             async with redis_engine(settings) as engine:
                 try:
@@ -55,13 +56,14 @@ async def _fill(settings: Settings, args: argparse.Namespace, stop: asyncio.Even
             return DONE
         if args.claim:
             await take_claims(settings, store)
-        left = await gaps_of(store, settings, args)
+        left = await gaps_of(store, args)
     print(f"{len(gaps):,} epochs lacked something; {len(left):,} still do", flush=True)
     return FAILED if left else DONE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The range, and where the work is done."""
+    add_tasks(parser)
     add_range(parser, required=False)
     add_here(parser)
 

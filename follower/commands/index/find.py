@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any, Final
 
 from follower.commands.command import DONE, FAILED, Command
-from follower.commands.index.pool import add_range, asked_tasks, given_range, pool_store
+from follower.commands.index.pool import add_range, add_tasks, asked_tasks, given_range, pool_store
 from follower.commands.processes import run_loop
 from follower.settings import Settings
 
@@ -26,14 +26,14 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
     return run_loop(_find(settings, args))
 
 
-async def gaps_of(store: Store, settings: Settings, args: argparse.Namespace) -> Gaps:
-    """The gaps of FROM to TO for the tasks of the settings; without FROM and TO those of all ranges asked for."""
+async def gaps_of(store: Store, args: argparse.Namespace) -> Gaps:
+    """The gaps of FROM to TO for `--tasks`; without FROM and TO those of all ranges asked for."""
     from leader_bridge.pool.gaps import find_gaps
     from leader_bridge.pool.wanted import load_wanted
 
     found = given_range(args)
     if found is not None:
-        return await find_gaps(store, *found, asked_tasks(settings))
+        return await find_gaps(store, *found, asked_tasks(args))
     head = await store.head()
     missing: dict[int, dict[str, None]] = {}
     for wanted in await load_wanted(store):
@@ -48,7 +48,7 @@ async def _find(settings: Settings, args: argparse.Namespace) -> int:
     import orjson
 
     async with pool_store(settings, readonly=True) as store:
-        gaps = await gaps_of(store, settings, args)
+        gaps = await gaps_of(store, args)
     if args.json:
         told: list[dict[str, Any]] = [{"height": height, "tasks": tasks} for height, tasks in gaps]
         print(orjson.dumps(told).decode())
@@ -63,6 +63,7 @@ async def _find(settings: Settings, args: argparse.Namespace) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The range, and the form of the answer."""
+    add_tasks(parser)
     add_range(parser, required=False)
     parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
 

@@ -25,11 +25,11 @@ _MOST_SLOTS: Final = 1024
 _NO_QUEUE: Final = "there is no queue: name one by --redis, or give --here to work in this process"
 
 
-def asked_tasks(settings: Settings) -> tuple[str, ...]:
-    """The tasks that the settings name. Errors: CannotRun (there is none of that name)."""
-    from leader_bridge.pool.tasks import ALL
+def asked_tasks(args: argparse.Namespace) -> tuple[str, ...]:
+    """The tasks that `--tasks` names. Errors: CannotRun (there is none of that name)."""
+    from leader_bridge.pool.tasks import ALL, DEFAULT
 
-    names = split_names(settings["tasks"])
+    names = split_names(args.tasks or ",".join(DEFAULT))
     unknown = [name for name in names if name not in ALL]
     if unknown:
         raise CannotRun(f"there is no task {unknown[0]}; there are {', '.join(ALL)}")
@@ -56,17 +56,28 @@ async def redis_engine(settings: Settings) -> AsyncIterator[Engine]:
 async def opened_worker(settings: Settings, store: Store) -> AsyncIterator[Worker]:
     """A worker of this process, with all tasks that can be done here. Errors: CannotRun, BadCar, StoreError."""
     from follower.archives import opened_archives
+    from follower.executor.child import executor_of
     from leader_bridge.pool.tasks import bound_tasks
     from leader_bridge.pool.tasks.task import TaskContext
     from leader_bridge.pool.worker import Worker
+    from rpc.client.client import NodeClient
+    from rpc.client.node_info import parse_node_info
 
-    async with opened_archives(settings) as archives:
+    async with opened_archives(settings) as archives, contextlib.AsyncExitStack() as stack:
+        executor = None
+        # one of its own costs each process some time and memory: only where somebody asks for it
+        if settings["execution"] == "on" or settings["executor_socket"]:
+            executor = await stack.enter_async_context(executor_of(settings))
+        client = None
+        if settings["node"]:
+            client = NodeClient(parse_node_info(settings["node"])[0], timeout=settings["node_timeout_seconds"])
+            stack.push_async_callback(client.close)
         reads = None
         if archives is not None:
             from blockstore.archive.tier import ArchivedObjects
 
             reads = ArchivedObjects(store, archives)
-        context = TaskContext(store, reads)
+        context = TaskContext(store, reads, executor, client)
         # random: a process that is started again is another worker
         name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(2)}"
         yield Worker(context, bound_tasks(context), name, job_seconds=settings["job_seconds"])
@@ -136,6 +147,13 @@ def add_here(parser: argparse.ArgumentParser) -> None:
         "--claim",
         action="store_true",
         help="with --here: say at the end what indices cover; no bridge may run meanwhile. A bridge does so by itself",
+    )
+
+
+def add_tasks(parser: argparse.ArgumentParser) -> None:
+    """What is done."""
+    parser.add_argument(
+        "--tasks", metavar="NAMES", help="what is done to each tipset, separated by commas (messages,eth_hashes,events)"
     )
 
 

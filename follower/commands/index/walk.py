@@ -10,6 +10,7 @@ from follower.commands.command import DONE, FAILED, Command
 from follower.commands.index.pool import (
     add_here,
     add_range,
+    add_tasks,
     asked_tasks,
     finishing,
     given_range,
@@ -41,7 +42,7 @@ async def _walk(settings: Settings, args: argparse.Namespace, stop: asyncio.Even
 
     found = given_range(args)
     assert found is not None
-    wanted = Wanted(*found, asked_tasks(settings), args.queue, asked_ms=wall_ms())
+    wanted = Wanted(*found, asked_tasks(args), args.queue, asked_ms=wall_ms())
     span = settings["job_epochs"]
     async with pool_store(settings) as store:
         with reporting() as progress:
@@ -80,6 +81,7 @@ async def _walk(settings: Settings, args: argparse.Namespace, stop: asyncio.Even
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The range, the class, and where the work is done."""
+    add_tasks(parser)
     add_range(parser, required=True)
     parser.add_argument("--queue", choices=("walk", "index"), default="walk", help="the class of the jobs")
     add_here(parser)

@@ -9,7 +9,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from follower.commands.command import DONE, Command
-from follower.commands.index.pool import add_concurrency, asked_tasks, pool_store, redis_engine, working_here
+from follower.commands.index.pool import add_concurrency, add_tasks, asked_tasks, pool_store, redis_engine, working_here
 from follower.commands.processes import metrics_server, run_until_signal
 from follower.settings import Settings
 
@@ -37,25 +37,27 @@ async def _watch(settings: Settings, args: argparse.Namespace, stop: asyncio.Eve
         contextlib.AsyncExitStack() as stack,
     ):
         if not args.here:
-            await _follow(settings, store, await stack.enter_async_context(redis_engine(settings)), stop)
+            await _follow(settings, args, store, await stack.enter_async_context(redis_engine(settings)), stop)
             return DONE
         engine = await stack.enter_async_context(working_here(settings, store, [WATCH, FILL], args.concurrency))
         finding = asyncio.create_task(find_repeatedly(store, engine, span=settings["job_epochs"]))
         try:
-            await _follow(settings, store, engine, stop)
+            await _follow(settings, args, store, engine, stop)
         finally:
             finding.cancel()
             await asyncio.gather(finding, return_exceptions=True)
     return DONE
 
 
-async def _follow(settings: Settings, store: Store, engine: Engine, stop: asyncio.Event) -> None:
+async def _follow(
+    settings: Settings, args: argparse.Namespace, store: Store, engine: Engine, stop: asyncio.Event
+) -> None:
     from blockstore.errors import StoreUnavailable
     from leader_bridge.pool.engine import QueueUnavailable
     from leader_bridge.pool.watch import Watcher
 
     while not stop.is_set():
-        watcher = Watcher(store, engine, asked_tasks(settings), confidence=settings["confidence"])
+        watcher = Watcher(store, engine, asked_tasks(args), confidence=settings["confidence"])
         try:
             await watcher.run(stop)
         except (StoreUnavailable, QueueUnavailable) as error:
@@ -67,6 +69,7 @@ async def _follow(settings: Settings, store: Store, engine: Engine, stop: asynci
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where the work is done."""
     parser.add_argument("--here", action="store_true", help="work in this process, without a queue")
+    add_tasks(parser)
     add_concurrency(parser)
 
 

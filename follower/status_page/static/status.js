@@ -122,6 +122,19 @@ function drawFleet({ fleet, lone }) {
   return out;
 }
 
+function drawPool(workers) {
+  const seen = workers.find((one) => one.state === "works") || workers[0];
+  const waiting = Object.entries(seen.waiting).map(([name, count]) => `${name} ${number(count)}`).join(", ");
+  return [table([
+    ["Worker", "text", (one) => one.name],
+    ["State", "", (one) => state(one.state)],
+    ["Done", "n", (one) => number(one.done)],
+    ["Failed", "n", (one) => number(one.failed)],
+    ["Put off", "n wide", (one) => number(one.deferred)],
+    ["Slots", "text wide", (one) => Object.entries(one.slots).map(([name, count]) => `${name} ${count}`).join(", ")],
+  ], workers, "Workers", (one) => one.state === "no sign"), soft(waiting ? `Jobs in the queue: ${waiting}.` : "The queue does not answer.")];
+}
+
 // Each tipset is a circle at its epoch, the larger the more blocks it has. Branches that a reorg left hang below.
 function drawTimeline(timeline) {
   if (!timeline || !timeline.tipsets.length) return [soft("No head change has been read yet.")];
@@ -270,6 +283,9 @@ function show(report) {
   fill("troubles", report.troubles, (troubles) => troubles.map((text) => make("p", null, text)));
   byId("summary").replaceChildren(...drawSummary(report));
   fill("fleet", { fleet, lone: !fleet.shared }, drawFleet);
+  const pool = report.pool || [];
+  byId("pool-part").hidden = !pool.length;
+  if (pool.length) fill("pool", pool, drawPool);
   fill("timeline", report.timeline && { ...report.timeline, width: window.innerWidth < 560 }, drawTimeline);
   fill("requests", report.requests, drawRequests);
   fill("coverage", report.coverage, drawCoverage);
