@@ -51,7 +51,7 @@ class Context:
 
     __slots__ = (
         "account", "admission", "asked_node", "cache_status", "deadline", "depends_on", "find_client", "headers",
-        "lane_places", "permissions", "pinned", "reserved_bytes", "services", "session", "stages",
+        "lane_places", "permissions", "pinned", "reserved_bytes", "retry_after", "services", "session", "stages",
         "time_budget_seconds", "verbose", "version", "waits",
     )  # fmt: skip
 
@@ -82,6 +82,8 @@ class Context:
         self.account = ""
         #: bytes of `admission.memory` that this request holds
         self.reserved_bytes = 0
+        #: whole seconds until a quota that refused this request has room; 0: none did
+        self.retry_after = 0
         #: how many calls of this request wait now
         self.waits = 0
         #: of a batch, by lane: who of its calls may go in

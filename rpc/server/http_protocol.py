@@ -26,7 +26,7 @@ from rpc.json_wire import encode_error
 from rpc.server.gate.tenants import account_of
 from rpc.server.http_head import HEAD_END, RPC_BEGINNINGS, RPC_PATHS, KnownHead, RequestHead
 from rpc.server.run_until_blocked import Running, run_until_blocked
-from rpc.server.server_state import TURN_REQUESTS, ServerState, wants_verbose
+from rpc.server.server_state import TURN_REQUESTS, ServerState, retry_after, wants_verbose
 
 log = logging.getLogger("follower.rpc")
 
@@ -87,7 +87,8 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
         except Refused as refused:
             self._state = _GONE
             shared.tell_refused(self.url, refused.http_status, refused.code, self._client)
-            self._write(refused.http_status, encode_error(refused, b"null"), close=True)
+            lines = b"\r\nRetry-After: %d" % retry_after(error=refused)
+            self._write(refused.http_status, encode_error(refused, b"null"), close=True, lines=lines)
             shared.send(self.transport, None)
             return
         shared.connections.add(self)
@@ -425,12 +426,12 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
     ) -> None:
         shared = self._shared
         start = shared.start(status)
-        more = lines + b"\r\n\r\n"
-        if close:
-            more = lines + b"\r\nConnection: close\r\n\r\n"
-        elif self.has_connection_header:
+        more = lines + (b"\r\nConnection: close\r\n\r\n" if close else b"\r\n\r\n")
+        if self.has_connection_header and not close:
             # HTTP/1.0 wants to be told
             more = lines + b"\r\nConnection: keep-alive\r\n\r\n"
+        if status in (429, 503) and not lines:
+            more = b"\r\nRetry-After: %d%b" % (retry_after(ctx), more)
         if ctx is not None:
             if ctx.pinned is not None:
                 more = shared.head_lines(ctx.pinned) + more

@@ -39,7 +39,7 @@ from rpc.server.limits import ServerSettings
 from rpc.server.metrics import CONTENT_TYPE, Metrics
 from rpc.server.observe.observer import Observer
 from rpc.server.observe.request_log import RequestLog
-from rpc.server.server_state import EXPOSED, RETRY_AFTER_SECONDS, ServerState, wants_verbose
+from rpc.server.server_state import EXPOSED, ServerState, retry_after, wants_verbose
 from rpc.server.websocket import WebSocketSession
 from rpc.services import Head, Services
 
@@ -268,11 +268,11 @@ class Server:
                 return answer
             status, out = await self.dispatcher.http(version, body, ctx, request.headers.get("X-Filecoin-Min-Head"))
             if status in (429, 503):
-                headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+                headers["Retry-After"] = str(retry_after(ctx))
             return await self._answer(request, status, out, headers, ctx)
         except Refused as refused:
             self._shared.tell_refused(path, refused.http_status, refused.code, lambda: self._client(request))
-            headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+            headers["Retry-After"] = str(retry_after(ctx, refused))
             answer = web.Response(
                 status=refused.http_status, body=encode_error(refused, b"null"), content_type=_JSON, headers=headers
             )
@@ -358,7 +358,7 @@ class Server:
         except Refused as refused:
             path = request.path.encode()
             self._shared.tell_refused(path, refused.http_status, refused.code, lambda: self._client(request))
-            again = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+            again = {"Retry-After": str(retry_after(error=refused))}
             body = encode_error(refused, b"null")
             return web.Response(status=refused.http_status, body=body, content_type=_JSON, headers=again)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from time import perf_counter, time
 from typing import Final, Protocol
 from wsgiref.handlers import format_date_time
 
+from rpc.context import Context
+from rpc.errors import RpcError
 from rpc.server.answers.kept_answers import HIT
 from rpc.server.client_address import Clients
 from rpc.server.dispatch import Dispatcher
@@ -22,8 +25,8 @@ from rpc.services import Head
 _OUTBOX: Final = 256 << 10
 #: requests that are begun in one turn of the loop, and beyond them of one client
 TURN_REQUESTS: Final = 64
-#: when a client that was refused may ask again
-RETRY_AFTER_SECONDS: Final = 1
+#: when a client that was refused may ask again, where no quota says it
+_RETRY_AFTER_SECONDS: Final = 1
 #: the header names of ours that a browser lets its page read
 EXPOSED: Final = "X-Filecoin-Head, X-Filecoin-Head-Age, X-Filecoin-Not-Found, X-Cache, Server-Timing"
 _HIT_LINE: Final = b"\r\nX-Cache: " + HIT
@@ -193,14 +196,21 @@ class ServerState:
             f"Date: {format_date_time(second)}",
             "Content-Type: application/json",
         ]
-        if status in (429, 503):
-            lines.append(f"Retry-After: {RETRY_AFTER_SECONDS}")
         if self.settings.cors_origin:
             lines.append(f"Access-Control-Allow-Origin: {self.settings.cors_origin}")
             lines.append(f"Access-Control-Expose-Headers: {EXPOSED}")
         lines.append("Content-Length: ")
         found = self._starts[status] = "\r\n".join(lines).encode()
         return found
+
+
+def retry_after(ctx: Context | None = None, error: RpcError | None = None) -> int:
+    """Whole seconds until a client may ask again that was refused: those of the quota that refused it, else one."""
+    if ctx is not None and ctx.retry_after:
+        return ctx.retry_after
+    data = None if error is None else error.data
+    wait = data.get("retryAfterSeconds") if isinstance(data, dict) else None
+    return _RETRY_AFTER_SECONDS if wait is None else max(1, math.ceil(wait))
 
 
 def wants_verbose(query: bytes) -> bool:

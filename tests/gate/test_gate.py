@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -75,6 +76,10 @@ async def test_rates_of_all_and_of_an_address(gate: GateSettings, limit: str) ->
         assert statuses == [200] * 10 + [429] * 2
         error = orjson.loads(answer.body)["error"]
         assert (error["code"], error["data"]["limit"]) == (RATE_REFUSED, limit)
+        # a hundredth of a token a second: the bucket has room for one call in a hundred seconds, less what has passed
+        again = float(error["data"]["retryAfterSeconds"])
+        assert 50 < again <= 100
+        assert int(answer.headers["retry-after"]) == math.ceil(again)
         other = await soon(post(one.port, call("Test.Echo", 1), headers={"X-Forwarded-For": "203.0.113.8"}))
         assert other.status == (429 if limit == "rate_limit" else 200)
         refused = one.server.dispatcher.refusals.counts[limit]
@@ -102,6 +107,7 @@ async def test_connections_a_minute() -> None:
         assert error["code"] == CONNECTIONS_REFUSED
         assert "conn_per_minute is 5; try again in " in error["message"]
         assert 0 < error["data"]["retryAfterSeconds"] <= 12
+        assert int(answers[-1].headers["retry-after"]) == math.ceil(error["data"]["retryAfterSeconds"])
 
 
 # --- how far back -------------------------------------------------------------------------------------------
@@ -121,6 +127,63 @@ async def _ask(node: ReplayNode, gate: GateSettings, method: str, *params: Any) 
     return answer
 
 
+def named_otherwise(epoch: int, block_hash: str, key: Any) -> list[tuple[str, list[Any]]]:
+    """Calls that name an epoch in a range, a text, a filter, or among parameters that may be left out."""
+    at, digest = hex(epoch), "0x" + block_hash
+    sent = {"to": "0xff00000000000000000000000000000000000001"}
+    return [
+        ("eth_getBlockByNumber", [at, False]),
+        ("eth_getBlockByHash", [digest, False]),
+        ("eth_getBlockTransactionCountByNumber", [at]),
+        ("eth_getTransactionByBlockNumberAndIndex", [at, "0x0"]),
+        ("eth_getTransactionByBlockHashAndIndex", [digest, "0x0"]),
+        ("eth_getBlockReceipts", [at]),
+        ("trace_block", [at]),
+        ("trace_replayBlockTransactions", [at, ["trace"]]),
+        ("trace_filter", [{"fromBlock": at, "toBlock": "latest"}]),
+        ("trace_filter", [{"fromBlock": "latest", "toBlock": at}]),
+        ("eth_getLogs", [{"fromBlock": at, "toBlock": "latest"}]),
+        ("eth_getLogs", [{"blockHash": digest}]),
+        ("eth_newFilter", [{"fromBlock": at}]),
+        ("Filecoin.GetActorEventsRaw", [{"fromHeight": epoch}]),
+        ("Filecoin.GetActorEventsRaw", [{"tipsetKey": key}]),
+        ("eth_feeHistory", ["0x1", hex(epoch + 1)]),
+        ("eth_call", [sent, at]),
+        ("eth_estimateGas", [sent, at]),
+        ("debug_traceCall", [sent, at, {}]),
+        ("trace_call", [sent, ["trace"], at]),
+        ("Filecoin.MpoolPending", [key]),
+        ("Filecoin.MinerGetBaseInfo", ["f01000", epoch, key]),
+    ]
+
+
+async def test_ranges_count_from_their_beginning(played: ReplayNode) -> None:
+    gate = GateSettings(api_max_lookback_seconds=20 * played.network.block_delay)
+    refused = [
+        ("eth_feeHistory", ["0x32", "latest"]),
+        ("eth_getLogs", [{"fromBlock": "earliest"}]),
+        ("eth_newFilter", [{"fromBlock": "earliest"}]),
+    ]
+    passing = [
+        ("eth_feeHistory", ["0x5", "latest"]),
+        ("eth_getLogs", [{}]),
+        ("Filecoin.GetActorEventsRaw", [{"fromHeight": -1}]),
+        ("Filecoin.StateSearchMsg", [[], key_cid(played), 5000, True]),
+    ]
+    for calls, code in ((refused, LOOKBACK_REFUSED), (passing, None)):
+        for method, params in calls:
+            answer = await _ask(played, gate, method, *params)
+            assert (answer.get("error", {}).get("code") == LOOKBACK_REFUSED) == (code is not None), (method, answer)
+    # what makes no sense is for the method to refuse
+    for method, params in (("eth_getLogs", [{"fromBlock": "five"}]), ("eth_feeHistory", ["x"]), ("eth_estimateGas", [])):
+        assert (await _ask(played, gate, method, *params))["error"]["code"] != LOOKBACK_REFUSED
+
+
+def key_cid(node: ReplayNode) -> dict[str, str]:
+    """A CID that is no message's."""
+    return {"/": str(node.head.key.cids[0])}
+
+
 async def test_lookbacks(played: ReplayNode) -> None:
     head = played.head
     delay = played.network.block_delay
@@ -136,6 +199,7 @@ async def test_lookbacks(played: ReplayNode) -> None:
             ("Filecoin.ChainGetTipSetByHeight", [epoch, []]),
             ("eth_getBalance", [address, hex(epoch)]),
             ("eth_getBalance", [address, {"blockHash": "0x" + tipset.key.block_hash.hex()}]),
+            *named_otherwise(epoch, tipset.key.block_hash.hex(), key),
         ):
             answer = await _ask(played, gate, method, *params)
             refused = answer.get("error", {}).get("code") == LOOKBACK_REFUSED

@@ -5,18 +5,16 @@ The names of the limits are lotus-gateway's, where it has them. Source: Lotus `g
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 from weakref import WeakKeyDictionary
 
-from blockstore.errors import StoreError
-from chain.errors import ChainError
-from chain.tipset import TipsetKey
 from rpc.context import Context
 from rpc.errors import ConfidenceRefused, LookbackRefused, MethodRefused, RateRefused
-from rpc.lookup.eth.block_parameter import BlockParameter, select_hash
 from rpc.registry import Cost, Method
+from rpc.server.gate.lookbacks import named_epochs
 from rpc.server.gate.method_list import MethodList
 from rpc.server.gate.tenants import Tenant, tenant_of
 from rpc.server.gate.token_bucket import BucketsByAddress, TokenBucket
@@ -27,9 +25,6 @@ TOKENS: Final = {
 }  # fmt: skip
 #: seconds of the rate that may be saved up
 _BURST_SECONDS: Final = 2.0
-_EPOCH: Final = "abi.ChainEpoch"
-#: parameters that are epochs and no look-back: how far a search goes
-_SEARCH_LIMITS: Final = frozenset({"limit", "look_back_limit", "confidence"})
 
 
 class GatedCall(Protocol):
@@ -92,6 +87,7 @@ class Gate:
             wait = bucket.wait_seconds(amount)
             if wait:
                 self._on_refusal(name, ctx.account)
+                ctx.retry_after = math.ceil(wait)
                 raise RateRefused(name, whose, bucket.rate, wait)
         for _, _, bucket in buckets:
             bucket.take(amount)
@@ -130,27 +126,10 @@ class Gate:
     async def _check_lookback(self, ctx: Context, call: GatedCall) -> None:
         head = (await ctx.head()).tipset
         most = self.settings.api_max_lookback_seconds // ctx.network.block_delay
-        for param, value in zip(call.method.params, call.arguments, strict=False):
-            height = await self._height(ctx, param.go, param.name, value)
-            if height is not None and height < head.height - most:
+        async for height in named_epochs(ctx, call):
+            if height < head.height - most:
                 self._on_refusal("api_max_lookback", ctx.account)
                 raise LookbackRefused(self.settings.api_max_lookback_seconds, head.height - most)
-
-    @staticmethod
-    async def _height(ctx: Context, go: str, name: str, value: Any) -> int | None:
-        """The epoch that a parameter names; None where it names none, or one that the method itself will refuse."""
-        try:
-            if isinstance(value, TipsetKey) and value:
-                return (await ctx.index.tipset(value)).height
-            if isinstance(value, BlockParameter):
-                if value.number is not None:
-                    return value.number
-                return None if value.hash is None else (await select_hash(ctx, value.hash)).height
-        except (ChainError, StoreError):
-            return None
-        if go == _EPOCH and name not in _SEARCH_LIMITS and type(value) is int:
-            return value
-        return None
 
 
 def _made(rate: float) -> TokenBucket:
