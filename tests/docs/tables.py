@@ -40,6 +40,8 @@ from follower.object_tier.open import ObjectTier
 from follower.object_tier.open import register as register_tier
 from follower.object_tier.peers import PeerObjects
 from follower.readiness import ReadinessWatch
+from leader_bridge.tables.catalogue import TASKS
+from leader_bridge.tables.table import Task
 from rpc.client.client import NodeClient
 from rpc.client.node_info import parse_node_info
 from rpc.lookup.self_check import CheckedExecutor
@@ -98,6 +100,21 @@ def upgrades_table(network: NetworkRecord) -> str:
     return "\n".join(lines) + "\n"
 
 
+def columns_tables(tasks: Iterable[Task]) -> str:
+    """The columns of each table that `follower extract` makes."""
+    lines: list[str] = []
+    for task in tasks:
+        table = task.table
+        named = "" if task.name == table.name else f" Its task is `{task.name}`."
+        lines += [f"### {table.name}", "", f"{table.doc}{named} Key: {', '.join(f'`{one}`' for one in table.key)}.", ""]
+        lines += ["| column | type | is |", "|---|---|---|"]
+        for column in table.columns:
+            kind = "numeric" if column.type.value == "wide" else column.type.value
+            lines.append(f"| `{column.name}` | {kind}{', or null' if column.is_nullable else ''} | {column.doc} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
 async def _server_metrics() -> list[Metric]:
     server = Server(services(), Registry(), ServerSettings())
     executor = RemoteExecutor(Path("nowhere"))
@@ -133,10 +150,11 @@ def generated() -> dict[Path, str]:
     of_hooks = [one for one in declared if one.name.startswith("follower_hook_")]
     page = replace_part(metrics.read_text(), "metrics of a follower", metrics_table(asyncio.run(_server_metrics())))
     page = replace_part(page, "metrics of hooks", metrics_table(of_hooks))
-    calibnet = DOCS / "calibnet.md"
+    calibnet, tables = DOCS / "calibnet.md", DOCS / "tables.md"
     return {
         calibnet: replace_part(calibnet.read_text(), "upgrades of calibnet", upgrades_table(CALIBNET)),
         DOCS / "methods.md": method_table(),
+        tables: replace_part(tables.read_text(), "columns", columns_tables(TASKS.values())),
         operating: replace_part(operating.read_text(), "settings", markdown_table()),
         metrics: replace_part(page, "metrics of a bridge", metrics_table(of_bridge)),
         decisions: replace_part(decisions.read_text(), "decisions", decisions_table(decisions.parent)),

@@ -56,6 +56,7 @@ ARGUMENTS = {
     "loadbalancer": ["haproxy"],
     "schema": ["--apply"],
     "status": ["--json"],
+    "extract": ["--to-store", f"postgresql://u:{NODE_SECRETS['password']}@127.0.0.1:PORT/db"],
 }  # fmt: skip
 #: subcommands that run until they are stopped
 RUNNING = {"up", "bridge", "serve", "simulate"}

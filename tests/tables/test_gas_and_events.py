@@ -19,8 +19,15 @@ from tests.tables.recorded_rows import answers, by, chain_heights, cid, data, ke
 pytestmark = pytest.mark.recorded
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("chain", [pytest.param("busy", marks=pytest.mark.long), "vmup"])
+@pytest.mark.parametrize(
+    ("chain", "kind"),
+    [
+        ("vmup", "parquet"),
+        pytest.param("vmup", "postgresql", marks=pytest.mark.long),
+        pytest.param("busy", "parquet", marks=pytest.mark.long),
+        pytest.param("busy", "postgresql", marks=pytest.mark.long),
+    ],
+)
 async def test_gas_of_replayed_messages(chain: str, kind: str, store_of: StoreOf, tmp_path: Path) -> None:
     """Row by row, and the sum of what was burnt."""
     store = await store_of(chain)

@@ -184,8 +184,7 @@ async def _headers(place: Place, store_of: StoreOf) -> list[Row]:
     return place.rows(BLOCK_HEADERS.table)  # type: ignore[return-value]
 
 
-async def test_a_state_that_is_not_held_names_its_epoch(place: Place, store_of: StoreOf) -> None:
-    """The store of a snapshot: older epochs have headers only."""
+async def test_epochs_that_the_chain_has_not(place: Place, store_of: StoreOf) -> None:
     store = await store_of("devnet")
     with pytest.raises(BadRequest, match=r"epochs 5 to 99999: the store's head is at \d+"):
         await place.extract(store, "messages", low=5, high=99999)

@@ -59,11 +59,11 @@ def _tell(done: ExtractReport, name: str) -> None:
         print(f"{table}: {rows:,} rows")
     print(f"{done.tipsets:,} tipsets of epochs {done.low} to {done.high} are in {name}")
     if done.kept:
-        print(f"{done.kept:,} tables of a tipset were there already: --again makes them anew")
+        print(f"made before: {done.kept:,} tables of a tipset; --again makes them anew")
     if done.withdrawn:
-        print(f"{done.withdrawn:,} tables of a tipset were withdrawn: the chain has another one at their epochs")
+        print(f"withdrawn: {done.withdrawn:,} tables of a tipset, for the chain has another one at their epochs")
     if done.waiting:
-        print(f"{done.waiting:,} tables of the head wait for its child: another run makes them")
+        print(f"waiting for the head's child: {done.waiting:,} tables; another run makes them")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
