@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from follower.setting import EXECUTE, SERVE, Setting
+from follower.setting import BRIDGE, EXECUTE, SERVE, Setting
 from follower.setting_parsers import number, parse_boolean, parse_http_urls, parse_text, whole_number
 
 SERVING_SETTINGS: Final = (
@@ -53,7 +53,7 @@ SERVING_SETTINGS: Final = (
         "object_peer_secret_file",
         parse_text,
         "",
-        EXECUTE,
+        (*EXECUTE, "disperse"),
         "File of the secret that followers share: who knows it gets objects at /obj/CID. Empty: nobody does.",
     ),
     Setting(
@@ -80,6 +80,36 @@ SERVING_SETTINGS: Final = (
     ),
     Setting(
         "range_answers_at_once", whole_number(1, 256), 4, SERVE, "Of these answers, how many are in the making at once."
+    ),
+    Setting(
+        "shard_mb",
+        whole_number(0, 1 << 16),
+        0,
+        SERVE,
+        "MiB of shards that may be arriving in the folder of the object tier, from a bridge's disperse_to. 0: none are "
+        "taken. Needs object_peer_secret_file.",
+    ),
+    Setting(
+        "received_files_dir",
+        parse_text,
+        "",
+        SERVE,
+        "Folder of the files that `follower disperse` sends here. Empty: none are taken.",
+    ),
+    Setting(
+        "disperse_to",
+        parse_http_urls,
+        "",
+        (*BRIDGE, "disperse"),
+        "Followers to which what a new head brought is sent in shards, which they pass on to each other, separated by "
+        "commas: http://HOST:PORT. Empty: they read it from the store. Needs object_peer_secret_file.",
+    ),
+    Setting(
+        "disperse_least_kb",
+        whole_number(1, 32 << 10),
+        512,
+        BRIDGE,
+        "A head that brings fewer KiB is not sent: followers read it from the store.",
     ),
     Setting(
         "max_body_mb",

@@ -26,6 +26,7 @@ BOTH: Final = ("up", "bridge", "sync", "serve", "execute")
 #: those that read a shared store's head or write it
 SHARED_STORE: Final = (
     *BOTH, "doctor", "hooks", "import", "backfill", "resume", "schema", "loadbalancer", "store", "extract", *POOL,
+    "disperse",
 )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ from follower.head import StoreHeads
 from follower.lazy_objects import node_sources
 from follower.logs.recent_errors import watch_log
 from follower.membership import Membership, fleet_member
-from follower.object_tier.open import ObjectTier, is_shared, open_object_tier, probing, serve_peers
+from follower.object_tier.open import ObjectTier, is_shared, open_object_tier, probing, serve_peers, take_shards
 from follower.object_tier.open import register as register_tier
 from follower.object_tier.ranges import register as register_ranges
 from follower.object_tier.ranges import serve_ranges
@@ -383,6 +383,8 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         given = serve_peers(settings, server, objects, sources.tier)
         register_tier(server.metrics, sources.tier, sources.nodes, given)
         register_ranges(server.metrics, serve_ranges(settings, server, services, sources.below))
+        if (receiver := take_shards(settings, server, store, sources.tier, server.metrics)) is not None:
+            executing.push_async_callback(receiver.close)
         server.metrics.info("follower_build_info", BUILD_INFO_DOC, build_info())
         if executor is not None and stop_of_execution is not None:
             executor.register(server.metrics)

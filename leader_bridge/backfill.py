@@ -28,6 +28,7 @@ from leader_bridge.store.executed_receipts import ExecutedReceipts
 from leader_bridge.store.execution import ExecutionDiffers
 from leader_bridge.store.indexer import can_index_events
 from leader_bridge.store.lazy_events import LazyEvents
+from leader_bridge.store.mirror import FETCHES_PAST
 from leader_bridge.store.tipset_writer import GROUP, MirrorScope, NotAvailableYet, TipsetWriter
 from rpc.errors import RpcError
 
@@ -118,6 +119,7 @@ class Backfill:
 
     async def run(self) -> None:
         """Work until cancelled; what fails is tried again later."""
+        FETCHES_PAST.set(True)
         while True:
             if self._head() is None:
                 self._moved.clear()

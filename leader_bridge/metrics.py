@@ -20,6 +20,12 @@ TIPSETS: Final = Counter("follower_bridge_tipsets", "Tipsets stored.")
 OBJECTS: Final = Counter("follower_bridge_objects", "Objects fetched from nodes and stored.")
 ARCHIVE_OBJECTS: Final = Counter("follower_bridge_archive_objects", "Of these, objects that an archive gave.")
 OBJECT_BYTES: Final = Counter("follower_bridge_object_bytes", "Bytes of the objects fetched.")
+DISPERSED: Final = Counter(
+    "follower_bridge_dispersed_heads",
+    "Heads that were sent to followers in shards, or why not: too little, too much, overtaken by the next, failed.",
+    ["outcome"],
+)
+DISPERSED_BYTES: Final = Counter("follower_bridge_dispersed_bytes", "Bytes of shards that were sent.")
 RETRIES: Final = Counter("follower_bridge_retries", "Requests to nodes that were made again.")
 RECONNECTS: Final = Counter("follower_bridge_reconnects", "Subscriptions begun after the first.")
 WRONG_OBJECTS: Final = Counter("follower_bridge_wrong_objects", "Objects that did not hash to their CID.", ["node"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -107,6 +107,28 @@ class TieredObjects:
     async def put_many(self, objects: Iterable[tuple[bytes, bytes]], *, closed: bool) -> None:
         """As `Store.put_many`."""
         await self._store.put_many(objects, closed=closed)
+
+    async def keep(self, objects: Iterable[tuple[bytes, bytes]]) -> int:
+        """Keep objects on disk that nobody has asked for yet, and whose hashes were checked; how many were given.
+
+        Waits until they are written. Without a disk, nothing is kept.
+        """
+        given = 0
+        batch: dict[bytes, bytes] = {}
+        size = 0
+        for multihash, data in objects:
+            given += 1
+            if batch and self._disk is not None and size + len(data) > self._disk.batch_bytes:
+                await self._write_now(batch)
+                batch, size = {}, 0
+            batch[multihash] = data
+            size += len(data)
+        await self._write_now(batch)
+        return given
+
+    async def _write_now(self, batch: Mapping[bytes, bytes]) -> None:
+        if batch and self._disk is not None and self._thread is not None:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._disk.write, batch)
 
     def _local(self, multihashes: Sequence[bytes]) -> list[bytes | None]:
         if self._disk is None:

@@ -19,7 +19,9 @@ from follower.executor.child import executor_of
 from follower.settings import CannotRun, Settings, shared_options
 
 if TYPE_CHECKING:
+    from blockstore.store import Store
     from leader_bridge.bridge import Bridge
+    from leader_bridge.dispersal.heads import HeadDispersal
     from leader_bridge.settings import BridgeSettings
     from rpc.executor import Executor
 
@@ -109,6 +111,8 @@ async def _follow(settings: Settings, stop: asyncio.Event, accepts_reorg_below_f
         leading = Bridge(
             store, nodes, taken, permit=permit, after_term=after_term, executor=executor, archives=archives
         )
+        if dispersal is not None:
+            dispersal.attach(leading.mirror, leading.publisher)
         return leading
 
     def describe() -> BridgeRow:
@@ -119,6 +123,7 @@ async def _follow(settings: Settings, stop: asyncio.Event, accepts_reorg_below_f
         async with (
             metrics_server(settings["metrics_listen"]),
             _executor_of(settings) as executor,
+            _dispersal_of(settings, store) as dispersal,
             announced(store, describe),
         ):
             if isinstance(store, LeaseStore):
@@ -131,6 +136,20 @@ async def _follow(settings: Settings, stop: asyncio.Event, accepts_reorg_below_f
             await archives.close()
         await store.close()
     return 0
+
+
+@contextlib.asynccontextmanager
+async def _dispersal_of(settings: Settings, store: Store) -> AsyncIterator[HeadDispersal | None]:
+    """What sends heads to followers, where the settings name some. Errors: CannotRun (no secret, no library)."""
+    from follower.commands.disperse.disperse import sender_of
+    from leader_bridge.dispersal.heads import HeadDispersal
+
+    if not settings["disperse_to"]:
+        yield None
+        return
+    dispersal = HeadDispersal(sender_of(settings, store), least_bytes=settings["disperse_least_kb"] << 10)
+    async with dispersal.running():
+        yield dispersal
 
 
 @contextlib.asynccontextmanager

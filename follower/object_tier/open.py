@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from blockstore.errors import StoreUnavailable
-from blockstore.store import ObjectStore
+from blockstore.shards import erasure
+from blockstore.shards.inbox import Inbox
+from blockstore.store import ObjectStore, Store
 from blockstore.store_url import public_url
 from blockstore.tier.claims import Claims
 from blockstore.tier.disk import DiskTier
 from blockstore.tier.objects import StoreSource, TieredObjects
 from blockstore.tier.sources import RankedSources, Source, Standing
 from chain.ipld.objects import Objects
+from follower.object_tier.files import ReceivedFiles
 from follower.object_tier.peers import PeerObjects, PeerSource
+from follower.object_tier.shards import ShardReceiver
 from follower.settings import CannotRun, Settings, reading
 from rpc.server.metrics import Metrics
 from rpc.server.server import Server
@@ -104,11 +108,11 @@ async def _open_disk(settings: Settings, folder: Path) -> tuple[DiskTier | None,
         return None, None
 
 
-def read_secret(settings: Settings) -> str:
+def read_secret(settings: Settings, needed_by: str = "object_peers") -> str:
     """What followers tell each other apart by. Errors: CannotRun (no file, or it cannot be used)."""
     path: str = settings["object_peer_secret_file"]
     if not path:
-        raise CannotRun("object_peers needs object_peer_secret_file, the secret that the peers know too")
+        raise CannotRun(f"{needed_by} needs object_peer_secret_file, the secret that the peers know too")
     with reading("object_peer_secret_file", path) as file:
         secret = file.read_bytes().decode("ascii", "replace").strip()
         if len(secret) < 16 or not secret.isascii() or not secret.isprintable():
@@ -133,6 +137,43 @@ def serve_peers(settings: Settings, server: Server, objects: Objects, tier: Obje
     given = PeerObjects(near, read_secret(settings))
     given.serve_on(server)
     return given
+
+
+def take_shards(
+    settings: Settings, server: Server, store: Store, tier: ObjectTier | None, metrics: Metrics
+) -> ShardReceiver | None:
+    """Take shards from now on, where the settings ask for it.
+
+    Errors: CannotRun (no secret, no folder of the object tier, no library), StoreUnavailable (the folder).
+    """
+    megabytes: int = settings["shard_mb"]
+    if not megabytes:
+        return None
+    folder = tier_folder(settings)
+    if tier is None or tier.disk is None or folder is None:
+        raise CannotRun("shard_mb needs the object tier's folder: set object_tier_dir")
+    if not erasure.is_available():
+        raise CannotRun("shard_mb needs pyeclib: pip install 'lotus-follower[dispersal]'")
+    secret = read_secret(settings, "shard_mb")
+    try:
+        inbox = Inbox(folder / "shards", megabytes << 20)
+        received = settings["received_files_dir"]
+        files = ReceivedFiles(Path(received)) if received else None
+    except OSError as error:
+        raise StoreUnavailable(f"shards cannot be taken: {error}") from None
+    receiver = ShardReceiver(store, inbox, tier.objects, secret, split_peers(settings["object_peers"]), files)
+    receiver.serve_on(server)
+    metrics.labelled_counter(
+        "follower_shards", "Shards that came, by what became of them.", "outcome", receiver.outcomes
+    )
+    for name, doc, read in (
+        ("follower_shard_pieces", "Pieces that were put together from shards.", lambda: receiver.pieces),
+        ("follower_shard_objects", "Objects of them, given to the object tier.", lambda: receiver.objects),
+        ("follower_shard_relayed_bytes", "Bytes of shards passed on to peers.", lambda: receiver.relayed_bytes),
+        ("follower_shard_not_relayed", "Shards not passed on for want of memory.", lambda: receiver.not_relayed),
+    ):
+        metrics.counter(name, doc, read)
+    return receiver
 
 
 def register(

@@ -41,15 +41,12 @@ class PeerObjects:
         self.given = self.lacking = 0
 
     def serve_on(self, server: Server) -> None:
-        """Answer from now on, before what `server.pages` answers already."""
-        others = server.pages
+        """Answer from now on."""
 
         async def pages(request: BaseRequest) -> web.StreamResponse | None:
-            if request.path.startswith(PATH):
-                return self.answer(request)
-            return None if others is None else await others(request)
+            return self.answer(request) if request.path.startswith(PATH) else None
 
-        server.pages = pages
+        server.add_pages(pages)
 
     def answer(self, request: BaseRequest) -> web.Response:
         """The object, 401 without the secret, 400 for what is no CID, 404 for what is not near."""

@@ -43,5 +43,5 @@ def open_status_page(
     if address:
         names.append(split_listen(address)[0])
     tokens = Tokens(server.settings.jwt_secret, frozenset())
-    server.pages = StatusSite(report, tokens, server.clients, mode, names).answer
+    server.add_pages(StatusSite(report, tokens, server.clients, mode, names).answer)
     return report

@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 
 
 class Publisher:
-    """Knows the head that was published last, and appends the next. `on_head` is called after each entry.
+    """Knows the head that was published last, and appends the next. `on_head` is called after each entry,
+    as are those added to the list of that name.
 
     `keep_log_entries` is how many entries the head log keeps.
     """
@@ -41,7 +42,8 @@ class Publisher:
         self._recorder = recorder
         self._scope = scope
         self._keep_log_entries = keep_log_entries
-        self._on_head = on_head
+        #: called after each entry
+        self.on_head = [on_head]
         self.traces: Traces | None = None
         self.verifier: Verifier | None = None
         self.head: HeadEntry | None = None
@@ -108,7 +110,8 @@ class Publisher:
         self.head = entry
         metrics.HEAD_HEIGHT.set(head.height)
         metrics.PUBLISHED.inc()
-        self._on_head()
+        for notice in self.on_head:
+            notice()
         if self.verifier is not None:
             self.verifier.begin(path.applies[-1])
         if entry.seq % min(1000, self._keep_log_entries) == 0:

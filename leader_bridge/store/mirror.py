@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -31,6 +32,10 @@ _RAW_PREFIX: Final = b"\x01\x55"
 _MARK: Final = b"\xd8\x2a"
 #: a walk that misses so many objects asks for no more: the node does not hold this tree
 _MISSING_LIMIT: Final = 1000
+
+
+#: set in tasks that fetch the past: what they fetch is none of a head's
+FETCHES_PAST: Final[ContextVar[bool]] = ContextVar("fetches_past", default=False)
 
 
 class Fetcher(Protocol):
@@ -142,6 +147,8 @@ class Mirror:
         self._actor_code = actor_code
         #: objects fetched by walks so far
         self.fetched = 0
+        #: called with what was fetched for a head
+        self.on_fetched: Callable[[Mapping[Cid, bytes]], None] | None = None
         #: code that is stored, or that no node holds: not looked for again (some twenty a network version)
         self._known_code: set[Cid] = set()
         self._flush_objects = flush_objects
@@ -173,7 +180,10 @@ class Mirror:
         waited = 0.0
         while True:
             try:
-                return await self._sources.fetch(cids)
+                fetched = await self._sources.fetch(cids)
+                if self.on_fetched is not None and not FETCHES_PAST.get():
+                    self.on_fetched(fetched.found)
+                return fetched
             except NoSource as error:
                 if waited >= self._missing_object_timeout_seconds:
                     raise

@@ -4,7 +4,7 @@
     await server.stop(drain_seconds=5)
 
 Paths: `/rpc/v0`, `/rpc/v1`, `/rpc/v2` (POST and WebSocket), `/health/livez`, `/health/readyz`, `/livez`,
-`/readyz`, `/healthz`, `/metrics`, `/debug/metrics`; then what `Server.pages` answers. Else Lotus' 404.
+`/readyz`, `/healthz`, `/metrics`, `/debug/metrics`; then what `Server.add_pages` added. Else Lotus' 404.
 """
 
 from __future__ import annotations
@@ -52,6 +52,9 @@ _METRICS_SECONDS: Final = 0.5
 #: seconds between two looks at the connections' deadlines
 _SWEEP: Final = 1.0
 
+#: answers some paths, and gives None for those that it does not know
+Pages = Callable[[BaseRequest], Awaitable[web.StreamResponse | None]]
+
 
 class Server:
     """A running server. Made by `serve`; ended by `stop`."""
@@ -96,8 +99,7 @@ class Server:
         self._metrics_text = b""
         self._metrics_until = 0.0
         self._stopped = False
-        #: answers further paths, and None for those that it does not know
-        self.pages: Callable[[BaseRequest], Awaitable[web.StreamResponse | None]] | None = None
+        self._pages: list[Pages] = []
         self.host = ""
         self.port = 0
         self._register_metrics()
@@ -210,6 +212,10 @@ class Server:
 
     # --- everything that is not on the hot path --------------------------------------------------------
 
+    def add_pages(self, pages: Pages) -> None:
+        """Answer further paths, those that others were added for first."""
+        self._pages.append(pages)
+
     async def _other(self, request: BaseRequest) -> web.StreamResponse:
         response = await self._routed(request)
         if self._shared.draining and not response.prepared:
@@ -227,9 +233,9 @@ class Server:
         health = await self.health.answer(path, verbose="verbose" in query, last_resort="last-resort" in query)
         if health is not None:
             return web.Response(status=health[0], text=health[1])
-        page = await self.pages(request) if self.pages is not None else None
-        if page is not None:
-            return page
+        for pages in self._pages:
+            if (page := await pages(request)) is not None:
+                return page
         return web.Response(status=404, text="404 page not found\n", headers={"X-Content-Type-Options": "nosniff"})
 
     def _headers(self) -> dict[str, str]:

@@ -97,15 +97,12 @@ class RangePages:
         self.given = Given()
 
     def serve_on(self, server: Server) -> None:
-        """Answer from now on, before what `server.pages` answers already."""
-        others = server.pages
+        """Answer from now on."""
 
         async def pages(request: BaseRequest) -> web.StreamResponse | None:
-            if request.path in (RANGE, OBJECTS):
-                return await self.answer(request)
-            return None if others is None else await others(request)
+            return await self.answer(request) if request.path in (RANGE, OBJECTS) else None
 
-        server.pages = pages
+        server.add_pages(pages)
 
     async def answer(self, request: BaseRequest) -> web.Response:
         """401 without a token, 429 beyond a limit, 400 for what is no such question, 404 for what is not held."""

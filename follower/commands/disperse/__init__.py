@@ -1,0 +1,5 @@
+"""`follower disperse`."""
+
+from follower.commands.disperse.disperse import COMMAND
+
+__all__ = ["COMMAND"]

@@ -1,0 +1,75 @@
+"""`follower disperse`: send a file to all followers of a region, each byte hardly more than once."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from follower.commands.command import DONE, FAILED, Command
+from follower.settings import CannotRun, Settings, shared_options
+
+if TYPE_CHECKING:
+    from blockstore.store import Store
+    from leader_bridge.dispersal.sender import Sender
+
+
+def sender_of(settings: Settings, store: Store) -> Sender:
+    """What sends to the followers of `disperse_to`. Errors: CannotRun (none, no secret, no library)."""
+    from blockstore.shards.erasure import is_available
+    from follower.object_tier.open import read_secret, split_peers
+    from leader_bridge.dispersal.sender import Sender
+
+    followers = split_peers(settings["disperse_to"])
+    if not followers:
+        raise CannotRun("nobody to send to: give --disperse-to http://HOST:PORT,…")
+    if not is_available():
+        raise CannotRun("disperse_to needs pyeclib: pip install 'lotus-follower[dispersal]'")
+    return Sender(store, followers, read_secret(settings, "disperse_to"))
+
+
+def run(settings: Settings, args: argparse.Namespace) -> int:
+    """Send. Errors: CannotRun (the file, the followers, the secret), StoreError, OSError."""
+    return asyncio.run(_send(settings, args.file))
+
+
+async def _send(settings: Settings, path: Path) -> int:
+    from blockstore.open import open_store
+    from leader_bridge.dispersal.files import send_file
+
+    store = await open_store(settings["store"], shared=shared_options(settings))
+    try:
+        sender = sender_of(settings, store)
+        try:
+            delivery = await send_file(
+                sender,
+                path,
+                progress=lambda done, total: print(f"{done / total:4.0%} of {total:,} bytes", flush=True),
+            )
+        except (ValueError, FileNotFoundError, IsADirectoryError) as error:
+            raise CannotRun(str(error)) from None
+        finally:
+            await sender.close()
+    finally:
+        await store.close()
+    got = len(sender.followers) - len(delivery.failed)
+    print(f"{got} of {len(sender.followers)} followers have {path.name}, SHA-256 {delivery.digest}")
+    print(f"sent from here: {sender.sent_bytes:,} bytes")
+    for name, reason in delivery.failed.items():
+        print(f"{name} has not got it: {reason}")
+    return FAILED if delivery.failed else DONE
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The file."""
+    parser.add_argument("file", type=Path, metavar="FILE", help="sent under its own name, to their received_files_dir")
+
+
+COMMAND: Final = Command(
+    "disperse",
+    "Send a file, such as a snapshot, to all followers of a region.",
+    "follower disperse snapshot.car.zst --disperse-to http://a:1235,http://b:1235 --object-peer-secret-file FILE",
+    run,
+    add_arguments,
+)

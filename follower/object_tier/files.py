@@ -1,0 +1,71 @@
+"""Files that come in segments, in any order: written in place, checked whole, then shown under their name."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Final
+
+from blockstore.errors import StoreError
+from blockstore.shards.manifest import Manifest
+
+log = logging.getLogger(__name__)
+
+_PART: Final = ".part"
+#: beside a file that is arriving: which segments are there
+_NOTES: Final = ".segments"
+
+
+class ReceivedFiles:
+    """The folder. Blocking. Processes of a machine share it. Errors on opening: OSError."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, manifest: Manifest, piece: bytes) -> None:
+        """Write one segment; the last one checks the file and gives it its name.
+
+        A file that was sent under the same name before is replaced once the new one is whole.
+        Errors: OSError (a full disk), StoreError (the file is not what was announced: it is dropped).
+        """
+        arriving = self._folder / f"{manifest.file}.{manifest.digest[:16]}{_PART}"
+        notes = arriving.with_name(arriving.name + _NOTES)
+        with notes.open("a+") as locked:
+            fcntl.flock(locked, fcntl.LOCK_EX)
+            locked.seek(0)
+            segments = {int(at): int(size) for at, size in (json.loads(line) for line in locked)}
+            descriptor = os.open(arriving, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            with os.fdopen(descriptor, "r+b") as file:
+                file.seek(manifest.offset)
+                file.write(piece)
+                file.flush()
+                os.fsync(file.fileno())
+                segments[manifest.offset] = len(piece)
+                # noted only when it is on disk
+                locked.write(json.dumps([manifest.offset, len(piece)]) + "\n")
+                locked.flush()
+                if not _is_whole(segments, manifest.total):
+                    return
+                file.seek(0)
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            notes.unlink()
+            if digest != manifest.digest:
+                arriving.unlink()
+                raise StoreError(f"{manifest.file} arrived with another SHA-256 than was announced: it is dropped")
+            arriving.replace(self._folder / manifest.file)
+            log.info("%s has arrived: %d bytes", manifest.file, manifest.total)
+
+
+def _is_whole(segments: dict[int, int], total: int) -> bool:
+    """Whether these segments, offset by size, leave nothing out."""
+    end = 0
+    for offset, size in sorted(segments.items()):
+        if offset > end:
+            return False
+        end = max(end, offset + size)
+    return end >= total
