@@ -79,6 +79,7 @@ def test_a_subcommand_is_a_file_of_its_name(command: Command) -> None:
         "import": "import_car",
         "bench": "load.bench",
         "plan": "load.plan",
+        "disperse": "disperse.disperse",
         "extract": "extract.extract",
         "sync": "sync.command",
         "worker": "index.worker",
