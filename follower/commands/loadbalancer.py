@@ -42,11 +42,11 @@ def _balancer(args: argparse.Namespace) -> Balancer:
     """Errors: CannotRun."""
     commands = {f"{name}_command": value for name in ("check", "reload") if (value := getattr(args, name))}
     try:
-        told = BalancerSettings(args.bind, args.certificate, args.runtime_dir, args.keep_alive, args.proxy_protocol)
+        told = BalancerSettings(args.bind, args.certificate, args.runtime_dir, args.keep_alive, args.send_proxy)
     except ValueError as error:
         raise CannotRun(str(error)) from None
     if args.kind == "nginx":
-        if args.proxy_protocol:
+        if args.send_proxy:
             raise CannotRun("nginx sends a PROXY header from its stream module only, not over HTTP: leave this out")
         return Nginx(told, **commands)
     return Haproxy(told, args.master_socket, **commands)
@@ -109,7 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runtime-dir", default="", metavar="DIR", help="nginx: where its pid and temporary files are")
     parser.add_argument("--keep-alive", action="store_true", help="nginx: keep clients' connections between requests")
     parser.add_argument(
-        "--proxy-protocol",
+        "--send-proxy",
         action="store_true",
         help="HAProxy: name the client of each connection by a PROXY header; followers need proxy_protocol",
     )
