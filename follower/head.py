@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 _QUEUE: Final = 256
 #: entries of the log read at a time
 _PAGE: Final = 100
+#: subscribers that are woken in one turn of the loop: others are served between two turns
+_WOKEN_AT_ONCE: Final = 32
 
 
 class HeadLog(Protocol):
@@ -164,9 +166,12 @@ class StoreHeads:
                 continue
             for entry in entries:
                 gap = entry.seq != self._seen + 1
+                # who subscribes from here on reads this entry from the log
                 self._seen = entry.seq
-                for subscriber in self._subscribers:
+                for number, subscriber in enumerate(tuple(self._subscribers), 1):
                     self._give(subscriber, entry, gap)
+                    if number % _WOKEN_AT_ONCE == 0:
+                        await asyncio.sleep(0)
 
     @staticmethod
     def _give(subscriber: _Subscriber, entry: HeadEntry, gap: bool) -> None:

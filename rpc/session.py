@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
@@ -12,6 +13,47 @@ class Burst(list[Any]):
     Each becomes a frame of its own. They wait for a client that reads, where single values that find no room in the
     channel's buffer end the channel.
     """
+
+
+class SharedReader:
+    """A channel method yields one where all values that follow are the same for many channels, and encoded once.
+
+    The source calls `push` and `end`; the channel calls `attach` and waits for `wake`. At most `buffer` pushes wait for
+    a channel that has not attached yet; more end it. `seen`: the sequence number of the last head change that the
+    channel knows.
+    """
+
+    def __init__(self, seen: int, buffer: int = 64) -> None:
+        self.seen = seen
+        #: what the last values were of, for values that are told once
+        self.last: object = None
+        #: set when it is over, and by the channel for itself
+        self.wake = asyncio.Event()
+        self.is_over = False
+        self._buffer = buffer
+        self._waiting: list[list[bytes]] = []
+        self._take: Callable[[list[bytes]], object] | None = None
+
+    def push(self, texts: list[bytes]) -> None:
+        """Values that come at once, as JSON."""
+        if self._take is not None:
+            self._take(texts)
+        elif len(self._waiting) < self._buffer:
+            self._waiting.append(texts)
+        else:
+            self.end()
+
+    def end(self) -> None:
+        """Nothing more comes."""
+        self.is_over = True
+        self.wake.set()
+
+    def attach(self, take: Callable[[list[bytes]], object]) -> None:
+        """Call this with what comes, and with what waits already."""
+        waiting, self._waiting = self._waiting, []
+        self._take = take
+        for texts in waiting:
+            take(texts)
 
 
 class Session(Protocol):

@@ -12,8 +12,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from blockstore.errors import StoreError
@@ -21,13 +23,14 @@ from chain.checkpoint import Checkpoint, no_checkpoint
 from chain.errors import ChainError
 from rpc.admission import Budget
 from rpc.errors import Refused, RpcError
-from rpc.session import Burst
+from rpc.server.run_until_blocked import run_until_blocked
+from rpc.session import Burst, SharedReader
 
 log = logging.getLogger("follower.rpc")
 
 _END: Final = None
 
-Send = Callable[[bytes], Awaitable[None]]
+Send = Callable[[bytes], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,8 @@ class Pipe:
     on_slow: Callable[[], None]
     memory: Budget
     account: str = ""
+    #: whether a frame would leave at once
+    has_room: Callable[[], bool] = lambda: False
     #: called before each value is written: many channels push at the same time
     checkpoint: Checkpoint = no_checkpoint
 
@@ -58,6 +63,9 @@ class Channel:
         self._pipe = pipe
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(pipe.buffer)
         self._queued_bytes = 0
+        self._is_sending = False
+        #: frames of a shared source that the queue has no room for
+        self._waiting: deque[list[bytes]] = deque()
         self._stop = asyncio.Event()
 
     def cancel(self) -> None:
@@ -101,6 +109,9 @@ class Channel:
 
     async def _take(self, value: Any) -> None:
         """Errors: QueueFull, TimeoutError (the client reads too slowly), Refused (it holds too much memory)."""
+        if isinstance(value, SharedReader):
+            await self._hear(value)
+            return
         await self._pipe.checkpoint()
         if not isinstance(value, Burst):
             frame = self._frame(value)
@@ -117,6 +128,49 @@ class Channel:
             async with asyncio.timeout(self._pipe.slow_reader_timeout_seconds):
                 await self._queue.put(frame)
 
+    async def _hear(self, reader: SharedReader) -> None:
+        """Push the values of a shared source until it ends. Errors: TimeoutError (the client reads too slowly)."""
+        waiting = self._waiting
+        reader.attach(partial(self._offer, reader))
+        while not reader.is_over:
+            await reader.wake.wait()
+            reader.wake.clear()
+            while waiting:
+                for frame in waiting[0]:
+                    if not self._queue.full():
+                        self._queue.put_nowait(frame)
+                        continue
+                    async with asyncio.timeout(self._pipe.slow_reader_timeout_seconds):
+                        await self._queue.put(frame)
+                waiting.popleft()
+
+    def _offer(self, reader: SharedReader, texts: list[bytes]) -> None:
+        """Take values of a shared source: as frames that leave at once, as far as the client takes them."""
+        if self._stop.is_set():
+            return
+        frames = [self._framed(text) for text in texts]
+        sent = 0
+        if not self._is_sending and not self._waiting and self._queue.empty():
+            loop = asyncio.get_running_loop()
+            while sent < len(frames) and self._pipe.has_room():
+                with contextlib.suppress(ConnectionError):
+                    # the session ends by itself
+                    run_until_blocked(loop, self._pipe.send(frames[sent]))
+                sent += 1
+        if sent == len(frames):
+            return
+        try:
+            if len(self._waiting) >= self._pipe.buffer:
+                raise asyncio.QueueFull
+            for frame in frames[sent:]:
+                self._count(len(frame))
+        except (asyncio.QueueFull, Refused):
+            self._pipe.on_slow()
+            reader.end()
+            return
+        self._waiting.append(frames[sent:])
+        reader.wake.set()
+
     def _count(self, size: int) -> None:
         self._pipe.memory.take(self._pipe.account, size)
         self._queued_bytes += size
@@ -127,7 +181,11 @@ class Channel:
 
     async def _write(self) -> None:
         while (frame := await self._queue.get()) is not _END:
-            await self._pipe.send(frame)
+            self._is_sending = True
+            try:
+                await self._pipe.send(frame)
+            finally:
+                self._is_sending = False
             self._uncount(len(frame))
         await self._pipe.send(b'{"jsonrpc":"2.0","method":"xrpc.ch.close","params":[%d]}\n' % self.number)
 
@@ -137,10 +195,10 @@ class Channel:
         await writer
 
     def _frame(self, value: Any) -> bytes:
-        return b'{"jsonrpc":"2.0","method":"xrpc.ch.val","params":[%d,%s]}\n' % (
-            self.number,
-            self._pipe.encode(value),
-        )
+        return self._framed(self._pipe.encode(value))
+
+    def _framed(self, text: bytes) -> bytes:
+        return b'{"jsonrpc":"2.0","method":"xrpc.ch.val","params":[%d,%s]}\n' % (self.number, text)
 
     def __str__(self) -> str:
         return f"channel {self.number}"
@@ -152,15 +210,16 @@ class Subscription(Channel):
     def __init__(self, subscription: bytes, values: AsyncIterator[Any], pipe: Pipe) -> None:
         super().__init__(0, values, pipe)
         self.subscription = subscription
+        self._shown_id = subscription.hex().encode()
 
     @property
     def cancelled(self) -> bool:
         """Whether it was ended by `cancel`."""
         return self._stop.is_set()
 
-    def _frame(self, value: Any) -> bytes:
-        text = b'{"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":"0x%s","result":%s}}\n'
-        return text % (self.subscription.hex().encode(), self._pipe.encode(value))
+    def _framed(self, text: bytes) -> bytes:
+        frame = b'{"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":"0x%s","result":%s}}\n'
+        return frame % (self._shown_id, text)
 
     async def _finish(self, writer: asyncio.Task[None]) -> None:
         """Nothing more goes out: who unsubscribed wants none, who is too slow would not take it."""

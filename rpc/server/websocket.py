@@ -34,6 +34,8 @@ _CLOSE_TIMEOUT_SECONDS: Final = 5.0
 _CONTROL_FRAMES_BYTES: Final = 256
 #: bytes of an unfinished message that are not counted as memory
 _UNCOUNTED: Final = 16 << 10
+#: unsent bytes of a session below which a frame is written at once
+_ROOM_BYTES: Final = 32 << 10
 _CANCEL: Final = "xrpc.cancel"
 _OTHERS: Final = frozenset({"", "xrpc.ch.val", "xrpc.ch.close"})
 
@@ -380,8 +382,14 @@ class WebSocketSession:
             on_slow=self._slow,
             memory=self._admission.memory,
             account=self.account,
+            has_room=self._has_room,
             checkpoint=self._pacing.checkpoint,
         )
+
+    def _has_room(self) -> bool:
+        """Whether the peer takes what is sent."""
+        transport = self._transport()
+        return transport is not None and not transport.is_closing() and transport.get_write_buffer_size() < _ROOM_BYTES
 
     def _slow(self) -> None:
         self._dispatcher.slow_channels += 1

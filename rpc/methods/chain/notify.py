@@ -17,6 +17,7 @@ from blockstore.store import HeadEntry
 from chain.errors import BadRequest, NotHeld
 from chain.tipset import TipsetKey
 from rpc.context import Context
+from rpc.lookup.shared_values import Shown, heard
 from rpc.lotus_json import APPLY, CURRENT, REVERT, json_cache
 from rpc.params import Uint64
 from rpc.registry import Cache, Cost, method
@@ -39,9 +40,14 @@ async def chain_notify(ctx: Context) -> AsyncIterator[list[dict[str, Any]]]:
     """The head at once, then every head change. The channel closes for a client that reads too slowly."""
     head = await ctx.services.head_source.current()
     yield [json_cache(ctx).head_change(CURRENT, head.tipset)]
-    async with head_entries(ctx.services.head_source, head.seq) as entries:
+    async for value in heard(ctx, "ChainNotify", _changes, head.seq):
+        yield value
+
+
+async def _changes(ctx: Context, after: int) -> AsyncIterator[Shown]:
+    async with head_entries(ctx.services.head_source, after) as entries:
         async for entry in entries:
-            yield await head_changes(ctx, entry)
+            yield Shown(entry.seq, [await head_changes(ctx, entry)])
 
 
 @method("Filecoin.ChainNotifyFrom", cost=Cost.FREE, channel=True, cache=Cache.NEVER)

@@ -32,11 +32,11 @@ from rpc.lookup.filters.installed_filters import (
     new_id,
 )
 from rpc.lookup.head_changes import context_at_entry
+from rpc.lookup.shared_values import Make, Shown, heard
 from rpc.methods.eth.pending import new_pending_transactions
 from rpc.params import RawParams, json_kind, param_of, raw_list
 from rpc.registry import EVERY_VERSION, Cache, Cost, method
 from rpc.services import head_entries
-from rpc.session import Burst
 
 log = logging.getLogger("follower.rpc")
 
@@ -44,27 +44,29 @@ _LOG_INDEX: Final = re.compile(rb'"logIndex":"0x[0-9a-f]+"')
 _FILTER: Final = param_of("filter", PushedFilterParam)
 
 
-async def new_heads(ctx: Context, after: int) -> AsyncIterator[Burst]:
-    """The block below each tipset that becomes the head after entry `after`."""
-    last: TipsetKey | None = None
+async def new_heads(ctx: Context, after: int) -> AsyncIterator[Shown]:
+    """The block below each tipset that becomes the head after entry `after`. No channel tells one twice running."""
     async with head_entries(ctx.services.head_source, after) as entries:
         async for entry in entries:
             view = await context_at_entry(ctx, entry)
             for ref in entry.applies:
                 tipset = await view.index.tipset(TipsetKey(ref.key))
-                if tipset.height == 0 or tipset.parents == last:
-                    continue
-                yield Burst([await load_block_json(view, await view.index.parent(tipset), True)])
-                last = tipset.parents
+                if tipset.height:
+                    block = await load_block_json(view, await view.index.parent(tipset), True)
+                    yield Shown(entry.seq, [block], tipset.parents)
 
 
-async def new_logs(ctx: Context, after: int, condition: EventCondition) -> AsyncIterator[Burst]:
-    """The logs that each head change after entry `after` adds or removes."""
-    async with head_entries(ctx.services.head_source, after) as entries:
-        async for entry in entries:
-            view = await context_at_entry(ctx, entry)
-            async for removed, hits in find_hits_of_entry(view, entry, condition):
-                yield Burst([pushed_log(one) for one in await encode_logs(view, hits, removed)])
+def new_logs(condition: EventCondition) -> Make:
+    """The logs that each head change adds or removes."""
+
+    async def made(ctx: Context, after: int) -> AsyncIterator[Shown]:
+        async with head_entries(ctx.services.head_source, after) as entries:
+            async for entry in entries:
+                view = await context_at_entry(ctx, entry)
+                async for removed, hits in find_hits_of_entry(view, entry, condition):
+                    yield Shown(entry.seq, [pushed_log(one) for one in await encode_logs(view, hits, removed)])
+
+    return made
 
 
 def pushed_log(shown: bytes) -> orjson.Fragment:
@@ -116,12 +118,12 @@ async def eth_subscribe(ctx: Context, params: RawParams) -> str:
     if len(connection.filter_ids) >= filters_of(ctx).limits.per_connection:
         raise MethodError(TOO_MANY_OF_CONNECTION)
     after = (await ctx.head()).seq
-    values: AsyncIterator[Burst]
+    values: AsyncIterator[Any]
     if kind == "newHeads":
-        values = new_heads(ctx, after)
+        values = heard(ctx, kind, new_heads, after)
     elif kind == "logs":
         query = LogQuery() if wanted is None else LogQuery(addresses=wanted.addresses, topics=wanted.topics)
-        values = new_logs(ctx, after, filter_condition(query))
+        values = heard(ctx, (kind, query), new_logs(filter_condition(query)), after)
     elif kind == "newPendingTransactions":
         if ctx.services.mempool is None:
             raise MethodError(NO_MEMPOOL)

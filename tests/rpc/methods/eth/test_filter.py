@@ -206,7 +206,7 @@ async def test_what_is_refused(quick: Store) -> None:
         ("eth_newFilter", [{"fromBlock": "0x0", "toBlock": "0x0", "blockHash": UNKNOWN}], 1, "must not specify block"),
         ("eth_newFilter", [{"blockHash": UNKNOWN}], 1, "failed to install event filter"),
         ("eth_newFilter", [{"address": "0x" + "cc" * 20, "toBlock": "0x99"}], 1, "range end is in the future"),
-        ("eth_newPendingTransactionFilter", [], 1, "not supported"),
+        ("eth_newPendingTransactionFilter", [], -32010, "full node"),
         ("eth_getFilterChanges", ["0x12"], -32700, "(param: *ethtypes.EthFilterID): expected hex string length"),
     ):
         error = await client.error(method, *params)
