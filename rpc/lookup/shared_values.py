@@ -1,0 +1,131 @@
+"""What many channels hear alike is made once: new heads, head changes, logs of the same filter.
+
+A source runs while somebody hears it. Each head change is looked at once, each value encoded once, and what is left for
+a channel is a frame and a write, in slices of the event loop like all long work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+from blockstore.errors import StoreError
+from chain.errors import ChainError
+from rpc.context import Context
+from rpc.errors import RpcError
+from rpc.json_wire import encoder
+from rpc.session import Burst, SharedReader
+
+log = logging.getLogger("follower.rpc")
+
+_KEY: Final = "shared_values"
+#: sources of a process; further ones are each channel's own
+_MOST: Final = 256
+
+
+class Shown(NamedTuple):
+    """What comes at once, after head change `seq`. `of`: where it is not None, no channel is told it twice running."""
+
+    seq: int
+    values: list[Any]
+    of: object = None
+
+
+Make = Callable[[Context, int], AsyncIterator[Shown]]
+
+
+class _Source:
+    """One source and its readers. `ctx`: of nobody, without a time budget."""
+
+    def __init__(self, ctx: Context, make: Make, seen: int) -> None:
+        self._ctx = ctx
+        self._make = make
+        #: the last head change of which a value was told
+        self.told = seen
+        self.readers: dict[SharedReader, None] = {}
+        self.task = asyncio.create_task(self._run(seen), name="shared values")
+
+    async def _run(self, seen: int) -> None:
+        encode = encoder(self._ctx.network.address_prefix)
+        values = self._make(self._ctx, seen)
+        try:
+            async for shown in values:
+                # who joins from here on must have seen this head change
+                self.told = shown.seq
+                await self._ctx.checkpoint()
+                texts = [encode(value) for value in shown.values]
+                for reader in tuple(self.readers):
+                    if shown.seq > reader.seen and (shown.of is None or shown.of != reader.last):
+                        reader.last = shown.of
+                        reader.push(texts)
+                        await self._ctx.checkpoint()
+        except (ChainError, StoreError, RpcError) as error:
+            log.debug("what many channels hear has ended: %s", error)
+        finally:
+            for reader in self.readers:
+                reader.end()
+            close = getattr(values, "aclose", None)
+            if close is not None:
+                await close()
+
+
+class SharedValues:
+    """The sources of a process, by what they tell."""
+
+    def __init__(self) -> None:
+        self._sources: dict[Hashable, _Source] = {}
+
+    @contextlib.contextmanager
+    def reader(self, ctx: Context, key: Hashable, make: Make, seen: int) -> Iterator[SharedReader | None]:
+        """A reader of what `make` tells after head change `seen`; None where it must be made for this channel alone.
+
+        That is where values after `seen` have been told already, or where there are too many sources.
+        """
+        source = self._sources.get(key)
+        if source is not None and source.task.done():
+            source = None
+        if source is None and len(self._sources) < _MOST:
+            view = Context(ctx.services, version=ctx.version, permissions=ctx.permissions)
+            source = self._sources[key] = _Source(view, make, seen)
+            source.task.add_done_callback(partial(self._ended, key, source))
+        if source is None or seen < source.told:
+            yield None
+            return
+        found = SharedReader(seen)
+        source.readers[found] = None
+        try:
+            yield found
+        finally:
+            source.readers.pop(found, None)
+            if not source.readers:
+                source.task.cancel()
+                self._ended(key, source)
+
+    def _ended(self, key: Hashable, source: _Source, _: object = None) -> None:
+        if self._sources.get(key) is source:
+            del self._sources[key]
+
+
+def shared_values(ctx: Context) -> SharedValues:
+    """The process's `SharedValues`."""
+    found: SharedValues | None = ctx.extra.get(_KEY)
+    if found is None:
+        found = ctx.extra[_KEY] = SharedValues()
+    return found
+
+
+async def heard(ctx: Context, key: Hashable, make: Make, seen: int) -> AsyncIterator[Any]:
+    """For a channel method: the reader of a shared source, or each value where there is none."""
+    with shared_values(ctx).reader(ctx, key, make, seen) as reader:
+        if reader is not None:
+            yield reader
+            return
+    last: object = None
+    async for shown in make(ctx, seen):
+        if shown.of is None or shown.of != last:
+            last = shown.of
+            yield Burst(shown.values)
