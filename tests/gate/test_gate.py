@@ -175,11 +175,7 @@ async def test_ranges_count_from_their_beginning(played: ReplayNode) -> None:
             answer = await _ask(played, gate, method, *params)
             assert (answer.get("error", {}).get("code") == LOOKBACK_REFUSED) == (code is not None), (method, answer)
     # what makes no sense is for the method to refuse
-<<<<<<< Updated upstream
     senseless = (("eth_getLogs", [{"fromBlock": "five"}]), ("eth_feeHistory", ["x"]), ("eth_estimateGas", []))
-=======
-    senseless = ("eth_getLogs", [{"fromBlock": "five"}]), ("eth_feeHistory", ["x"]), ("eth_estimateGas", [])
->>>>>>> Stashed changes
     for method, params in senseless:
         assert (await _ask(played, gate, method, *params))["error"]["code"] != LOOKBACK_REFUSED
 
