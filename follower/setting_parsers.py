@@ -186,6 +186,14 @@ def parse_http_urls(value: Any) -> str:
     return text
 
 
+def parse_endpoint(value: Any) -> str:
+    """A URL, or an empty text. The error never repeats it: it may hold a password."""
+    text = parse_text(value)
+    if text and (urlsplit(text).scheme not in ("http", "https") or not urlsplit(text).hostname):
+        raise ValueError("must be a URL, http://HOST:PORT or https://HOST:PORT")
+    return text
+
+
 def parse_snapshot_urls(value: Any) -> str:
     """NAME=URL, separated by commas; a TOML list too. The errors never repeat the text: it may hold a password."""
     text = parse_text(",".join(parse_text(item) for item in value) if isinstance(value, list) else value)

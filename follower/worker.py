@@ -38,6 +38,7 @@ from follower.readiness import FollowedNode, Freshness, ReadinessWatch, build_ch
 from follower.settings import CannotRun, Settings, reading, shared_options, split_listen
 from follower.status_page.open import open_status_page
 from follower.status_page.report import StatusReport
+from follower.tracing.open import traced
 from rpc.lookup.filters.filter_shares import FilterLimits
 from rpc.lookup.self_check import CheckedExecutor, check_executed
 from rpc.methods import register_all
@@ -382,6 +383,7 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
             register_archives(server.metrics, sources.archives)
         given = serve_peers(settings, server, objects, sources.tier)
         register_tier(server.metrics, sources.tier, sources.nodes, given)
+        await executing.enter_async_context(traced(settings, server, network.name, store, sources.ranked))
         register_ranges(server.metrics, serve_ranges(settings, server, services, sources.below))
         if (receiver := take_shards(settings, server, store, sources.tier, server.metrics)) is not None:
             executing.push_async_callback(receiver.close)

@@ -17,6 +17,7 @@ from follower.forwarding.response_times import ResponseTimes, blend
 from rpc.client.client import NodeClient
 from rpc.client.websocket import WsConnection
 from rpc.node_errors import CallFailed, NodeBusy, NodeError, RateLimited
+from rpc.observe.call_record import node_call
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,8 @@ class ForwardNode:
         self.calls += 1
         answered = False
         try:
-            result = await self._lanes[kind].call(method, *params, timeout=seconds)
+            with node_call(self.name, method):
+                result = await self._lanes[kind].call(method, *params, timeout=seconds)
             answered = True
             return result
         except CallFailed:

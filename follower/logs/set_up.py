@@ -17,7 +17,7 @@ from follower.settings import Settings
 log = logging.getLogger("follower")
 
 #: settings whose value is a URL, or several with commas, which may hold a secret; and those that name a file with one
-_URLS: Final = ("store", "node", "snapshot_urls", "archive")
+_URLS: Final = ("store", "node", "snapshot_urls", "archive", "tracing_endpoint")
 _FILES: Final = ("jwt_secret_file", "object_peer_secret_file")
 #: the longest secret file that is read
 _MAX_SECRET: Final = 1 << 16

@@ -27,6 +27,7 @@ from rpc.node_errors import (
     NodeUnavailable,
     RateLimited,
 )
+from rpc.observe.call_record import trace_headers
 
 #: the biggest HTTP answer read, bytes
 MAX_ANSWER: Final = 512 << 20
@@ -138,7 +139,7 @@ class NodeClient:
         Errors: NodeNotReached, NodeUnavailable, NodeTimeout, NodeBusy, RateLimited, NodeRefused, BadAnswer.
         """
         timeout = self.timeout if timeout is None else timeout
-        headers = {"Content-Type": "application/json", **self.info.headers()}
+        headers = {"Content-Type": "application/json", **trace_headers(), **self.info.headers()}
         async with self._slot():
             try:
                 async with asyncio.timeout(timeout):

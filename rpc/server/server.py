@@ -37,8 +37,9 @@ from rpc.server.http_log import http_log
 from rpc.server.http_protocol import HttpProtocol
 from rpc.server.limits import ServerSettings
 from rpc.server.metrics import CONTENT_TYPE, Metrics
-from rpc.server.observe.observer import Observer
+from rpc.server.observe.observer import CallTracer, Observer
 from rpc.server.observe.request_log import RequestLog
+from rpc.server.observe.trace_parent import TracedHttpProtocol, take_trace_parent
 from rpc.server.server_state import EXPOSED, ServerState, retry_after, wants_verbose
 from rpc.server.websocket import WebSocketSession
 from rpc.services import Head, Services
@@ -100,6 +101,7 @@ class Server:
         self._metrics_until = 0.0
         self._stopped = False
         self._pages: list[Pages] = []
+        self._tracer: CallTracer | None = None
         self.host = ""
         self.port = 0
         self._register_metrics()
@@ -128,13 +130,16 @@ class Server:
         self.host, self.port = listener.sockets[0].getsockname()[:2]
 
     def look_at_log_level(self) -> None:
-        """Observe requests where the log takes their lines now; else do not, which costs nothing."""
+        """Observe requests where the log takes their lines now, or calls are traced; else do not: it costs nothing."""
         level = self.settings.request_log_level
-        log = RequestLog(level) if level else None
-        if log is None or not log.is_on:
-            self.dispatcher.observe(None)
-        elif self.dispatcher.observer is None:
-            self.dispatcher.observe(Observer(log, self.dispatcher.is_named))
+        log = RequestLog(level) if level and RequestLog(level).is_on else None
+        is_observed = log is not None or self._tracer is not None
+        self.dispatcher.observe(Observer(log, self.dispatcher.is_named, self._tracer) if is_observed else None)
+
+    def trace(self, tracer: CallTracer) -> None:
+        """Trace calls from now on, of connections that come from now on with the trace that they continue."""
+        self._tracer = tracer
+        self.look_at_log_level()
 
     def drain(self) -> None:
         """Go on answering, but say that this server stops: not ready, connections closed behind their next answer,
@@ -188,7 +193,7 @@ class Server:
                 transport.abort()
 
     def _accept(self) -> asyncio.Protocol:
-        http = partial(HttpProtocol, self._shared)
+        http = partial(HttpProtocol if self._tracer is None else TracedHttpProtocol, self._shared)
         return ProxiedConnection(self._shared, http) if self.settings.proxy_protocol else http()
 
     def _hand_over(self, account: str) -> asyncio.Protocol:
@@ -249,6 +254,8 @@ class Server:
     async def _rpc(self, request: BaseRequest, version: int) -> web.StreamResponse:
         headers = self._headers()
         path = request.path.encode()
+        if self._tracer is not None:
+            take_trace_parent(request, self._shared.clients)
         if self.settings.cors_preflight and request.method == "OPTIONS":
             headers["Access-Control-Allow-Methods"] = "POST, PUT, GET, OPTIONS"
             headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, X-Filecoin-Min-Head"

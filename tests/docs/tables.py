@@ -49,6 +49,7 @@ from rpc.methods import register_all
 from rpc.registry import Registry
 from rpc.release import BUILD_INFO_DOC, build_info
 from rpc.server.limits import ServerSettings
+from rpc.server.observe.tracing import Tracing
 from rpc.server.server import Server
 from tests.docs.method_table import table as method_table
 from tests.support.paths import ROOT
@@ -129,6 +130,7 @@ async def _server_metrics() -> list[Metric]:
     route.register(server.metrics)
     Shadow(route, 0.0).register(server.metrics)
     HeadAhead(services(), 1).register(server.metrics)
+    Tracing("http://127.0.0.1:9", 0, {}).register(server.metrics)
     store = services().store
     objects = TieredObjects(store, RankedSources([StoreSource(store, "store")]))
     with tempfile.TemporaryDirectory() as folder:
