@@ -2,6 +2,6 @@
 
 `table` says what a table is; one file a family of tables (`blocks`, `messages`, `executed`, `events`, `actors`,
 `miners`, `power`, `market`, `contracts`) makes its rows; `catalogue` lists them; `source` is what they read of a
-store; `extract` runs them over a range of epochs; `sinks` writes rows. No module here serves requests.
+store; `extract` runs them over a range of epochs, `jobs` one tipset at a time; `sinks` writes rows.
 Source of names, columns and types: Lily, `schemas/v1` and `model`.
 """
