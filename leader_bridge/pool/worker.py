@@ -154,9 +154,10 @@ class Worker:
 
     async def _run(self, name: str, tipset: Tipset) -> Outcome:
         """Errors: Defer."""
-        task = self._tasks.get(name)
+        # a place may stand behind a name (`tasks.moving`)
+        task = self._tasks.get(name.partition("@")[0])
         if task is None:
-            return Outcome(Status.SKIP, f"this worker has no task {name}")
+            return Outcome(Status.SKIP, f"this worker lacks what the task {name} needs")
         try:
             return await task(self._store, tipset) or Outcome()
         except _FAILURES as error:

@@ -33,7 +33,7 @@ async def gaps_of(store: Store, args: argparse.Namespace) -> Gaps:
 
     found = given_range(args)
     if found is not None:
-        return await find_gaps(store, *found, asked_tasks(args))
+        return await find_gaps(store, *found, await asked_tasks(args, store))
     head = await store.head()
     missing: dict[int, dict[str, None]] = {}
     for wanted in await load_wanted(store):

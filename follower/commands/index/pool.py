@@ -25,15 +25,22 @@ _MOST_SLOTS: Final = 1024
 _NO_QUEUE: Final = "there is no queue: name one by --redis, or give --here to work in this process"
 
 
-def asked_tasks(args: argparse.Namespace) -> tuple[str, ...]:
-    """The tasks that `--tasks` names. Errors: CannotRun (there is none of that name)."""
+async def asked_tasks(args: argparse.Namespace, store: Store) -> tuple[str, ...]:
+    """The tasks that `--tasks` names, with their places. Errors: CannotRun (one is not there, or cannot be done)."""
     from leader_bridge.pool.tasks import ALL, DEFAULT
+    from leader_bridge.pool.tasks.moving import WARM, placed
+    from leader_bridge.pool.tasks.task import CannotDo
 
     names = split_names(args.tasks or ",".join(DEFAULT))
     unknown = [name for name in names if name not in ALL]
     if unknown:
         raise CannotRun(f"there is no task {unknown[0]}; there are {', '.join(ALL)}")
-    return tuple(names)
+    if WARM in names and not getattr(args, "here", True):
+        raise CannotRun("warm fills the cache of one machine: give --here on that machine")
+    try:
+        return await placed(store, names)
+    except CannotDo as error:
+        raise CannotRun(str(error)) from None
 
 
 @contextlib.asynccontextmanager
@@ -57,6 +64,8 @@ async def opened_worker(settings: Settings, store: Store) -> AsyncIterator[Worke
     """A worker of this process, with all tasks that can be done here. Errors: CannotRun, BadCar, StoreError."""
     from follower.archives import opened_archives
     from follower.executor.child import executor_of
+    from follower.object_tier.open import open_object_tier
+    from leader_bridge.nodes.sources import Sources
     from leader_bridge.pool.tasks import bound_tasks
     from leader_bridge.pool.tasks.task import TaskContext
     from leader_bridge.pool.worker import Worker
@@ -68,16 +77,23 @@ async def opened_worker(settings: Settings, store: Store) -> AsyncIterator[Worke
         # one of its own costs each process some time and memory: only where somebody asks for it
         if settings["execution"] == "on" or settings["executor_socket"]:
             executor = await stack.enter_async_context(executor_of(settings))
-        client = None
+        sources = None
         if settings["node"]:
-            client = NodeClient(parse_node_info(settings["node"])[0], timeout=settings["node_timeout_seconds"])
-            stack.push_async_callback(client.close)
+            timeout = settings["node_timeout_seconds"]
+            sources = Sources([NodeClient(node, timeout=timeout) for node in parse_node_info(settings["node"])])
+            stack.push_async_callback(sources.close)
         reads = None
         if archives is not None:
             from blockstore.archive.tier import ArchivedObjects
 
             reads = ArchivedObjects(store, archives)
-        context = TaskContext(store, reads, executor, client)
+        context = TaskContext(
+            store, reads, executor, None if sources is None else sources.all[0].client, fetcher=sources
+        )
+        tier = await open_object_tier(settings, reads or store)
+        if tier is not None:
+            stack.push_async_callback(tier.close)
+            context.near = tier.objects
         # random: a process that is started again is another worker
         name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(2)}"
         yield Worker(context, bound_tasks(context), name, job_seconds=settings["job_seconds"])

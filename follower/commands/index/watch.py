@@ -56,8 +56,9 @@ async def _follow(
     from leader_bridge.pool.engine import QueueUnavailable
     from leader_bridge.pool.watch import Watcher
 
+    tasks = await asked_tasks(args, store)
     while not stop.is_set():
-        watcher = Watcher(store, engine, asked_tasks(args), confidence=settings["confidence"])
+        watcher = Watcher(store, engine, tasks, confidence=settings["confidence"])
         try:
             await watcher.run(stop)
         except (StoreUnavailable, QueueUnavailable) as error:

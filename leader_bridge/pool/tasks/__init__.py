@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from leader_bridge.pool.tasks import history, indexing
+from leader_bridge.pool.tasks import history, indexing, moving
 from leader_bridge.pool.tasks.task import CannotDo, TaskContext, TaskKind, TaskRun
 
-ALL: Final[Mapping[str, TaskKind]] = {kind.name: kind for kind in (*indexing.KINDS, *history.KINDS)}
+ALL: Final[Mapping[str, TaskKind]] = {kind.name: kind for kind in (*indexing.KINDS, *history.KINDS, *moving.KINDS)}
 #: what is done where nobody says what
 DEFAULT: Final = ("messages", "eth_hashes", "events")
 

@@ -13,7 +13,7 @@ from chain.index.kept import load_kept
 from chain.index.recorded_answers import TRACES, TRACES_INDEX, keep_answer
 from chain.tipset import Tipset
 from leader_bridge.nodes.no_nodes import NoNodes
-from leader_bridge.nodes.sources import NoSource, Sources
+from leader_bridge.nodes.sources import NoSource
 from leader_bridge.pool.reports import Claim, Status
 from leader_bridge.pool.tasks.task import CannotDo, Outcome, TaskContext, TaskKind, TaskRun
 from leader_bridge.store.coverage import TIPSETS_INDEX
@@ -36,9 +36,9 @@ def _execution(context: TaskContext) -> TipsetExecution | None:
 
 def _receipts(context: TaskContext) -> TaskRun:
     execution = _execution(context)
-    if execution is None and context.client is None:
+    if execution is None and context.fetcher is None:
         raise CannotDo("receipts need a node (--node) or an executor (--execution)")
-    sources = NoNodes() if context.client is None else Sources([context.client])
+    fetcher = context.fetcher or NoNodes()
 
     async def executed(tipset: Tipset, child: Tipset) -> dict[bytes, bytes] | str:
         """The objects of a tipset's receipts; or why there are none."""
@@ -62,7 +62,7 @@ def _receipts(context: TaskContext) -> TaskRun:
         kept = await load_kept(store)
         if tipset.height < kept.messages:
             return Outcome(Status.SKIP, f"the store keeps receipts from epoch {kept.messages} on")
-        writer = TipsetWriter(store, Mirror(store, sources), keeps_messages=kept.policy.get("messages", 0) is None)
+        writer = TipsetWriter(store, Mirror(store, fetcher), keeps_messages=kept.policy.get("messages", 0) is None)
         try:
             (held,) = await writer.mirror([child], MirrorScope(messages=False, state=False), retries_missing=False)
         except (NoSource, NotAvailableYet):

@@ -13,6 +13,7 @@ from chain.ipld.objects import Objects
 from chain.network import NetworkRecord, load_network
 from chain.tipset import Tipset, TipsetKey
 from leader_bridge.pool.reports import Claim, Status
+from leader_bridge.store.mirror import Fetcher
 from rpc.client.client import NodeClient
 from rpc.executor import Executor
 
@@ -39,15 +40,20 @@ TaskRun = Callable[[Store, Tipset], Awaitable[Outcome | None]]
 
 @dataclass(slots=True)
 class TaskContext:
-    """What tasks share in one worker. `reads`: where objects are read, if not in the store alone. `head`: the head that
-    the worker works on; a task reads the chain above its tipset from it. `executor`, `client`: None where nothing
-    executes, or no node is named."""
+    """What tasks share in one worker; None is what this worker has not.
+
+    `reads`: where objects are read, if not in the store alone. `executor` executes, `client` is a node to ask, `fetcher`
+    gives objects that the store lacks. `near`: reads through the cache on this machine's disk. `head`: the head that the
+    worker works on; a task reads the chain above its tipset from it.
+    """
 
     store: Store
     reads: ObjectStore | None = None
     executor: Executor | None = None
     client: NodeClient | None = None
     head: Tipset | None = None
+    near: ObjectStore | None = None
+    fetcher: Fetcher | None = None
     objects: Objects = field(init=False)
     index: ChainIndex = field(init=False)
 
