@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from blockstore.lmdb.store import LmdbStore
-from blockstore.store import HeadEntry, Table
+from blockstore.store import Batch, HeadEntry, Table
 from leader_bridge.pool.job import slots_of
 from leader_bridge.pool.redis_engine import RedisEngine
 from leader_bridge.pool.service import serve
@@ -21,7 +21,10 @@ from leader_bridge.pool.worker import Worker
 
 
 class FarStore(LmdbStore):
-    """An LMDB store each of whose reads takes `delay` seconds longer: a database behind a network."""
+    """A database behind a network: an LMDB store, each read and write of which takes `delay` seconds longer.
+
+    It does not wait for its disk: such a database has many.
+    """
 
     delay = 0.0
 
@@ -49,10 +52,14 @@ class FarStore(LmdbStore):
         await asyncio.sleep(self.delay)
         return await super().head()
 
+    async def write(self, batch: Batch) -> None:
+        await asyncio.sleep(self.delay)
+        await super().write(batch)
+
 
 async def open_far(path: Path, delay: float) -> FarStore:
     """The store in a folder, with each read delayed."""
-    store = await FarStore.open(path, map_size=4 << 30)
+    store = await FarStore.open(path, map_size=4 << 30, bulk=True)
     assert isinstance(store, FarStore)
     store.delay = delay
     return store
@@ -79,7 +86,7 @@ def main() -> None:
     parser.add_argument("store")
     parser.add_argument("redis")
     parser.add_argument("--delay", type=float, default=0.02)
-    parser.add_argument("--concurrency", type=int, default=4)
+    parser.add_argument("--concurrency", type=int, default=6)
     parser.add_argument("--queues", default="walk,fill")
     parser.add_argument("--job-seconds", type=float, default=60.0)
     parser.add_argument("--find-seconds", type=float, default=30.0)

@@ -111,7 +111,8 @@ class Worker:
         if entry is None:
             raise Defer("the store has no head yet")
         try:
-            head = self._context.head = await self._context.index.tipset(TipsetKey(entry.head.key))
+            head = await self._context.index.tipset(TipsetKey(entry.head.key))
+            await self._context.begin(head, job.low, job.high)
             if job.key:
                 return await self._tipset(job, await self._context.index.tipset(TipsetKey(job.key)))
         except Missing as error:

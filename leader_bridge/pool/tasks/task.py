@@ -42,9 +42,9 @@ TaskRun = Callable[[Store, Tipset], Awaitable[Outcome | None]]
 class TaskContext:
     """What tasks share in one worker; None is what this worker has not.
 
-    `reads`: where objects are read, if not in the store alone. `executor` executes, `client` is a node to ask, `fetcher`
-    gives objects that the store lacks. `near`: reads through the cache on this machine's disk. `head`: the head that the
-    worker works on; a task reads the chain above its tipset from it.
+    `reads`: where objects are read, if not in the store alone. `executor` executes, `client` is a node to ask,
+    `fetcher` gives objects that the store lacks. `near`: reads through the cache on this machine's disk. `head`: the
+    head that the worker works on; a task reads the chain above its tipset from it.
     """
 
     store: Store
@@ -56,14 +56,22 @@ class TaskContext:
     fetcher: Fetcher | None = None
     objects: Objects = field(init=False)
     index: ChainIndex = field(init=False)
+    _network: NetworkRecord | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.objects = Objects(self.reads or self.store, cache_bytes=_CACHE_BYTES)
         self.index = ChainIndex(self.store, self.objects)
 
+    async def begin(self, head: Tipset, low: int, high: int) -> None:
+        """A job on epochs `low` to `high` begins: read at once what its tasks ask for singly. Errors: StoreError."""
+        self.head = head
+        self._network = await load_network(self.store)
+        # each tipset is read with the one that stands on it
+        await self.index.read_rows(low, min(high + 1, head.height))
+
     async def network(self) -> NetworkRecord:
         """The network's record. Errors: Defer (a new store does not say it yet)."""
-        network = await load_network(self.store)
+        network = self._network or await load_network(self.store)
         if network is None:
             raise Defer("the store does not say its network yet")
         return network
