@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from blockstore.errors import StoreUnavailable
+from blockstore.recent_times import RecentTimes
 
 #: seconds; where 95 of 100 probes take less, asking ahead costs more than it gains
 FAR: Final = 0.002
@@ -22,8 +21,6 @@ _GUESS: Final = 0.02
 _FEW: Final = 4
 #: probes of which the latency is remembered
 _WINDOW: Final = 256
-#: the quantiles are computed anew after this many probes
-_EVERY: Final = 16
 #: a probe that gives no answer is asked again, this many times in all
 _TRIES: Final = 3
 #: seconds after which one try is given up
@@ -106,18 +103,21 @@ class Latency:
     """How long the probes of one kind took lately, in seconds."""
 
     def __init__(self) -> None:
-        self._taken: deque[float] = deque(maxlen=_WINDOW)
-        self._counted = 0
-        self.median = self.p95 = _GUESS
+        self._taken = RecentTimes(_WINDOW)
 
     def add(self, seconds: float) -> None:
         """Count a probe."""
-        self._taken.append(seconds)
-        self._counted = counted = self._counted + 1
-        if counted % _EVERY == 0 or counted < _EVERY:
-            ordered = sorted(self._taken)
-            if len(ordered) >= _FEW:
-                self.median, self.p95 = ordered[len(ordered) // 2], ordered[math.ceil(len(ordered) * 0.95) - 1]
+        self._taken.add(seconds)
+
+    @property
+    def median(self) -> float:
+        """Half of the probes take no longer."""
+        return self._taken.quantile(0.5) if len(self._taken) >= _FEW else _GUESS
+
+    @property
+    def p95(self) -> float:
+        """Of 100 probes, 95 take no longer."""
+        return self._taken.quantile(0.95) if len(self._taken) >= _FEW else _GUESS
 
     def add_cancelled(self, seconds: float) -> None:
         """Count a probe that was cancelled after so long: only where that tells that it was slow."""

@@ -22,6 +22,7 @@ from chain.ipld.tree_nodes import Put
 from chain.message import BLS, DELEGATED, Message, SignedMessage, encode_message, encode_signed_message
 from chain.network import NetworkRecord
 from chain.tipset import Tipset
+from devnode.sim_holdings import Holdings
 from devnode.sim_state import (
     POWER_LOG2,
     PROVE_COMMIT,
@@ -50,6 +51,8 @@ class SimSettings:
 
     `null_rate`: an epoch without a block. `reorg_rate`: the newest 1 to `reorg_depth` tipsets give way to
     others. `late_rate`: the head is replaced by one of a block more. `base_fee` in attoFIL, times in seconds.
+    `deals`: of the market; as many entries are in the verified registry. `contracts`: EVM actors, of which the first
+    has as many storage slots as there are deals, and the others a few.
     `most_miner_updates`: where it is more than `miner_updates`, an epoch has a number between the two.
     """
 
@@ -68,6 +71,8 @@ class SimSettings:
     genesis_time: int = 1_700_000_000
     eth_chain_id: int = 31415926
     base_fee: int = 1_000_000
+    deals: int = 0
+    contracts: int = 0
 
     def __post_init__(self) -> None:
         for name in ("null_rate", "reorg_rate", "late_rate"):
@@ -79,7 +84,10 @@ class SimSettings:
 
     @classmethod
     def for_size(cls, actors: int, objects: int, most_objects: int = 0, *, seed: int = 1) -> SimSettings:
-        """About `actors` actors, of which a third are miners, and `objects` new objects an epoch, or up to most."""
+        """About `actors` actors, of which a third are miners, and `objects` new objects an epoch, or up to most.
+
+        A tenth as many deals and entries of the verified registry, a hundredth as many contracts.
+        """
         miners = max(1, actors // 3)
         messages = max(1, min(100, objects // 14))
         least, most = (max(0, min(miners, round((number - 5 * messages) / 5.4))) for number in (objects, most_objects))
@@ -90,6 +98,8 @@ class SimSettings:
             messages=messages,
             miner_updates=least,
             most_miner_updates=most,
+            deals=actors // 10,
+            contracts=actors // 100,
         )
 
 
@@ -119,7 +129,13 @@ class SimulatedChain:
         self.settings = settings
         self._put = put
         self._random = Random(f"chain {settings.seed}")
-        sizes = Sizes(settings.accounts, settings.miners, settings.miner_updates, settings.most_miner_updates)
+        sizes = Sizes(
+            settings.accounts,
+            settings.miners,
+            settings.miner_updates,
+            settings.most_miner_updates,
+            Holdings(settings.deals, settings.deals, settings.contracts, settings.deals),
+        )
         self._maker = StateMaker(settings.seed, NETWORK, sizes)
         self._window = settings.reorg_depth + 2
         self._known: OrderedDict[bytes, _Known] = OrderedDict()

@@ -1,14 +1,15 @@
 """The state of a simulated chain: a real state tree (actors version 19), what messages and an epoch change in it.
 
 Held are the system actor with its manifest, init with the address map, reward, cron, power with a claim a
-miner, the burnt funds, miners (info, sectors, a deadline with its partition) and accounts of three kinds
-(secp256k1, BLS, delegated). Nothing is proven or priced as the real network would; every structure is real.
+miner, the burnt funds, miners (info, sectors, a deadline with its partition), accounts of three kinds
+(secp256k1, BLS, delegated) and, where they are asked for, what `sim_holdings.py` adds. Nothing is
+proven or priced as the real network would; every structure is real.
 Sources: go-state-types `builtin/v16` (state types and bit widths), Lotus `chain/types/state_types.go`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from random import Random
@@ -21,6 +22,18 @@ from chain.ipld.dag_cbor import decode, encode
 from chain.ipld.tree_nodes import Put
 from chain.message import BLS, DELEGATED, SECP256K1, Message
 from devnode.sim_hamt import LiveHamt, link
+from devnode.sim_holdings import (
+    DATACAP,
+    MARKET,
+    VERIFREG,
+    Holdings,
+    Parties,
+    contract_address,
+    contract_states,
+    datacap_state,
+    market_state,
+    registry_state,
+)
 
 T = TypeVar("T")
 
@@ -29,7 +42,7 @@ FIL: Final = 10**18
 STATE_VERSION: Final = 5
 #: the first miner's ID; accounts follow the miners
 FIRST_ID: Final = 1000
-SYSTEM, INIT, REWARD, CRON, POWER, BURNT = (b"\0" + uvarint(at) for at in (0, 1, 2, 3, 4, 99))
+SYSTEM, INIT, REWARD, CRON, POWER, RESERVE, BURNT = (b"\0" + uvarint(at) for at in (0, 1, 2, 3, 4, 90, 99))
 NAMES: Final = (
     "system", "init", "cron", "account", "storagepower", "storageminer", "storagemarket", "paymentchannel",
     "multisig", "reward", "verifiedregistry", "datacap", "placeholder", "evm", "eam", "ethaccount",
@@ -61,7 +74,7 @@ def run_without_waiting(coroutine: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("a tree writer had to wait")
 
 
-def write_amt(put: Put, values: Sequence[Any], version: int = 3, bit_width: int = 3) -> Cid:
+def write_amt(put: Put, values: Sequence[Any] | Mapping[int, Any], version: int = 3, bit_width: int = 3) -> Cid:
     """Write an AMT at once."""
     return run_without_waiting(amt_build(put, values, version, bit_width))
 
@@ -89,6 +102,9 @@ class State:
     root: Cid
 
 
+_NOTHING_HELD: Final = Holdings()
+
+
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """How many accounts and miners there are, and how many miners change their sectors in an epoch, least and most."""
@@ -97,6 +113,7 @@ class Sizes:
     miners: int
     miner_updates: int
     most_miner_updates: int = 0
+    holdings: Holdings = _NOTHING_HELD
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +157,7 @@ class StateMaker:
         self.network = network
         self.sizes = sizes
         self.first_account = FIRST_ID + sizes.miners
+        self.first_contract = self.first_account + sizes.accounts
         self._objects: dict[Cid, bytes] = {}
         put = self._objects.__setitem__
         self.codes: dict[str, Cid] = {}
@@ -242,7 +260,7 @@ class StateMaker:
         claims = ((self.miner_id(number), claim) for number in range(self.sizes.miners))
         self._claims = LiveHamt.build(put, claims).root
         addresses = LiveHamt.build(put, self._addresses()).root
-        init = self._store(put, [addresses, self.first_account + self.sizes.accounts, self.network])
+        init = self._store(put, [addresses, self.first_contract + self.sizes.holdings.contracts, self.network])
         reward, power = self._epoch(put, 0)
         singletons = {
             SYSTEM: self._actor("system", self._store(put, [self.manifest]), 0),
@@ -251,6 +269,7 @@ class StateMaker:
             CRON: self._actor("cron", self._store(put, [[[POWER, 5]]]), 0),
             POWER: self._actor("storagepower", power, 0),
             BURNT: self._actor("account", self._store(put, [BURNT]), 0),
+            **self._holders(put),
         }
 
         def actors() -> Iterator[tuple[bytes, bytes]]:
@@ -261,8 +280,31 @@ class StateMaker:
                 yield self.miner_id(number), self._actor("storageminer", head, 10 * FIL)
             for number in range(self.sizes.accounts):
                 yield self.account_id(number), self._account(put, number)
+            for number, (address, head) in enumerate(contract_states(put, self.sizes.holdings)):
+                record = b"\x85" + self._code["evm"] + link(head) + b"\1" + _big(FIL) + encode(address)
+                yield b"\0" + uvarint(self.first_contract + number), record
 
         return self._state(put, LiveHamt.build(put, actors()))
+
+    def _holders(self, put: Put) -> dict[bytes, bytes]:
+        """The market, the registry, the datacap token and the reserve, where something is held in them."""
+        holdings, sizes = self.sizes.holdings, self.sizes
+        parties = Parties(
+            client=lambda at: self.first_account + at % sizes.accounts,
+            provider=lambda at: FIRST_ID + at % sizes.miners,
+            write_amt=lambda put, values, bits: write_amt(put, values, 3, bits),
+        )
+        found: dict[bytes, bytes] = {}
+        if holdings.deals:
+            escrow = holdings.deals * (FIL // 25)
+            # what circulates is the total without the reserve
+            found[RESERVE] = self._actor("account", self._store(put, [RESERVE]), 300_000_000 * FIL)
+            found[MARKET] = self._actor("storagemarket", market_state(put, holdings.deals, parties), escrow)
+        if holdings.claims:
+            registry, token = (make(put, holdings.claims, parties) for make in (registry_state, datacap_state))
+            found[VERIFREG] = self._actor("verifiedregistry", registry, 0)
+            found[DATACAP] = self._actor("datacap", token, 0)
+        return found
 
     def _addresses(self) -> Iterator[tuple[bytes, bytes]]:
         for number in range(self.sizes.miners):
@@ -270,6 +312,8 @@ class StateMaker:
             yield b"\x02" + digest, encode(FIRST_ID + number)
         for number in range(self.sizes.accounts):
             yield self.account_key(number)[1], encode(self.first_account + number)
+        for number in range(self.sizes.holdings.contracts):
+            yield contract_address(number), encode(self.first_contract + number)
 
     def _state(self, put: Put, actors: LiveHamt) -> State:
         return State(actors, self._store(put, [STATE_VERSION, actors.root, self.empty]))

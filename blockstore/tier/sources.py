@@ -14,6 +14,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from blockstore.cid import cid_of
 from blockstore.errors import StoreError, StoreUnavailable
+from blockstore.recent_times import RecentTimes
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +70,7 @@ class Standing(Generic[K]):
     def __init__(self, source: Source[K]) -> None:
         self.source = source
         self.times: deque[float] = deque(maxlen=_RANKED)
-        self._window: deque[float] = deque(maxlen=_WINDOW)
-        self._sorted: list[float] = []
-        self._unsorted = 0
+        self._window = RecentTimes(_WINDOW)
         self.cooling_until = float("-inf")
         self._failed_in_a_row = 0
         #: requests; those that failed; second requests; second requests that answered first; objects that it gave
@@ -88,8 +87,7 @@ class Standing(Generic[K]):
         """A response time."""
         self.seconds += seconds
         self.times.append(seconds)
-        self._window.append(seconds)
-        self._unsorted += 1
+        self._window.add(seconds)
         self._failed_in_a_row = 0
 
     def fail(self, now: float) -> None:
@@ -103,10 +101,7 @@ class Standing(Generic[K]):
         """Seconds after which a second request is made; None while too little is known."""
         if len(self._window) < _FEWEST:
             return None
-        if self._unsorted >= 16 or not self._sorted:
-            self._sorted, self._unsorted = sorted(self._window), 0
-        last = len(self._sorted) - 1
-        return min(self._sorted[int(last * 0.95)], _MEDIANS * self._sorted[last // 2])
+        return min(self._window.quantile(0.95), _MEDIANS * self._window.quantile(0.5))
 
 
 class RankedSources(Generic[K]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +24,10 @@ from chain.tipset import Tipset, TipsetKey
 from chain.tipset_messages import load_tipset_messages
 from devnode.sim_chain import Change, SimSettings, SimulatedChain
 from devnode.sim_hamt import LiveHamt
+from devnode.sim_holdings import contract_address
 from devnode.sim_state import BURNT, INIT, SYSTEM
+from devnode.simulate import start_simulated
+from rpc.server.dispatch import Dispatcher
 
 SMALL = SimSettings(accounts=20, miners=5, miner_updates=2, messages=3)
 
@@ -253,3 +257,43 @@ def test_a_reorg_deeper_than_the_chain_or_the_setting_is_refused(depth: int) -> 
     made.chain.extend()
     with pytest.raises(BadRequest, match="reorg"):
         made.chain.reorg(depth)
+
+
+HOLDINGS = SimSettings(accounts=20, miners=5, miner_updates=2, messages=3, deals=400, contracts=12)
+
+
+async def test_holdings_are_what_they_are_on_a_real_network() -> None:
+    made = await start_simulated(HOLDINGS, epochs=3)
+    try:
+        dispatcher = Dispatcher(made._services)
+
+        async def ask(method: str, *params: Any) -> Any:
+            body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": [*params]})
+            answer = orjson.loads((await dispatcher.http(1, body))[1])
+            assert "error" not in answer, answer
+            return answer["result"]
+
+        deals = await ask("Filecoin.StateMarketDeals", [])
+        assert len(deals) == 400
+        assert deals["7"]["Proposal"]["Provider"] == "t01000"
+        assert deals["7"]["State"]["SectorStartEpoch"] == 110
+        assert deals["50"]["State"]["SectorStartEpoch"] == -1
+        assert await ask("Filecoin.StateGetAllocationIdForPendingDeal", 50, []) == 51
+        first = "t0" + str(made.chain._maker.first_account)
+        assert set(await ask("Filecoin.StateMarketBalance", first, [])) == {"Escrow", "Locked"}
+        assert len(await ask("Filecoin.StateMarketParticipants", [])) == 25
+        allocations = await ask("Filecoin.StateGetAllocations", first, [])
+        assert len(allocations) == 100 == len(await ask("Filecoin.StateGetAllAllocations", []))
+        assert len(await ask("Filecoin.StateGetAllClaims", [])) == 300
+        assert len(await ask("Filecoin.StateGetClaims", "t01000", [])) >= 100
+        assert int(await ask("Filecoin.StateVerifiedClientStatus", first, [])) > 0
+        assert int(await ask("Filecoin.StateVerifierStatus", first, [])) == 1 << 50
+        assert int((await ask("Filecoin.StateVMCirculatingSupplyInternal", []))["FilLocked"]) > 0
+        for number in (0, 11):
+            contract = "0x" + contract_address(number)[2:].hex()
+            assert len(await ask("eth_getCode", contract, "latest")) == 2 + 2 * 6000
+            assert int(await ask("eth_getStorageAt", contract, "0x0", "latest"), 16) == number + 1
+    finally:
+        await made.stop()
+    reader = Made(HOLDINGS)
+    assert reader.missing([reader.chain.genesis.parent_state_root]) == set()

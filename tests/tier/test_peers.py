@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from blockstore.cid import cid_of, multihash_of
-from blockstore.errors import StoreError
+from blockstore.errors import StoreError, StoreUnavailable
 from blockstore.memory import MemoryStore
 from blockstore.tier.disk import LEAST_BYTES, DiskTier
 from blockstore.tier.objects import StoreSource, TieredObjects
@@ -192,3 +193,13 @@ async def test_over_lmdb_there_is_no_tier_unless_it_is_asked_for(tmp_path: Path)
     # reads are joined there in any case
     assert tier is not None and tier.disk is None
     await tier.close()
+
+
+async def test_a_tier_without_claims_leaves_no_file_open(tmp_path: Path) -> None:
+    folder = tmp_path / "tier"
+    (folder / "objects.claims").mkdir(parents=True)
+    asked = {"store": "cassandra://db/keys", "object_tier_dir": str(folder)}
+    with pytest.raises(StoreUnavailable, match="cannot be opened"):
+        await open_object_tier(load_settings(environment={}, flags=asked), MemoryStore())
+    opened = [os.readlink(one) for one in Path("/proc/self/fd").iterdir() if one.is_symlink()]
+    assert [one for one in opened if one.startswith(str(folder))] == []
