@@ -225,7 +225,7 @@ class _NodeDispatcher(Dispatcher):
         super().__init__(services, registry, settings=settings, guard=faults.guard)
         self._faults = faults
 
-    async def http(
+    async def _http(
         self, version: int, body: bytes, ctx: Context | None = None, min_head: str | None = None
     ) -> tuple[int, bytes]:
         """As the base class, but for a bad status."""
@@ -233,7 +233,7 @@ class _NodeDispatcher(Dispatcher):
         status = self._faults.next_status()
         if status:
             return status, b"something is wrong here\n"
-        return await super().http(version, body, ctx, min_head)
+        return await super()._http(version, body, ctx, min_head)
 
 
 class _NodeServer(Server):
