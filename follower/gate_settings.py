@@ -93,7 +93,7 @@ GATE_SETTINGS: Final = (
         number(0, 1e9),
         0.0,
         SERVE,
-        "Tokens a second of one address without an API key, a process; 0: no limit.",
+        "Tokens a second of one address without an API key; 0: no limit.",
     ),
     Setting(
         "per_conn_rate_limit",
@@ -103,11 +103,19 @@ GATE_SETTINGS: Final = (
         "Tokens a second of one WebSocket connection; 0: no limit.",
     ),
     Setting(
+        "rates_file",
+        parse_text,
+        "",
+        SERVE,
+        "File in which the processes of a machine count rates together. `follower serve` and `up` make one for their "
+        "workers; name one to share it among several followers. Empty for one process: it counts alone.",
+    ),
+    Setting(
         "conn_per_minute",
         whole_number(0, 1_000_000),
         0,
         SERVE,
-        "New connections of one address in a minute, a process; 0: no limit. A trusted proxy is none.",
+        "New connections of one address in a minute; 0: no limit. A trusted proxy is none.",
     ),
     Setting(
         "proxy_protocol",

@@ -46,7 +46,9 @@ from rpc.release import BUILD_INFO_DOC, agent, build_info
 from rpc.server.admin import Admin
 from rpc.server.gate.gate import GateSettings
 from rpc.server.gate.method_list import MethodList
+from rpc.server.gate.shared_rates import SharedRates
 from rpc.server.gate.tenants import Tenants
+from rpc.server.gate.token_bucket import MakeBucket, own_bucket
 from rpc.server.limits import READ_ONLY, ServerSettings
 from rpc.server.open_files import connections_within, raise_open_file_limit
 from rpc.server.server import serve
@@ -194,6 +196,7 @@ def server_settings(settings: Settings) -> ServerSettings:
     secret = jwt_secret(settings)
     if secret is None and settings["admin_listen"] and not settings["admin_trust_loopback"]:
         raise CannotRun("admin_listen needs jwt_secret_file, for its callers' tokens, or admin_trust_loopback")
+    make_bucket = bucket_maker(settings)
     return ServerSettings(
         max_body_bytes=settings["max_body_mb"] << 20,
         max_ws_message_bytes=settings["max_ws_message_mb"] << 20,
@@ -224,20 +227,30 @@ def server_settings(settings: Settings) -> ServerSettings:
         jwt_secret=secret,
         default_permissions=READ_ONLY if settings["default_permission"] == "read" else frozenset(),
         gate=gate_settings(settings),
-        tenants=open_tenants(settings),
+        tenants=open_tenants(settings, make_bucket),
+        make_bucket=make_bucket,
         conn_per_minute=settings["conn_per_minute"],
         trusted_proxies=tuple(settings["trusted_proxies"].split(",")),
         proxy_protocol=settings["proxy_protocol"],
     )
 
 
-def open_tenants(settings: Settings) -> Tenants | None:
+def bucket_maker(settings: Settings) -> MakeBucket:
+    """Makes the buckets of rates: of this process, or of all that share `rates_file`. Errors: CannotRun (the file)."""
+    path = settings["rates_file"]
+    if not path:
+        return own_bucket
+    with reading("rates_file", path) as file:
+        return SharedRates(file).bucket
+
+
+def open_tenants(settings: Settings, make_bucket: MakeBucket = own_bucket) -> Tenants | None:
     """The tenants that the settings name. Errors: CannotRun (their file)."""
     path = settings["tenants_file"]
     if not path:
         return None
     with reading("tenants_file", path) as file:
-        tenants = Tenants(file)
+        tenants = Tenants(file, make_bucket)
         tenants.load()
     return tenants
 

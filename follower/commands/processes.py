@@ -42,9 +42,14 @@ def set_on_signals(stop: asyncio.Event) -> None:
 
 
 def worker_children(
-    settings: Settings, environment: dict[str, str], config: Path | None, starts_after: str = ""
+    settings: Settings, environment: dict[str, str], config: Path | None, folder: Path, starts_after: str = ""
 ) -> list[Child]:
-    """The serving processes to supervise: `workers` of them. `starts_after`: see `Child`."""
+    """The serving processes to supervise: `workers` of them. `starts_after`: see `Child`.
+
+    The file in which they count rates together, in `folder`, goes into `environment`.
+    """
+    if not settings["rates_file"]:
+        environment["FOLLOWER_RATES_FILE"] = str(folder / "rates")
     arguments = ["serve", "--one", *config_arguments(config)]
     return [
         Child(f"worker {number}", arguments, environment, stage=2, starts_after=starts_after)

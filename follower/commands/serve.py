@@ -35,7 +35,7 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
     environment = settings.environment()
     with tempfile.TemporaryDirectory(prefix="follower-run-") as folder:
         children = executor_children(settings, environment, args.config, Path(folder))
-        children += worker_children(settings, environment, args.config)
+        children += worker_children(settings, environment, args.config, Path(folder))
         return run_loop(Supervisor(children, stop_seconds=settings["drain_seconds"] + 10).run())
 
 

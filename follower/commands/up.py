@@ -57,7 +57,7 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
         if not node:
             children += executor_children(settings, environment, args.config, runtime)
         children.append(Child("bridge", ["bridge", *config], environment, stage=1, starts_after=node))
-        children += worker_children(settings, environment, args.config, starts_after=node)
+        children += worker_children(settings, environment, args.config, runtime, starts_after=node)
         children += hook_children(environment, args.config)
         follows = f"a simulated node of its own, {node}" if node else settings.shown("node")
         store = public_url(environment.get("FOLLOWER_STORE", settings["store"]))

@@ -121,7 +121,7 @@ class Dispatcher:
         gated = self.settings.gate
         #: compares answers with a full node's
         self.shadow: Shadow | None = None
-        self.gate = None if gated is None else Gate(gated, self.refusals.count)
+        self.gate = None if gated is None else Gate(gated, self.refusals.count, self.settings.make_bucket)
         self._drained: asyncio.Event | None = None
         self.observe(None)
 

@@ -12,6 +12,7 @@ from rpc.server.client_address import PRIVATE
 from rpc.server.gate.connections import ConnectionBudget
 from rpc.server.gate.gate import GateSettings
 from rpc.server.gate.tenants import Tenants
+from rpc.server.gate.token_bucket import MakeBucket, own_bucket
 
 READ_ONLY: Final = frozenset({"read"})
 
@@ -95,6 +96,8 @@ class ServerSettings:
     gate: GateSettings | None = None
     #: API keys beside the tokens
     tenants: Tenants | None = field(default=None, repr=False)
+    #: makes the buckets of rates that the processes of a machine may share
+    make_bucket: MakeBucket = field(default=own_bucket, repr=False)
     #: new connections of one address in a minute; 0: any number
     conn_per_minute: int = 0
     #: networks of balancers whose X-Forwarded-For is believed
@@ -123,7 +126,12 @@ def make_admission(settings: ServerSettings, on_refusal: Callable[[str, str], ob
         waiting=budget("waiting", "waiting requests", settings.max_waiting, settings.max_waiting_per_client),
         channels=budget("channels", "open channels", settings.max_channels, settings.max_channels_per_client),
         connections=ConnectionBudget(
-            "connections", "connections", *connections, on_refusal, per_minute=settings.conn_per_minute
+            "connections",
+            "connections",
+            *connections,
+            on_refusal,
+            per_minute=settings.conn_per_minute,
+            make_bucket=settings.make_bucket,
         ),
         websockets=budget("websockets", "WebSocket sessions", *connections),
         memory=budget("memory", "bytes", settings.memory_budget_bytes, settings.memory_budget_bytes_per_client),

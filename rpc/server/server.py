@@ -52,6 +52,8 @@ _JSON: Final = "application/json"
 _METRICS_SECONDS: Final = 0.5
 #: seconds between two looks at the connections' deadlines
 _SWEEP: Final = 1.0
+#: connections that are looked at in one turn of the loop
+_SWEPT_AT_ONCE: Final = 256
 
 #: answers some paths, and gives None for those that it does not know
 Pages = Callable[[BaseRequest], Awaitable[web.StreamResponse | None]]
@@ -204,7 +206,10 @@ class Server:
         while True:
             await asyncio.sleep(_SWEEP)
             now = self._loop.time()
-            for connection in list(self._shared.connections):
+            for number, connection in enumerate(list(self._shared.connections)):
+                if number % _SWEPT_AT_ONCE == 0:
+                    # thousands of them would keep the loop
+                    await asyncio.sleep(0)
                 connection.settle()
                 if connection.deadline and connection.deadline < now:
                     try:
@@ -212,7 +217,9 @@ class Server:
                     except Exception:
                         log.exception("a connection could not be closed in order")
                         connection.transport.abort()
-            for session in list(self._sockets.values()):
+            for number, session in enumerate(list(self._sockets.values())):
+                if number % _SWEPT_AT_ONCE == 0:
+                    await asyncio.sleep(0)
                 session.check_progress(now)
 
     # --- everything that is not on the hot path --------------------------------------------------------

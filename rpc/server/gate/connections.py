@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from rpc.admission import Budget
 from rpc.errors import ConnectionsRefused
-from rpc.server.gate.token_bucket import BucketsByAddress, TokenBucket
+from rpc.server.gate.token_bucket import BucketsByAddress, MakeBucket, own_bucket
 
 
 class ConnectionBudget(Budget):
@@ -23,10 +23,13 @@ class ConnectionBudget(Budget):
         on_refusal: Callable[[str, str], object] | None = None,
         *,
         per_minute: int = 0,
+        make_bucket: MakeBucket = own_bucket,
     ) -> None:
         super().__init__(name, what, cap, client_cap, on_refusal)
         self._per_minute = per_minute
-        self._rates = BucketsByAddress(lambda: TokenBucket(per_minute / 60, per_minute))
+        self._rates = BucketsByAddress(
+            lambda address: make_bucket(f"connections {address}", per_minute / 60, per_minute)
+        )
 
     def take(self, client: str, amount: int = 1) -> None:
         """As `Budget.take`. Errors: ConnectionsRefused too."""

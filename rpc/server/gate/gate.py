@@ -17,7 +17,7 @@ from rpc.registry import Cost, Method
 from rpc.server.gate.lookbacks import named_epochs
 from rpc.server.gate.method_list import MethodList
 from rpc.server.gate.tenants import Tenant, tenant_of
-from rpc.server.gate.token_bucket import BucketsByAddress, TokenBucket
+from rpc.server.gate.token_bucket import BucketsByAddress, MakeBucket, TokenBucket, own_bucket
 
 #: tokens of a call, by its cost class
 TOKENS: Final = {
@@ -53,13 +53,20 @@ class GateSettings:
 
 
 class Gate:
-    """Looks at each call of a process. `on_refusal` is called with what refused, and the account."""
+    """Looks at each call of a process. `on_refusal` is called with what refused, and the account.
 
-    def __init__(self, settings: GateSettings, on_refusal: Callable[[str, str], object]) -> None:
+    `make_bucket`: of the rates that processes may share; a connection's is this process's.
+    """
+
+    def __init__(
+        self, settings: GateSettings, on_refusal: Callable[[str, str], object], make_bucket: MakeBucket = own_bucket
+    ) -> None:
         self.settings = settings
         self._on_refusal = on_refusal
-        self._all = _made(settings.rate_limit) if settings.rate_limit else None
-        self._by_address = BucketsByAddress(lambda: _made(settings.rate_limit_per_client))
+        self._all = _made(make_bucket, "all", settings.rate_limit) if settings.rate_limit else None
+        self._by_address = BucketsByAddress(
+            lambda address: _made(make_bucket, f"calls {address}", settings.rate_limit_per_client)
+        )
         self._by_session: WeakKeyDictionary[Any, TokenBucket] = WeakKeyDictionary()
 
     def admit(self, ctx: Context, method: Method) -> None:
@@ -103,7 +110,7 @@ class Gate:
         if settings.per_conn_rate_limit and ctx.session is not None:
             bucket = self._by_session.get(ctx.session)
             if bucket is None:
-                bucket = self._by_session[ctx.session] = _made(settings.per_conn_rate_limit)
+                bucket = self._by_session[ctx.session] = _made(own_bucket, "", settings.per_conn_rate_limit)
             yield "per_conn_rate_limit", "a connection", bucket
         if self._all is not None:
             yield "rate_limit", "all callers", self._all
@@ -132,6 +139,6 @@ class Gate:
                 raise LookbackRefused(self.settings.api_max_lookback_seconds, head.height - most)
 
 
-def _made(rate: float) -> TokenBucket:
+def _made(make: MakeBucket, name: str, rate: float) -> TokenBucket:
     # the dearest call passes once in a while, however low the rate
-    return TokenBucket(rate, max(_BURST_SECONDS * rate, max(TOKENS.values())))
+    return make(name, rate, max(_BURST_SECONDS * rate, max(TOKENS.values())))

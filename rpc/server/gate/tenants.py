@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from rpc.permissions import ALL_PERMISSIONS, DEFAULT_PERMISSIONS
 from rpc.server.gate.method_list import MethodList
-from rpc.server.gate.token_bucket import TokenBucket
+from rpc.server.gate.token_bucket import MakeBucket, TokenBucket, own_bucket
 
 log = logging.getLogger("follower.rpc")
 
@@ -69,8 +69,9 @@ def account_of(permissions: frozenset[str] | None, address: str) -> str:
 class Tenants:
     """The tenants of a file, read again when it changes."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, make_bucket: MakeBucket = own_bucket) -> None:
         self._path = path
+        self._make_bucket = make_bucket
         self._by_digest: dict[bytes, Tenant] = {}
         self._seen: object = None
         #: called when the tenants have changed
@@ -84,7 +85,7 @@ class Tenants:
         if len(text) > _MAX_FILE:
             raise ValueError("the file is too long")
         before = {tenant.name: tenant for tenant in self._by_digest.values()}
-        self._by_digest = _parse(tomllib.loads(text.decode()), before)
+        self._by_digest = _parse(tomllib.loads(text.decode()), before, self._make_bucket)
         self.on_change()
 
     def find(self, key: str) -> TenantPermissions | None:
@@ -112,7 +113,7 @@ def _told(error: Exception) -> str:
     return error.strerror or "the file cannot be read" if isinstance(error, OSError) else str(error)
 
 
-def _parse(document: Mapping[str, Any], before: Mapping[str, Tenant]) -> dict[bytes, Tenant]:
+def _parse(document: Mapping[str, Any], before: Mapping[str, Tenant], make_bucket: MakeBucket) -> dict[bytes, Tenant]:
     """The tenants by the digest of their keys. Errors: ValueError, which names the tenant and no key."""
     table = document.get("tenant", {})
     if set(document) - {"tenant"} or not isinstance(table, dict):
@@ -122,7 +123,7 @@ def _parse(document: Mapping[str, Any], before: Mapping[str, Tenant]) -> dict[by
         if not isinstance(fields, dict) or set(fields) - _FIELDS:
             raise ValueError(f"tenant {name}: a tenant has the fields {', '.join(sorted(_FIELDS))}")
         try:
-            tenant = _tenant(name, fields, before.get(name))
+            tenant = _tenant(name, fields, before.get(name), make_bucket)
             digests = [bytes.fromhex(digest) for digest in _texts(fields.get("key_sha256", []))]
         except (TypeError, ValueError) as error:
             raise ValueError(f"tenant {name}: {error}") from None
@@ -135,7 +136,7 @@ def _parse(document: Mapping[str, Any], before: Mapping[str, Tenant]) -> dict[by
     return found
 
 
-def _tenant(name: str, fields: Mapping[str, Any], before: Tenant | None) -> Tenant:
+def _tenant(name: str, fields: Mapping[str, Any], before: Tenant | None, make_bucket: MakeBucket) -> Tenant:
     permissions = _texts(fields.get("permissions", sorted(DEFAULT_PERMISSIONS)))
     if set(permissions) - ALL_PERMISSIONS:
         raise ValueError(f"permissions are of {', '.join(sorted(ALL_PERMISSIONS))}")
@@ -143,7 +144,7 @@ def _tenant(name: str, fields: Mapping[str, Any], before: Tenant | None) -> Tena
     burst = _number("burst", fields.get("burst", 2 * rate))
     bucket = None
     if rate:
-        bucket = TokenBucket(rate, max(burst, 1.0))
+        bucket = make_bucket(f"tenant {name}", rate, max(burst, 1.0))
         known = None if before is None else before.bucket
         if known is not None and (known.rate, known.burst) == (bucket.rate, bucket.burst):
             bucket = known

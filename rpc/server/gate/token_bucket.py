@@ -36,10 +36,19 @@ class TokenBucket:
         self._left -= amount
 
 
-class BucketsByAddress:
-    """A bucket for each address, the last used ones of them. `make`: a new bucket."""
+#: makes a bucket, of a name, a rate and a burst
+MakeBucket = Callable[[str, float, float], TokenBucket]
 
-    def __init__(self, make: Callable[[], TokenBucket]) -> None:
+
+def own_bucket(name: str, rate: float, burst: float) -> TokenBucket:
+    """A bucket that this process alone takes from."""
+    return TokenBucket(rate, burst)
+
+
+class BucketsByAddress:
+    """A bucket for each address, the last used ones of them. `make`: an address's bucket."""
+
+    def __init__(self, make: Callable[[str], TokenBucket]) -> None:
         self._make = make
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
@@ -47,7 +56,7 @@ class BucketsByAddress:
         """The bucket of an address."""
         bucket = self._buckets.get(address)
         if bucket is None:
-            bucket = self._buckets[address] = self._make()
+            bucket = self._buckets[address] = self._make(address)
             if len(self._buckets) > _ADDRESSES:
                 self._buckets.popitem(last=False)
         else:
