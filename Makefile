@@ -84,6 +84,7 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-versio
 lock: $(READY)
 	$(BIN)/$(PIP) "uv<1"
 	$(LOCK) $(UPGRADE) --output-file requirements/run.txt
+	$(LOCK) $(UPGRADE) --extra workers --constraint requirements/run.txt --output-file requirements/workers.txt
 	$(LOCK) $(UPGRADE) --group dev --constraint requirements/run.txt --output-file requirements/dev.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
 		--group build --constraint requirements/dev.txt --output-file requirements/build.txt

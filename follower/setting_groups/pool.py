@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from blockstore.store_url import public_url
 from follower.setting import POOL, Setting
 from follower.setting_parsers import number, parse_text, whole_number
 
@@ -23,6 +24,11 @@ def public_redis(text: str) -> str:
     """The setting without user and password."""
     parts = urlsplit(text)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if text else ""
+
+
+def public_place(text: str) -> str:
+    """The setting without user, password and query."""
+    return public_url(text).partition("?")[0] if "://" in text else text
 
 
 def parse_names(value: Any) -> str:
@@ -53,6 +59,14 @@ POOL_SETTINGS: Final = (
         "watch,fill,index,walk",
         ("worker",),
         "Classes of jobs that a worker takes: watch, fill, index, walk. Their shares of its slots are 5, 3, 1 and 1.",
+    ),
+    Setting(
+        "tables_store",
+        parse_text,
+        "",
+        POOL,
+        "Where the pool's tasks table_NAME write rows: postgresql://HOST/DATABASE; with --here parquet:DIR too.",
+        hide=public_place,
     ),
     Setting(
         "confidence",

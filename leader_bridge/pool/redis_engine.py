@@ -37,6 +37,8 @@ _GROUP: Final = "workers"
 _TASK: Final = "job"
 #: a job is redelivered when its worker has not acknowledged it for so many times its limit
 _IDLE: Final = 1.5
+#: what Redis says of a stream that is gone, to who reads it and to who waits for it
+_EMPTIED: Final = ("NOGROUP", "UNBLOCKED")
 #: seconds that a reader waits for a message, and until Redis is tried again
 _BLOCK_SECONDS: Final = 1.0
 _RETRY_SECONDS: Final = 1.0
@@ -84,7 +86,7 @@ class _Stream(RedisStreamBroker):
                         )
                         found = [one for _, messages in read or () for one in messages]
             except ResponseError as error:
-                if "NOGROUP" not in str(error):
+                if not any(word in str(error) for word in _EMPTIED):
                     raise
                 log.warning("the queue was emptied: the stream %s is made again", self.queue_name)
                 await self._declare_again()

@@ -109,8 +109,8 @@ async def refill(store: Store, engine: Engine, now_ms: int, *, span: int = SPAN)
     What failed within the last hour is left alone. A range of which nothing is missing is marked complete. Errors:
     QueueUnavailable, StoreError.
     """
-    waiting = await engine.waiting()
-    if any(one.waiting or one.taken for name, one in waiting.items() if name != WATCH):
+    # not those that workers have taken: one that is deferred again and again must not keep the rest from being found
+    if any(one.waiting for name, one in (await engine.waiting()).items() if name != WATCH):
         return 0
     head = await store.head()
     new = 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -49,7 +49,8 @@ class Counts:
 
 class Worker:
     """`handle` is given to an engine. `tasks`: those that can be done here, by name. `job_seconds`: the time limit of a
-    job of class `watch`; others have a multiple. `defer_seconds`: until a deferred job comes back."""
+    job of class `watch`; others have a multiple. `defer_seconds`: until a deferred job comes back.
+    `on_null_round` is called with each epoch that turns out to be one, before that is reported."""
 
     def __init__(
         self,
@@ -60,6 +61,7 @@ class Worker:
         job_seconds: float = 60.0,
         defer_seconds: float = 2.0,
         wall: Callable[[], int] = wall_ms,
+        on_null_round: Callable[[int], Awaitable[None]] | None = None,
     ) -> None:
         self._context = context
         self._store: Store = context.store
@@ -68,6 +70,7 @@ class Worker:
         self._job_seconds = job_seconds
         self._defer_seconds = defer_seconds
         self._wall = wall
+        self._on_null_round = on_null_round
         self.counts = Counts()
 
     async def handle(self, job: Job, tries: int) -> Again | None:
@@ -169,6 +172,8 @@ class Worker:
         done, failed_before = await reported_tasks(self._store, height, NULL_ROUND, job.tasks)
         outcome = Outcome(Status.INFO, "null round")
         lacking = [name for name in job.tasks if name not in done]
+        if lacking and self._on_null_round is not None:
+            await self._on_null_round(height)
         reports = [self._made(height, NULL_ROUND, name, outcome, self._wall()) for name in lacking]
         await save_reports(self._store, reports, failed_before)
 

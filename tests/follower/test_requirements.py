@@ -47,12 +47,19 @@ def declared(group: str = "") -> list[Requirement]:
     return found
 
 
-@pytest.mark.parametrize("lock", ["run.txt", "build.txt", "dev.txt", "lowest.txt"])
+def declared_extra(name: str) -> list[Requirement]:
+    """The requirements of an extra."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [Requirement(one) for one in project["optional-dependencies"][name]]
+
+
+@pytest.mark.parametrize("lock", ["run.txt", "build.txt", "dev.txt", "lowest.txt", "workers.txt"])
 def test_a_lock_holds_what_is_declared_with_hashes_and_no_address(lock: str) -> None:
     locked = pins(lock)
-    groups = {"run.txt": "", "build.txt": "build", "dev.txt": "dev", "lowest.txt": "test"}
+    groups = {"run.txt": "", "build.txt": "build", "dev.txt": "dev", "lowest.txt": "test", "workers.txt": ""}
     wanted = [] if lock == "build.txt" else declared()
     wanted += declared(groups[lock]) if groups[lock] else []
+    wanted += declared_extra("workers") if lock == "workers.txt" else []
     for one in wanted:
         assert locked[canonicalize_name(one.name)] in one.specifier, f"{one}: run `make lock`"
     text = (LOCKS / lock).read_text()

@@ -25,12 +25,14 @@ from leader_bridge.pool.job import FILL, Job
 from leader_bridge.pool.reports import Status, reports_of
 from leader_bridge.pool.tasks import ALL, bound_tasks
 from leader_bridge.pool.tasks.moving import placed
+from leader_bridge.pool.tasks.tables import table_tasks
 from leader_bridge.pool.tasks.task import CannotDo, TaskContext
 from leader_bridge.pool.worker import Worker
 from leader_bridge.store.coverage import TIPSETS_INDEX
 from leader_bridge.store.mirror import Mirror
 from leader_bridge.store.tipset_writer import TipsetWriter
 from leader_bridge.store.traces import FLOOR
+from leader_bridge.tables.jobs import TableJobs
 from leader_bridge.upkeep.repair import StoreFetcher
 from rpc.client.client import NodeClient
 from tests.pool.chain import PoolChain, pool_chain
@@ -192,3 +194,28 @@ async def test_warming_reads_the_contents_through_the_cache_of_this_machine() ->
     wanted.append(chain.canonical()[4].parent_message_receipts.multihash)
     assert set(wanted) <= read
     assert TipsetKey(tipset.key) == tipset.key
+
+
+async def test_tables_are_made_and_rows_of_an_epoch_that_is_a_null_round_are_withdrawn(tmp_path: Path) -> None:
+    chain = await pool_chain(MemoryStore(), 6, nulls={4})
+    place = f"parquet:{tmp_path / 'tables'}"
+    with pytest.raises(CannotDo, match="needs a place"):
+        await placed(chain.store, ["table_block_headers"])
+    first, other = [await placed(chain.store, ["table_block_headers"], at) for at in (place, place + "2")]
+    assert first != other, "what is done for one place is not done for another"
+    jobs = await TableJobs.open(place, ["block_headers"])
+    withdrawn: list[int] = []
+
+    async def withdraw(height: int) -> None:
+        withdrawn.append(height)
+        await jobs.withdraw(height)
+
+    worker = Worker(TaskContext(chain.store), table_tasks(jobs), "test", job_seconds=60, on_null_round=withdraw)
+    assert await worker.handle(Job(FILL, 1, 6, first), 0) is None
+    assert await find_gaps(chain.store, 1, 6, first) == []
+    assert withdrawn == [4]
+    await jobs.close()
+    import pyarrow.parquet as pq
+
+    rows = [row for file in sorted((tmp_path / "tables").rglob("*.parquet")) for row in pq.read_table(file).to_pylist()]
+    assert sorted({row["height"] for row in rows}) == [1, 2, 3, 5, 6]

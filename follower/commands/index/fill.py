@@ -39,7 +39,7 @@ async def _fill(settings: Settings, args: argparse.Namespace, stop: asyncio.Even
 
     span = settings["job_epochs"]
     async with pool_store(settings) as store:
-        gaps = await gaps_of(store, args)
+        gaps = await gaps_of(store, settings, args)
         if not args.here:
             async with redis_engine(settings) as engine:
                 try:
@@ -56,7 +56,7 @@ async def _fill(settings: Settings, args: argparse.Namespace, stop: asyncio.Even
             return DONE
         if args.claim:
             await take_claims(settings, store)
-        left = await gaps_of(store, args)
+        left = await gaps_of(store, settings, args)
     print(f"{len(gaps):,} epochs lacked something; {len(left):,} still do", flush=True)
     return FAILED if left else DONE
 

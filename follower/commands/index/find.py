@@ -26,14 +26,14 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
     return run_loop(_find(settings, args))
 
 
-async def gaps_of(store: Store, args: argparse.Namespace) -> Gaps:
+async def gaps_of(store: Store, settings: Settings, args: argparse.Namespace) -> Gaps:
     """The gaps of FROM to TO for `--tasks`; without FROM and TO those of all ranges asked for."""
     from leader_bridge.pool.gaps import find_gaps
     from leader_bridge.pool.wanted import load_wanted
 
     found = given_range(args)
     if found is not None:
-        return await find_gaps(store, *found, await asked_tasks(args, store))
+        return await find_gaps(store, *found, await asked_tasks(settings, args, store))
     head = await store.head()
     missing: dict[int, dict[str, None]] = {}
     for wanted in await load_wanted(store):
@@ -48,7 +48,7 @@ async def _find(settings: Settings, args: argparse.Namespace) -> int:
     import orjson
 
     async with pool_store(settings, readonly=True) as store:
-        gaps = await gaps_of(store, args)
+        gaps = await gaps_of(store, settings, args)
     if args.json:
         told: list[dict[str, Any]] = [{"height": height, "tasks": tasks} for height, tasks in gaps]
         print(orjson.dumps(told).decode())

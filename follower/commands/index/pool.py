@@ -25,20 +25,21 @@ _MOST_SLOTS: Final = 1024
 _NO_QUEUE: Final = "there is no queue: name one by --redis, or give --here to work in this process"
 
 
-async def asked_tasks(args: argparse.Namespace, store: Store) -> tuple[str, ...]:
+async def asked_tasks(settings: Settings, args: argparse.Namespace, store: Store) -> tuple[str, ...]:
     """The tasks that `--tasks` names, with their places. Errors: CannotRun (one is not there, or cannot be done)."""
     from leader_bridge.pool.tasks import ALL, DEFAULT
     from leader_bridge.pool.tasks.moving import WARM, placed
+    from leader_bridge.pool.tasks.tables import NAMES
     from leader_bridge.pool.tasks.task import CannotDo
 
     names = split_names(args.tasks or ",".join(DEFAULT))
-    unknown = [name for name in names if name not in ALL]
+    unknown = [name for name in names if name not in ALL and name not in NAMES]
     if unknown:
-        raise CannotRun(f"there is no task {unknown[0]}; there are {', '.join(ALL)}")
+        raise CannotRun(f"there is no task {unknown[0]}; there are {', '.join((*ALL, *NAMES))}")
     if WARM in names and not getattr(args, "here", True):
         raise CannotRun("warm fills the cache of one machine: give --here on that machine")
     try:
-        return await placed(store, names)
+        return await placed(store, names, settings["tables_store"])
     except CannotDo as error:
         raise CannotRun(str(error)) from None
 
@@ -67,6 +68,7 @@ async def opened_worker(settings: Settings, store: Store) -> AsyncIterator[Worke
     from follower.object_tier.open import open_object_tier
     from leader_bridge.nodes.sources import Sources
     from leader_bridge.pool.tasks import bound_tasks
+    from leader_bridge.pool.tasks.tables import open_tables, table_tasks
     from leader_bridge.pool.tasks.task import TaskContext
     from leader_bridge.pool.worker import Worker
     from rpc.client.client import NodeClient
@@ -96,7 +98,14 @@ async def opened_worker(settings: Settings, store: Store) -> AsyncIterator[Worke
             context.near = tier.objects
         # random: a process that is started again is another worker
         name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(2)}"
-        yield Worker(context, bound_tasks(context), name, job_seconds=settings["job_seconds"])
+        tasks = bound_tasks(context)
+        withdraw = None
+        if settings["tables_store"]:
+            jobs = await open_tables(settings["tables_store"])
+            stack.push_async_callback(jobs.close)
+            tasks.update(table_tasks(jobs))
+            withdraw = jobs.withdraw
+        yield Worker(context, tasks, name, job_seconds=settings["job_seconds"], on_null_round=withdraw)
 
 
 @contextlib.asynccontextmanager

@@ -44,7 +44,7 @@ async def _walk(settings: Settings, args: argparse.Namespace, stop: asyncio.Even
     assert found is not None
     span = settings["job_epochs"]
     async with pool_store(settings) as store:
-        wanted = Wanted(*found, await asked_tasks(args, store), args.queue, asked_ms=wall_ms())
+        wanted = Wanted(*found, await asked_tasks(settings, args, store), args.queue, asked_ms=wall_ms())
         with reporting() as progress:
             progress.phase(f"epochs {wanted.low} to {wanted.high}", wanted.high - wanted.low + 1, "epochs")
 

@@ -56,7 +56,7 @@ async def _follow(
     from leader_bridge.pool.engine import QueueUnavailable
     from leader_bridge.pool.watch import Watcher
 
-    tasks = await asked_tasks(args, store)
+    tasks = await asked_tasks(settings, args, store)
     while not stop.is_set():
         watcher = Watcher(store, engine, tasks, confidence=settings["confidence"])
         try:

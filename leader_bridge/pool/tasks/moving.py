@@ -21,6 +21,7 @@ from chain.tipset import Tipset
 from chain.tipset_messages import load_block_messages
 from leader_bridge.nodes.no_nodes import NoNodes
 from leader_bridge.pool.reports import Status
+from leader_bridge.pool.tasks.tables import PREFIX, placed_table
 from leader_bridge.pool.tasks.task import CannotDo, Outcome, TaskContext, TaskKind, TaskRun
 from leader_bridge.retention.copy_rate import CopyRate
 from leader_bridge.retention.copying import Copier
@@ -42,8 +43,11 @@ def _target(layout: Layout) -> int | None:
     return None if layout.previous is None else layout.current
 
 
-async def placed(store: Store, tasks: Sequence[str]) -> tuple[str, ...]:
-    """The full names of tasks. Errors: CannotDo (no generation is being filled), StoreError."""
+async def placed(store: Store, tasks: Sequence[str], tables_store: str = "") -> tuple[str, ...]:
+    """The full names of tasks. `tables_store`: where rows of tables go.
+
+    Errors: CannotDo (no generation is being filled, rows have no place), StoreError.
+    """
     found: list[str] = []
     for task in tasks:
         if task == RETENTION:
@@ -53,6 +57,8 @@ async def placed(store: Store, tasks: Sequence[str]) -> tuple[str, ...]:
             found.append(f"{RETENTION}@{target}")
         elif task == WARM:
             found.append(f"{WARM}@{socket.gethostname()}")
+        elif task.startswith(PREFIX):
+            found.append(placed_table(task, tables_store))
         else:
             found.append(task)
     return tuple(found)
