@@ -73,7 +73,9 @@ class Standing:
     source: SyncSource
     window: Window
     pauses: Pauses = field(default_factory=Pauses)
+    #: in a row, by its own fault
     failures: int = 0
+    errors: int = 0
     requests: int = 0
     objects: int = 0
     received_bytes: int = 0
@@ -277,9 +279,13 @@ class Pool:
 
     def _remove(self, one: Standing, error: Exception, *, is_critical: bool) -> None:
         name = one.source.name
+        one.failures = 0
+        if not is_critical and self._set.used == (name,):
+            # nobody else could be asked meanwhile, and what it gives is verified
+            one.pauses.failed(monotonic())
+            return
         seconds = self._cooldowns.removed(name, monotonic(), is_critical=is_critical)
         log.warning("%s; it is left alone for %g minutes", error, seconds / 60)
-        one.failures = 0
         # its place in the second is forgotten with it
         one.window = Window(one.window.limit, _WINDOW_SECONDS)
         one.window.start(monotonic())
@@ -385,6 +391,7 @@ class Pool:
 
     def _failed(self, one: Standing, error: Exception, *, is_own_fault: bool) -> None:
         metrics.FAILURES.labels(one.source.name).inc()
+        one.errors += 1
         if one.pauses.failed(monotonic()) == Pauses.FIRST:
             log.warning("a source does not answer well: %s", error)
         if not is_own_fault:

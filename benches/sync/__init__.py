@@ -1,0 +1,1 @@
+"""Measures the filling of a store from several sources."""
