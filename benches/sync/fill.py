@@ -2,9 +2,9 @@
 
     python -m benches.sync.fill [--per-second 4] [--actors 60000] [--json]
 
-Each source is a process of its own, with the same store and the same limit: `--per-second` requests in any second. The
-store holds a simulated state, so almost all that is filled is objects in batches. Told are the seconds of each case, its
-ratio to one source (and of a bad one, to three good ones), and the most requests that a source answered in any second.
+Each source is a process of its own, with the same store and the same limit: `--per-second` requests in any second.
+The store holds a simulated state, so almost all that is filled is objects in batches. Told are the seconds of each
+case, its ratio to one source (with a bad one: to three good ones), and the most requests of a source in any second.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ async def measure(folder: Path, per_second: int, faults: list[str]) -> dict[str,
 async def make_store(folder: Path, actors: int) -> None:
     """A store with a large state: a simulated chain, written as a CAR and imported."""
     car = folder / "chain.car"
-    write_car(car, 0, SimSettings(actors=actors))
+    write_car(car, 0, SimSettings(accounts=actors))
     store = await LmdbStore.open(folder / "store", bulk=True)
     await import_car(store, car, network_file=Path(f"{car}.network.json"), process=False)
     await store.close()

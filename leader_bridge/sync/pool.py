@@ -46,6 +46,7 @@ from leader_bridge.sync.source import (
 )
 from leader_bridge.sync.source_set import SourceSet
 from rpc.server.ranges.window import Window
+from rpc.server.ranges.wire import Offer
 
 log = logging.getLogger(__name__)
 
@@ -134,9 +135,7 @@ class Pool:
         for one in self.standings.values():
             limit = min(self._per_source, one.source.requests_per_second)
             if limit != one.window.limit:
-                old, one.window = one.window, Window(limit, _WINDOW_SECONDS)
-                if old.wait_seconds(monotonic()):
-                    one.window.start(monotonic())
+                one.window = _full_window(limit)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Pool]:
@@ -257,6 +256,14 @@ class Pool:
         """See `leader_bridge.store.mirror.Fetcher`."""
         return await self.objects(cids)
 
+    async def offer(self, name: str) -> Offer:
+        """What a source holds; the question counts like any other. Errors: SourceError."""
+        one = self.standings[name]
+        await asyncio.sleep(max(one.window.wait_seconds(monotonic()), self._all.wait_seconds(monotonic())))
+        one.window.start(monotonic())
+        self._all.start(monotonic())
+        return await one.source.offer()
+
     # --- sources -------------------------------------------------------------------------------------
 
     def blame(self, name: str, error: BadSource) -> None:
@@ -286,9 +293,7 @@ class Pool:
             return
         seconds = self._cooldowns.removed(name, monotonic(), is_critical=is_critical)
         log.warning("%s; it is left alone for %g minutes", error, seconds / 60)
-        # its place in the second is forgotten with it
-        one.window = Window(one.window.limit, _WINDOW_SECONDS)
-        one.window.start(monotonic())
+        one.window = _full_window(one.window.limit)
         if seconds:
             next_name = self._set.remove(name)
             self._requests.remove_source(name)
@@ -406,6 +411,14 @@ class Pool:
             self._said_at = now
             names = ", ".join(f"{name} {self.cooldown_seconds(name):.0f} s" for name in self.standings)
             log.warning("no source can be asked just now; they are left alone for: %s", names)
+
+
+def _full_window(limit: int) -> Window:
+    """A new limit that allows nothing for a second: what was sent before is not known to it."""
+    window = Window(limit, _WINDOW_SECONDS)
+    for _ in range(limit):
+        window.start(monotonic())
+    return window
 
 
 @dataclass(eq=False, slots=True)

@@ -209,10 +209,9 @@ class _Sync:
             raise SyncFailed("; ".join(one.refusal for one in self._pool.standings.values()))
 
     async def _offer(self, name: str) -> Offer | None:
-        source = self._pool.standings[name].source
         try:
             async with asyncio.timeout(_OFFER_SECONDS):
-                return await source.offer()
+                return await self._pool.offer(name)
         except SourceRefuses as error:
             self._pool.refuse(name, str(error))
         except NotHeldThere as error:
