@@ -57,8 +57,8 @@ _SLOW_TIMES: Final = 6.0
 _SLOW_SECONDS: Final = 3.0
 #: answers of which the usual time is known
 _REMEMBERED: Final = 64
-#: our clock and the way to the source are not exact: a second is counted as a little more
-_WINDOW_SECONDS: Final = 1.03
+#: our clock and the source's are not the same: a second is counted as a little more
+_WINDOW_SECONDS: Final = 1.005
 #: seconds between two lines about the same trouble
 _SAY_SECONDS: Final = 60.0
 
@@ -262,7 +262,14 @@ class Pool:
         await asyncio.sleep(max(one.window.wait_seconds(monotonic()), self._all.wait_seconds(monotonic())))
         one.window.start(monotonic())
         self._all.start(monotonic())
-        return await one.source.offer()
+        try:
+            return await one.source.offer()
+        finally:
+            one.window.ended(monotonic())
+
+    def is_busy(self, name: str) -> bool:
+        """Whether a source still works on a request."""
+        return name in self._asking.values()
 
     # --- sources -------------------------------------------------------------------------------------
 
@@ -339,8 +346,8 @@ class Pool:
         one = self.standings[name]
         if one.pauses.until > now or one.window.wait_seconds(now) or self._all.wait_seconds(now):
             return False
-        if name in self._asking.values():
-            # it still works on a request that was given up
+        if self.is_busy(name):
+            # with a request that was given up
             return False
         one.window.start(now)
         self._all.start(now)
@@ -350,9 +357,13 @@ class Pool:
     def _wait_seconds(self) -> float:
         """Seconds until something may be sent that waits now, or a source returns."""
         now = monotonic()
-        waits = [max(one.pauses.until - now, one.window.wait_seconds(now)) for one in self.standings.values()]
+        if not self._requests.waiting:
+            return 1.0
+        # whoever is busy wakes us when it is free
+        free = [self.standings[name] for name in self._requests.sources if not self.is_busy(name)]
+        waits = [max(one.pauses.until - now, one.window.wait_seconds(now)) for one in free]
         soonest = max(min(waits, default=1.0), self._all.wait_seconds(now))
-        return min(1.0, max(GO_SECONDS / 10, soonest)) if self._requests.waiting else 1.0
+        return min(1.0, max(GO_SECONDS / 2, soonest))
 
     async def _ask(self, name: str, ticket: Ticket[Work]) -> None:
         one = self.standings[name]
@@ -362,6 +373,9 @@ class Pool:
         except SourceError as error:
             self._end(one, ticket, error)
             return
+        finally:
+            # the source may have got the request as late as this
+            one.window.ended(monotonic())
         one.failures = 0
         one.pauses.answered()
         one.objects += len(answer.found)

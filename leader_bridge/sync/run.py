@@ -199,7 +199,8 @@ class _Sync:
         return one.source.votes and not one.refusal and not one.bad
 
     async def _ask_for_offers(self) -> None:
-        names = [name for name, one in self._pool.standings.items() if not one.refusal]
+        # one that has not answered the last question yet has no vote this time
+        names = [name for name, one in self._pool.standings.items() if not one.refusal and not self._pool.is_busy(name)]
         offers = await asyncio.gather(*(self._offer(name) for name in names))
         self._offers = {name: offer for name, offer in zip(names, offers, strict=True) if offer is not None}
         self._pool.keep_limits()

@@ -71,7 +71,8 @@ async def giving(store: Store, limits: RangeLimits = FAST, port: int = 0) -> Asy
     try:
         yield server, pages
     finally:
-        await server.stop(0)
+        # aiohttp takes 0 for no limit
+        await server.stop(0.1)
 
 
 def peer(server: Server) -> PeerSource:

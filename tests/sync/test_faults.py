@@ -95,7 +95,7 @@ def _without_limit(source: PeerSource):  # type: ignore[no-untyped-def]
 
 async def test_a_follower_that_gives_no_ranges_is_no_source(devnet: Store, target: LmdbStore) -> None:
     async with giving(devnet) as (good, _), giving(devnet) as (other, _):
-        other.pages = None
+        other._pages.clear()
         _, pool = await fill(target, [peer(good), peer(other)], SOME)
         assert "does its follower serve ranges?" in pool.standings[peer(other).name].refusal
 

@@ -29,3 +29,8 @@ class Window:
     def start(self, now: float) -> None:
         """One starts; see `wait_seconds`."""
         self._starts.append(now)
+
+    def ended(self, now: float) -> None:
+        """The last one to start was on its way until now. Whoever got it may have seen it as late as this."""
+        if self._starts:
+            self._starts[-1] = now

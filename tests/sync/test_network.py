@@ -1,0 +1,180 @@
+"""The network is cut, a source is started again, full nodes give too; and 72 hours of churn in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import random
+
+import pytest
+
+from blockstore.cid import Cid, cid_of
+from blockstore.lmdb.store import LmdbStore
+from blockstore.store import Store
+from devnode.replay import start_replay
+from leader_bridge.sync.node import NodeSource
+from leader_bridge.sync.pool import NotHeldAnywhere, Pool
+from leader_bridge.sync.run import SyncOptions, sync_store
+from leader_bridge.sync.source import (
+    Answer,
+    LyingSource,
+    NotHeldThere,
+    ObjectWork,
+    SourceBusy,
+    SourceUnavailable,
+    Work,
+)
+from rpc.client.client import NodeClient
+from rpc.client.node_info import parse_node_info
+from rpc.server.ranges.wire import Offer
+from tests.support.recorded import recorded
+from tests.support.virtual_time import run_virtual
+from tests.sync.conftest import assert_whole, fill, giving, peer
+
+SOME = SyncOptions(from_epoch=1000, states=20)
+
+
+@pytest.mark.recorded
+async def test_the_network_is_cut_and_every_source_is_started_again(devnet: Store, target: LmdbStore) -> None:
+    async with giving(devnet) as (first, pages):
+        port = first.port
+        source = peer(first)
+        pool = Pool([source], in_all=100_000, per_source=10_000)
+        async with pool.running():
+            filling = asyncio.create_task(sync_store(target, pool, SyncOptions(states=20)))
+            while pages.given.objects < 1000:
+                assert not filling.done()
+                await asyncio.sleep(0.01)
+            first.abort_connections()
+            await first.stop(0.1)
+            while not pool.standings[source.name].errors:
+                await asyncio.sleep(0.01)
+            assert not filling.done()
+            async with giving(devnet, port=port):
+                done = await asyncio.wait_for(filling, 60)
+    assert done.height == 1108
+    # whoever cannot be reached has done nothing wrong
+    assert pool.standings[source.name].bad == 0
+    await assert_whole(target)
+
+
+@pytest.mark.recorded
+async def test_a_full_node_gives_what_followers_give(devnet: Store, target: LmdbStore) -> None:
+    node = await start_replay(recorded("devnet/chain.car.zst").parent, at_end=True)
+    client = NodeClient(parse_node_info(node.url)[0])
+    async with giving(devnet) as (server, _):
+        source = NodeSource(client, requests_per_second=1000)
+        _, pool = await fill(target, [peer(server), source], SOME)  # type: ignore[list-item]
+    assert pool.standings[source.name].objects > 100
+    await assert_whole(target)
+    await node.stop()
+
+
+@pytest.mark.recorded
+async def test_full_nodes_alone_fill_a_store(target: LmdbStore) -> None:
+    node = await start_replay(recorded("devnet/chain.car.zst").parent, at_end=True)
+    client = NodeClient(parse_node_info(node.url)[0])
+    source = NodeSource(client, requests_per_second=1000)
+    done, _ = await fill(target, [source], SyncOptions(from_epoch=1080, states=5))  # type: ignore[list-item]
+    assert done.height == 1108
+    await assert_whole(target)
+    await node.stop()
+
+
+OBJECTS = {cid_of(data): data for data in (bytes([0x19, number >> 8, number & 255]) for number in range(999))}
+
+
+class ChurningSource:
+    """A source that comes and goes, lies, stalls and refuses, at random; and what it was asked, in seconds."""
+
+    votes = True
+    most_objects = 256
+    requests_per_second = 5
+
+    def __init__(self, name: str, chance: random.Random) -> None:
+        self.name = name
+        self._chance = chance
+        self.asked: list[float] = []
+        self.until = 0.0
+        self.mood = "good"
+
+    async def offer(self) -> Offer:
+        return Offer({}, ())
+
+    async def close(self) -> None:
+        return
+
+    async def ask(self, work: Work) -> Answer:
+        now = asyncio.get_running_loop().time()
+        self.asked.append(now)
+        if now >= self.until:
+            self.mood = self._chance.choice(["good", "good", "good", "gone", "busy", "lacks", "stalls", "lies"])
+            self.until = now + self._chance.uniform(10, 4000)
+        assert isinstance(work, ObjectWork)
+        await asyncio.sleep(self._chance.uniform(0.01, 0.3))
+        match self.mood:
+            case "gone":
+                raise SourceUnavailable("gone")
+            case "busy":
+                raise SourceBusy("busy", self._chance.uniform(1, 30))
+            case "lacks":
+                raise NotHeldThere("lacks")
+            case "stalls":
+                await asyncio.sleep(1000)
+                raise SourceUnavailable("late")
+            case "lies":
+                raise LyingSource("lies")
+        return Answer({cid: OBJECTS[cid] for cid in work.cids}, size=len(work.cids) * 3)
+
+
+async def churn(hours: float) -> tuple[int, list[int], list[int]]:
+    """Ask for objects now and then; (objects that came, tasks and live objects each hour)."""
+    chance = random.Random(11)
+    sources = [ChurningSource(f"source {number}", chance) for number in range(20)]
+    pool = Pool(sources, in_all=40, per_source=10)
+    loop = asyncio.get_running_loop()
+    got, tasks, live = 0, [], []
+    cids: list[Cid] = list(OBJECTS)
+    async with pool.running():
+        for hour in range(int(hours)):
+            end = (hour + 1) * 3600.0
+            while loop.time() < end:
+                some = await asyncio.gather(
+                    *(pool.objects(chance.sample(cids, 100)) for _ in range(8)), return_exceptions=True
+                )
+                for one in some:
+                    if isinstance(one, BaseException):
+                        assert isinstance(one, NotHeldAnywhere), one
+                    else:
+                        got += len(one.found)
+                await asyncio.sleep(chance.uniform(0, 240))
+            gc.collect()
+            tasks.append(len(asyncio.all_tasks()))
+            live.append(len(gc.get_objects()))
+            for source in sources:
+                check_second(source.asked, 5)
+                source.asked.clear()
+    return got, tasks, live
+
+
+def check_second(times: list[float], most: int) -> None:
+    """No second holds more."""
+    first = 0
+    for at, now in enumerate(times):
+        while times[first] <= now - 1:
+            first += 1
+        assert at - first + 1 <= most
+
+
+@pytest.mark.long
+def test_72_hours_of_churn_leave_nothing_behind(caplog: pytest.LogCaptureFixture) -> None:
+    # what is logged is kept by the test's runner
+    caplog.set_level(logging.CRITICAL)
+    got, tasks, live = run_virtual(churn(72))
+    print(f"{got} objects, at most {max(tasks)} tasks, live objects each hour: {live}")
+    assert got > 100_000
+    # what is in flight may differ; what grows with the hours would be seen
+    assert max(tasks) <= 2 * 20 + 10
+    early, late = sorted(live[6:24]), sorted(live[-18:])
+    assert late[9] - early[9] < 2000
