@@ -37,6 +37,7 @@ async def assert_same(target: LmdbStore, source: Store) -> None:
     assert {name: given[name] for name in found} == found
 
 
+@pytest.mark.long
 async def test_a_new_store_is_filled_from_three_followers(devnet: Store, target: LmdbStore) -> None:
     async with contextlib.AsyncExitStack() as stack:
         servers = [await stack.enter_async_context(giving(devnet)) for _ in range(3)]
