@@ -85,14 +85,41 @@ def statements(keyspace: str, replication: int = 1) -> list[str]:
         f"CREATE TABLE IF NOT EXISTS {keyspace}.{ENTRIES} (p blob, seq bigint, entry blob, visible_at bigint, "
         "PRIMARY KEY (p, seq))",
     ]
+    return [*ddl, *row_statements(keyspace).values()]
+
+
+def row_statements(keyspace: str) -> dict[str, str]:
+    """The DDL of the tables of rows, by the name of the CQL table."""
+    ddl: dict[str, str] = {}
     for name in TABLES:
         made = f"CREATE TABLE IF NOT EXISTS {keyspace}.{table_name(name)}"
         if name in BY_TERM:
             order = "WITH CLUSTERING ORDER BY (k ASC, t DESC)"
-            ddl.append(f"{made} (p blob, k blob, t bigint, v blob, PRIMARY KEY (p, k, t)) {order}")
+            ddl[table_name(name)] = f"{made} (p blob, k blob, t bigint, v blob, PRIMARY KEY (p, k, t)) {order}"
         elif name != HEAD_LOG.name:
-            ddl.append(f"{made} (p blob, k blob, v blob, PRIMARY KEY (p, k))")
+            ddl[table_name(name)] = f"{made} (p blob, k blob, v blob, PRIMARY KEY (p, k))"
     return ddl
+
+
+def add_tables(address: CassandraAddress) -> list[str]:
+    """Make the tables of rows that a store of this schema lacks: it is older than they are. Their names.
+
+    Blocks. Errors: StoreUnavailable, Forbidden.
+    """
+    wanted = row_statements(address.keyspace)
+    lacking: list[str] = []
+
+    def work(session: Any) -> None:
+        found = session.execute(
+            "SELECT table_name FROM system_schema.tables WHERE keyspace_name = %s", [address.keyspace]
+        )
+        there = {row[0] for row in found}
+        lacking.extend(name for name in wanted if name not in there)
+        for name in lacking:
+            _run_one(session, address.keyspace, wanted[name], 1)
+
+    with_session(address, work)
+    return lacking
 
 
 def _objects_statement(name: str) -> str:

@@ -27,7 +27,7 @@ from blockstore.cassandra.values import MAX_CELL, ROW_PARTS, pack, unpack
 from blockstore.cid import verify
 from blockstore.errors import SchemaMismatch, StoreError, StoreUnavailable
 from blockstore.generations import LAYOUT_KEY, Layout, close_in, held_for
-from blockstore.store import META, Batch, HeadEntry, Held, Table
+from blockstore.store import META, REPORTS, Batch, HeadEntry, Held, Table
 
 log = logging.getLogger(__name__)
 
@@ -126,9 +126,12 @@ class CassandraStore:
             raise SchemaMismatch(
                 f"{self.url} has schema {int(made)}, {age} than {SCHEMA_VERSION} which this version writes"
             )
-        elif may_create and await self._meta(_PROBE_KEY) is None:
-            # tables that were made by hand
-            await self._probe()
+        elif may_create:
+            if await self._meta(_PROBE_KEY) is None:
+                # tables that were made by hand
+                await self._probe()
+            if await self._lacks_tables():
+                await asyncio.to_thread(cassandra_schema.add_tables, address)
         await self._generations.follow()
 
     async def _meta(self, key: bytes) -> bytes | None:
@@ -136,6 +139,14 @@ class CassandraStore:
             return await self.row(META, b"", key)
         except SchemaMissing:
             return None
+
+    async def _lacks_tables(self) -> bool:
+        """Whether the newest table is not there: the store is older than it."""
+        try:
+            await self.row(REPORTS, b"", b"")
+        except SchemaMissing:
+            return True
+        return False
 
     async def _is_older(self) -> bool:
         """Whether the tables of schema 1 are there."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -77,7 +77,7 @@ class Environment:
     def _open_databases(self, names: Sequence[bytes]) -> dict[bytes, Any]:
         try:
             if self.readonly:
-                return {name: self.env.open_db(name, create=False) for name in names}
+                return dict(self._databases_there(names))
             self.env.reader_check()
             with self.env.begin(write=True) as txn:
                 databases = {name: self.env.open_db(name, txn=txn) for name in names}
@@ -90,6 +90,15 @@ class Environment:
             raise StoreFull(f"lmdb://{self.path} has no room for its tables; raise map_size_gb") from None
         except lmdb.Error as error:
             raise StoreUnavailable(f"lmdb://{self.path} cannot be opened: {error}") from None
+
+    def _databases_there(self, names: Sequence[bytes]) -> Iterator[tuple[bytes, Any]]:
+        """Those that a reader finds. A store that is older than a table of rows lacks it; then it has no rows."""
+        for name in names:
+            try:
+                yield name, self.env.open_db(name, create=False)
+            except lmdb.NotFoundError:
+                if name in (names[0], META.name.encode()):
+                    raise
 
     def _begin_schema(self, txn: Any, meta: Any) -> None:
         key = table_key(b"", SCHEMA_KEY)

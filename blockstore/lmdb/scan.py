@@ -34,7 +34,8 @@ def object_page(store: LmdbStore, after: bytes) -> ObjectPage | None:
 
 def row_page(store: LmdbStore, table: Table, after: bytes) -> RowPage | None:
     """The rows of a table behind the position `after`, as `object_page`."""
-    found = _page(store, store._tables[table.name], after)
+    database = store._tables.get(table.name)
+    found = [] if database is None else _page(store, database, after)
     rows = [(key[1 : 1 + key[0]], key[1 + key[0] :], value) for key, value in found]
     return RowPage(rows, found[-1][0]) if found else None
 
@@ -82,7 +83,7 @@ def parts(store: LmdbStore) -> list[Part]:
 def row_counts(store: LmdbStore) -> dict[str, tuple[int, int]]:
     """(rows, bytes on disk) of each table of rows."""
     with store._begin() as txn:
-        return {name: _size(txn, store._tables[name]) for name in TABLES}
+        return {name: _size(txn, database) for name, database in store._tables.items() if name in TABLES}
 
 
 def _size(txn: Any, database: Any) -> tuple[int, int]:

@@ -63,6 +63,7 @@ class LmdbStore:
         if (path / MIGRATING).exists() and not (path / DATA_FILE).exists():
             raise SchemaMismatch(f"a migration of {self.url} was stopped: run `follower store migrate` again")
         self._shared = acquire(path, _NAMES, map_size=map_size, readonly=readonly, sync=not bulk)
+        #: a store that is read only, and older than a table, lacks it: it has no rows
         self._tables = {name.decode(): database for name, database in self._shared.databases.items()}
         self._lasting = LmdbPlace(LASTING, self._shared, bulk=bulk)
         #: by number, those of the layout; and these with the lasting place in the order in which readers look
@@ -246,12 +247,17 @@ class LmdbStore:
     # --- rows --------------------------------------------------------------------------------------
 
     async def row(self, table: Table, partition: bytes, key: bytes) -> bytes | None:
+        database = self._tables.get(table.name)
+        if database is None:
+            return None
         with self._begin() as txn:
-            value: bytes | None = txn.get(table_key(partition, key), db=self._tables[table.name])
+            value: bytes | None = txn.get(table_key(partition, key), db=database)
         return value
 
     async def rows(self, table: Table, keys: Sequence[tuple[bytes, bytes]]) -> list[bytes | None]:
-        database = self._tables[table.name]
+        database = self._tables.get(table.name)
+        if database is None:
+            return [None] * len(keys)
         with self._begin() as txn:
             return [txn.get(table_key(partition, key), db=database) for partition, key in keys]
 
@@ -270,7 +276,10 @@ class LmdbStore:
         # behind every key of the partition: no key can be longer than the limit
         behind = prefix + (b"\xff" * (MAX_KEY - len(prefix)) if end is None else end)
         found: list[tuple[bytes, bytes]] = []
-        with self._begin() as txn, txn.cursor(self._tables[table.name]) as cursor:
+        database = self._tables.get(table.name)
+        if database is None:
+            return found
+        with self._begin() as txn, txn.cursor(database) as cursor:
             if reverse:
                 there = cursor.prev() if cursor.set_range(behind) else cursor.last()
                 while there and len(found) < limit and (at := cursor.key()) >= first:

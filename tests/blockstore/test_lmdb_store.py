@@ -20,9 +20,9 @@ from blockstore.cid import multihash_of, verify
 from blockstore.errors import Fenced, SchemaMismatch, StoreError, StoreFull, StoreUnavailable
 from blockstore.generations import LASTING
 from blockstore.lmdb.store import LmdbStore
-from blockstore.scan import object_pages
+from blockstore.scan import object_pages, row_pages, table_sizes
 from blockstore.scan_pages import StoredObject
-from blockstore.store import META, SCHEMA_VERSION, TABLES, Batch, Held, Store
+from blockstore.store import MESSAGES, META, REPORTS, SCHEMA_VERSION, TABLES, Batch, Held, Store
 from tests.blockstore.generations_contract import GenerationsContract
 from tests.blockstore.store_contract import StoreContract, entry
 from tests.support.paths import ROOT
@@ -105,6 +105,29 @@ async def test_a_store_of_the_schema_before_goes_on(tmp_path: Path) -> None:
     assert await writer.held_many([old, new]) == [Held.CLOSED, Held.CLOSED]
     assert await writer.row(META, b"", b"\0schema") == b"2"
     await reader.close()
+    await writer.close()
+
+
+async def test_a_store_that_is_older_than_a_table_is_read_as_one_without_rows(tmp_path: Path) -> None:
+    store = await LmdbStore.open(tmp_path)
+    await store.write(Batch([(MESSAGES, b"p", b"k", b"v")]))
+    await store.close()
+    with lmdb.open(str(tmp_path), max_dbs=64) as environment:
+        database = environment.open_db(REPORTS.name.encode(), create=False)
+        with environment.begin(write=True) as txn:
+            txn.drop(database, delete=True)
+    reader = await LmdbStore.open(tmp_path, readonly=True)
+    assert await reader.row(MESSAGES, b"p", b"k") == b"v"
+    assert await reader.row(REPORTS, b"p", b"k") is None
+    assert await reader.rows(REPORTS, [(b"p", b"k")] * 2) == [None, None]
+    assert await reader.scan(REPORTS, b"p") == []
+    assert [page async for page in row_pages(reader, REPORTS)] == []
+    assert REPORTS.name not in table_sizes(reader)
+    await reader.close()
+    # a writer makes it
+    writer = await LmdbStore.open(tmp_path)
+    await writer.write(Batch([(REPORTS, b"p", b"k", b"v")]))
+    assert await writer.row(REPORTS, b"p", b"k") == b"v"
     await writer.close()
 
 
