@@ -10,6 +10,7 @@ bounded before it is parsed, and large results are written piece by piece (`enco
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -210,9 +211,9 @@ def encode_pieces(value: Any, encode: Callable[[Any], bytes]) -> Iterator[bytes]
         yield b"]"
     elif type(value) is dict:
         yield b"{"
-        entries = list(value.items())
-        for at in range(0, len(entries), _PIECE):
-            part = entries[at : at + _PIECE]
+        entries = iter(value.items())
+        for at in range(0, len(value), _PIECE):
+            part = list(itertools.islice(entries, _PIECE))
             if at:
                 yield b","
             if any(is_large(item) for _, item in part):

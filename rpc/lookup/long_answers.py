@@ -72,7 +72,8 @@ async def list_of(ctx: Context, parts: AsyncIterable[Iterable[T]], show: Callabl
                 written.append(orjson.Fragment(text))
                 part.clear()
                 await ctx.checkpoint()
-    return written + part
+    written += part
+    return written
 
 
 async def object_of(
@@ -99,4 +100,5 @@ async def object_of(
                 ctx.reserve(size)
                 part.clear()
                 await ctx.checkpoint()
-    return written | part
+    written.update(part)
+    return written

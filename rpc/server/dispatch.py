@@ -287,6 +287,9 @@ class Dispatcher:
             kind = type(result)
             if (kind is dict or kind is list) and is_large(result):
                 text = await self._encode_large(ctx, result)
+                # freeing, and each copy of a long text, takes a turn of its own
+                result = None
+                await ctx.checkpoint()
             else:
                 text = self.encode(result)
                 if len(text) > UNCOUNTED_BYTES:
@@ -295,6 +298,8 @@ class Dispatcher:
                 self.shadow.look(ctx, call, request.params, text)
             if flight is not None and self.answers is not None:
                 text = self.answers.land(flight, ctx, text, request, body)
+                if len(text) > UNCOUNTED_BYTES:
+                    await ctx.checkpoint()
                 answer = b'{"id":%b%b' % (encode_id(request_id), text)
             else:
                 answer = b'{"id":' + encode_id(request_id) + _RESULT + text + b"}\n"
@@ -370,7 +375,9 @@ class Dispatcher:
             size += len(piece)
             self._reserve_answer(ctx, size, len(piece))
             await ctx.checkpoint()
-        return b"".join(pieces)
+        text = b"".join(pieces)
+        await ctx.checkpoint()
+        return text
 
     async def _batch(self, ctx: Context, values: Any) -> tuple[int, bytes]:
         if type(values) is not list:
