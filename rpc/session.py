@@ -36,6 +36,8 @@ class SharedReader:
 
     def push(self, texts: list[bytes]) -> None:
         """Values that come at once, as JSON."""
+        if self.is_over:
+            return
         if self._take is not None:
             self._take(texts)
         elif len(self._waiting) < self._buffer:

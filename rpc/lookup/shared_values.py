@@ -39,10 +39,12 @@ Make = Callable[[Context, int], AsyncIterator[Shown]]
 
 
 class _Source:
-    """One source and its readers. `ctx`: of nobody, without a time budget."""
+    """One source and its readers. `ctx`: of nobody."""
 
     def __init__(self, ctx: Context, make: Make, seen: int) -> None:
         self._ctx = ctx
+        #: frames are written for as long as there are any; the work of a head change has its budget
+        self._pacing = Context(ctx.services)
         self._make = make
         #: the last head change of which a value was told
         self.told = seen
@@ -56,21 +58,26 @@ class _Source:
             async for shown in values:
                 # who joins from here on must have seen this head change
                 self.told = shown.seq
-                await self._ctx.checkpoint()
+                await self._pacing.checkpoint()
                 texts = [encode(value) for value in shown.values]
                 for reader in tuple(self.readers):
                     if shown.seq > reader.seen and (shown.of is None or shown.of != reader.last):
                         reader.last = shown.of
                         reader.push(texts)
-                        await self._ctx.checkpoint()
+                        await self._pacing.checkpoint()
         except (ChainError, StoreError, RpcError) as error:
             log.debug("what many channels hear has ended: %s", error)
+        except Exception:
+            log.exception("%s failed: closed", self)
         finally:
             for reader in self.readers:
                 reader.end()
             close = getattr(values, "aclose", None)
             if close is not None:
                 await close()
+
+    def __str__(self) -> str:
+        return f"the source of {len(self.readers)} channels"
 
 
 class SharedValues:
@@ -90,6 +97,7 @@ class SharedValues:
             source = None
         if source is None and len(self._sources) < _MOST:
             view = Context(ctx.services, version=ctx.version, permissions=ctx.permissions)
+            view.time_budget_seconds = ctx.time_budget_seconds
             source = self._sources[key] = _Source(view, make, seen)
             source.task.add_done_callback(partial(self._ended, key, source))
         if source is None or seen < source.told:

@@ -64,12 +64,15 @@ class Channel:
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(pipe.buffer)
         self._queued_bytes = 0
         self._is_sending = False
+        #: whether nothing more is taken
+        self._is_over = False
         #: frames of a shared source that the queue has no room for
         self._waiting: deque[list[bytes]] = deque()
         self._stop = asyncio.Event()
 
     def cancel(self) -> None:
         """End it: the client is told by `xrpc.ch.close`."""
+        self._is_over = True
         self._stop.set()
 
     async def run(self, first: asyncio.Task[Any]) -> None:
@@ -82,10 +85,12 @@ class Channel:
         stop = asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait({writer, reader, stop}, return_when=asyncio.FIRST_COMPLETED)
+            self._is_over = True
             await _end(reader)
             if not writer.done():
                 await self._finish(writer)
         finally:
+            self._is_over = True
             for task in (writer, reader, stop):
                 await _end(task)
             self._uncount(self._queued_bytes)
@@ -146,7 +151,7 @@ class Channel:
 
     def _offer(self, reader: SharedReader, texts: list[bytes]) -> None:
         """Take values of a shared source: as frames that leave at once, as far as the client takes them."""
-        if self._stop.is_set():
+        if self._is_over:
             return
         frames = [self._framed(text) for text in texts]
         sent = 0
