@@ -48,6 +48,11 @@ BENCHES: Final = {
     "eviction": Bench("benches.stores.eviction", (), ("--requests", "2", "--capacity", "10")),
     "instructions": Bench("benches.instructions", (), ("--seconds", "0.02")),
     "tree": Bench("benches.state_tree", (), ("--actors", "20000")),
+    "pool": Bench(
+        "benches.pool.measure",
+        (),
+        ("enqueue", "find", "kill", "empty", "--tipsets", "200", "--heights", "2000", "--rows", "3000"),
+    ),
     "execution": Bench("benches.execution", ("--seconds", "5"), ("--seconds", "1", "--followers", "1")),
 }
 

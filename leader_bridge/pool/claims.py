@@ -12,7 +12,8 @@ import logging
 from typing import Final
 
 from blockstore.errors import Fenced, StoreError
-from blockstore.store import TIPSETS, Batch, Store
+from blockstore.generations import GenerationalStore
+from blockstore.store import META, REPORTS, TIPSETS, Batch, Store
 from chain.errors import ChainError, NotHeld
 from chain.index.chain_index import ChainIndex, decode_row, with_held
 from chain.index.kept import load_kept
@@ -25,14 +26,19 @@ from leader_bridge.pool.reports import (
     Report,
     decode_report,
     digest_of,
+    partition_of,
     report_pages,
     touched_buckets,
+    untouch,
 )
 from leader_bridge.store.coverage import merge_ranges
 from leader_bridge.store.tipset_writer import TipsetWriter
 
 log = logging.getLogger(__name__)
 
+#: partition of META: by bucket, the stamp up to which its reports are taken over. Fenced, as what is taken over
+_TAKEN: Final = b"pool_taken"
+_MOST_BUCKETS: Final = 100_000
 _LOOK_SECONDS: Final = 5.0
 _RETRY_SECONDS: Final = 30.0
 
@@ -43,8 +49,8 @@ class Claims:
     def __init__(self, store: Store, writer: TipsetWriter) -> None:
         self._store = store
         self._writer = writer
-        #: by bucket, the stamp that it had when it was looked through last
-        self._seen: dict[int, bytes] = {}
+        #: by bucket, the stamp that it had when it was looked through last; None before that is read
+        self._taken: dict[int, bytes] | None = None
         self._index = ChainIndex(store, Objects(store))
 
     async def run(self) -> None:
@@ -62,8 +68,12 @@ class Claims:
 
     async def once(self) -> int:
         """Take over what has come since; how many reports. Errors: StoreError, ChainError."""
+        if self._taken is None:
+            rows = await self._store.scan(META, _TAKEN, limit=_MOST_BUCKETS)
+            self._taken = {int.from_bytes(key, "big"): stamp for key, stamp in rows}
         touched = await touched_buckets(self._store)
-        changed = sorted(bucket for bucket, stamp in touched.items() if self._seen.get(bucket) != stamp)
+        await self._forget_old(touched)
+        changed = sorted(bucket for bucket, stamp in touched.items() if self._taken.get(bucket) != stamp)
         entry = await self._store.head() if changed else None
         if entry is None:
             return 0
@@ -75,8 +85,26 @@ class Claims:
                 # successes alone, and of tipsets
                 found = [decode_report(key, value) for key, value in page if not key[40] and key[8:40] != NULL_ROUND]
                 taken += await self._take(head, [report for report in found if report.claim is not None])
-            self._seen[bucket] = touched[bucket]
+            batch = Batch()
+            batch.put(META, _TAKEN, bucket.to_bytes(8, "big"), touched[bucket])
+            await self._store.write(batch)
+            self._taken[bucket] = touched[bucket]
         return taken
+
+    async def _forget_old(self, touched: dict[int, bytes]) -> None:
+        """Remove the reports of epochs whose index rows retention has removed: what they say is true no more."""
+        if not isinstance(self._store, GenerationalStore):
+            return
+        kept = await load_kept(self._store)
+        first = -(-(kept.archived + 1) // REPORTS_BUCKET)
+        old = [bucket for bucket in touched if first <= bucket < kept.indices // REPORTS_BUCKET]
+        if old:
+            await self._store.drop_partitions(REPORTS, [partition_of(bucket * REPORTS_BUCKET) for bucket in old])
+            batch = Batch()
+            for bucket in old:
+                untouch(batch, bucket)
+                del touched[bucket]
+            await self._store.write(batch)
 
     async def _take(self, head: Tipset, reports: list[Report]) -> int:
         kept = await load_kept(self._store)

@@ -157,6 +157,11 @@ async def touched_buckets(store: Store) -> dict[int, bytes]:
     return {int.from_bytes(key, "big"): stamp for key, stamp in rows}
 
 
+def untouch(batch: Batch, bucket: int) -> None:
+    """Forget with a batch that reports of a bucket were written: they are removed."""
+    batch.delete(REPORTS, _TOUCHED, bucket.to_bytes(8, "big"))
+
+
 async def reported_tasks(store: Store, height: int, tipset: bytes, tasks: Sequence[str]) -> tuple[set[str], set[str]]:
     """Which of these tasks are done for a tipset, and which have failed. One burst."""
     partition = partition_of(height)

@@ -16,6 +16,7 @@ import orjson
 
 from blockstore.store import REPORTS, Batch, Store
 from chain.errors import NotHeld
+from chain.index.kept import load_kept
 from leader_bridge.pool.engine import Engine
 from leader_bridge.pool.gaps import Gaps, find_gaps
 from leader_bridge.pool.job import FILL, WALK, WATCH, Job, jobs_of, walk_jobs
@@ -113,21 +114,23 @@ async def refill(store: Store, engine: Engine, now_ms: int, *, span: int = SPAN)
     if any(one.waiting for name, one in (await engine.waiting()).items() if name != WATCH):
         return 0
     head = await store.head()
+    kept = await load_kept(store)
     new = 0
     for wanted in await load_wanted(store) if head is not None else ():
         assert head is not None
-        high = min(wanted.high, head.head.height)
-        if wanted.complete or high < wanted.low:
+        # below, retention removes what the pool would make
+        low, high = max(wanted.low, kept.indices), min(wanted.high, head.head.height)
+        if wanted.complete or high < low:
             continue
         try:
-            gaps = await find_gaps(store, wanted.low, high, wanted.tasks)
+            gaps = await find_gaps(store, low, high, wanted.tasks)
         except NotHeld:
             continue
         if not gaps and high == wanted.high and not wanted.watched:
             await save_wanted(store, replace(wanted, cursor=wanted.high + 1, complete=True))
             continue
         if gaps:
-            recent = await find_gaps(store, wanted.low, high, wanted.tasks, without_failed_since=now_ms - RETRY_MS)
+            recent = await find_gaps(store, low, high, wanted.tasks, without_failed_since=now_ms - RETRY_MS)
             new += await fill(engine, recent, span=span)
     return new
 

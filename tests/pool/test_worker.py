@@ -17,6 +17,7 @@ from blockstore.store import COVERAGE, ETH_TXS, EVENT_POSTINGS, EVENTS, MESSAGES
 from chain.index.chain_index import HELD_ALL, INDEXED_EVENTS, decode_row
 from chain.index.coverage import covered
 from chain.index.event_rows import EVENTS_INDEX
+from chain.index.kept import INDICES, Kept, save_kept
 from chain.tipset import Tipset, TipsetKey
 from leader_bridge.nodes.no_nodes import NoNodes
 from leader_bridge.pool.claims import Claims
@@ -205,6 +206,26 @@ async def test_the_leader_takes_over_what_is_on_its_chain() -> None:
         assert value is not None
         assert bool(decode_row(value).held & INDEXED_EVENTS) == (child.height <= 7)
     assert await claims.once() == 0
+
+
+async def test_a_leader_that_is_started_again_does_not_look_at_all_reports_anew(tmp_path: Path) -> None:
+    store = await LmdbStore.open(tmp_path / "store", map_size=1 << 30)
+    chain = await pool_chain(store, 5)
+    await worker_of(store).handle(Job(WALK, 0, 3, DEFAULT), 0)
+    writer = TipsetWriter(store, Mirror(store, NoNodes()))
+    assert await Claims(store, writer).once() > 0
+    assert await Claims(store, writer).once() == 0
+    await worker_of(store).handle(Job(WALK, 4, 4, DEFAULT), 0)
+    assert await Claims(store, writer).once() > 0
+    assert await covered(store, EVENTS_INDEX) == [(0, 4)]
+    # retention removes the rows of the first two days
+    batch = Batch()
+    save_kept(batch, Kept().raised({INDICES: 2 * 2880}))
+    await store.write(batch)
+    assert chain.head is not None
+    assert await Claims(store, writer).once() == 0
+    assert [one async for one in reports_of(store, 0, 10_000)] == []
+    await store.close()
 
 
 def test_slots_are_shared_5_3_1_1() -> None:
