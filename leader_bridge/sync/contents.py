@@ -135,6 +135,7 @@ class ContentStage:
         size = 2
         after = -1
         short: frozenset[str] = frozenset()
+        await self._close_loose(tipsets)
         while lacking := await self._not_held([tipset for tipset in tipsets if tipset.height > after]):
             # one range holds them with the null rounds between
             part = [tipset for tipset in lacking if tipset.height < lacking[0].height + MOST_EPOCHS]
@@ -157,6 +158,19 @@ class ContentStage:
                 after = last
         self._deliver(number, tipsets[-1].height, size)
         await self._release()
+
+    async def _close_loose(self, tipsets: Sequence[Tipset]) -> None:
+        """Close what a file has brought: what is absent below the roots is asked for by its CID."""
+        roots = {tipset: [root for root in self._roots(tipset) if is_walked(root)] for tipset in tipsets}
+        asked = [root.multihash for some in roots.values() for root in some]
+        held = dict(zip(asked, await self._place.held_many(asked), strict=True)) if asked else {}
+        loose = [
+            tipset
+            for tipset, some in roots.items()
+            if some and Held.LOOSE in (found := [held[root.multihash] for root in some]) and Held.ABSENT not in found
+        ]
+        if loose:
+            await self._close(loose, {})
 
     async def _not_held(self, tipsets: Sequence[Tipset]) -> list[Tipset]:
         """Those of which something is not closed."""

@@ -188,7 +188,13 @@ class HeaderStage:
                     self._downloads.release(result.number)
                     self._never.pop(result.number, None)
                 await self._checkpoint.save(self._store)
+                await self._end_where_held()
                 self._moved.set()
+
+    async def _end_where_held(self) -> None:
+        """Ask for no more where the chain goes on with what the store holds already."""
+        if await held_tipset(self._store, TipsetKey(bytes.fromhex(self._checkpoint.next_key))) is not None:
+            self._downloads.end_at(self._downloads.done)
 
     async def _store_chain(self, result: Result[_Chain]) -> bool:
         """Store the headers of a range; False where they do not follow what is stored."""

@@ -93,3 +93,27 @@ async def test_the_bridge_goes_on_without_a_second_command(devnet: Store, tmp_pa
             await output(process)
             await node.stop()
     assert process.returncode == 0
+
+
+@pytest.mark.long
+async def test_a_file_saves_requests_and_the_follower_is_followed_where_no_node_is_set(
+    devnet: Store, tmp_path: Path
+) -> None:
+    async with giving(devnet) as (server, pages):
+        sources = f"http://127.0.0.1:{server.port},{recorded('devnet/chain.car.zst')}"
+        process = start(tmp_path, sources)
+        try:
+            assert process.stdout is not None
+            lines: list[str] = []
+            while not lines or f"following 127.0.0.1:{server.port}" not in lines[-1]:
+                line = await asyncio.wait_for(asyncio.to_thread(process.stdout.readline), 100)
+                assert line, "".join(lines)
+                lines.append(line)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            await output(process)
+    # an offer or two, and a range of headers
+    assert pages.given.objects < 400
+    store = await LmdbStore.open(tmp_path / "store")
+    await assert_whole(store)
+    await store.close()

@@ -7,16 +7,20 @@ import asyncio
 import contextlib
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from follower.commands import bridge
 from follower.commands.command import DONE, FAILED, Command
 from follower.commands.processes import metrics_server, run_until_signal
-from follower.commands.sync.sources import node_texts, open_sources, split_sources
+from follower.commands.sync.sources import car_files, node_texts, open_sources, split_sources
 from follower.settings import Settings, shared_options
 
 if TYPE_CHECKING:
+    from blockstore.store import Store
+    from leader_bridge.imports.progress import Reporter
     from leader_bridge.sync.pool import Pool
     from leader_bridge.sync.run import SyncOptions
 
@@ -46,7 +50,7 @@ async def _sync(settings: Settings, args: argparse.Namespace, sources: list[str]
             per_source=settings["sync_requests_per_second"],
         )
         async with pool.running():
-            working = asyncio.create_task(_fill(settings, args, pool))
+            working = asyncio.create_task(_fill(settings, args, pool, car_files(sources)))
             stopped = asyncio.create_task(stop.wait())
             try:
                 await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -76,7 +80,18 @@ def sync_options(settings: Settings, args: argparse.Namespace) -> SyncOptions:
     )
 
 
-async def _fill(settings: Settings, args: argparse.Namespace, pool: Pool) -> int:
+async def _read_files(store: Store, files: Sequence[Path], progress: Reporter, lease_seconds: float) -> None:
+    """Store the objects of CAR files, before anything is asked for: what they hold need not be asked for."""
+    from leader_bridge.imports.importer import import_car
+    from leader_bridge.sync.checkpoint import load_checkpoint
+
+    # a filling that has begun has read them
+    if files and await load_checkpoint(store) is None:
+        for file in files:
+            await import_car(store, file, index=False, progress=progress, lease_seconds=lease_seconds)
+
+
+async def _fill(settings: Settings, args: argparse.Namespace, pool: Pool, files: Sequence[Path]) -> int:
     from blockstore.bridge_rows import BridgeRow, NodeStanding
     from blockstore.errors import StoreFull, StoreUnavailable
     from blockstore.open import open_store
@@ -106,6 +121,7 @@ async def _fill(settings: Settings, args: argparse.Namespace, pool: Pool) -> int
                 )
                 try:
                     async with announced(store, describe):
+                        await _read_files(store, files, progress, settings["lease_seconds"])
                         done = await sync_store(store, pool, sync_options(settings, args), progress)
                         break
                 finally:
@@ -131,7 +147,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="SOURCES",
         help="separated by commas: http(s)://HOST:PORT of followers of other stores (they need range_tokens_file), and "
-        "node:NODE for full nodes (as in the setting node)",
+        "node:NODE for full nodes (as in the setting node); and CAR files, whose objects are read first",
     )
     parser.add_argument(
         "--from-epoch", type=int, metavar="EPOCH", help="the lowest epoch (default: all that the sources hold)"

@@ -1,7 +1,8 @@
-"""What `--from` names: followers, and full nodes behind `node:`."""
+"""What `--from` names: followers, full nodes behind `node:`, and CAR files."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from follower.settings import CannotRun, Settings, reading
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from leader_bridge.sync.source import SyncSource
 
 _NODE: Final = "node:"
+_ADDRESSES: Final = (_NODE, "http://", "https://")
 
 
 def split_sources(text: str) -> list[str]:
@@ -18,18 +20,30 @@ def split_sources(text: str) -> list[str]:
     if not found:
         raise CannotRun("--from names no source")
     for one in found:
-        if not one.startswith((_NODE, "http://", "https://")):
+        if not one.startswith(_ADDRESSES) and not Path(one).is_file():
             raise CannotRun(
-                f"--from takes http(s)://HOST:PORT of followers, or node:NODE, not {one.partition('?')[0]!r}"
+                "--from takes http(s)://HOST:PORT of followers, node:NODE, or a CAR file, not "
+                f"{one.partition('?')[0]!r}"
             )
     if len(set(found)) < len(found):
         raise CannotRun("--from names a source twice")
+    if all(not one.startswith(_ADDRESSES) for one in found):
+        raise CannotRun("--from names files alone: `follower import` reads them")
     return found
+
+
+def car_files(sources: list[str]) -> list[Path]:
+    """The files of `--from`."""
+    return [Path(one) for one in sources if not one.startswith(_ADDRESSES)]
 
 
 def node_texts(sources: list[str]) -> list[str]:
     """What the bridge follows afterwards, where no node is set: the sources themselves."""
-    return [one.removeprefix(_NODE) if one.startswith(_NODE) else one.rstrip("/") for one in sources]
+    return [one.removeprefix(_NODE) if one.startswith(_NODE) else one.rstrip("/") for one in _addresses(sources)]
+
+
+def _addresses(sources: list[str]) -> list[str]:
+    return [one for one in sources if one.startswith(_ADDRESSES)]
 
 
 def sync_token(settings: Settings) -> str:
@@ -49,6 +63,7 @@ def open_sources(settings: Settings, sources: list[str]) -> list[SyncSource]:
     from rpc.client.node_info import parse_node_info
     from rpc.node_errors import BadNodeInfo
 
+    sources = _addresses(sources)
     followers = [one for one in sources if not one.startswith(_NODE)]
     token = sync_token(settings)
     if followers and not token:
