@@ -24,7 +24,7 @@ from rpc.server.dispatch import Dispatcher
 from rpc.server.limits import ServerSettings
 
 ACTORS = 1500
-SIM = SimSettings(accounts=ACTORS, miners=40, miner_updates=2, messages=4)
+SIM = SimSettings(accounts=ACTORS, miners=40, miner_updates=2, messages=4, deals=400)
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,9 @@ def root(node: SimulatedNode, epochs_back: int) -> dict[str, str]:
         ("StateListActors", [[]], ACTORS // 64 + 20),
         ("StateCirculatingSupply", [[]], ACTORS),
         ("StateListMiners", [[]], 3),
+        ("StateMarketDeals", [[]], 400 // 64 + 20),
+        ("StateMarketParticipants", [[]], 5),
+        ("StateGetAllClaims", [[]], 300 // 64 + 20),
         ("StateLookupRobustAddress", ["t0999999", []], 10),
         ("StateListMessages", [{"To": "t01000"}, [], 0], 12),
         ("StateMinerActiveSectors", ["t01000", []], 5),
@@ -99,6 +102,34 @@ async def test_a_walk_ends_when_the_time_of_its_request_is_over(node: SimulatedN
     dispatcher = Dispatcher(services, settings=ServerSettings(request_seconds=0.0))
     _, answer = await dispatcher.http(1, body(name, []))
     assert orjson.loads(answer)["error"]["code"] == -32005
+
+
+async def test_joining_freeing_and_copying_a_long_answer_are_turns_of_their_own(node: SimulatedNode) -> None:
+    dispatcher = Dispatcher(replace(node._services, pacer=LoopPacer(slice_seconds=0)))
+    count = last = 0
+
+    async def other() -> None:
+        nonlocal count
+        while True:
+            count += 1
+            await asyncio.sleep(0)
+
+    encode = dispatcher.encode
+
+    def noted(value: Any) -> bytes:
+        nonlocal last
+        last = count
+        return encode(value)
+
+    # a method's first call is not kept, so it makes a copy less
+    await dispatcher.http(1, body("StateMarketDeals", []))
+    dispatcher.encode = noted
+    beside = asyncio.create_task(other())
+    _, answer = await dispatcher.http(1, body("StateMarketDeals", []))
+    beside.cancel()
+    assert len(orjson.loads(answer)["result"]) == 400
+    # two turns each: behind the last piece, the joined text, what it was made of, the kept text; then the answer
+    assert count - last >= 9
 
 
 async def test_walks_are_declared_as_what_they_cost() -> None:
