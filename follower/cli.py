@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from follower.commands import (
+    admin,
     auth,
     backfill,
     bridge,
@@ -67,6 +68,7 @@ COMMANDS: Final = (
     *index.COMMANDS,
     *store.COMMANDS,
     *auth.COMMANDS,
+    *admin.COMMANDS,
     config.COMMAND,
 )
 #: what the subcommands of several words share as their first word, and its help
@@ -74,6 +76,7 @@ GROUPS: Final = {
     "store": "Look after a store.",
     "index": "Have work done behind the store.",
     "auth": "Make tokens and API keys.",
+    "admin": "Administer running processes.",
 }
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from follower.setting import SERVE, SHARED_STORE, Setting
 from follower.setting_parsers import number, one_of, parse_endpoint
 
 #: the subcommands that log
-_LOGGING: Final = (*SHARED_STORE, "status", "replay", "simulate", "compare", "bench", "plan", "auth")
+_LOGGING: Final = (*SHARED_STORE, "status", "replay", "simulate", "compare", "bench", "plan", "auth", "admin")
 
 LOG_SETTINGS: Final = (
     Setting(

@@ -129,6 +129,15 @@ def parse_optional_listen(value: Any) -> str:
     return "" if value == "" else parse_listen(value)
 
 
+def parse_admin_listen(value: Any) -> str:
+    """HOST:PORT, unix:PATH, or nothing."""
+    if not isinstance(value, str) or not value.startswith("unix:"):
+        return parse_optional_listen(value)
+    if value == "unix:":
+        raise ValueError("must be HOST:PORT or unix:PATH")
+    return value
+
+
 def parse_networks(value: Any) -> str:
     """IP networks, separated by commas; a TOML list too."""
     items = value if isinstance(value, list) else parse_text(value).split(",")

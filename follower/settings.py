@@ -162,3 +162,15 @@ def split_listen(text: str) -> tuple[str, int]:
     """HOST and PORT; brackets around an IPv6 host are taken off."""
     host, _, port = text.rpartition(":")
     return host.strip("[]"), int(port)
+
+
+def jwt_secret(settings: Settings) -> bytes | None:
+    """The secret of tokens; None where no file is named. Errors: CannotRun (the file)."""
+    path = settings["jwt_secret_file"]
+    if not path:
+        return None
+    with reading("jwt_secret_file", path) as file:
+        secret = file.read_bytes().strip()
+        if len(secret) < 16:
+            raise ValueError("fewer than 16 bytes are no secret")
+    return secret

@@ -10,6 +10,7 @@ from typing import Final
 
 from blockstore.store_url import public_url
 from chain.index.kept import DEFAULT_MESSAGE_EPOCHS, DEFAULT_STATE_EPOCHS, LEAST_EPOCHS
+from follower.administration.settings import ADMIN_SETTINGS
 from follower.archive_settings import ARCHIVE_SETTINGS
 from follower.gate_settings import FORWARD_SETTINGS, GATE_SETTINGS
 from follower.log_settings import LOG_SETTINGS
@@ -218,25 +219,10 @@ SETTINGS: Final = (
         "jwt_secret_file",
         parse_text,
         "",
-        (*SERVE, "doctor", "auth create-token"),
+        (*SERVE, "bridge", "doctor", "auth create-token", "admin"),
         "File with the HS256 secret of API tokens; without one every caller may read.",
     ),
-    Setting("admin_listen", parse_optional_listen, "", SERVE, "HOST:PORT of the administration API; empty for none."),
-    Setting(
-        "admin_hosts",
-        parse_text,
-        "",
-        SERVE,
-        "Names, separated by commas, under which the administration API and the status page are opened; addresses and "
-        "localhost always are.",
-    ),
-    Setting(
-        "admin_trust_loopback",
-        parse_boolean,
-        False,
-        SERVE,
-        "Callers of the administration API on this machine need no token.",
-    ),
+    *ADMIN_SETTINGS,
     Setting(
         "status_page",
         one_of("private", "token", "open", "off"),

@@ -17,6 +17,9 @@ from blockstore.store import META, ObjectStore, Store
 from chain.index.chain_index import ChainIndex
 from chain.ipld.objects import Objects
 from chain.network import NetworkRecord, load_network
+from follower.administration.endpoint import FOLLOWER, administered, check_endpoint
+from follower.administration.group import OwnProcess
+from follower.administration.worker import WorkerControl
 from follower.ahead.head_ahead import HeadAhead
 from follower.ahead.rows_ahead import read_rows_ahead
 from follower.archives import objects_below, open_archives, warn_of_lacking
@@ -35,7 +38,7 @@ from follower.object_tier.open import register as register_tier
 from follower.object_tier.ranges import register as register_ranges
 from follower.object_tier.ranges import serve_ranges
 from follower.readiness import FollowedNode, Freshness, ReadinessWatch, build_checks
-from follower.settings import CannotRun, Settings, reading, shared_options, split_listen
+from follower.settings import Settings, jwt_secret, reading, shared_options, split_listen
 from follower.status_page.open import open_status_page
 from follower.status_page.report import StatusReport
 from follower.tracing.open import traced
@@ -43,7 +46,6 @@ from rpc.lookup.filters.filter_shares import FilterLimits
 from rpc.lookup.self_check import CheckedExecutor, check_executed
 from rpc.methods import register_all
 from rpc.release import BUILD_INFO_DOC, agent, build_info
-from rpc.server.admin import Admin
 from rpc.server.gate.gate import GateSettings
 from rpc.server.gate.method_list import MethodList
 from rpc.server.gate.shared_rates import SharedRates
@@ -179,23 +181,10 @@ def build_heads(store: Store, index: ChainIndex, settings: Settings) -> StoreHea
     return heads
 
 
-def jwt_secret(settings: Settings) -> bytes | None:
-    """The secret of tokens; None where no file is named. Errors: CannotRun (the file)."""
-    path = settings["jwt_secret_file"]
-    if not path:
-        return None
-    with reading("jwt_secret_file", path) as file:
-        secret = file.read_bytes().strip()
-        if len(secret) < 16:
-            raise ValueError("fewer than 16 bytes are no secret")
-    return secret
-
-
 def server_settings(settings: Settings) -> ServerSettings:
     """The limits of the server. Errors: CannotRun (the secret's file)."""
     secret = jwt_secret(settings)
-    if secret is None and settings["admin_listen"] and not settings["admin_trust_loopback"]:
-        raise CannotRun("admin_listen needs jwt_secret_file, for its callers' tokens, or admin_trust_loopback")
+    check_endpoint(settings, FOLLOWER)
     make_bucket = bucket_maker(settings)
     return ServerSettings(
         max_body_bytes=settings["max_body_mb"] << 20,
@@ -310,6 +299,7 @@ def before_new_head(services: Services) -> Callable[[], Awaitable[None]]:
 
 async def run_worker(settings: Settings, *, started: Callable[[str], None] | None = None) -> int:
     """Serve until SIGINT or SIGTERM, then drain. `started` is called with the URL once requests are taken."""
+    check_endpoint(settings, FOLLOWER)
     register_all()
     load_methods()
     tune_garbage_collector()
@@ -359,13 +349,9 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
     watchers = [asyncio.create_task(followed.watch())] if followed is not None else []
     if lanes is not None:
         watchers.append(asyncio.create_task(lanes.forward.watch()))
-    admin: Admin | None = None
     part: Membership | None = None
     page: StatusReport | None = None
     executing = contextlib.AsyncExitStack()
-
-    async def stop(_: float) -> None:
-        stopping.set()
 
     try:
         await executing.enter_async_context(probing(sources.ranked))
@@ -413,14 +399,12 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
             watchers.append(asyncio.create_task(ahead.run()))
         if server.dispatcher.answers is not None:
             watchers.append(asyncio.create_task(server.dispatcher.answers.watch(heads.last_head)))
-        if settings["admin_listen"]:
-            admin = Admin(
-                server,
-                stop=stop,
-                hosts=settings["admin_hosts"].split(","),
-                trusts_loopback=settings["admin_trust_loopback"],
-            )
-            await admin.listen(*split_listen(settings["admin_listen"]))
+        control = WorkerControl(
+            server, route=None if lanes is None else lanes.forward, tier=sources.tier, stop=stopping.set
+        )
+        executing.callback(control.close)
+        own = [OwnProcess("follower", control.methods)]
+        await executing.enter_async_context(administered(settings, FOLLOWER, own))
         page = open_status_page(settings, server, heads, followed, errors, member.address if member else "")
         part = Membership(settings, server, store, member)
         await part.join()
@@ -434,8 +418,6 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
             await part.close()
         if page is not None:
             await page.close()
-        if admin is not None:
-            await admin.close()
         for watcher in watchers:
             watcher.cancel()
         await executing.aclose()

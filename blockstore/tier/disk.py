@@ -167,6 +167,15 @@ class DiskTier:
         else:
             self.evicted += evicted
 
+    def drop_all(self) -> None:
+        """Drop every object, of all processes that share the folder. Call it where `write` may be called."""
+        try:
+            with self._transaction() as sql:
+                sql.execute("DELETE FROM uses")
+                sql.execute("DELETE FROM objects")
+        except sqlite3.Error as error:
+            self._fail(error)
+
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         sql = self._writer

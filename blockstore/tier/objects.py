@@ -126,6 +126,11 @@ class TieredObjects:
         await self._write_now(batch)
         return given
 
+    async def drop_disk(self) -> None:
+        """Drop what is kept on disk, for all processes of this machine."""
+        if self._disk is not None and self._thread is not None:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._disk.drop_all)
+
     async def _write_now(self, batch: Mapping[bytes, bytes]) -> None:
         if batch and self._disk is not None and self._thread is not None:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._disk.write, batch)

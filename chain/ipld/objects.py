@@ -151,6 +151,10 @@ class Objects:
         """The object if it is held here: no node is asked. Errors: StoreError."""
         return self._cache.get(multihash) or await self._store.get(multihash)
 
+    def drop_cached(self) -> None:
+        """Drop the objects in memory that are stored."""
+        self._cache.clear()
+
     def remember(self, objects: Mapping[bytes, bytes]) -> None:
         """Keep objects (bytes by multihash) that are not stored, the newest 64 MiB of them, in memory."""
         for multihash, data in objects.items():

@@ -61,6 +61,11 @@ class NodeCache:
         self.hits += 1
         return found[0]
 
+    def clear(self) -> None:
+        """Drop everything."""
+        self._nodes.clear()
+        self.used_bytes = 0
+
     def put(self, key: bytes, node: Any, size: int) -> None:
         """Cache a value. `size`: bytes of its encoded form. A value over 1/16 of the cache is not cached."""
         cost = size * _DECODED_SIZE + 400

@@ -81,6 +81,9 @@ def bridge_settings(settings: Settings, owner: str) -> BridgeSettings:
 async def _follow(settings: Settings, stop: asyncio.Event, accepts_reorg_below_finality: bool) -> int:
     from blockstore.bridge_rows import BridgeRow, LoggedError
     from blockstore.open import open_store
+    from follower.administration.bridge import BridgeControl
+    from follower.administration.endpoint import BRIDGE, administered, check_endpoint
+    from follower.administration.group import OwnProcess
     from follower.archives import open_archives
     from follower.logs.recent_errors import watch_log
     from leader_bridge.announcement import announced, bridge_row
@@ -91,6 +94,7 @@ async def _follow(settings: Settings, stop: asyncio.Event, accepts_reorg_below_f
     from leader_bridge.store.unfinished_copy import refuse_unfinished_copy
     from rpc.client.node_info import parse_node_info
 
+    check_endpoint(settings, BRIDGE)
     logged = watch_log()
     archives = await open_archives(settings)
     shared = replace(shared_options(settings), may_create_tables=True)
@@ -119,19 +123,27 @@ async def _follow(settings: Settings, stop: asyncio.Event, accepts_reorg_below_f
         errors = [LoggedError(one.at, one.level, one.text) for one in logged.lines()]
         return bridge_row(owner, leading, errors)
 
+    async def follow(until: asyncio.Event) -> None:
+        nonlocal leading
+        if isinstance(store, LeaseStore):
+            async with contextlib.aclosing(StandbyNodes(nodes)) as standby:
+                await lead(store, new_bridge, owner, settings["lease_seconds"], until, nodes=standby)
+        else:
+            await _run_until(new_bridge(), until)
+        leading = None
+
+    control = BridgeControl(describe)
     try:
         async with (
             metrics_server(settings["metrics_listen"]),
             _executor_of(settings) as executor,
             _dispersal_of(settings, store) as dispersal,
             announced(store, describe),
+            administered(settings, BRIDGE, [OwnProcess("bridge", control.methods)]),
         ):
-            if isinstance(store, LeaseStore):
-                async with contextlib.aclosing(StandbyNodes(nodes)) as standby:
-                    await lead(store, new_bridge, owner, settings["lease_seconds"], stop, nodes=standby)
-            else:
-                await _run_until(new_bridge(), stop)
+            await control.follow_while_wanted(follow, stop)
     finally:
+        control.close()
         if archives is not None:
             await archives.close()
         await store.close()

@@ -16,6 +16,7 @@ from follower.settings import Settings
 
 def run(settings: Settings, args: argparse.Namespace) -> int:
     """One worker in this process, or several under a supervisor."""
+    from follower.administration.endpoint import FOLLOWER, administered, let_children_answer
     from follower.membership import fleet_member
     from follower.supervisor import Supervisor
     from follower.worker import run_worker
@@ -36,7 +37,13 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="follower-run-") as folder:
         children = executor_children(settings, environment, args.config, Path(folder))
         children += worker_children(settings, environment, args.config, Path(folder))
-        return run_loop(Supervisor(children, stop_seconds=settings["drain_seconds"] + 10).run())
+        processes = let_children_answer(settings, children, Path(folder))
+
+        async def supervise() -> int:
+            async with administered(settings, FOLLOWER, processes):
+                return await Supervisor(children, stop_seconds=settings["drain_seconds"] + 10).run()
+
+        return run_loop(supervise())
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

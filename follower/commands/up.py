@@ -62,7 +62,16 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
         follows = f"a simulated node of its own, {node}" if node else settings.shown("node")
         store = public_url(environment.get("FOLLOWER_STORE", settings["store"]))
         say(introduction(settings, follows, store))
-        return run_loop(_supervise(children, settings, environment.get("FOLLOWER_STORE", settings["store"])))
+        store = environment.get("FOLLOWER_STORE", settings["store"])
+        return run_loop(_administer(children, settings, store, runtime))
+
+
+async def _administer(children: list[Child], settings: Settings, store: str, folder: Path) -> int:
+    from follower.administration.endpoint import FOLLOWER, administered, let_children_answer
+
+    processes = let_children_answer(settings, children, folder)
+    async with administered(settings, FOLLOWER, processes):
+        return await _supervise(children, settings, store)
 
 
 async def _supervise(children: list[Child], settings: Settings, store: str) -> int:

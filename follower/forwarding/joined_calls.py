@@ -35,6 +35,15 @@ class JoinedCalls:
         #: calls that a kept answer served
         self.kept = 0
 
+    @property
+    def kept_bytes(self) -> int:
+        """Memory of the answers that are kept, bytes."""
+        return int(self._kept.currsize)
+
+    def drop_kept(self) -> None:
+        """Keep none of them any more."""
+        self._kept.clear()
+
     async def get(self, key: bytes, make: Callable[[], Awaitable[Any]], *, is_fixed: bool) -> Any:
         """What `make` answers, or is answering already to another call. Errors: those of `make`.
 

@@ -40,6 +40,8 @@ class ForwardNode:
         self.slowness: float | None = None
         self.calls = 0
         self.failures = 0
+        #: an operator wants it to be left alone
+        self.is_cordoned = False
         self._held: OrderedDict[bytes, None] = OrderedDict()
         self._lacked_until: dict[bytes, float] = {}
         self._probes: dict[bytes, asyncio.Task[bool]] = {}
@@ -53,6 +55,11 @@ class ForwardNode:
     def name(self) -> str:
         """Host and port; holds no secret."""
         return self._watch_client.name
+
+    @property
+    def passes(self) -> bool:
+        """Whether it may be asked now."""
+        return self.breaker.passes and not self.is_cordoned
 
     def is_full(self, kind: Kind) -> bool:
         """Whether a call of this kind would have to wait for its turn."""

@@ -169,7 +169,7 @@ class ForwardRoute:
                 int(math.log(max(factor, 1.0), _EQUAL_FACTOR)),
             )
 
-        return sorted((node for node in self.nodes if node.breaker.passes), key=rank)
+        return sorted((node for node in self.nodes if node.passes), key=rank)
 
     # --- reads -----------------------------------------------------------------------------------------------
 
@@ -266,7 +266,7 @@ class ForwardRoute:
 
     async def _find_holder(self, at: Tipset) -> None:
         """Return once a node is known to hold the tipset. Errors: _NobodyHolds, _NobodyAnswers."""
-        candidates = [node for node in self.nodes if node.breaker.passes]
+        candidates = [node for node in self.nodes if node.passes]
         if any(node.is_known_to_hold(at) for node in candidates):
             return
         if not candidates:
@@ -322,6 +322,17 @@ class ForwardRoute:
         if now >= self._next_warning:
             self._next_warning = now + _WARNING_SECONDS
             log.warning("%s was sent, and no answer came (%d such writes): %s", method, self.unknown_writes, error)
+
+    # --- kept answers ----------------------------------------------------------------------------------------
+
+    @property
+    def kept_bytes(self) -> int:
+        """Memory of the answers that are kept, bytes."""
+        return self._joined.kept_bytes
+
+    def drop_kept(self) -> None:
+        """Drop the answers that are kept."""
+        self._joined.drop_kept()
 
     # --- figures ---------------------------------------------------------------------------------------------
 

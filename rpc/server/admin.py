@@ -1,39 +1,36 @@
-"""The administration API: a small plain JSON-RPC 2.0 service on a port of its own, made with jsonrpcserver.
+"""The administration API of a process: a small plain JSON-RPC 2.0 service of its own, made with jsonrpcserver.
 
-    admin.status                     what this process is and does
-    admin.drain    [seconds]         not ready from now on; after `seconds` the server stops, gracefully
-    admin.log_level [logger, level]  e.g. ["follower.rpc", "DEBUG"]
-
-Callers hold a token that allows "admin", from this machine too unless a setting trusts it: any local user, and any
-program that can be made to send a request, comes from there. Web pages are kept out three times over: the body must be
-`application/json`, a request with `Origin` is refused, and `Host` must be an address, `localhost`, or a name that the
-operator has given (a page cannot make a name of its own lead here). What goes wrong inside a method is logged, never
-told.
+Callers over TCP hold a token that allows "admin", from this machine too unless a setting trusts it: any local user, and
+any program that can be made to send a request, comes from there. A Unix socket is for its owner alone, who needs none.
+Web pages are kept out three times over: the body must be `application/json`, a request with `Origin` is refused, and
+`Host` must be an address, `localhost`, or a name that the operator has given (a page cannot make a name of its own lead
+here). What goes wrong inside a method is logged, never told.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import ipaddress
 import logging
 import os
-import time
+import socket
+import ssl
 from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
 from typing import Any, Final
 
 import orjson
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
-from jsonrpcserver import Error, Result, Success, async_dispatch_to_serializable
+from jsonrpcserver import Error, Result, async_dispatch_to_serializable
 
 from rpc.server.auth import Tokens
-from rpc.server.server import Server
 
 log = logging.getLogger("follower.admin")
 
 _MAX_BODY: Final = 64 << 10
-_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 #: codes of the specification whose `data` is ours to tell, not the library's
 _TOLD: Final = frozenset({-32602})
 
@@ -70,92 +67,50 @@ async def dispatch(methods: dict[str, AdminMethod], body: bytes) -> bytes:
     return orjson.dumps(answer)
 
 
-class Admin:
-    """The service of one server. `stop` ends the process' serving; `status` adds to what is told.
+class AdminSite:
+    """Serves `methods`. `tokens`: judges callers; None: no token is taken.
 
     `hosts`: further names that `Host` may have. `trusts_loopback`: callers on this machine need no token.
     """
 
     def __init__(
         self,
-        server: Server,
+        methods: dict[str, AdminMethod],
         *,
-        stop: Callable[[float], Awaitable[None]] | None = None,
-        status: Callable[[], Awaitable[dict[str, Any]]] | None = None,
+        tokens: Tokens | None = None,
         hosts: Iterable[str] = (),
         trusts_loopback: bool = False,
     ) -> None:
-        self._server = server
-        self._stop = stop or server.stop
-        self._more = status
+        self.methods = methods
+        self._tokens = tokens
         self._hosts = frozenset(host.lower() for host in hosts if host)
         self._trusts_loopback = trusts_loopback
-        self._started = time.time()
-        self._tokens = Tokens(server.settings.jwt_secret, frozenset())
         self._web = web.Server(self._handle, access_log=None)
-        self._listener: asyncio.Server | None = None
-        self._draining: asyncio.Task[None] | None = None
+        self._local_web = web.Server(self._handle_owner, access_log=None)
+        self._listeners: list[asyncio.Server] = []
+        self._socket: Path | None = None
         self.port = 0
-        self.methods: dict[str, AdminMethod] = {
-            "admin.status": guarded(self._status),
-            "admin.drain": guarded(self._drain),
-            "admin.log_level": guarded(self._log_level),
-        }
 
-    async def listen(self, host: str, port: int) -> None:
-        """Start to accept. Port 0 takes a free one. Errors: OSError."""
-        self._listener = await asyncio.get_running_loop().create_server(self._web, host, port)
-        self.port = self._listener.sockets[0].getsockname()[1]
+    async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
+        """Start to accept over TCP. Port 0 takes a free one. Errors: OSError."""
+        listener = await asyncio.get_running_loop().create_server(self._web, host, port, ssl=tls)
+        self._listeners.append(listener)
+        self.port = listener.sockets[0].getsockname()[1]
+
+    async def listen_unix(self, path: Path) -> None:
+        """Start to accept at a Unix socket that only its owner can open. Errors: OSError."""
+        sock = _owners_socket(path)
+        self._listeners.append(await asyncio.get_running_loop().create_unix_server(self._local_web, sock=sock))
+        self._socket = path
 
     async def close(self) -> None:
-        """Stop accepting. A drain that has begun goes on."""
-        if self._listener is not None:
-            self._listener.close()
+        """Stop accepting."""
+        for listener in self._listeners:
+            listener.close()
+        if self._socket is not None:
+            self._socket.unlink(missing_ok=True)
         await self._web.shutdown(1.0)
-
-    # --- methods -------------------------------------------------------------------------------------
-
-    async def _status(self) -> Result:
-        server = self._server
-        found: dict[str, Any] = {
-            "pid": os.getpid(),
-            "started": round(self._started),
-            "listen": f"{server.host}:{server.port}",
-            "network": server.dispatcher.services.network.name,
-            "in_flight": server.dispatcher.in_flight,
-            "draining": server.health.draining,
-        }
-        try:
-            head = await server.dispatcher.services.head_source.current()
-            found["head"] = {"seq": head.seq, "height": head.tipset.height}
-        except Exception:
-            log.warning("no head to tell", exc_info=True)
-            found["head"] = None
-        if self._more is not None:
-            found.update(await self._more())
-        return Success(found)
-
-    async def _drain(self, seconds: float = 10.0) -> Result:
-        if type(seconds) not in (int, float) or not 0 <= seconds <= 3600:
-            return Error(-32602, "Invalid params", "seconds must be a number from 0 to 3600")
-        if self._draining is None:
-            self._server.drain()
-            self._draining = asyncio.create_task(self._stop_later(seconds))
-        return Success({"draining": True})
-
-    async def _stop_later(self, seconds: float) -> None:
-        # balancers look at the ready check; they get this long to see it
-        await asyncio.sleep(seconds)
-        await self._stop(seconds)
-
-    async def _log_level(self, logger: str, level: str) -> Result:
-        if not isinstance(logger, str) or level not in _LEVELS:
-            return Error(-32602, "Invalid params", f"level must be one of {', '.join(_LEVELS)}")
-        logging.getLogger(logger).setLevel(level)
-        self._server.look_at_log_level()
-        return Success({"logger": logger, "level": level})
-
-    # --- HTTP ----------------------------------------------------------------------------------------
+        await self._local_web.shutdown(1.0)
 
     async def _handle(self, request: BaseRequest) -> web.StreamResponse:
         if "Origin" in request.headers or not is_known_host(request.headers.get("Host", ""), self._hosts):
@@ -164,6 +119,16 @@ class Admin:
             return web.Response(status=404)
         if not self._allowed(request):
             return web.Response(status=401)
+        return await self._answer(request)
+
+    async def _handle_owner(self, request: BaseRequest) -> web.StreamResponse:
+        if "Origin" in request.headers:
+            return web.Response(status=403)
+        if request.method != "POST" or request.path != "/":
+            return web.Response(status=404)
+        return await self._answer(request)
+
+    async def _answer(self, request: BaseRequest) -> web.StreamResponse:
         if request.content_type != "application/json":
             return web.Response(status=415)
         body = await request.content.read(_MAX_BODY + 1)
@@ -176,8 +141,25 @@ class Admin:
     def _allowed(self, request: BaseRequest) -> bool:
         authorization = request.headers.get("Authorization")
         if authorization:
-            return "admin" in (self._tokens.permissions(authorization) or ())
+            return self._tokens is not None and "admin" in (self._tokens.permissions(authorization) or ())
         return self._trusts_loopback and is_loopback(request.remote)
+
+
+def _owners_socket(path: Path) -> socket.socket:
+    """A socket bound to `path`, which its owner alone can open. One of a process that was killed is removed."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.is_socket():
+            path.unlink()
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # before it is bound, so that nobody can open it between
+        os.fchmod(sock.fileno(), 0o600)
+        sock.bind(str(path))
+        path.chmod(0o600)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def is_known_host(host: str, names: frozenset[str]) -> bool:

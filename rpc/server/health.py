@@ -43,7 +43,7 @@ class Health:
 
     def __init__(self, checks: Checks) -> None:
         self._checks = checks
-        #: set when the server is going to stop: not ready, still alive
+        #: set when the server is going to stop, or was drained by an operator: not ready, still alive
         self.draining = False
 
     async def whole(self) -> dict[str, CheckResult]:
@@ -69,7 +69,7 @@ class Health:
             checks |= self._checks.ready | self._checks.fresh
         results = await run_checks(checks)
         if kind != "livez" and self.draining:
-            results["draining"] = CheckResult(False, "this server is about to stop")
+            results["draining"] = CheckResult(False, "this server is out of service, or about to stop")
         excused = self._checks.fresh.keys() if last_resort else ()
         good = all(result.ok for name, result in results.items() if name not in excused)
         status = 200 if good else 503

@@ -150,6 +150,13 @@ class Server:
         self.health.draining = True
         self._shared.draining = True
 
+    def resume(self) -> bool:
+        """Take a `drain` back; whether that was possible: not once `stop` has begun."""
+        if not self._stopped:
+            self.health.draining = False
+            self._shared.draining = False
+        return not self._stopped
+
     async def stop(self, drain_seconds: float = 5.0) -> None:
         """Accept no more, let what is under way end for a while, then close everything. Twice does nothing."""
         if self._stopped:

@@ -18,7 +18,8 @@ _TARGET: Final = re.compile(r"(?:^|[`\s])make ((?!it\b|a\b|the\b)[a-z][a-z-]*)(?
 #: a command line in a page: at the start of an indented line, behind a variable, or in backticks
 _COMMAND: Final = re.compile(
     r"(?:^ {4}(?:\S+=\S+ )*(?:\S*/)?|`(?:\S*/)?|\| (?:\S*/)?|=(?:\S*/)?)"
-    r"follower ((?:(?:store|auth|index) )?[a-z]+(?:(?<=create)-[a-z]+)?)\b([^`\n]*(?:\\\n[^`\n]*)*)",
+    r"follower ((?:(?:store|auth|index|admin) )?[a-z]+(?:(?<=create|n drop|in log)-[a-z]+)?)\b"
+    r"([^`\n]*(?:\\\n[^`\n]*)*)",
     re.MULTILINE,
 )
 _FILE: Final = re.compile(

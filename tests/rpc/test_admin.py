@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 from jsonrpcserver import Result, Success
 
-from rpc.errors import INVALID_PARAMS
-from rpc.server.admin import Admin, dispatch, guarded, is_loopback
-from rpc.server.auth import make_token
+from rpc.server.admin import AdminMethod, AdminSite, dispatch, guarded, is_loopback
+from rpc.server.auth import Tokens, make_token
 from rpc.server.dispatch import Dispatcher
-from rpc.server.limits import ServerSettings
-from rpc.server.server import serve
-from tests.support.http_raw import post
 from tests.support.wire_methods import make_registry
 from tests.support.wire_node import services
-from tests.support.wire_server import ECHO, call, soon
+from tests.support.wire_server import ECHO, call
 
 SECRET = b"0123456789abcdef0123456789abcdef"
 
 
 class Asker:
-    def __init__(self, admin: Admin, http: aiohttp.ClientSession) -> None:
+    def __init__(self, admin: AdminSite, http: aiohttp.ClientSession) -> None:
         self.admin, self._http = admin, http
 
     async def post(self, body: bytes, **headers: str) -> tuple[int, bytes]:
@@ -44,42 +39,17 @@ class Asker:
 
 @asynccontextmanager
 async def asker(**options: Any) -> AsyncIterator[Asker]:
-    settings = ServerSettings(jwt_secret=SECRET)
-    server = await serve(services(), "127.0.0.1", 0, settings=settings, registry=make_registry())
-    admin = Admin(server, **options)
+    methods: dict[str, AdminMethod] = {"admin.status": guarded(status)} | options.pop("methods", {})
+    admin = AdminSite(methods, tokens=Tokens(SECRET, frozenset()), **options)
     await admin.listen("127.0.0.1", 0)
     token = {"Authorization": f"Bearer {make_token(SECRET, ['admin'])}"}
     async with aiohttp.ClientSession(headers=token) as http:
         yield Asker(admin, http)
     await admin.close()
-    await server.stop(1)
 
 
-async def test_status_log_level_and_drain() -> None:
-    stopped = asyncio.Event()
-
-    async def stop(seconds: float) -> None:
-        stopped.set()
-
-    async def more() -> dict[str, Any]:
-        return {"workers": 2}
-
-    async with asker(stop=stop, status=more) as ask:
-        status = (await ask.call("admin.status"))["result"]
-        assert (status["head"], status["draining"], status["workers"]) == (
-            {"seq": 1, "height": 1108},
-            False,
-            2,
-        )
-        logger = logging.getLogger("follower.test_of_admin")
-        assert "result" in await ask.call("admin.log_level", logger.name, "ERROR")
-        assert logger.level == logging.ERROR
-        assert (await ask.call("admin.log_level", logger.name, "LOUD"))["error"]["code"] == INVALID_PARAMS
-        assert (await ask.call("admin.drain", -1))["error"]["code"] == INVALID_PARAMS
-        assert not stopped.is_set()
-        await ask.call("admin.drain", 0)
-        await soon(stopped.wait())
-        assert (await ask.call("admin.status"))["result"]["draining"] is True
+async def status() -> Result:
+    return Success({"pid": 1})
 
 
 async def test_who_may_ask() -> None:
@@ -126,11 +96,11 @@ async def test_web_pages_are_refused() -> None:
 
 
 async def test_an_exceptions_text_is_not_told() -> None:
-    async def more() -> dict[str, Any]:
+    async def bad() -> Result:
         raise RuntimeError("the secret of /etc/passwd")
 
-    async with asker(status=more) as ask:
-        answer = await ask.call("admin.status")
+    async with asker(methods={"admin.bad": guarded(bad)}) as ask:
+        answer = await ask.call("admin.bad")
         assert answer["error"] == {"code": -32603, "message": "internal error"}
 
     async def unguarded() -> Result:
@@ -179,7 +149,20 @@ def _told(answer: bytes) -> Any:
     return value
 
 
-async def test_the_administration_is_on_its_own_port_only() -> None:
-    async with asker() as ask:
-        assert (await soon(post(ask.admin._server.port, ECHO % (1, 1)))).status == 200
-        assert (await soon(post(ask.admin._server.port, call("admin.status")))).status == 500
+async def test_a_socket_is_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    for _ in range(2):
+        # the second one finds what a process left that was killed
+        site = AdminSite({"admin.status": guarded(status)})
+        await site.listen_unix(path)
+        assert path.stat().st_mode & 0o777 == 0o600
+    headers = {"Content-Type": "application/json"}
+    async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as http:
+        async with http.post("http://localhost/", data=call("admin.status"), headers=headers) as response:
+            assert json.loads(await response.read())["result"] == {"pid": 1}
+        async with http.post("http://localhost/", data=call("admin.status"), headers={"Origin": "null"}) as response:
+            assert response.status == 403
+        async with http.post("http://localhost/", data=call("admin.status")) as response:
+            assert response.status == 415
+    await site.close()
+    assert not path.exists()

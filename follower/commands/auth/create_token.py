@@ -6,7 +6,7 @@ import argparse
 from typing import Final
 
 from follower.commands.command import DONE, Command
-from follower.settings import CannotRun, Settings
+from follower.settings import CannotRun, Settings, jwt_secret
 
 #: each includes those before it, as in `lotus auth create-token`
 _PERMISSIONS: Final = ("read", "write", "sign", "admin")
@@ -15,7 +15,6 @@ _PERMISSIONS: Final = ("read", "write", "sign", "admin")
 def run(settings: Settings, args: argparse.Namespace) -> int:
     """Print the token."""
     # imported here: they take longer than most subcommands run
-    from follower.worker import jwt_secret
     from rpc.server.auth import make_token
 
     secret = jwt_secret(settings)

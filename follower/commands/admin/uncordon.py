@@ -1,0 +1,30 @@
+"""`follower admin uncordon`: forward to a node again."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Final
+
+from follower.commands.admin import ask
+from follower.commands.command import Command
+from follower.settings import Settings
+
+
+def run(settings: Settings, args: argparse.Namespace) -> int:
+    """Ask the processes."""
+    return ask.ask(settings, args, "uncordon", node=args.node)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is asked, and of whom."""
+    ask.add_arguments(parser)
+    parser.add_argument("node", metavar="NODE", help="the node, by host and port")
+
+
+COMMAND: Final = Command(
+    "admin uncordon",
+    "Forward to a full node again.",
+    "follower admin uncordon 10.0.0.5:1234 --admin-listen 127.0.0.1:2345",
+    run,
+    add_arguments,
+)
