@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from leader_bridge.pool.engine import Handle, Waiting
+from leader_bridge.pool.engine import Handle, QueueUnavailable, Waiting
 from leader_bridge.pool.job import SHARES, Job
 
 #: jobs of a class that may wait; who enqueues more waits
@@ -23,6 +23,10 @@ class EmbeddedEngine:
         self._taken = dict.fromkeys(SHARES, 0)
         self._idle = asyncio.Event()
         self._idle.set()
+        #: whether `run` has ended: nobody takes a job any more
+        self._ended = asyncio.Event()
+        #: set when a class may have room again
+        self._room = asyncio.Event()
 
     async def put(self, jobs: Sequence[Job]) -> int:
         new = 0
@@ -32,12 +36,26 @@ class EmbeddedEngine:
             self._known.add(job.id)
             self._idle.clear()
             new += 1
-            await self._queues[job.queue].put((job, 0))
+            await self._wait_for_room(self._queues[job.queue])
+            self._queues[job.queue].put_nowait((job, 0))
         return new
 
+    async def _wait_for_room(self, queue: asyncio.Queue[tuple[Job, int]]) -> None:
+        """Errors: QueueUnavailable (nobody makes room any more)."""
+        while queue.full() and not self._ended.is_set():
+            self._room.clear()
+            await self._room.wait()
+        if self._ended.is_set():
+            raise QueueUnavailable("the work in this process has ended")
+
     async def join(self) -> None:
-        """Wait until nothing waits, runs, or is to come back."""
-        await self._idle.wait()
+        """Wait until nothing waits, runs, or is to come back, or `run` has ended."""
+        ends = [asyncio.create_task(event.wait()) for event in (self._idle, self._ended)]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in ends:
+                one.cancel()
 
     async def run(self, handle: Handle, slots: Mapping[str, int], stop: asyncio.Event) -> None:
         stopping = asyncio.create_task(stop.wait())
@@ -48,6 +66,8 @@ class EmbeddedEngine:
                         group.create_task(self._slot(queue, handle, stopping))
         finally:
             stopping.cancel()
+            self._ended.set()
+            self._room.set()
 
     async def _slot(self, queue: str, handle: Handle, stopping: asyncio.Task[bool]) -> None:
         later: set[asyncio.Task[None]] = set()
@@ -59,6 +79,7 @@ class EmbeddedEngine:
                     getting.cancel()
                     return
                 job, tries = getting.result()
+                self._room.set()
                 self._taken[queue] += 1
                 again = await handle(job, tries)
                 self._taken[queue] -= 1

@@ -22,7 +22,7 @@ from chain.tipset import Tipset, TipsetKey
 from leader_bridge.nodes.no_nodes import NoNodes
 from leader_bridge.pool.claims import Claims
 from leader_bridge.pool.embedded import EmbeddedEngine
-from leader_bridge.pool.engine import Again
+from leader_bridge.pool.engine import Again, QueueUnavailable
 from leader_bridge.pool.gaps import find_gaps
 from leader_bridge.pool.job import FILL, WALK, WATCH, Job, jobs_of, slots_of, walk_jobs
 from leader_bridge.pool.reports import Report, Status, reports_of
@@ -286,3 +286,17 @@ async def test_the_embedded_queue_gives_each_job_once_and_again_when_asked() -> 
     assert {low for low, _ in seen} == set(range(12))
     assert [tries for low, tries in seen if low == 3] == [0, 1, 2]
     assert [tries for low, tries in seen if low == 4] == [0, 0, 0]
+
+
+async def test_a_fault_of_the_program_ends_the_embedded_queue_and_nobody_waits_for_it() -> None:
+    async def handle(job: Job, tries: int) -> Again | None:
+        raise ZeroDivisionError("a fault")
+
+    engine, stop = EmbeddedEngine(most=2), asyncio.Event()
+    running = asyncio.create_task(engine.run(handle, {"walk": 1}, stop))
+    async with asyncio.timeout(60):
+        with pytest.raises(QueueUnavailable):
+            await engine.put([Job(WALK, number, number, ("events",)) for number in range(10)])
+        await engine.join()
+        with pytest.raises(ExceptionGroup):
+            await running

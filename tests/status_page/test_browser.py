@@ -15,6 +15,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from blockstore.lmdb.store import LmdbStore
+from blockstore.pool_rows import WorkerRow, put_worker
+from blockstore.store import Batch
+from blockstore.store_clock import wall_ms
 from tests.fleet.fleet import Fleet
 from tests.status_page.browser import NARROW, WIDE, Browser, chromium
 from tests.support.cassandra.stores import emptied, keyspace_url
@@ -75,6 +79,15 @@ async def judge(browser: Browser, url: str) -> None:
     assert seen["origins"] == [url.rstrip("/")]
 
 
+async def announce_worker(path: Path) -> None:
+    """Write the row of a worker of the pool."""
+    store = await LmdbStore.open(path)
+    batch = Batch()
+    put_worker(batch, WorkerRow("machine:1", {"watch": 5, "fill": 3}, 7, 2, 1, {}, {"watch": 3}, 1, wall_ms()))
+    await store.write(batch)
+    await store.close()
+
+
 @pytest.mark.recorded
 async def test_heads_advance_and_a_reorg_is_drawn(tmp_path: Path) -> None:
     recording = recorded("devnet/chain.car.zst").parent
@@ -106,6 +119,9 @@ async def test_heads_advance_and_a_reorg_is_drawn(tmp_path: Path) -> None:
             await browser.wait(f"{HEAD} >= {first} + 5", 60)
             await browser.wait("document.querySelectorAll('#timeline circle.left').length > 0", 60)
             await browser.wait("document.querySelector('#timeline').textContent.includes('reverted')")
+            assert await browser.evaluate("document.querySelector('#pool-part').hidden"), "a pool without workers"
+            await announce_worker(tmp_path / "store")
+            await browser.wait("document.querySelector('#pool').textContent.includes('queue: watch 3')")
             assert await browser.evaluate("window.loadedOnce"), "the page was loaded again"
             await photograph(browser, url, "status")
             await judge(browser, url)
