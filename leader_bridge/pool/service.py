@@ -11,6 +11,7 @@ from blockstore.errors import StoreError
 from blockstore.store import Store
 from blockstore.store_clock import wall_ms
 from chain.errors import ChainError
+from leader_bridge.clock import monotonic
 from leader_bridge.pool.engine import Engine, QueueUnavailable
 from leader_bridge.pool.heartbeat import announced
 from leader_bridge.pool.wanted import SPAN, refill
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 
 #: seconds between two searches for gaps, of all workers together
 FIND_SECONDS: Final = 30.0
+#: times as long as the last search took
+_REST: Final = 20.0
 
 
 async def serve(
@@ -46,12 +49,16 @@ async def find_repeatedly(
     store: Store, engine: Engine, *, every_seconds: float = FIND_SECONDS, span: int = SPAN
 ) -> None:
     """Search for gaps at once, then again and again until cancelled: one of all processes that share a queue."""
+    pause = every_seconds
     while True:
+        began = monotonic()
         try:
-            if await engine.claim_turn("find", every_seconds):
+            if await engine.claim_turn("find", pause):
                 found = await refill(store, engine, wall_ms(), span=span)
                 if found:
                     log.info("%d jobs that the queue had lost, or that had failed, are enqueued again", found)
         except (StoreError, ChainError, QueueUnavailable) as error:
             log.info("gaps are not searched for now: %s", error)
-        await asyncio.sleep(every_seconds)
+        # a search that takes long is made less often
+        pause = max(every_seconds, _REST * (monotonic() - began))
+        await asyncio.sleep(pause)
