@@ -40,7 +40,7 @@ BENCHES: Final = {
     "moving": Bench(
         "benches.heads.moving_mix", (), ("--epochs", "20", "--changes", "6", "--rounds", "1", "--seconds", "1")
     ),
-    "stalls": Bench("benches.load.stalls", (), ("--actors", "3000", "--epochs", "4")),
+    "stalls": Bench("benches.load.stalls", (), ("--actors", "3000")),
     "chain": Bench("benches.chain_methods", (), ("--seconds", "0.3")),
     "state": Bench("benches.state_methods", ("--seconds", "1"), ("--seconds", "0.2")),
     "eth": Bench("benches.eth_methods", (), ("--seconds", "0.3", "--events", "20000")),

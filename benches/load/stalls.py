@@ -17,6 +17,7 @@ import asyncio
 import gc
 import itertools
 import re
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -307,7 +308,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--least", type=float, default=10.0, metavar="MS", help="show stalls from here on (default 10)")
     args = parser.parse_args(arguments)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        raise SystemExit(bool(runner.run(run(args))))
+        if runner.run(run(args)):
+            sys.exit(1)
 
 
 if __name__ == "__main__":
