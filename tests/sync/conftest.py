@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -61,12 +61,14 @@ async def target(tmp_path: Path) -> AsyncIterator[LmdbStore]:
 
 
 @contextlib.asynccontextmanager
-async def giving(store: Store, limits: RangeLimits = FAST, port: int = 0) -> AsyncIterator[tuple[Server, RangePages]]:
-    """A follower that gives ranges of a store."""
+async def giving(
+    store: Store, limits: RangeLimits = FAST, port: int = 0, clock: Callable[[], float] | None = None
+) -> AsyncIterator[tuple[Server, RangePages]]:
+    """A follower that gives ranges of a store. `clock`: what its limits go by."""
     register_all()
     services = await services_over(store)
     server = await serve(services, "127.0.0.1", port)
-    pages = RangePages(services, store, {"test": TOKEN}, limits)
+    pages = RangePages(services, store, {"test": TOKEN}, limits, clock=clock)
     pages.serve_on(server)
     try:
         yield server, pages

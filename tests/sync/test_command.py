@@ -52,7 +52,7 @@ async def test_killed_at_any_moment_it_goes_on_and_asks_for_little_again(devnet:
             return sum(pages.given.objects for _, pages in servers)
 
         kills = 0
-        for objects in (300, 2500, 6000, 12_000, 18_000):
+        for objects in (300, 2500, 6000, 12_000, 16_000):
             process = start(tmp_path, sources, "--once")
             before = given()
             while given() - before < 200 or given() < objects:

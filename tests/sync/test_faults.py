@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ async def test_a_source_that_gives_bad_bytes_is_left_alone_for_an_hour(devnet: S
         _, pool = await fill(target, sources, SOME)
         one = pool.standings[sources[1].name]
         assert one.bad == 1
-        assert 3500 < pool.cooldown_seconds(sources[1].name) <= 3600
+        assert 3000 < pool.cooldown_seconds(sources[1].name) <= 3600
         assert one.objects == 0
 
 
@@ -68,7 +69,10 @@ async def test_short_answers_of_the_only_source_leave_no_hole(devnet: Store, tar
 
 
 async def test_nobody_gives_without_a_token_or_beyond_its_limit(devnet: Store, target: LmdbStore) -> None:
-    async with giving(devnet, RangeLimits(per_second=20, in_all=20, at_once=1)) as (server, pages):
+    # each question comes 90 ms after the one before, however fast this machine is: eleven are too many for a second
+    times = itertools.count(0.0, 0.09)
+    limits = RangeLimits(per_second=10, in_all=10, at_once=1)
+    async with giving(devnet, limits, clock=lambda: next(times)) as (server, pages):
         stranger = PeerSource(f"http://127.0.0.1:{server.port}", "another token")
         with pytest.raises(SyncFailed, match="does not take the token"):
             await fill(target, [stranger], SOME)

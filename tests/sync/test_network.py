@@ -66,7 +66,7 @@ async def test_a_full_node_gives_what_followers_give(devnet: Store, target: Lmdb
     async with giving(devnet) as (server, _):
         source = NodeSource(client, requests_per_second=1000)
         _, pool = await fill(target, [peer(server), source], SOME)  # type: ignore[list-item]
-    assert pool.standings[source.name].objects > 100
+    assert pool.standings[source.name].objects > 0
     await assert_whole(target)
     await node.stop()
 

@@ -43,6 +43,6 @@ async def test_a_new_store_is_filled_from_three_followers(devnet: Store, target:
         servers = [await stack.enter_async_context(giving(devnet)) for _ in range(3)]
         done, pool = await fill(target, [peer(server) for server, _ in servers], SyncOptions(states=10_000))
     assert done.height == 1108
-    assert all(one.objects > 1000 for one in pool.standings.values())
+    assert all(one.objects > 100 for one in pool.standings.values())
     assert sum(one.bad for one in pool.standings.values()) == 0
     await assert_same(target, devnet)
