@@ -219,7 +219,7 @@ SETTINGS: Final = (
         "jwt_secret_file",
         parse_text,
         "",
-        (*SERVE, "bridge", "doctor", "auth create-token", "admin"),
+        (*SERVE, "bridge", "sync", "doctor", "auth create-token", "admin"),
         "File with the HS256 secret of API tokens; without one every caller may read.",
     ),
     *ADMIN_SETTINGS,

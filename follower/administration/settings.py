@@ -7,7 +7,7 @@ from typing import Final
 from follower.setting import SERVE, Setting
 from follower.setting_parsers import parse_admin_listen, parse_boolean, parse_text
 
-_SERVED: Final = (*SERVE, "bridge")
+_SERVED: Final = (*SERVE, "bridge", "sync")
 
 ADMIN_SETTINGS: Final = (
     Setting(
@@ -21,7 +21,7 @@ ADMIN_SETTINGS: Final = (
         "bridge_admin_listen",
         parse_admin_listen,
         "",
-        ("bridge", "admin"),
+        ("bridge", "sync", "admin"),
         "HOST:PORT or unix:PATH of the administration API of a bridge that runs apart; empty for none.",
     ),
     Setting(

@@ -14,6 +14,7 @@ import pytest
 from blockstore.lmdb.store import LmdbStore
 from blockstore.store import Store
 from devnode.replay import start_replay
+from follower.settings_table import SETTINGS
 from leader_bridge.sync.checkpoint import load_checkpoint
 from tests.support.paths import ROOT
 from tests.support.processes import clean_environment
@@ -93,6 +94,11 @@ async def test_the_bridge_goes_on_without_a_second_command(devnet: Store, tmp_pa
             await output(process)
             await node.stop()
     assert process.returncode == 0
+
+
+def test_it_takes_every_setting_of_the_bridge_that_it_becomes() -> None:
+    lacking = [one.name for one in SETTINGS if one.is_used_by("bridge") and not one.is_used_by("sync")]
+    assert lacking == []
 
 
 @pytest.mark.long
