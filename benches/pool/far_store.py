@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("redis")
     parser.add_argument("--delay", type=float, default=0.02)
     parser.add_argument("--concurrency", type=int, default=8)
-    parser.add_argument("--queues", default="walk,fill")
+    parser.add_argument("--queues", default="walk")
     parser.add_argument("--job-seconds", type=float, default=60.0)
     parser.add_argument("--find-seconds", type=float, default=30.0)
     asyncio.run(work(parser.parse_args()))

@@ -147,7 +147,7 @@ async def kill(folder: Path, redis: RedisServer, args: argparse.Namespace) -> No
 async def empty(folder: Path, redis: RedisServer, args: argparse.Namespace) -> None:
     path = folder / "empty"
     await make(path, args.tipsets)
-    with workers(path, redis, 8, "--find-seconds", "2"):
+    with workers(path, redis, 8, "--find-seconds", "2", "--queues", "walk,fill", "--concurrency", "16"):
         began = time.monotonic()
         async with enqueued(path, redis, args.tipsets):
             await asyncio.sleep(args.tipsets / 400)

@@ -76,6 +76,9 @@ class _Stream(RedisStreamBroker):
                         )
                         # one that was removed meanwhile has no fields
                         found = [(number, fields) for number, fields in claimed[1] if fields]
+                        if found:
+                            # a worker that was killed held several
+                            claims_at = 0.0
                     if not found:
                         read: Any = await redis.xreadgroup(
                             self.consumer_group_name,
