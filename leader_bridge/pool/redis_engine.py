@@ -37,6 +37,8 @@ _GROUP: Final = "workers"
 _TASK: Final = "job"
 #: a job is redelivered when its worker has not acknowledged it for so many times its limit
 _IDLE: Final = 1.5
+#: how often a reader looks for jobs of killed workers, in idle times
+_LOOK: Final = 1 / 20
 #: what Redis says of a stream that is gone, to who reads it and to who waits for it
 _EMPTIED: Final = ("NOGROUP", "UNBLOCKED")
 #: seconds that a reader waits for a message, and until Redis is tried again
@@ -66,7 +68,7 @@ class _Stream(RedisStreamBroker):
             try:
                 async with Redis(connection_pool=self.connection_pool) as redis:
                     if monotonic() >= claims_at:
-                        claims_at = monotonic() + max(_BLOCK_SECONDS, self.idle_timeout / 4000)
+                        claims_at = monotonic() + max(_BLOCK_SECONDS, self.idle_timeout / 1000 * _LOOK)
                         claimed: Any = await redis.xautoclaim(
                             self.queue_name,
                             self.consumer_group_name,
