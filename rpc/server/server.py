@@ -50,6 +50,8 @@ _VERSIONS: Final = {"/rpc/v0": 0, "/rpc/v1": 1, "/rpc/v2": 2}
 _JSON: Final = "application/json"
 #: seconds for which the text of the metrics is kept
 _METRICS_SECONDS: Final = 0.5
+#: seconds that what is not on the hot path gets to end, at least
+_LEAST_SHUTDOWN: Final = 0.01
 #: seconds between two looks at the connections' deadlines
 _SWEEP: Final = 1.0
 #: connections that are looked at in one turn of the loop
@@ -175,7 +177,8 @@ class Server:
                 await self.dispatcher.drained()
         for connection in list(self._shared.connections):
             connection.transport.close()
-        await self._web.shutdown(min(drain_seconds, 1.0))
+        # 0 would be no limit there
+        await self._web.shutdown(min(max(drain_seconds, _LEAST_SHUTDOWN), 1.0))
         self._sweeper.cancel()
         await asyncio.gather(self._sweeper, return_exceptions=True)
 

@@ -8,6 +8,7 @@ import json
 import aiohttp
 import orjson
 import pytest
+from aiohttp.web_request import BaseRequest
 
 from rpc.server.auth import make_token
 from rpc.server.server import serve
@@ -287,6 +288,21 @@ async def test_two_servers_share_a_port() -> None:
         with pytest.raises(OSError):
             await serve(services(), "127.0.0.1", n.port, registry=make_registry(), reuse_port=False)
         assert (await soon(post(n.port, ECHO % (1, 1)))).status == 200
+
+
+async def test_a_page_that_takes_for_ever_does_not_hold_a_server_up() -> None:
+    entered = asyncio.Event()
+
+    async def pages(asked: BaseRequest) -> None:
+        entered.set()
+        await asyncio.Event().wait()
+
+    server = await serve(services(), "127.0.0.1", 0, registry=make_registry())
+    server.add_pages(pages)
+    client = await RawClient.connect(server.port)
+    await client.send(request(method="GET", path="/slow"))
+    await soon(entered.wait())
+    await soon(server.stop(0))
 
 
 async def test_too_many_connections() -> None:
