@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 import uvloop
 from hypothesis import settings
 
+from follower.logs.set_up import end_log
 from rpc.methods import register_all
 from tests.support.recorded_answers import ANSWERS_COMPARED, TIPSETS_EXECUTED
 
@@ -25,6 +26,13 @@ def pytest_asyncio_loop_factories(
     if item.get_closest_marker("both_loops") is None:
         return {"asyncio": asyncio.new_event_loop}
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(autouse=True)
+def _no_log_is_left() -> Iterator[None]:
+    """A command that was run within a test has set up its log: it must not write to that test's output later."""
+    yield
+    end_log()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -48,7 +48,11 @@ class LogHandler(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def set_up_log(settings: Settings) -> None:
-    """Log to standard error from now on, in the form and from the level on that the settings say."""
+    """Log to standard error from now on, in the form and from the level on that the settings say.
+
+    A second call takes the place of the first.
+    """
+    end_log()
     know_secrets(_secrets(settings))
     is_json = settings["log_format"] == "json"
     handler = LogHandler(JsonFormatter() if is_json else ConsoleFormatter(), settings["log_repeat_seconds"])
@@ -60,6 +64,14 @@ def set_up_log(settings: Settings) -> None:
         # a traceback of many lines would be no JSON
         sys.excepthook = _log_uncaught
         threading.excepthook = _log_uncaught_in_thread
+
+
+def end_log() -> None:
+    """Log to standard error no more. Without a log that was set up, does nothing."""
+    root = logging.getLogger()
+    for handler in [one for one in root.handlers if isinstance(one, LogHandler)]:
+        root.removeHandler(handler)
+        handler.close()
 
 
 def is_json_log() -> bool:

@@ -13,7 +13,6 @@ from typing import TypeVar
 
 import pytest
 
-from blockstore.lookup import Lookup
 from blockstore.store import TIPSETS, Batch
 from chain.index.chain_index import (
     HELD_MESSAGES,
@@ -30,6 +29,7 @@ from rpc.context import Context
 from rpc.lookup.message_search import NO_LIMIT, Found, search
 from rpc.services import Services
 from tests.blockstore.lookup.far_store import FarStore, far_copy
+from tests.blockstore.lookup.near_store import one_at_a_time
 from tests.rpc.methods.test_search import Sending, message, sending
 from tests.support.made_chain import MadeChain
 from tests.support.virtual_time import run_virtual
@@ -43,12 +43,6 @@ def far(chain: MadeChain, *, is_uneven: bool = False) -> tuple[Services, FarStor
     store = far_copy(chain.store, is_uneven=is_uneven)
     objects = Objects(store)
     return replace(near, store=store, objects=objects, index=ChainIndex(store, objects, near.network)), store
-
-
-def one_at_a_time(lookup: Lookup) -> None:
-    """Take the store for a near one: the serial twin searches, as before."""
-    lookup.latency.p95 = 0
-    lookup.latency.add = lambda _: None  # type: ignore[method-assign]
 
 
 async def timed(work: Awaitable[T]) -> tuple[T, float]:
