@@ -15,6 +15,7 @@ from blockstore.store import Store
 from devnode.replay import start_replay
 from leader_bridge.sync.node import NodeSource
 from leader_bridge.sync.pool import NotHeldAnywhere, Pool
+from leader_bridge.sync.requests import Closed
 from leader_bridge.sync.run import SyncOptions, sync_store
 from leader_bridge.sync.source import (
     Answer,
@@ -165,6 +166,41 @@ def check_second(times: list[float], most: int) -> None:
         while times[first] <= now - 1:
             first += 1
         assert at - first + 1 <= most
+
+
+class HangingSource(ChurningSource):
+    """Never answers."""
+
+    async def offer(self) -> Offer:
+        await asyncio.Event().wait()
+        raise AssertionError("it does not come here")
+
+    async def ask(self, work: Work) -> Answer:
+        await self.offer()
+        raise AssertionError("nor here")
+
+
+def test_closing_ends_within_100_ms_while_every_source_hangs() -> None:
+    async def close_while_all_hang() -> tuple[float, list[BaseException | object], int]:
+        pool = Pool([HangingSource(f"source {number}", random.Random(1)) for number in range(18)])
+        before = len(asyncio.all_tasks())
+        async with pool.running():
+            asked = [asyncio.create_task(pool.objects(list(OBJECTS)[:100])) for _ in range(25)]
+            offers = [asyncio.create_task(pool.offer(name)) for name in list(pool.standings)[:3]]
+            await asyncio.sleep(10)
+            assert not any(one.done() for one in (*asked, *offers))
+            began = asyncio.get_running_loop().time()
+        took = asyncio.get_running_loop().time() - began
+        for one in offers:
+            one.cancel()
+        ends: list[BaseException | object] = list(await asyncio.gather(*asked, return_exceptions=True))
+        await asyncio.gather(*offers, return_exceptions=True)
+        return took, ends, len(asyncio.all_tasks()) - before
+
+    took, ends, left = run_virtual(close_while_all_hang())
+    assert took <= 0.1
+    assert {type(one) for one in ends} == {Closed}
+    assert left == 0
 
 
 @pytest.mark.long
