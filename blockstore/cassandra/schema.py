@@ -101,27 +101,6 @@ def row_statements(keyspace: str) -> dict[str, str]:
     return ddl
 
 
-def add_tables(address: CassandraAddress) -> list[str]:
-    """Make the tables of rows that a store of this schema lacks: it is older than they are. Their names.
-
-    Blocks. Errors: StoreUnavailable, Forbidden.
-    """
-    wanted = row_statements(address.keyspace)
-    lacking: list[str] = []
-
-    def work(session: Any) -> None:
-        found = session.execute(
-            "SELECT table_name FROM system_schema.tables WHERE keyspace_name = %s", [address.keyspace]
-        )
-        there = {row[0] for row in found}
-        lacking.extend(name for name in wanted if name not in there)
-        for name in lacking:
-            _run_one(session, address.keyspace, wanted[name], 1)
-
-    with_session(address, work)
-    return lacking
-
-
 def _objects_statement(name: str) -> str:
     # `c` (closed) is a column of its own, so that a loose put, which leaves it alone, never reopens an object
     return f"CREATE TABLE IF NOT EXISTS {name} (m blob PRIMARY KEY, d blob, c boolean)"

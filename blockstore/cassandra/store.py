@@ -27,7 +27,7 @@ from blockstore.cassandra.values import MAX_CELL, ROW_PARTS, pack, unpack
 from blockstore.cid import verify
 from blockstore.errors import SchemaMismatch, StoreError, StoreUnavailable
 from blockstore.generations import LAYOUT_KEY, Layout, close_in, held_for
-from blockstore.store import META, REPORTS, Batch, HeadEntry, Held, Table
+from blockstore.store import META, Batch, HeadEntry, Held, Table
 
 log = logging.getLogger(__name__)
 
@@ -130,8 +130,7 @@ class CassandraStore:
             if await self._meta(_PROBE_KEY) is None:
                 # tables that were made by hand
                 await self._probe()
-            if await self._lacks_tables():
-                await asyncio.to_thread(cassandra_schema.add_tables, address)
+            await self._add_tables(address)
         await self._generations.follow()
 
     async def _meta(self, key: bytes) -> bytes | None:
@@ -140,13 +139,14 @@ class CassandraStore:
         except SchemaMissing:
             return None
 
-    async def _lacks_tables(self) -> bool:
-        """Whether the newest table is not there: the store is older than it."""
-        try:
-            await self.row(REPORTS, b"", b"")
-        except SchemaMissing:
-            return True
-        return False
+    async def _add_tables(self, address: CassandraAddress) -> None:
+        """Make the tables of rows that are not there: a store of this schema may be older than they are."""
+        cql = f"SELECT table_name FROM system_schema.tables WHERE keyspace_name = '{self._keyspace}'"
+        there = {row[0] for row in await self._execute(cql, [])}
+        wanted = cassandra_schema.row_statements(self._keyspace)
+        lacking = [statement for name, statement in wanted.items() if name not in there]
+        if lacking:
+            await asyncio.to_thread(cassandra_schema.run, address, lacking)
 
     async def _is_older(self) -> bool:
         """Whether the tables of schema 1 are there."""

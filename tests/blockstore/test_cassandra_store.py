@@ -19,7 +19,7 @@ from blockstore.cid import multihash_of
 from blockstore.errors import Fenced, SchemaMismatch, StoreError, StoreUnavailable
 from blockstore.generations import LASTING
 from blockstore.head_log import encode_entry
-from blockstore.store import META, REPORTS, Batch, Held, Store
+from blockstore.store import META, RECORDED, REPORTS, Batch, Held, Store, Table
 from tests.blockstore.generations_contract import GenerationsContract, drop_previous, named, next_generation
 from tests.blockstore.store_contract import StoreContract, entry
 from tests.support.cassandra.server import cassandra_hosts, copies
@@ -171,16 +171,17 @@ async def test_a_store_without_generations_is_taken_over(store: CassandraStore) 
     await reader.close()
 
 
-async def test_a_store_that_is_older_than_a_table_gets_it(store: CassandraStore) -> None:
+@pytest.mark.parametrize("table", [REPORTS, RECORDED], ids=lambda table: table.name)
+async def test_a_store_that_is_older_than_a_table_gets_it(store: CassandraStore, table: Table) -> None:
     address = CassandraAddress.parse(_url())
-    cassandra_schema.run(address, [f"DROP TABLE {address.keyspace}.{REPORTS.name}"])
+    cassandra_schema.run(address, [f"DROP TABLE {address.keyspace}.{table.name}"])
     # a reader can do without, and makes nothing
     reader = await CassandraStore.open(_url(), readonly=True)
     with pytest.raises(StoreUnavailable, match="has not been made yet"):
-        await reader.row(REPORTS, b"p", b"k")
+        await reader.row(table, b"p", b"k")
     writer = await CassandraStore.open(_url())
-    await writer.write(Batch([(REPORTS, b"p", b"k", b"v")]))
-    assert await writer.row(REPORTS, b"p", b"k") == b"v"
+    await writer.write(Batch([(table, b"p", b"k", b"v")]))
+    assert await writer.row(table, b"p", b"k") == b"v"
     await writer.close()
     await reader.close()
 
