@@ -13,9 +13,9 @@ from typing import Final
 
 from blockstore.errors import Fenced, StoreError
 from blockstore.generations import GenerationalStore
-from blockstore.store import META, REPORTS, TIPSETS, Batch, Store
+from blockstore.store import META, REPORTS, Batch, Store
 from chain.errors import ChainError, NotHeld
-from chain.index.chain_index import ChainIndex, decode_row, with_held
+from chain.index.chain_index import ChainIndex
 from chain.index.kept import load_kept
 from chain.ipld.objects import Objects
 from chain.tipset import Tipset, TipsetKey
@@ -131,11 +131,7 @@ class Claims:
             batch = Batch()
             for index, ranges in epochs.items():
                 await self._writer.cover(batch, (index,), merge_ranges(ranges))
-            rows = await self._store.rows(TIPSETS, [(key.cid, b"") for key in flags])
-            for (key, held), value in zip(flags.items(), rows, strict=True):
-                row = None if value is None else decode_row(value)
-                if row is not None and row.held | held != row.held:
-                    batch.put(TIPSETS, key.cid, b"", with_held(row, held).encode())
+            await self._writer.flag(batch, flags)
             if batch:
                 await self._store.write(batch)
                 metrics.POOL_CLAIMED.inc(taken)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -354,11 +354,18 @@ class TipsetWriter:
     async def add_flags(self, key: TipsetKey, held: int) -> None:
         """Add flags to a tipset's row."""
         async with self.rows_lock:
-            row = await self.row(key)
-            if row is not None and row.held | held != row.held:
-                batch = Batch()
-                batch.put(TIPSETS, key.cid, b"", with_held(row, held).encode())
+            batch = Batch()
+            await self.flag(batch, {key: held})
+            if batch:
                 await self._store.write(batch)
+
+    async def flag(self, batch: Batch, flags: Mapping[TipsetKey, int]) -> None:
+        """Add with the batch what the rows of tipsets gain; with `rows_lock` held."""
+        rows = await self._store.rows(TIPSETS, [(key.cid, b"") for key in flags])
+        for (key, held), value in zip(flags.items(), rows, strict=True):
+            row = None if value is None else decode_row(value)
+            if row is not None and row.held | held != row.held:
+                batch.put(TIPSETS, key.cid, b"", with_held(row, held).encode())
 
     def _report_missing(self, tipset: Tipset, held: int, scope: MirrorScope) -> None:
         """Say once that something is held by no node, and once that it is again."""
