@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -15,6 +14,7 @@ from blockstore.cid import Cid, parse
 from blockstore.errors import BadCid, StoreError, StoreUnavailable
 from blockstore.tier.objects import verified
 from blockstore.tier.sources import PROBED, Outcome
+from rpc.server.auth import sends
 from rpc.server.server import Server
 
 PATH: Final = "/obj/"
@@ -50,8 +50,7 @@ class PeerObjects:
 
     def answer(self, request: BaseRequest) -> web.Response:
         """The object, 401 without the secret, 400 for what is no CID, 404 for what is not near."""
-        sent = request.headers.get("Authorization", "").encode(errors="replace")
-        if not hmac.compare_digest(sent, self._secret):
+        if not sends(request, self._secret):
             return web.Response(status=401)
         if request.method not in ("GET", "HEAD"):
             return web.Response(status=405)

@@ -7,7 +7,6 @@ What comes is used only where its root stands in the store, and each object only
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -25,6 +24,7 @@ from blockstore.store import Store
 from blockstore.tier.objects import TieredObjects
 from follower.object_tier.files import ReceivedFiles
 from rpc.client.shards import ENOUGH, MOST_HASHES, PATH, RELAY, TAKEN, ShardClient, decode_shard, encode_shard
+from rpc.server.auth import sends
 from rpc.server.server import Server
 
 log = logging.getLogger(__name__)
@@ -91,8 +91,7 @@ class ShardReceiver:
         """401 without the secret, 404 for a piece that the store does not name, 413 for more than a shard has, 422 for
         one that is not proven, 503 while the store or the disk cannot be used.
         """
-        sent = request.headers.get("Authorization", "").encode(errors="replace")
-        if not hmac.compare_digest(sent, self._secret):
+        if not sends(request, self._secret):
             return _refusal(401, "the followers' secret is needed")
         root_text, _, index_text = request.path[len(PATH) :].partition("/")
         try:

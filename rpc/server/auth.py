@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import hmac
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final
 from urllib.parse import parse_qs
 
 import jwt
+from aiohttp.web_request import BaseRequest
 
 from rpc.permissions import ALL_PERMISSIONS
 from rpc.server.gate.tenants import Tenants
 
 #: verified tokens that are remembered
 _REMEMBERED: Final = 1024
+
+
+def sends(request: BaseRequest, authorization: bytes) -> bool:
+    """Whether a request has this Authorization, "Bearer SECRET". The time does not tell how much of it is right."""
+    sent = request.headers.get("Authorization", "").encode(errors="replace")
+    return hmac.compare_digest(sent, authorization)
 
 
 def make_token(secret: bytes, allow: Iterable[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from chain.errors import ChainError, NotHeld
 from chain.index.chain_index import HELD_EVENTS, HELD_MESSAGES, HELD_RECEIPTS, HELD_STATE
 from chain.index.oldest import oldest_held
 from chain.tipset import Tipset, TipsetKey
+from rpc.server.auth import sends
 from rpc.server.ranges.bundle import Bundle, Objects, TooLarge, bundle_contents, bundle_headers, bundle_objects
 from rpc.server.ranges.window import Window
 from rpc.server.ranges.wire import (
@@ -106,7 +106,7 @@ class RangePages:
 
     async def answer(self, request: BaseRequest) -> web.Response:
         """401 without a token, 429 beyond a limit, 400 for what is no such question, 404 for what is not held."""
-        name = self._caller(request.headers.get("Authorization", ""))
+        name = self._caller(request)
         if name is None:
             return web.Response(status=401)
         wait = self._wait_seconds(name)
@@ -131,11 +131,11 @@ class RangePages:
         finally:
             self._working -= 1
 
-    def _caller(self, sent: str) -> str | None:
+    def _caller(self, request: BaseRequest) -> str | None:
         """The name of the token; every token is compared, whatever came."""
         found = None
         for name, token in self._tokens.items():
-            if hmac.compare_digest(sent.encode(errors="replace"), token):
+            if sends(request, token):
                 found = name
         return found
 
