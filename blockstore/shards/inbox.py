@@ -95,13 +95,13 @@ class Inbox:
         another process has it in hand, or where it was finished. Errors: OSError, BadShards, StoreUnavailable.
         """
         place = self._place(manifest)
-        if len(self.held(manifest)) < manifest.data or not self._claim(manifest.root):
+        held = self.held(manifest)
+        if len(held) < manifest.data or not self._claim(manifest.root):
             return None
         piece: bytes | None = None
         try:
             if not (place / _DONE).exists():
-                indices = sorted(self.held(manifest))[: manifest.data]
-                shards = [(place / str(index)).read_bytes() for index in indices]
+                shards = [(place / str(index)).read_bytes() for index in sorted(held)[: manifest.data]]
                 piece = join(shards, manifest.size, manifest.data, manifest.parity)
         except FileNotFoundError:
             # another process made room

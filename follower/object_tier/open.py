@@ -164,7 +164,7 @@ def take_shards(
     receiver = ShardReceiver(store, inbox, tier.objects, secret, split_peers(settings["object_peers"]), files)
     receiver.serve_on(server)
     metrics.labelled_counter(
-        "follower_shards", "Shards that came, by what became of them.", "outcome", receiver.outcomes
+        "follower_shards", "Shards that came, by what became of them.", "outcome", lambda: receiver.shards
     )
     for name, doc, read in (
         ("follower_shard_pieces", "Pieces that were put together from shards.", lambda: receiver.pieces),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from aiohttp import web
@@ -58,7 +58,7 @@ class ShardReceiver:
         self._tasks: set[asyncio.Task[None]] = set()
         self._relaying = 0
         #: by Outcome; pieces put together; objects of them; shards that were not passed on for want of room
-        self.shards: dict[str, int] = {one.value: 0 for one in Outcome}
+        self.shards: dict[str, float] = {one.value: 0 for one in Outcome}
         self.pieces = self.objects = self.not_relayed = 0
 
     async def close(self) -> None:
@@ -74,10 +74,6 @@ class ShardReceiver:
     def relayed_bytes(self) -> int:
         """Bytes of shards that were passed on by this process."""
         return sum(one.sent_bytes for one in self._peers)
-
-    def outcomes(self) -> Mapping[str, float]:
-        """Shards that came, by what became of them."""
-        return self.shards
 
     def serve_on(self, server: Server) -> None:
         """Answer from now on."""

@@ -42,8 +42,8 @@ class HeadDispersal:
         #: whether a head waits or is on its way
         self.is_busy = False
         self._failed = False
-        #: heads that were sent, and that were not: too little, too much, or another came first
-        self.sent = self.small = self.large = self.late = 0
+        #: heads that were sent, and that brought too little
+        self.sent = self.small = 0
 
     def attach(self, mirror: Mirror, publisher: Publisher) -> None:
         """Send what this bridge fetches and publishes from now on."""
@@ -63,7 +63,6 @@ class HeadDispersal:
         gathered, self._gathered = self._gathered, {}
         size, self._bytes = self._bytes, 0
         if size > _MOST_BYTES:
-            self.large += 1
             metrics.DISPERSED.labels("too much").inc()
         elif packed_size(len(gathered), size) < self._least_bytes or len(self._sender.followers) < LEAST_FOLLOWERS:
             self.small += 1
@@ -74,7 +73,6 @@ class HeadDispersal:
                 waiting = sum(map(len, self._piece.values()))
                 if waiting + size <= _MOST_BYTES:
                     gathered = {**self._piece, **gathered}
-                self.late += 1
                 metrics.DISPERSED.labels("overtaken").inc()
             self._piece = gathered
             self.is_busy = True

@@ -28,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
+def add_node(parser: argparse.ArgumentParser) -> None:
+    """The flags, and a full node."""
+    add_arguments(parser)
+    parser.add_argument("node", metavar="NODE", help="the node, by host and port")
+
+
 def ask(settings: Settings, args: argparse.Namespace, method: str, **params: Any) -> int:
     """Ask, and print the answers. FAILED where a process refuses or does not answer. Errors: CannotRun, OSError."""
     if args.process:

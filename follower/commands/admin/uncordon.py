@@ -15,16 +15,10 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
     return ask.ask(settings, args, "uncordon", node=args.node)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is asked, and of whom."""
-    ask.add_arguments(parser)
-    parser.add_argument("node", metavar="NODE", help="the node, by host and port")
-
-
 COMMAND: Final = Command(
     "admin uncordon",
     "Forward to a full node again.",
     "follower admin uncordon 10.0.0.5:1234 --admin-listen 127.0.0.1:2345",
     run,
-    add_arguments,
+    ask.add_node,
 )
