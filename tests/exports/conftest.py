@@ -9,24 +9,13 @@ import pytest
 from benches.import_car import make_car
 from blockstore.memory import MemoryStore
 from leader_bridge.imports.importer import import_car
-from tests.support.bridge.imported import network_file
-from tests.support.recorded import recorded
+from tests.support.bridge.imported import network_file, recorded_stores
 
 
 @pytest.fixture(scope="session")
 def recorded_store() -> Callable[[str], Awaitable[MemoryStore]]:
     """The store of a recorded chain, imported once; tests only read it."""
-    made: dict[str, MemoryStore] = {}
-
-    async def store_of(folder: str) -> MemoryStore:
-        if folder not in made:
-            store = MemoryStore()
-            car, network = recorded(f"{folder}/chain.car.zst"), recorded(f"{folder}/network.json")
-            await import_car(store, car, network_file=network)
-            made[folder] = store
-        return made[folder]
-
-    return store_of
+    return recorded_stores()
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -11,7 +10,6 @@ import pytest
 
 from blockstore.lmdb.store import LmdbStore
 from blockstore.store import Store
-from leader_bridge.imports.importer import import_car
 from leader_bridge.sync.peer import PeerSource
 from leader_bridge.sync.pool import Pool
 from leader_bridge.sync.run import SyncOptions, SyncReport, sync_store
@@ -20,7 +18,7 @@ from leader_bridge.upkeep.damage import CheckReport
 from rpc.methods import register_all
 from rpc.server.ranges.page import RangeLimits, RangePages
 from rpc.server.server import Server, serve
-from tests.support.recorded import recorded
+from tests.support.bridge.imported import lmdb_of_devnet
 from tests.support.served import services_over
 
 TOKEN = "a-token-of-some-length"
@@ -31,17 +29,7 @@ FAST = RangeLimits(per_second=10_000, in_all=10_000, at_once=64)
 @pytest.fixture(scope="session")
 def devnet_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recorded devnet chain, imported; never written to."""
-    folder = tmp_path_factory.mktemp("devnet") / "store"
-
-    async def fill() -> None:
-        store = await LmdbStore.open(folder, bulk=True)
-        await import_car(
-            store, recorded("devnet/chain.car.zst"), network_file=recorded("devnet/network.json"), process=False
-        )
-        await store.close()
-
-    asyncio.run(fill())
-    return folder
+    return lmdb_of_devnet(tmp_path_factory.mktemp("devnet") / "store")
 
 
 @pytest.fixture

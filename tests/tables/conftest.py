@@ -7,8 +7,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from blockstore.memory import MemoryStore
-from leader_bridge.imports.importer import import_car
-from tests.support.recorded import recorded
+from tests.support.bridge.imported import recorded_stores
 from tests.support.tables.places import Place, new_place
 
 StoreOf = Callable[[str], Awaitable[MemoryStore]]
@@ -18,17 +17,7 @@ TablesOf = Callable[[str, str], Awaitable[Place]]
 @pytest.fixture(scope="session")
 def store_of() -> StoreOf:
     """The store of a recorded chain; tests only read it."""
-    made: dict[str, MemoryStore] = {}
-
-    async def find(folder: str) -> MemoryStore:
-        if folder not in made:
-            store = MemoryStore()
-            car, network = recorded(f"{folder}/chain.car.zst"), recorded(f"{folder}/network.json")
-            await import_car(store, car, network_file=network)
-            made[folder] = store
-        return made[folder]
-
-    return find
+    return recorded_stores()
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,24 +10,14 @@ import pytest
 
 from blockstore.lmdb.store import LmdbStore
 from devnode.replay import ReplayNode, start_replay
-from leader_bridge.imports.importer import import_car
+from tests.support.bridge.imported import lmdb_of_devnet
 from tests.support.recorded import recorded
 
 
 @pytest.fixture(scope="session")
 def devnet_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recorded devnet chain, imported; never written to."""
-    folder = tmp_path_factory.mktemp("devnet") / "store"
-
-    async def fill() -> None:
-        store = await LmdbStore.open(folder, bulk=True)
-        await import_car(
-            store, recorded("devnet/chain.car.zst"), network_file=recorded("devnet/network.json"), process=False
-        )
-        await store.close()
-
-    asyncio.run(fill())
-    return folder
+    return lmdb_of_devnet(tmp_path_factory.mktemp("devnet") / "store")
 
 
 @pytest.fixture

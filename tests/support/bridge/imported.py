@@ -1,7 +1,9 @@
-"""Judging what an import has left in a store."""
+"""Stores of recorded chains by an import, and judging what an import has left in a store."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import orjson
 
 from blockstore.cid import Cid
 from blockstore.generations import GenerationalStore
+from blockstore.lmdb.store import LmdbStore
+from blockstore.memory import MemoryStore
 from blockstore.scan import object_pages
 from blockstore.store import META, Held, ObjectStore, Store
 from chain.index.chain_index import (
@@ -24,7 +28,9 @@ from chain.network import load_network
 from chain.tipset import TipsetKey
 from leader_bridge.imports.closing import verify_closed
 from leader_bridge.imports.import_state import MARK, PROGRESS
+from leader_bridge.imports.importer import import_car
 from leader_bridge.store.coverage import MESSAGES_INDEX, TIPSETS_INDEX
+from tests.support.recorded import recorded
 
 NETWORK: dict[str, Any] = {
     "network_name": "made",
@@ -33,6 +39,38 @@ NETWORK: dict[str, Any] = {
     "block_delay_secs": 30,
     "upgrades": [{"height": -1, "network_version": 22}],
 }
+
+
+async def import_recorded(store: Store, chain: str, **options: Any) -> None:
+    """Import a recorded chain, as `import_car` does with these options."""
+    car, network = recorded(f"{chain}/chain.car.zst"), recorded(f"{chain}/network.json")
+    await import_car(store, car, network_file=network, **options)
+
+
+def lmdb_of_devnet(folder: Path) -> Path:
+    """The recorded devnet chain in a new LMDB store in `folder`."""
+
+    async def fill() -> None:
+        store = await LmdbStore.open(folder, bulk=True)
+        await import_recorded(store, "devnet", process=False)
+        await store.close()
+
+    asyncio.run(fill())
+    return folder
+
+
+def recorded_stores() -> Callable[[str], Awaitable[MemoryStore]]:
+    """Gives the store of a recorded chain, imported once; tests only read it."""
+    made: dict[str, MemoryStore] = {}
+
+    async def store_of(chain: str) -> MemoryStore:
+        if chain not in made:
+            store = MemoryStore()
+            await import_recorded(store, chain)
+            made[chain] = store
+        return made[chain]
+
+    return store_of
 
 
 def network_file(folder: Path, **changes: Any) -> Path:
