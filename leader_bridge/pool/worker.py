@@ -164,8 +164,14 @@ class Worker:
             return Outcome(Status.SKIP, f"this worker lacks what the task {name} needs")
         try:
             return await task(self._store, tipset) or Outcome()
-        except _FAILURES as error:
+        except Defer:
+            raise
+        except (*_FAILURES, OSError) as error:
             return Outcome(Status.ERROR, f"{type(error).__name__}: {error}")
+        except Exception as error:
+            # a fault of the program, maybe with this tipset alone: the job would be given out again without end
+            log.exception("the task %s has a fault at epoch %d", name, tipset.height)
+            return Outcome(Status.ERROR, f"a fault: {type(error).__name__}")
 
     async def _null_round(self, job: Job, height: int) -> None:
         """Report a null round, once. Errors: StoreError."""

@@ -18,7 +18,7 @@ from chain.errors import BadAddress, BadObject, NotHeld
 from chain.message import Message, Receipt
 from chain.state.state_tree import Actor
 from leader_bridge.tables.source import TipsetView
-from leader_bridge.tables.table import Row, Task, table
+from leader_bridge.tables.table import Row, Task, signed, table
 
 _PART: Final = 256
 #: from this network version on every message pays the base fee: before, a proof of a window did not
@@ -258,7 +258,7 @@ async def _gas(view: TipsetView) -> AsyncIterator[list[Row]]:
                 message.gas_limit,
                 len(one.raw),
                 message.nonce,
-                message.method,
+                signed(message.method),
                 _UNKNOWN if kind is None else actor_name(*kind),
                 _UNKNOWN if kind is None else kind[0],
                 receipt.exit_code,
@@ -303,7 +303,7 @@ gas_premium           wide     What the miner is offered, attoFIL for a unit of 
 gas_limit             bigint   The most gas that the message may use.
 size_bytes            bigint   Size of the message on chain.
 nonce                 bigint   Number of the message of its sender.
-method                bigint   Number of the method.
+method                bigint   Number of the method; from 2^63 on less 2^64.
 actor_name            text     Code of the receiver, e.g. fil/16/storageminer.
 actor_family          text     Its kind, e.g. storageminer.
 exit_code             bigint   0: success.

@@ -6,7 +6,8 @@ Only PostgreSQL takes rows from several workers at once; into a folder of Parque
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final
 
 from blockstore.store import Store
@@ -15,7 +16,7 @@ from chain.tipset import Tipset
 from leader_bridge.tables.catalogue import find_tasks
 from leader_bridge.tables.extract import NoRows, extract_tipset
 from leader_bridge.tables.sinks.opening import open_sink
-from leader_bridge.tables.sinks.sink import Sink, SinkError
+from leader_bridge.tables.sinks.sink import Sink
 from leader_bridge.tables.source import TableSource
 from leader_bridge.tables.table import Task
 
@@ -55,27 +56,28 @@ class TableJobs:
         async def run(store: Store, tipset: Tipset) -> int:
             source = await self._source(store)
             child = await _child(source, tipset) if task.needs_child else None
-            async with self._turn:
-                await self._sink.begin(tipset.height, tipset.height, [task])
-                try:
-                    made = await extract_tipset(self._sink, task, source.view(tipset, child))
-                except SinkError:
-                    raise
-                except BaseException:
-                    await self._sink.end()
-                    raise
-                await self._sink.end()
-                return made
+            async with self._span(tipset.height, [task]):
+                return await extract_tipset(self._sink, task, source.view(tipset, child))
 
         return run
 
     async def withdraw(self, height: int) -> None:
         """Remove the rows of an epoch that is a null round now. Errors: SinkError."""
-        async with self._turn:
-            await self._sink.begin(height, height, self._tasks)
+        async with self._span(height, self._tasks):
             for task in self._tasks:
                 await self._sink.replace(task, height, None, NoRows())
-            await self._sink.end()
+
+    @contextlib.asynccontextmanager
+    async def _span(self, height: int, tasks: Sequence[Task]) -> AsyncIterator[None]:
+        """A span of one epoch; nothing stays of one that fails or is cancelled, so the next job begins afresh."""
+        async with self._turn:
+            try:
+                await self._sink.begin(height, height, tasks)
+                yield
+                await self._sink.end()
+            except BaseException:
+                await self._sink.abandon()
+                raise
 
     async def close(self) -> None:
         """Leave the place."""

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from leader_bridge.tables.source import TipsetView
-from leader_bridge.tables.table import Row, Task, table
+from leader_bridge.tables.table import Row, Task, signed, table
 
 _PART: Final = 512
 
@@ -33,7 +33,7 @@ async def _messages(view: TipsetView) -> AsyncIterator[list[Row]]:
                     message.gas_fee_cap,
                     message.gas_premium,
                     message.gas_limit,
-                    message.method,
+                    signed(message.method),
                 )
             )
         for at in range(0, len(rows), _PART):
@@ -57,7 +57,7 @@ value        numeric attoFIL that are sent.
 gas_fee_cap  wide    The most that the sender pays, attoFIL for a unit of gas.
 gas_premium  wide    What the miner is offered, attoFIL for a unit of gas.
 gas_limit    bigint  The most gas that the message may use.
-method       bigint? Number of the method; 0: a plain transfer.
+method       bigint? Number of the method; 0: a plain transfer; from 2^63 on less 2^64.
 """,
     ),
     _messages,

@@ -88,6 +88,11 @@ def table(name: str, doc: str, *, key: str, columns: str) -> Table:
     return made
 
 
+def signed(number: int) -> int:
+    """An unsigned number of 64 bits as BIGINT holds it: from 2^63 on less 2^64."""
+    return number - (1 << 64) if number >> 63 else number
+
+
 #: bytes that a value takes in memory beside its content, about
 _VALUE_BYTES: Final = 40
 

@@ -99,9 +99,10 @@ async def test_a_second_run_does_nothing_and_a_forced_one_changes_nothing(tmp_pa
         ([None, StoreUnavailable("away")], ["OK", "ERROR"], True),
         ([None, Outcome(Status.SKIP, "not held")], ["OK", "SKIP"], False),
         ([StoreUnavailable("away")], ["ERROR"], True),
+        ([ZeroDivisionError("a fault"), None], ["OK", "ERROR"], True),
         ([None, Defer("not yet")], ["OK"], True),
     ],
-    ids=["OK", "INFO", "OK and ERROR", "OK and SKIP", "ERROR", "OK and DEFER"],
+    ids=["OK", "INFO", "OK and ERROR", "OK and SKIP", "ERROR", "a fault", "OK and DEFER"],
 )
 async def test_results(outcomes: list[Outcome | Exception | None], status: list[str], comes_back: bool) -> None:
     chain = await pool_chain(MemoryStore(), 3)

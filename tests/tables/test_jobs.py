@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from chain.index.chain_index import ChainIndex
@@ -13,7 +16,10 @@ from chain.ipld.objects import Objects
 from chain.tipset import Tipset, TipsetKey
 from leader_bridge.tables.catalogue import TASKS
 from leader_bridge.tables.jobs import NoChild, TableJobs
-from tests.support.tables.places import new_place
+from leader_bridge.tables.sinks.sink import SinkError
+from leader_bridge.tables.source import TipsetView
+from leader_bridge.tables.table import Row
+from tests.support.tables.places import KINDS, new_place
 from tests.tables.conftest import StoreOf
 
 NAMES = ("messages", "gas_outputs", "actors", "chain_powers")
@@ -73,4 +79,60 @@ async def test_the_head_waits_for_its_child(store_of: StoreOf, tmp_path: Path) -
     with pytest.raises(NoChild, match=f"a child of the tipset at epoch {head.height}"):
         await runs["table_gas_outputs"](store, head)
     await runs["table_messages"](store, head)
+    await jobs.close()
+
+
+async def _refused(view: TipsetView) -> AsyncIterator[list[Row]]:
+    """A row that no place takes."""
+    yield [(view.height, "cid", "f01", "f02", 0, 1 << 70, 0, 0, 0, 0, 0)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_job_whose_rows_are_refused_spoils_no_other(kind: str, store_of: StoreOf, tmp_path: Path) -> None:
+    store = await store_of("devnet")
+    _, tipsets = await _tipsets(store_of)
+    place = new_place(kind, lambda: tmp_path)
+    jobs = await TableJobs.open(place.url, ["messages"])
+    good = jobs.by_name()["table_messages"]
+    bad = TableJobs(jobs._sink, [dataclasses.replace(TASKS["messages"], rows=_refused)]).by_name()["table_messages"]
+    with pytest.raises(SinkError):
+        await bad(store, tipsets[0])
+    await good(store, tipsets[1])
+    with pytest.raises(SinkError):
+        await bad(store, tipsets[1])
+    await jobs.close()
+    assert {row["height"] for row in place.rows(TASKS["messages"].table)} == {tipsets[1].height}
+
+
+async def test_jobs_go_on_when_the_database_comes_back(store_of: StoreOf, tmp_path: Path) -> None:
+    store = await store_of("devnet")
+    _, tipsets = await _tipsets(store_of)
+    place = new_place("postgresql", lambda: tmp_path)
+    jobs = await TableJobs.open(place.url, ["messages"])
+    run = jobs.by_name()["table_messages"]
+    with psycopg.connect(place.url, autocommit=True) as other:
+        other.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+    with pytest.raises(SinkError):
+        await run(store, tipsets[0])
+    assert await run(store, tipsets[0])
+    await jobs.close()
+
+
+async def test_a_job_that_is_cancelled_while_the_database_works(store_of: StoreOf, tmp_path: Path) -> None:
+    """The cancellation is not taken for a fault of the database, and the next job finds its connection in order."""
+    store = await store_of("devnet")
+    _, tipsets = await _tipsets(store_of)
+    place = new_place("postgresql", lambda: tmp_path)
+    jobs = await TableJobs.open(place.url, ["messages"])
+    run = jobs.by_name()["table_messages"]
+    with psycopg.connect(place.url) as other, psycopg.connect(place.url, autocommit=True) as watching:
+        other.execute("LOCK TABLE messages")
+        running = asyncio.create_task(run(store, tipsets[0]))
+        while not watching.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchall():
+            assert not running.done()
+            await asyncio.sleep(0.01)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    assert await run(store, tipsets[0])
     await jobs.close()

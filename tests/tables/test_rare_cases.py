@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,12 +12,16 @@ from blockstore.cid import parse
 from blockstore.memory import MemoryStore
 from chain.actors.load import States
 from chain.tipset import Tipset
+from chain.tipset_messages import IncludedMessage
 from leader_bridge.tables.actors import ACTOR_STATES, ACTORS
-from leader_bridge.tables.executed import PARSED_MESSAGES, RECEIPTS
+from leader_bridge.tables.executed import GAS_OUTPUTS, PARSED_MESSAGES, RECEIPTS
+from leader_bridge.tables.extract import extract_tipset
 from leader_bridge.tables.messages import MESSAGES
 from leader_bridge.tables.multiaddr import multiaddr_text
+from leader_bridge.tables.sinks.opening import open_sink
 from leader_bridge.tables.source import Change, TableSource, TipsetView
 from leader_bridge.tables.table import Row, Task
+from tests.support.tables.places import KINDS, new_place
 from tests.tables.conftest import StoreOf, TablesOf
 
 
@@ -85,6 +91,39 @@ async def test_the_size_of_a_message_is_that_of_its_bytes(store_of: StoreOf, tab
         data = await store.get(parse(row["cid"]).multihash)
         assert data is not None
         assert row["size_bytes"] == len(data)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_method_of_64_bits(kind: str, store_of: StoreOf, tmp_path: Path) -> None:
+    """Anybody may put such a message on chain: its rows are made like all others."""
+    store = await store_of("devnet")
+    source, tipset, child = await _tipset(store, 600)
+
+    class Odd(TipsetView):
+        """Every message calls the highest method."""
+
+        async def messages(self) -> Sequence[IncludedMessage]:
+            return [self._odd(one) for one in await super().messages()]
+
+        async def block_messages(self) -> list[tuple[list[IncludedMessage], list[IncludedMessage]]]:
+            return [
+                ([self._odd(one) for one in bls], [self._odd(one) for one in others])
+                for bls, others in await super().block_messages()
+            ]
+
+        def _odd(self, one: IncludedMessage) -> IncludedMessage:
+            return replace(one, message=replace(one.message, method=(1 << 64) - 1))
+
+    tasks = [MESSAGES, GAS_OUTPUTS, PARSED_MESSAGES]
+    place = new_place(kind, lambda: tmp_path)
+    sink = await open_sink(place.url, [task.table for task in tasks])
+    await sink.begin(tipset.height, tipset.height, tasks)
+    for task in tasks:
+        assert await extract_tipset(sink, task, Odd(source, tipset, child))
+    await sink.end()
+    await sink.close()
+    assert {row["method"] for task in tasks[:2] for row in place.rows(task.table)} == {-1}
+    assert "18446744073709551615" in {row["method"] for row in place.rows(PARSED_MESSAGES.table)}
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ and takes its place when it is whole: readers see the one or the other. A run ho
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import os
@@ -101,11 +102,15 @@ class ParquetSink:
             await asyncio.to_thread(file.complete)
         self._files = {}
 
-    async def close(self) -> None:
-        """As `Sink.close`."""
+    async def abandon(self) -> None:
+        """As `Sink.abandon`."""
         for file in self._files.values():
             file.abandon()
         self._files = {}
+
+    async def close(self) -> None:
+        """As `Sink.close`."""
+        await self.abandon()
         self._lock.close()
 
 
@@ -218,8 +223,11 @@ class _File:
     def abandon(self) -> None:
         """Leave the old file as it is."""
         if self._writer is not None:
-            self._writer.close()
-            self._unfinished.unlink(missing_ok=True)
+            # a disk that is full is told by what failed before
+            with contextlib.suppress(OSError):
+                self._writer.close()
+            with contextlib.suppress(OSError):
+                self._unfinished.unlink(missing_ok=True)
             self._writer = None
 
 

@@ -5,6 +5,7 @@ Tables are made where they are not there, in the first schema of the connection'
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -22,6 +23,8 @@ LEDGER: Final = "extracted_tipsets"
 #: epochs of a transaction: a reader waits for no more, and a killed run loses no more
 SPAN_EPOCHS: Final = 60
 _CONNECT_SECONDS: Final = 30
+#: seconds after which a server that does not answer a rollback is left
+_ROLLBACK_SECONDS: Final = 10.0
 #: rows of a task that wait to be sent, in about so many bytes of memory
 _SENT_BYTES: Final = 8 << 20
 #: one lock for those who make tables at the same time
@@ -58,8 +61,9 @@ def create_statement(table: Table) -> sql.Composed:
 class PostgresSink:
     """A database. Open it with `open`."""
 
-    def __init__(self, connection: psycopg.AsyncConnection[Any], name: str) -> None:
+    def __init__(self, url: str, connection: psycopg.AsyncConnection[Any], name: str) -> None:
         self.name = name
+        self._url = url
         self.span = SPAN_EPOCHS
         self._connection = connection
         self._loads: dict[str, _Load] = {}
@@ -74,11 +78,8 @@ class PostgresSink:
         except psycopg.ProgrammingError:
             # its text may quote the password
             raise SinkError(f"{name}: no PostgreSQL URL; write special characters of a password as %XX") from None
-        try:
-            connection = await psycopg.AsyncConnection.connect(url, connect_timeout=_CONNECT_SECONDS)
-        except psycopg.Error as error:
-            raise _sink_error(name, error) from None
-        sink = cls(connection, name)
+        connection = await _connect(url, name)
+        sink = cls(url, connection, name)
         try:
             await sink._make_tables(tables)
         except BaseException:
@@ -105,7 +106,9 @@ class PostgresSink:
             raise SinkError(f"{self.name}: table {table.name} lacks the column {', '.join(missing)}")
 
     async def begin(self, low: int, high: int, tasks: Sequence[Task]) -> Mapping[str, Ledger]:
-        """As `Sink.begin`."""
+        """As `Sink.begin`. A connection that was lost is made anew."""
+        if self._connection.closed:
+            self._connection = await _connect(self._url, self.name)
         try:
             found = await self._connection.execute(
                 "SELECT task, height, tipset FROM extracted_tipsets WHERE task = ANY(%s) AND height BETWEEN %s AND %s",
@@ -139,6 +142,15 @@ class PostgresSink:
             raise _sink_error(self.name, error) from None
         finally:
             self._loads = {}
+
+    async def abandon(self) -> None:
+        """As `Sink.abandon`."""
+        self._loads = {}
+        try:
+            async with asyncio.timeout(_ROLLBACK_SECONDS):
+                await self._connection.rollback()
+        except (psycopg.Error, TimeoutError):
+            await self._connection.close()
 
     async def close(self) -> None:
         """As `Sink.close`."""
@@ -230,6 +242,14 @@ def _clean(text: str) -> str:
         return text
     # a backslash that is escaped itself begins no escape
     return "\\\\".join(part.replace("\\u0000", "") for part in text.split("\\\\"))
+
+
+async def _connect(url: str, name: str) -> psycopg.AsyncConnection[Any]:
+    """Errors: SinkError."""
+    try:
+        return await psycopg.AsyncConnection.connect(url, connect_timeout=_CONNECT_SECONDS)
+    except psycopg.Error as error:
+        raise _sink_error(name, error) from None
 
 
 def _sink_error(name: str, error: psycopg.Error) -> SinkError:

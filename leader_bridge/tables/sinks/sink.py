@@ -42,5 +42,8 @@ class Sink(Protocol):
     async def end(self) -> None:
         """End the span: all that was written is durable when this returns."""
 
+    async def abandon(self) -> None:
+        """Drop what was written since `begin`. Never raises: the next `begin` meets what is wrong with the place."""
+
     async def close(self) -> None:
         """Leave; what was written since the last `end` may be lost."""
