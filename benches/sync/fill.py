@@ -1,4 +1,4 @@
-"""How fast a store is filled from one source, from four, and from four of which one stalls or lies.
+"""How fast a store is filled from one source, from four, and from four of which one stalls, is silent or lies.
 
     python -m benches.sync.fill [--per-second 4] [--actors 60000] [--cases NAMES] [--json]
 
@@ -28,9 +28,9 @@ from benches.simulated_car import write_car
 from blockstore.lmdb.store import LmdbStore
 from devnode.sim_chain import SimSettings
 from leader_bridge.imports.importer import import_car
-from leader_bridge.sync.peer import PeerSource
 from leader_bridge.sync.pool import Pool
 from leader_bridge.sync.run import SyncOptions, sync_store
+from leader_bridge.sync.sources.peer import PeerSource
 from leader_bridge.upkeep.check import check_store
 from leader_bridge.upkeep.damage import CheckReport
 from rpc.methods import register_all
@@ -40,7 +40,8 @@ from tests.support.served import services_over
 from tests.sync.faults import lie, spoil, stall
 
 TOKEN: Final = "a-token-of-some-length"
-_FAULTS: Final = {"stall": stall, "lie": lie}
+#: "silent" does not even tell its head
+_FAULTS: Final = {"stall": stall, "silent": stall, "lie": lie}
 
 
 def source_process(folder: str, per_second: int, fault: str, pipe: Connection) -> None:
@@ -63,7 +64,7 @@ async def _give(folder: Path, per_second: int, fault: str, pipe: Connection) -> 
 
     pages.answer = timed  # type: ignore[method-assign]
     if fault:
-        spoil(pages, _FAULTS[fault])
+        spoil(pages, _FAULTS[fault], spares_offers=fault != "silent")
     pages.serve_on(server)
     pipe.send(server.port)
     await asyncio.to_thread(pipe.recv)
@@ -147,6 +148,7 @@ async def run(args: argparse.Namespace) -> dict[str, Any]:
             "three": [""] * 3,
             "four": [""] * 4,
             "one of four stalls": ["stall", "", "", ""],
+            "one of four is silent": ["silent", "", "", ""],
             "one of four lies": ["lie", "", "", ""],
         }
         found: dict[str, Any] = {}
@@ -159,7 +161,7 @@ async def run(args: argparse.Namespace) -> dict[str, Any]:
         summary = {}
         if {"one", "four"} <= set(seconds):
             summary["four are faster than one by"] = round(seconds["one"] / seconds["four"], 2)
-        for name in ("one of four stalls", "one of four lies"):
+        for name in [name for name in cases if name.startswith("one of four")]:
             if {"three", name} <= set(seconds):
                 summary[f"{name}: costs, of three good ones"] = round(seconds[name] / seconds["three"] - 1, 3)
         print(summary, flush=True)
@@ -170,7 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--per-second", type=int, default=4)
     parser.add_argument("--actors", type=int, default=60_000)
-    parser.add_argument("--cases", help="some of: one, three, four, one of four stalls, one of four lies")
+    parser.add_argument("--cases", help="some of them, by name, with commas between")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     found = asyncio.run(run(args))

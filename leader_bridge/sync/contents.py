@@ -27,7 +27,7 @@ from leader_bridge.sync.pool import NotHeldAnywhere, Pool
 from leader_bridge.sync.requests import Priority
 from leader_bridge.sync.results import Result, Results
 from leader_bridge.sync.run_together import run_together
-from leader_bridge.sync.source import Answer, BadSource, RangeWork
+from leader_bridge.sync.sources.source import Answer, BadSource, RangeWork
 from rpc.server.ranges.wire import MESSAGES, MOST_EPOCHS, RECEIPTS
 
 #: tipsets of one request

@@ -24,7 +24,7 @@ from leader_bridge.sync.downloads import Downloads
 from leader_bridge.sync.pool import NotHeldAnywhere, Pool
 from leader_bridge.sync.results import Result, Results
 from leader_bridge.sync.run_together import run_together
-from leader_bridge.sync.source import Answer, BadSource, RangeWork
+from leader_bridge.sync.sources.source import Answer, BadSource, RangeWork
 from rpc.server.ranges.wire import HEADERS, RANGE_EPOCHS
 
 #: ranges that are released in one go

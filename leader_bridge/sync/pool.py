@@ -1,8 +1,8 @@
 """Asks many sources at once: one request a source, within its limit and the limit for all, cool-downs obeyed.
 
 `request` sends one piece of work to whichever source is free, again and again until one has answered or none holds it.
-A source that takes much longer than the others is not waited for: the request goes to another one too, and the first
-good answer counts.
+A source that takes much longer than the others is not waited for: the request goes to another one too, and to the
+next where that one is slow as well. The first good answer counts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -19,7 +18,6 @@ from blockstore.cid import Cid
 from leader_bridge.clock import monotonic
 from leader_bridge.nodes.sources import Fetched
 from leader_bridge.sync import metrics
-from leader_bridge.sync.cooldowns import Cooldowns, Pauses
 from leader_bridge.sync.requests import (
     GO_SECONDS,
     REQUEST_SECONDS,
@@ -32,7 +30,9 @@ from leader_bridge.sync.requests import (
     Ticket,
     TimedOut,
 )
-from leader_bridge.sync.source import (
+from leader_bridge.sync.sources.cooldowns import Cooldowns, Pauses
+from leader_bridge.sync.sources.response_times import ResponseTimes, kind_of
+from leader_bridge.sync.sources.source import (
     Answer,
     BadSource,
     LyingSource,
@@ -44,7 +44,7 @@ from leader_bridge.sync.source import (
     SyncSource,
     Work,
 )
-from leader_bridge.sync.source_set import SourceSet
+from leader_bridge.sync.sources.source_set import SourceSet
 from rpc.server.ranges.window import Window
 from rpc.server.ranges.wire import Offer
 
@@ -52,11 +52,10 @@ log = logging.getLogger(__name__)
 
 #: failures in a row that are a source's own fault: it is removed then
 _MOST_FAILURES: Final = 5
-#: a request is sent a second time after so many times the usual, and not before so many seconds
-_SLOW_TIMES: Final = 6.0
-_SLOW_SECONDS: Final = 3.0
-#: answers of which the usual time is known
-_REMEMBERED: Final = 64
+#: seconds between two looks at a request of a kind that nobody has answered yet
+_LOOK_SECONDS: Final = 0.25
+#: seconds between two looks for one more source for a slow request
+_NOBODY_SECONDS: Final = 5.0
 #: our clock and the source's are not the same: a second is counted as a little more
 _WINDOW_SECONDS: Final = 1.005
 #: seconds between two lines about the same trouble
@@ -107,7 +106,7 @@ class Pool:
         self._requests: Requests[Work] = Requests(seconds=request_seconds)
         self._wake = asyncio.Event()
         self._asking: dict[asyncio.Task[None], str] = {}
-        self._times: deque[float] = deque(maxlen=_REMEMBERED)
+        self._times = ResponseTimes()
         self._said_at: float | None = None
         #: is told which source's results are not to be trusted
         self.on_bad: list[Callable[[str], None]] = []
@@ -183,13 +182,19 @@ class Pool:
                 priority = Priority.HIGH
 
     async def _first_answer(self, work: Work, never: frozenset[str], priority: Priority) -> tuple[str, Answer]:
-        first = self._submit(work, never, priority)
-        tries = [first]
+        kind = kind_of(work)
+        tries = [self._submit(work, never, priority)]
         try:
             while True:
-                slow = self._slow_seconds()
+                slow = self._times.slow_seconds(kind)
+                newest = tries[-1].ticket
+                left = newest.sent_at + slow - monotonic() if newest.source else slow
+                if left <= 0:
+                    left = self._try_one_more(work, never, tries) or slow
+                if not self._times.knows(kind):
+                    left = min(left, _LOOK_SECONDS)
                 done, _ = await asyncio.wait(
-                    [one.future for one in tries], timeout=slow, return_when=asyncio.FIRST_COMPLETED
+                    [one.future for one in tries], timeout=left, return_when=asyncio.FIRST_COMPLETED
                 )
                 for one in [one for one in tries if one.future in done]:
                     if one.future.exception() is None:
@@ -197,19 +202,21 @@ class Pool:
                     tries.remove(one)
                     if not tries:
                         one.future.result()
-                ticket = tries[0].ticket
-                if len(tries) == 1 and ticket.source and monotonic() - ticket.sent_at >= slow:
-                    with contextlib.suppress(RequestError):
-                        tries.append(self._submit(work, never | {ticket.source}, Priority.HIGH))
-                        metrics.REPEATED.inc()
+                    if isinstance(one.future.exception(), _Lacks):
+                        never |= {one.ticket.source}
         finally:
             for one in tries:
                 self._requests.cancel(one.ticket)
 
-    def _slow_seconds(self) -> float:
-        """After how long a request goes to a second source."""
-        usual = sorted(self._times)[len(self._times) // 2] if self._times else 0.0
-        return max(_SLOW_SECONDS, _SLOW_TIMES * usual)
+    def _try_one_more(self, work: Work, never: frozenset[str], tries: list[_Try]) -> float:
+        """Send a slow request to a source that does not have it yet; seconds after which to look again (0: usual)."""
+        asked = never | {one.ticket.source for one in tries}
+        try:
+            tries.append(self._submit(work, asked, Priority.HIGH))
+        except RequestError:
+            return _NOBODY_SECONDS
+        metrics.REPEATED.inc()
+        return 0.0
 
     def _submit(self, work: Work, never: frozenset[str], priority: Priority) -> _Try:
         future: asyncio.Future[tuple[str, Answer]] = asyncio.get_running_loop().create_future()
@@ -382,7 +389,7 @@ class Pool:
         one.received_bytes += answer.size
         metrics.OBJECTS.labels(name).inc(len(answer.found))
         metrics.BYTES.labels(name).inc(answer.size)
-        self._times.append(monotonic() - began)
+        self._times.add(kind_of(ticket.work), monotonic() - began)
         self._requests.deliver(name, ticket.number, answer)
 
     def _end(self, one: Standing, ticket: Ticket[Work], error: SourceError) -> None:
@@ -437,7 +444,7 @@ def _full_window(limit: int) -> Window:
 
 @dataclass(eq=False, slots=True)
 class _Try:
-    """One of the at most two ways of a request."""
+    """One of the ways of a request: it has one at each source that was asked."""
 
     ticket: Ticket[Work]
     future: asyncio.Future[tuple[str, Answer]]

@@ -44,10 +44,11 @@ from leader_bridge.sync.checkpoint import (
     load_checkpoint,
 )
 from leader_bridge.sync.contents import ContentStage
+from leader_bridge.sync.gather_most import gather_most
 from leader_bridge.sync.headers import HeaderStage, held_tipset
-from leader_bridge.sync.node import NodeSource
 from leader_bridge.sync.pool import Pool
-from leader_bridge.sync.source import NotHeldThere, SourceBusy, SourceError, SourceRefuses
+from leader_bridge.sync.sources.node import NodeSource
+from leader_bridge.sync.sources.source import NotHeldThere, SourceBusy, SourceError, SourceRefuses
 from leader_bridge.sync.stage_progress import StageProgress
 from leader_bridge.sync.states import close_states
 from leader_bridge.sync.votes import Chosen, NoMajority, choose_head
@@ -64,8 +65,6 @@ _MOST_WITHOUT_STATE: Final = 3
 FINALITY: Final = 900
 #: seconds between two questions for heads that have no majority
 _ASK_AGAIN_SECONDS: Final = 5.0
-#: seconds that a source has to tell its head
-_OFFER_SECONDS: Final = 20.0
 _GROUP: Final = 256
 
 
@@ -201,8 +200,7 @@ class _Sync:
     async def _ask_for_offers(self) -> None:
         # one that has not answered the last question yet has no vote this time
         names = [name for name, one in self._pool.standings.items() if not one.refusal and not self._pool.is_busy(name)]
-        offers = await asyncio.gather(*(self._offer(name) for name in names))
-        self._offers = {name: offer for name, offer in zip(names, offers, strict=True) if offer is not None}
+        self._offers = await gather_most({name: self._offer(name) for name in names})
         self._pool.keep_limits()
         if not [name for name in self._offers if not self._pool.standings[name].refusal] and not any(
             not one.refusal for one in self._pool.standings.values()
@@ -211,13 +209,12 @@ class _Sync:
 
     async def _offer(self, name: str) -> Offer | None:
         try:
-            async with asyncio.timeout(_OFFER_SECONDS):
-                return await self._pool.offer(name)
+            return await self._pool.offer(name)
         except SourceRefuses as error:
             self._pool.refuse(name, str(error))
         except NotHeldThere as error:
             self._pool.refuse(name, f"{error} (does its follower serve ranges?)")
-        except (SourceBusy, TimeoutError) as error:
+        except SourceBusy as error:
             log.debug("%s does not tell its head: %s", name, error)
         except SourceError as error:
             log.warning("%s does not tell its head: %s", name, error)

@@ -10,9 +10,9 @@ import pytest
 
 from blockstore.lmdb.store import LmdbStore
 from blockstore.store import Store
-from leader_bridge.sync.peer import PeerSource
 from leader_bridge.sync.pool import Pool
 from leader_bridge.sync.run import SyncOptions, SyncReport, sync_store
+from leader_bridge.sync.sources.peer import PeerSource
 from leader_bridge.upkeep.check import check_store
 from leader_bridge.upkeep.damage import CheckReport
 from rpc.methods import register_all

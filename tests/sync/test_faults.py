@@ -15,8 +15,8 @@ from blockstore.store import META, Batch, Store
 from chain.network import load_network, save_network
 from leader_bridge.imports.import_state import MARK
 from leader_bridge.sync.checkpoint import SYNC, load_checkpoint
-from leader_bridge.sync.peer import PeerSource
 from leader_bridge.sync.run import SyncFailed, SyncOptions
+from leader_bridge.sync.sources.peer import PeerSource
 from rpc.server.ranges.page import RangeLimits
 from tests.sync.conftest import assert_whole, fill, giving, peer
 from tests.sync.faults import Fault, cut, deny, fail, garble, lie, only_first, spoil

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from leader_bridge.sync.cooldowns import LONGEST_SECONDS, STEP_SECONDS, Cooldowns, Pauses
 from leader_bridge.sync.downloads import MOST_WAITING, Downloads
 from leader_bridge.sync.results import Result, Results
-from leader_bridge.sync.source_set import Caps, KnownSource, SourceSet, TooManySources
+from leader_bridge.sync.sources.cooldowns import LONGEST_SECONDS, STEP_SECONDS, Cooldowns, Pauses
+from leader_bridge.sync.sources.source_set import Caps, KnownSource, SourceSet, TooManySources
 from leader_bridge.sync.votes import NoMajority, choose_head
 from rpc.server.ranges.window import Window
 

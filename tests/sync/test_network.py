@@ -13,11 +13,11 @@ from blockstore.cid import Cid, cid_of
 from blockstore.lmdb.store import LmdbStore
 from blockstore.store import Store
 from devnode.replay import start_replay
-from leader_bridge.sync.node import NodeSource
 from leader_bridge.sync.pool import NotHeldAnywhere, Pool
 from leader_bridge.sync.requests import Closed
 from leader_bridge.sync.run import SyncOptions, sync_store
-from leader_bridge.sync.source import (
+from leader_bridge.sync.sources.node import NodeSource
+from leader_bridge.sync.sources.source import (
     Answer,
     LyingSource,
     NotHeldThere,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from follower.settings import CannotRun, Settings, reading
 
 if TYPE_CHECKING:
-    from leader_bridge.sync.source import SyncSource
+    from leader_bridge.sync.sources.source import SyncSource
 
 _NODE: Final = "node:"
 _ADDRESSES: Final = (_NODE, "http://", "https://")
@@ -57,8 +57,8 @@ def sync_token(settings: Settings) -> str:
 
 def open_sources(settings: Settings, sources: list[str]) -> list[SyncSource]:
     """Errors: CannotRun (the token's file, a node's address)."""
-    from leader_bridge.sync.node import NodeSource
-    from leader_bridge.sync.peer import PeerSource
+    from leader_bridge.sync.sources.node import NodeSource
+    from leader_bridge.sync.sources.peer import PeerSource
     from rpc.client.client import NodeClient
     from rpc.client.node_info import parse_node_info
     from rpc.node_errors import BadNodeInfo

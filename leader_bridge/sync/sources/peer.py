@@ -8,7 +8,7 @@ from typing import Final
 import aiohttp
 
 from blockstore.errors import HashMismatch
-from leader_bridge.sync.source import (
+from leader_bridge.sync.sources.source import (
     Answer,
     BadSource,
     LyingSource,

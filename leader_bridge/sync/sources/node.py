@@ -10,7 +10,7 @@ from blockstore.cid import Cid, verify
 from blockstore.errors import BadCid, HashMismatch
 from chain.tipset import TipsetKey
 from leader_bridge.nodes.subscription import fetch_chain_head, key_json, parse_tipset
-from leader_bridge.sync.source import (
+from leader_bridge.sync.sources.source import (
     Answer,
     BadSource,
     LyingSource,
