@@ -33,6 +33,7 @@ from blockstore.cassandra.address import CassandraAddress
 from blockstore.cassandra.store import CassandraStore
 from leader_bridge.imports.importer import import_car
 from tests.support.cassandra.server import own_node
+from tests.support.paths import ROOT
 from tests.support.processes import follower_process
 from tests.support.recorded import recorded
 
@@ -73,13 +74,13 @@ async def import_shared(url: str) -> None:
 
 
 @contextmanager
-def serving(url: str, settings: Mapping[str, str]) -> Iterator[tuple[int, int]]:
-    """(port, process id) of a follower that answers."""
+def serving(url: str, settings: Mapping[str, str], root: Path = ROOT) -> Iterator[tuple[int, int]]:
+    """(port, process id) of a follower of the checkout at `root`, once it answers."""
     port = free_port()
     arguments = ["serve", "--store", url, "--listen", f"127.0.0.1:{port}", "--status-page", "off"]
     for name, value in settings.items():
         arguments += [f"--{name.replace('_', '-')}", value]
-    with follower_process(*arguments) as running:
+    with follower_process(*arguments, root=root) as running:
         asked = [b'{"jsonrpc":"2.0","id":1,"method":"Filecoin.ChainHead","params":[]}']
         end = time.monotonic() + 30
         while True:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import IO
 
 from tests.support.paths import ROOT
@@ -23,8 +24,13 @@ def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     Nothing is executed unless a test asks for it: compiling the actors' code takes each process 15 s of CPU time. No
     object of a shared store is kept on disk: tests would find those of others.
     """
+    return {**_plain_environment(), "FOLLOWER_OBJECT_TIER_DIR": "off", **(more or {})}
+
+
+def _plain_environment() -> dict[str, str]:
+    """An environment that older versions take too: with no setting that they do not know."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("FOLLOWER_", "FULLNODE_"))}
-    return {**kept, "FOLLOWER_EXECUTION": "off", "FOLLOWER_OBJECT_TIER_DIR": "off", **(more or {})}
+    return {**kept, "FOLLOWER_EXECUTION": "off"}
 
 
 def run_follower(
@@ -40,12 +46,15 @@ def run_follower(
 class FollowerProcess:
     """A subcommand that runs; `output` is all that it and its children have printed and logged so far."""
 
-    def __init__(self, arguments: tuple[str, ...], log: IO[bytes], environment: Mapping[str, str] | None) -> None:
+    def __init__(
+        self, arguments: tuple[str, ...], log: IO[bytes], environment: Mapping[str, str] | None, root: Path = ROOT
+    ) -> None:
         self._log = log
         self._ended: str | None = None
         self.process = subprocess.Popen(
             [sys.executable, "-m", "follower.cli", *arguments],
-            cwd=ROOT, env=clean_environment(environment), stdout=log, stderr=log,
+            cwd=root, stdout=log, stderr=log,
+            env=clean_environment(environment) if root == ROOT else {**_plain_environment(), **(environment or {})},
         )  # fmt: skip
 
     def output(self) -> str:
@@ -67,10 +76,15 @@ class FollowerProcess:
 
 
 @contextlib.contextmanager
-def follower_process(*arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[FollowerProcess]:
-    """Start a subcommand; it is stopped with the block, and its output is printed where the block fails."""
+def follower_process(
+    *arguments: str, environment: Mapping[str, str] | None = None, root: Path = ROOT
+) -> Iterator[FollowerProcess]:
+    """Start a subcommand of the checkout at `root`; it is stopped with the block.
+
+    Its output is printed where the block fails.
+    """
     with tempfile.NamedTemporaryFile("wb", prefix="follower-", suffix=".log") as log:
-        running = FollowerProcess(arguments, log, environment)
+        running = FollowerProcess(arguments, log, environment, root)
         try:
             yield running
         except BaseException:
