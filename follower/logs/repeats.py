@@ -19,8 +19,11 @@ class _Seen:
 
     __slots__ = ("at", "count", "record")
 
-    def __init__(self, record: logging.LogRecord, at: float) -> None:
-        self.record = record
+    def __init__(self, record: logging.LogRecord, text: str, at: float) -> None:
+        # without what the record refers to: a traceback keeps the variables of all its calls
+        self.record = copy.copy(record)
+        self.record.msg, self.record.args = text, None
+        self.record.exc_info, self.record.exc_text, self.record.stack_info = None, None, None
         self.at = at
         self.count = 0
 
@@ -43,20 +46,26 @@ class RepeatFilter(logging.Filter):
         self._emit = emit
         self._clock = clock
         self._seen: OrderedDict[tuple[object, ...], _Seen] = OrderedDict()
-        self._lock = threading.Lock()
+        # the same thread may come again: the garbage collector runs whatever logs an object that is forgotten
+        self._lock = threading.RLock()
         self._timer: threading.Timer | None = None
 
     def filter(self, record: logging.LogRecord) -> bool:
         if hasattr(record, "fields"):
             return True
+        try:
+            text = record.getMessage()
+        except Exception:
+            # the handler says what is wrong with it; who logs goes on
+            return True
         now = self._clock()
         error = record.exc_info[0] if record.exc_info else None
-        key = (record.name, record.levelno, record.getMessage(), error)
+        key = (record.name, record.levelno, text, error)
         with self._lock:
             over = self._take_over(now)
             seen = self._seen.get(key)
             if seen is None:
-                self._seen[key] = _Seen(record, now)
+                self._seen[key] = _Seen(record, text, now)
                 if len(self._seen) > _MOST:
                     over.append(self._seen.popitem(last=False)[1])
             else:
@@ -99,8 +108,7 @@ class RepeatFilter(logging.Filter):
         for seen in over:
             if seen.count:
                 record = copy.copy(seen.record)
-                record.msg = f"… repeated {seen.count} times: {seen.record.getMessage()}"
-                record.args, record.exc_info, record.exc_text, record.stack_info = None, None, None, None
+                record.msg = f"… repeated {seen.count} times: {seen.record.msg}"
                 record.created = time.time()
                 record.msecs = (record.created - int(record.created)) * 1000
                 self._emit(record)

@@ -22,7 +22,7 @@ _LOOKS_SECRET: Final = re.compile(
     # user and password of a URL, whatever they hold
     r"(?<=://)[^\s\"'<>]{0,1000}@"
     # a JSON web token
-    r"|\beyJ[\w-]+\.[\w-]+(?:\.[\w-]+)?"
+    r"|\beyJ[\w-]{1,512}\.[\w-]+(?:\.[\w-]+)?"
     # TOKEN:ADDRESS
     r"|(?<![\w.~+/=:-])[\w.~+/=-]{6,}(?=:(?:/(?:ip4|ip6|dns|dns4|dns6|dnsaddr)/|https?://|wss?://))"
     # names of secrets, as in a query, a header, a dictionary or a settings file

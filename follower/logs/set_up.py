@@ -16,9 +16,10 @@ from follower.settings import Settings
 
 log = logging.getLogger("follower")
 
-#: settings whose value is a URL, or several with commas, which may hold a secret; and those that name a file with one
-_URLS: Final = ("store", "node", "snapshot_urls", "archive", "tracing_endpoint")
-_FILES: Final = ("jwt_secret_file", "object_peer_secret_file")
+#: settings whose value is a URL, or several with commas, which may hold a secret; and those that name a file with
+#: secrets, each the last word of a line
+SECRET_URLS: Final = ("store", "node", "snapshot_urls", "archive", "tracing_endpoint", "redis", "tables_store")
+SECRET_FILES: Final = ("jwt_secret_file", "object_peer_secret_file", "sync_token_file", "range_tokens_file")
 #: the longest secret file that is read
 _MAX_SECRET: Final = 1 << 16
 
@@ -99,15 +100,17 @@ def report_failure(text: str) -> None:
 def _secrets(settings: Settings) -> list[str]:
     """The secrets that the settings of this command hold."""
     found: list[str] = []
-    for name in _URLS:
+    for name in SECRET_URLS:
         for url in settings.text_of(name).split(","):
             found += url_secrets(url.strip())
-    for name in _FILES:
+    for name in SECRET_FILES:
         try:
             path = settings.text_of(name)
             if path:
                 with Path(path).open("rb") as file:
-                    found.append(file.read(_MAX_SECRET).decode("latin-1").strip())
+                    text = file.read(_MAX_SECRET).decode("latin-1").strip()
+                lines = [line.split() for line in text.splitlines() if not line.lstrip().startswith("#")]
+                found += [text, *(words[-1] for words in lines if words)]
         except OSError:
             continue  # who reads it says so
     return found

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import logging
+import re
+import sys
+import threading
 import time
+import weakref
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +20,10 @@ from follower.logs import secrets
 from follower.logs.formats import ConsoleFormatter, JsonFormatter
 from follower.logs.repeats import RepeatFilter
 from follower.logs.secrets import HIDDEN, hide_secrets, know_secrets, url_secrets
-from follower.logs.set_up import LogHandler
+from follower.logs.set_up import SECRET_FILES, SECRET_URLS, LogHandler, end_log, set_up_log
+from follower.setting_parsers import number_or_all_text
+from follower.settings import load_settings
+from follower.settings_table import SETTINGS
 
 
 class Clock:
@@ -94,6 +103,63 @@ def test_the_line_comes_even_if_nothing_more_is_logged(logger: logging.Logger) -
     while len(out) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert out == ["again", "… repeated 1 times: again"]
+
+
+def test_a_message_that_does_not_fit_its_arguments_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    LogHandler(ConsoleFormatter(), 3600).handle(record_of("%d heads", "three"))
+    assert "%d heads" in stream.getvalue(), "Python's own note of it"
+
+
+def test_what_a_traceback_refers_to_is_not_kept() -> None:
+    class Large:
+        pass
+
+    handler = logging.Handler()
+    out: list[str] = []
+    handler.emit = lambda record: out.append(record.getMessage())  # type: ignore[method-assign]
+    handler.addFilter(RepeatFilter(3600, handler.emit, Clock()))
+
+    def fail() -> weakref.ref[Large]:
+        large = Large()
+        try:
+            raise ValueError(large)
+        except ValueError:
+            handler.handle(record_of("failed with %s", large, exc_info=sys.exc_info()))
+        return weakref.ref(large)
+
+    found = fail()
+    gc.collect()
+    assert len(out) == 1
+    assert found() is None
+
+
+def test_what_is_logged_while_lines_are_counted(logger: logging.Logger) -> None:
+    """As the garbage collector does, which may run at any moment."""
+
+    class LoggingClock(Clock):
+        is_first = True
+
+        def __call__(self) -> float:
+            if self.is_first:
+                self.is_first = False
+                logger.info("a task was destroyed")
+            return super().__call__()
+
+    handler = logging.Handler()
+    out: list[str] = []
+    handler.emit = lambda record: out.append(record.getMessage())  # type: ignore[method-assign]
+    repeats = RepeatFilter(3600, handler.emit, Clock())
+    handler.addFilter(repeats)
+    logger.addHandler(handler)
+    logger.info("first")
+    repeats._clock = LoggingClock()
+    repeats._clock.now = 100.0
+    flushing = threading.Thread(target=repeats.flush, kwargs={"everything": False}, daemon=True)
+    flushing.start()
+    flushing.join(20)
+    assert not flushing.is_alive()
 
 
 def test_the_line_comes_when_the_process_ends(logger: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,10 +272,25 @@ def test_the_secrets_of_settings_are_hidden_in_every_form(monkeypatch: pytest.Mo
     assert hide_secrets("calib of node.example") == "calib of node.example"
 
 
+def test_every_setting_that_holds_a_secret_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A setting that is hidden where settings are shown, or whose file is secret, is hidden in the log too."""
+    hidden = {one.name for one in SETTINGS if one.hide not in (None, number_or_all_text)}
+    assert set(SECRET_URLS) == hidden
+    assert set(SECRET_FILES) == {one.name for one in SETTINGS if re.search(r"_(secret|tokens?)_file$", one.name)}
+    monkeypatch.setattr(secrets, "_known", {})
+    monkeypatch.setattr(secrets, "_known_pattern", None)
+    tokens = tmp_path / "tokens"
+    tokens.write_text("# NAME TOKEN\nalice a-token-of-alice\nbob the-one-of-bob-0\n")
+    set_up_log(load_settings(None, {}, {"range_tokens_file": str(tokens), "redis": "redis://:pa55word@queue/0"}))
+    end_log()
+    told = "a-token-of-alice the-one-of-bob-0 pa55word NAME alice"
+    assert hide_secrets(told) == f"{HIDDEN} {HIDDEN} {HIDDEN} NAME alice"
+
+
 def test_a_long_text_is_hidden_in_time() -> None:
     """What a stranger sends cannot make it slow: the time grows with the length, not with its square."""
-    for part in ("a-", "a=", "x:", "://", "token", "eyJ.", "a+", "bearer ", "://a/"):
-        text = part * (100_000 // len(part))
+    for part in ("a-", "a=", "x:", "://", "token", "eyJ.", "eyJ-", "eyJa.b-", "a+", "bearer ", "://a/"):
+        text = part * (300_000 // len(part))
         began = time.process_time()
         hide_secrets(text)
         assert time.process_time() - began < 20, part
