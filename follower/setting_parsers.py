@@ -16,6 +16,9 @@ from blockstore.store_url import public_url
 from rpc.client.node_info import parse_node_info
 from rpc.server.client_address import networks
 
+#: what stands before the path of a Unix socket
+UNIX: Final = "unix:"
+
 
 def parse_text(value: Any) -> str:
     """Any text."""
@@ -131,9 +134,9 @@ def parse_optional_listen(value: Any) -> str:
 
 def parse_admin_listen(value: Any) -> str:
     """HOST:PORT, unix:PATH, or nothing."""
-    if not isinstance(value, str) or not value.startswith("unix:"):
+    if not isinstance(value, str) or not value.startswith(UNIX):
         return parse_optional_listen(value)
-    if value == "unix:":
+    if value == UNIX:
         raise ValueError("must be HOST:PORT or unix:PATH")
     return value
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Final
 
 from follower.administration.group import Member, OtherProcess, group_methods
+from follower.setting_parsers import UNIX
 from follower.settings import CannotRun, Settings, jwt_secret, split_listen
 from follower.supervisor import Child
 from rpc.server.admin import AdminSite, is_loopback
 from rpc.server.auth import Tokens
 
-UNIX: Final = "unix:"
 #: the settings that say where: of a follower (or of all that `follower up` runs), and of a bridge that runs apart
 FOLLOWER: Final = "admin_listen"
 BRIDGE: Final = "bridge_admin_listen"

@@ -13,6 +13,7 @@ import orjson
 from jsonrpcserver import Error, Result, Success
 
 from follower.administration.controls import invalid
+from rpc.client.follower_http import read_at_most
 from rpc.errors import METHOD_NOT_FOUND
 from rpc.server.admin import AdminMethod, dispatch, guarded
 
@@ -62,7 +63,7 @@ class OtherProcess:
             headers = {"Content-Type": "application/json"}
             try:
                 async with session.post("http://localhost/", data=body, headers=headers) as response:
-                    answer = orjson.loads(await response.content.read(_MOST_BYTES))
+                    answer = orjson.loads(await read_at_most(response.content, _MOST_BYTES))
             except aiohttp.ClientError as error:
                 raise OSError(type(error).__name__) from None
         # of the one process that answers there

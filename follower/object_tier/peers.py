@@ -14,6 +14,7 @@ from blockstore.cid import Cid, parse
 from blockstore.errors import BadCid, StoreError, StoreUnavailable
 from blockstore.tier.objects import verified
 from blockstore.tier.sources import PROBED, Outcome
+from rpc.client.follower_http import FollowerHttp, read_at_most
 from rpc.server.auth import sends
 from rpc.server.server import Server
 
@@ -71,15 +72,11 @@ class PeerSource:
 
     def __init__(self, url: str, secret: str) -> None:
         self.name = url
-        self._url = url.rstrip("/") + PATH
-        self._headers = {"Authorization": f"Bearer {secret}"}
-        self._session: aiohttp.ClientSession | None = None
+        self._http = FollowerHttp(url, secret, connections=_AT_ONCE)
 
     async def close(self) -> None:
         """Close the connections. A second call does nothing."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        await self._http.close()
 
     async def read(self, keys: Sequence[bytes]) -> Sequence[Outcome]:
         """See Source."""
@@ -100,24 +97,14 @@ class PeerSource:
 
     async def _get(self, multihash: bytes) -> Outcome:
         """The object, None where the peer has it not near. Errors: StoreUnavailable."""
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=_AT_ONCE, keepalive_timeout=30),
-                timeout=aiohttp.ClientTimeout(total=None),
-                headers=self._headers,
-                auto_decompress=False,
-            )
         try:
             async with asyncio.timeout(_SECONDS):
-                url = f"{self._url}{Cid(_DAG_CBOR + multihash)}"
-                async with self._session.get(url, allow_redirects=False) as response:
+                async with self._http.request("GET", f"{PATH}{Cid(_DAG_CBOR + multihash)}") as response:
                     if response.status == 404:
                         return None
                     if response.status != 200:
                         raise StoreUnavailable(f"{self.name} answered HTTP {response.status}")
-                    data = await response.content.read(_MOST_BYTES + 1)
-                    while len(data) <= _MOST_BYTES and (more := await response.content.read(_MOST_BYTES)):
-                        data += more
+                    data = await read_at_most(response.content, _MOST_BYTES)
         except TimeoutError:
             raise StoreUnavailable(f"{self.name} did not answer in {_SECONDS:g} s") from None
         except (aiohttp.ClientError, OSError) as error:

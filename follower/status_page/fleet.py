@@ -18,6 +18,7 @@ import aiohttp
 from blockstore.bridge_rows import RENEW_SECONDS, BridgeRow, read_bridges
 from blockstore.store import Store
 from loadbalancer.fleet import DRAINING, MISSED_RENEWALS, Member, read_fleet
+from rpc.client.follower_http import read_at_most
 from rpc.server.health import Health
 from rpc.services import CheckResult, Head
 
@@ -148,7 +149,7 @@ class FleetView:
         before = self._asked.get(member.address)
         try:
             async with self._session.get(f"http://{member.address}/readyz?verbose", allow_redirects=False) as response:
-                text = (await response.content.read(_MOST_BYTES)).decode(errors="replace")
+                text = (await read_at_most(response.content, _MOST_BYTES)).decode(errors="replace")
                 standing = read_readyz(text) if response.status in (200, 503) else Standing(NOT_READY, "no follower")
         except TimeoutError:
             standing = Standing(NO_ANSWER, f"no answer within {_ASK_SECONDS:g} s")

@@ -14,6 +14,7 @@ import aiohttp
 from blockstore.errors import BadCid, StoreUnavailable
 from blockstore.shards.manifest import Shard
 from blockstore.shards.merkle import HASH_BYTES
+from rpc.client.follower_http import FollowerHttp, read_at_most
 
 PATH: Final = "/shards/"
 #: "1": the follower that gets the shard is to pass it on to its peers
@@ -25,6 +26,8 @@ MOST_HASHES: Final = 8
 
 _SECONDS: Final = 20.0
 _AT_ONCE: Final = 8
+#: bytes of an answer that are read
+_MOST_SAID: Final = 4096
 
 
 def encode_shard(shard: Shard) -> bytes:
@@ -47,18 +50,14 @@ class ShardClient:
 
     def __init__(self, url: str, secret: str) -> None:
         self.name = url
-        self._url = url.rstrip("/") + PATH
-        self._headers = {"Authorization": f"Bearer {secret}"}
-        self._session: aiohttp.ClientSession | None = None
+        self._http = FollowerHttp(url, secret, connections=_AT_ONCE, seconds=_SECONDS)
         self._places = asyncio.Semaphore(_AT_ONCE)
         #: bytes of shards sent, and requests that failed
         self.sent_bytes = self.failures = 0
 
     async def close(self) -> None:
         """Close the connections. A second call does nothing."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        await self._http.close()
 
     async def send(self, root: bytes, index: int, body: bytes, *, relay: bool) -> bool:
         """Send a shard, as `encode_shard` gives it; whether the follower needs no more of this piece.
@@ -80,25 +79,14 @@ class ShardClient:
             raise StoreUnavailable(f"{self.name} does not answer what it has of a piece") from None
 
     async def _ask(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> bytes:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=_AT_ONCE, keepalive_timeout=60),
-                timeout=aiohttp.ClientTimeout(total=_SECONDS),
-                headers=self._headers,
-                auto_decompress=False,
-            )
-        url = self._url + path
         try:
-            async with (
-                self._places,
-                self._session.request(method, url, data=body, headers=headers, allow_redirects=False) as answer,
-            ):
-                said = await answer.content.read(1024)
+            async with self._places, self._http.request(method, PATH + path, data=body, headers=headers) as answer:
+                said = await read_at_most(answer.content, _MOST_SAID)
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             self.failures += 1
             raise StoreUnavailable(f"{self.name} cannot be reached: {type(error).__name__}") from None
         if answer.status != 200:
             self.failures += 1
-            text = said.decode("utf-8", "replace").strip()
+            text = said.decode("utf-8", "replace").strip()[:_MOST_SAID]
             raise StoreUnavailable(f"{self.name} answered HTTP {answer.status}: {text}")
         return said

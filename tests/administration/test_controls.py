@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import logging
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from cachetools import LRUCache
 from jsonrpcserver import Error, Result, Success
 
@@ -20,6 +22,8 @@ from follower.administration.bridge import BridgeControl
 from follower.administration.endpoint import check_endpoint
 from follower.administration.group import OtherProcess, OwnProcess, group_methods
 from follower.administration.worker import WorkerControl
+from follower.commands.admin import ask as admin_ask
+from follower.commands.command import DONE
 from follower.settings import CannotRun, load_settings
 from rpc.errors import INVALID_PARAMS, METHOD_NOT_FOUND
 from rpc.server.admin import AdminSite, dispatch, guarded
@@ -237,6 +241,32 @@ async def test_all_processes_are_asked(tmp_path: Path) -> None:
     assert (await group("cordon", node="x"))["error"]["code"] == METHOD_NOT_FOUND
     for site in sites:
         await site.close()
+
+
+async def test_an_answer_that_comes_in_pieces(tmp_path: Path) -> None:
+    """A long one does: over TLS, or where a process tells of many nodes."""
+    whole = json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"follower": {"result": {"role": "follower"}}}}).encode()
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"Content-Length": str(len(whole)), "Content-Type": "application/json"})
+        await answer.prepare(request)
+        for part in (whole[:20], whole[20:]):
+            await answer.write(part)
+            # whoever takes the first part for the whole has it by then
+            await asyncio.sleep(0.1)
+        return answer
+
+    served = web.Server(handle)
+    path = tmp_path / "slow.sock"
+    listening = await asyncio.get_running_loop().create_unix_server(served, str(path))
+    try:
+        assert await OtherProcess("worker 1", path).call(b"{}") == {"result": {"role": "follower"}}
+        arguments = argparse.Namespace(bridge=False, process="", token_file=None, json=True)
+        settings = load_settings(None, {}, {"admin_listen": f"unix:{path}"}, "admin status")
+        assert await asyncio.to_thread(admin_ask.ask, settings, arguments, "status") == DONE
+    finally:
+        listening.close()
+        await served.shutdown(1)
 
 
 def test_where_it_may_be_served(tmp_path: Path) -> None:

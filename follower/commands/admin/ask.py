@@ -13,11 +13,12 @@ import aiohttp
 import orjson
 
 from follower.commands.command import DONE, FAILED
+from follower.setting_parsers import UNIX
 from follower.settings import CannotRun, Settings, jwt_secret
+from rpc.client.follower_http import read_at_most
 
 _SECONDS: Final = 30.0
 _MOST_BYTES: Final = 8 << 20
-_UNIX: Final = "unix:"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,8 +61,8 @@ async def _call(settings: Settings, args: argparse.Namespace, method: str, param
         raise CannotRun(f"{name} is not set: it says where the processes to ask listen")
     connector: aiohttp.BaseConnector | None = None
     url = "http://localhost/"
-    if listen.startswith(_UNIX):
-        connector = aiohttp.UnixConnector(listen.removeprefix(_UNIX))
+    if listen.startswith(UNIX):
+        connector = aiohttp.UnixConnector(listen.removeprefix(UNIX))
     else:
         tls = _tls(settings)
         connector = aiohttp.TCPConnector(ssl=tls) if tls is not None else None
@@ -71,7 +72,7 @@ async def _call(settings: Settings, args: argparse.Namespace, method: str, param
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=_SECONDS)) as session:
         try:
             async with session.post(url, data=body, headers=headers) as response:
-                status, text = response.status, await response.content.read(_MOST_BYTES)
+                status, text = response.status, await read_at_most(response.content, _MOST_BYTES)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise OSError(f"{listen} does not answer ({type(error).__name__})") from None
     if status == 401:
@@ -89,7 +90,7 @@ def _token(settings: Settings, args: argparse.Namespace, listen: str) -> dict[st
             return {"Authorization": f"Bearer {args.token_file.read_text().strip()}"}
         except OSError as error:
             raise CannotRun(f"--token-file {args.token_file}: {error.strerror}") from None
-    secret = None if listen.startswith(_UNIX) else jwt_secret(settings)
+    secret = None if listen.startswith(UNIX) else jwt_secret(settings)
     if secret is None:
         return {}
     from rpc.server.auth import make_token

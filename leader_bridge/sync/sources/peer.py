@@ -20,6 +20,7 @@ from leader_bridge.sync.sources.source import (
     SourceUnavailable,
     Work,
 )
+from rpc.client.follower_http import FollowerHttp, read_at_most
 from rpc.server.ranges.wire import (
     HARD_BYTES,
     MOST_OBJECTS,
@@ -34,7 +35,8 @@ from rpc.server.ranges.wire import (
     read_offer,
 )
 
-_CONNECT_SECONDS: Final = 10.0
+#: the longest body: the objects of an answer, and what frames them
+_MOST_BYTES: Final = HARD_BYTES + (1 << 20)
 _LONGEST_WAIT: Final = 3600.0
 
 
@@ -45,17 +47,14 @@ class PeerSource:
     most_objects = MOST_OBJECTS
 
     def __init__(self, url: str, token: str) -> None:
-        self._url = url.rstrip("/")
-        self.name = self._url.partition("://")[2].rpartition("@")[2]
+        self.name = url.rstrip("/").partition("://")[2].rpartition("@")[2]
         self.requests_per_second = 10
-        self._headers = {"Authorization": f"Bearer {token}"}
-        self._session: aiohttp.ClientSession | None = None
+        # how long an answer may take is the caller's to say
+        self._http = FollowerHttp(url, token, connections=1)
 
     async def close(self) -> None:
         """Close the connection. A second call does nothing."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        await self._http.close()
 
     async def offer(self) -> Offer:
         """As `SyncSource.offer`."""
@@ -95,18 +94,8 @@ class PeerSource:
         self, method: str, path: str, *, query: dict[str, str] | None = None, body: bytes | None = None
     ) -> tuple[bytes, str]:
         """(body, what is not held) of an answer."""
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=1, keepalive_timeout=60),
-                # how long an answer may take is the caller's to say
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
-                headers=self._headers,
-                auto_decompress=False,
-            )
         try:
-            async with self._session.request(
-                method, self._url + path, params=query, data=body, allow_redirects=False
-            ) as response:
+            async with self._http.request(method, path, params=query, data=body) as response:
                 match response.status:
                     case 200:
                         return await self._read(response), response.headers.get(NOT_HELD, "")
@@ -126,12 +115,10 @@ class PeerSource:
             raise SourceUnavailable(f"{self.name} cannot be asked: {type(error).__name__}") from None
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        data = bytearray()
-        while more := await response.content.readany():
-            data += more
-            if len(data) > HARD_BYTES + (1 << 20):
-                raise BadSource(f"{self.name} sent more than {HARD_BYTES} bytes")
-        return bytes(data)
+        data = await read_at_most(response.content, _MOST_BYTES)
+        if len(data) > _MOST_BYTES:
+            raise BadSource(f"{self.name} sent more than {_MOST_BYTES} bytes")
+        return data
 
 
 def _wait_seconds(headers: Mapping[str, str]) -> float:
