@@ -76,7 +76,7 @@ LOWEST_KEPT: Final = Gauge("follower_bridge_lowest_kept_epoch", "The lowest epoc
 ROWS_REMOVED: Final = Counter("follower_bridge_retention_rows", "Tipsets whose aged rows were removed.", ["kind"])
 POOL_JOBS: Final = Counter(
     "follower_pool_jobs",
-    "Jobs that this worker ended, by class and result: done, failed, deferred.",
+    "Jobs that this worker ended, by class and result: done, failed, deferred, taken (by another worker).",
     ["queue", "result"],
 )
 POOL_TASKS: Final = Counter("follower_pool_tasks", "Tasks on tipsets that this worker reported.", ["task", "status"])

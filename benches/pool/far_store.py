@@ -70,7 +70,13 @@ async def work(args: argparse.Namespace) -> None:
     store = await open_far(Path(args.store), args.delay)
     engine = RedisEngine(args.redis, job_seconds=args.job_seconds)
     context = TaskContext(store)
-    worker = Worker(context, bound_tasks(context), f"bench {os.getpid()}", job_seconds=args.job_seconds)
+    worker = Worker(
+        context,
+        bound_tasks(context),
+        f"bench {os.getpid()}",
+        job_seconds=args.job_seconds,
+        still_holds=engine.still_holds,
+    )
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     print("ready", flush=True)

@@ -51,6 +51,9 @@ class Engine(Protocol):
         Jobs under way are finished then. A queue that is away is waited for.
         """
 
+    async def still_holds(self, job: Job) -> bool:
+        """Whether a job under way is still this process's own: no other one found this one dead and took it over."""
+
     async def claim_turn(self, what: str, seconds: float) -> bool:
         """Whether this process may do `what` now: no other one that shares the queue was told so within `seconds`.
 

@@ -8,13 +8,16 @@ What the libraries do not do for us (taskiq 0.13, taskiq-redis 1.2):
 * an acknowledged message stays in its stream. We remove it.
 * messages are sent one by one. We send a chunk in one round trip.
 
-Whether a job waits already is told by a key under its id. It goes with the job, and after a while in any case.
+Whether a job waits already is told by a key under its id. It goes with the job, and after a while in any case. What a
+dead worker held is taken over within seconds (`redis_life`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -30,14 +33,18 @@ from leader_bridge import metrics
 from leader_bridge.clock import monotonic
 from leader_bridge.pool.engine import Again, Handle, QueueUnavailable, Waiting
 from leader_bridge.pool.job import LIMITS, SHARES, Job
+from leader_bridge.pool.redis_life import LIFE_SECONDS, Held, Life
 
 log = logging.getLogger(__name__)
 
 _GROUP: Final = "workers"
 _TASK: Final = "job"
-#: a job is redelivered when its worker has not acknowledged it for so many times its limit
+#: labels of a message that was read: its number in the stream, and the lapses of the reader's life before
+_NUMBER: Final = "number"
+_LAPSES: Final = "lapses"
+#: a job is redelivered when its worker has not acknowledged it for so many times its limit, though it lives
 _IDLE: Final = 1.5
-#: how often a reader looks for jobs of killed workers, in idle times
+#: how often a reader looks for jobs that living workers have held too long, in idle times
 _LOOK: Final = 1 / 20
 #: what Redis says of a stream that is gone, to who reads it and to who waits for it
 _EMPTIED: Final = ("NOGROUP", "UNBLOCKED")
@@ -60,27 +67,25 @@ for _name in ("taskiq", "taskiq.receiver.receiver"):
 class _Stream(RedisStreamBroker):
     """One class: a stream with one group of readers."""
 
+    def __init__(self, url: str, life: Life, **options: Any) -> None:
+        super().__init__(url, **options)
+        self.life = life
+
     async def listen(self) -> AsyncGenerator[AckableMessage, None]:
-        """The messages for this reader: new ones, and those that another one has held for too long."""
-        claims_at = 0.0
+        """The messages for this reader: those of dead workers, those that were held for too long, and new ones."""
+        dead_at = idle_at = 0.0
         while True:
             found: list[tuple[bytes, dict[bytes, bytes]]] = []
+            lapses = self.life.lapses
             try:
                 async with Redis(connection_pool=self.connection_pool) as redis:
-                    if monotonic() >= claims_at:
-                        claims_at = monotonic() + max(_BLOCK_SECONDS, self.idle_timeout / 1000 * _LOOK)
-                        claimed: Any = await redis.xautoclaim(
-                            self.queue_name,
-                            self.consumer_group_name,
-                            self.consumer_name,
-                            min_idle_time=self.idle_timeout,
-                            count=self.unacknowledged_batch_size,
-                        )
-                        # one that was removed meanwhile has no fields
-                        found = [(number, fields) for number, fields in claimed[1] if fields]
-                        if found:
-                            # a worker that was killed held several
-                            claims_at = 0.0
+                    # what is found is followed by another look: a worker that was killed held several
+                    if monotonic() >= dead_at:
+                        found = await self.life.take_from_dead(redis, self.queue_name, self.consumer_group_name)
+                        dead_at = 0.0 if found else monotonic() + self.life.renew_seconds
+                    if not found and monotonic() >= idle_at:
+                        found = await self._claim_idle(redis)
+                        idle_at = 0.0 if found else monotonic() + max(_BLOCK_SECONDS, self.idle_timeout / 1000 * _LOOK)
                     if not found:
                         read: Any = await redis.xreadgroup(
                             self.consumer_group_name,
@@ -99,7 +104,28 @@ class _Stream(RedisStreamBroker):
                 log.warning("the queue is not read: %s", error)
                 await asyncio.sleep(_RETRY_SECONDS)
             for number, fields in found:
-                yield AckableMessage(data=fields[b"data"], ack=self._ack_generator(number.decode(), self.queue_name))
+                ack = self._ack_generator(number.decode(), self.queue_name)
+                yield AckableMessage(data=self._labelled(fields[b"data"], number, lapses), ack=ack)
+
+    async def _claim_idle(self, redis: Redis) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        claimed: Any = await redis.xautoclaim(
+            self.queue_name,
+            self.consumer_group_name,
+            self.consumer_name,
+            min_idle_time=self.idle_timeout,
+            count=self.unacknowledged_batch_size,
+        )
+        # one that was removed meanwhile has no fields
+        return [(number, fields) for number, fields in claimed[1] if fields]
+
+    def _labelled(self, data: bytes, number: bytes, lapses: int) -> bytes:
+        """A message with the labels of its reader; one that is none as it is."""
+        try:
+            message = self.formatter.loads(data)
+        except ValueError:
+            return data
+        message.labels.update({_NUMBER: number.decode(), _LAPSES: lapses})
+        return self.formatter.dumps(message).message
 
     async def _declare_again(self) -> None:
         try:
@@ -119,13 +145,25 @@ class _Stream(RedisStreamBroker):
 
 class RedisEngine:
     """As `engine.Engine`. `url`: redis://[user:password@]host:port/database. `job_seconds`: the limit of a job of class
-    `watch`. `prefix` keeps the keys of several pools in one database apart."""
+    `watch`. `prefix` keeps the keys of several pools in one database apart. `life_seconds`: without a sign of life for
+    so long, a worker is dead and others take what it held."""
 
-    def __init__(self, url: str, *, job_seconds: float = 60.0, prefix: str = "follower:pool") -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        job_seconds: float = 60.0,
+        prefix: str = "follower:pool",
+        life_seconds: float = LIFE_SECONDS,
+    ) -> None:
         self._prefix = prefix
+        name = uuid.uuid4().hex
+        self._life = Life(f"{prefix}:alive:", name, life_seconds)
         self._streams = {
             queue: _Stream(
                 url,
+                self._life,
+                consumer_name=name,
                 queue_name=f"{prefix}:{queue}",
                 consumer_group_name=_GROUP,
                 # from the beginning: what was enqueued before the first worker came is taken too
@@ -139,6 +177,8 @@ class RedisEngine:
             )
             for queue in SHARES
         }
+        #: the messages of the jobs under way
+        self._held: dict[str, Held] = {}
         self._later: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
 
@@ -174,6 +214,11 @@ class RedisEngine:
             await pipe.execute()
 
     async def run(self, handle: Handle, slots: Mapping[str, int], stop: asyncio.Event) -> None:
+        # the sign of life is there before the first message is taken
+        with contextlib.suppress(RedisError, OSError):
+            async with self._redis() as redis:
+                await self._life.renew(redis)
+        living = asyncio.create_task(self._life.renew_always(self._streams["watch"].connection_pool))
         try:
             async with asyncio.TaskGroup() as group:
                 for queue, count in slots.items():
@@ -182,6 +227,24 @@ class RedisEngine:
             # what is to come back later waits in the queue instead
             self._stopping.set()
             await asyncio.gather(*self._later, return_exceptions=True)
+            living.cancel()
+            await asyncio.gather(living, return_exceptions=True)
+            with contextlib.suppress(RedisError, OSError):
+                async with self._redis() as redis:
+                    await self._life.end(redis)
+
+    async def still_holds(self, job: Job) -> bool:
+        held = self._held.get(job.id)
+        return held is None or await self._holds(job, held)
+
+    async def _holds(self, job: Job, held: Held) -> bool:
+        stream = self._streams[job.queue]
+        try:
+            async with self._redis() as redis:
+                return await self._life.still_holds(redis, stream.queue_name, stream.consumer_group_name, held)
+        except (RedisError, OSError):
+            # nobody can tell; should two workers do it, they write the same rows
+            return True
 
     async def _receive(self, stream: _Stream, handle: Handle, count: int, stop: asyncio.Event) -> None:
         async def job(raw: dict[str, Any], tries: int, sent: int, context: Any = _CONTEXT) -> None:
@@ -205,11 +268,19 @@ class RedisEngine:
             await context.ack()
             return
         metrics.POOL_WAIT_SECONDS.labels(job.queue).observe(max(0, wall_ms() - sent) / 1000)
-        again = await handle(job, tries)
+        held = Held(context.message.labels[_NUMBER], context.message.labels[_LAPSES])
+        self._held[job.id] = held
+        try:
+            again = await handle(job, tries)
+        finally:
+            self._held.pop(job.id, None)
+        if not await self._holds(job, held):
+            # its message is another worker's
+            return
         if again is None or len(self._later) >= _MOST_LATER:
             await self._settle(job, context)
             return
-        back = asyncio.create_task(self._come_back(job, tries + again.is_try, again, context))
+        back = asyncio.create_task(self._come_back(job, tries + again.is_try, again, held, context))
         self._later.add(back)
         back.add_done_callback(self._later.discard)
 
@@ -222,11 +293,13 @@ class RedisEngine:
             # it comes again, and is found to be done
             log.warning("a job is not acknowledged: %s", error)
 
-    async def _come_back(self, job: Job, tries: int, again: Again, context: Context) -> None:
+    async def _come_back(self, job: Job, tries: int, again: Again, held: Held, context: Context) -> None:
         """Enqueue a job anew after a while; only then is its message acknowledged, so that a kill loses nothing."""
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({stopping}, timeout=again.seconds)
         stopping.cancel()
+        if not await self._holds(job, held):
+            return
         try:
             async with self._redis() as redis:
                 await self._send(redis, [(job, tries)])

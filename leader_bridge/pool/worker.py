@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -47,10 +47,15 @@ class Counts:
     failed: int = 0
 
 
+class _Taken(Exception):
+    """Another worker does this job: this one stood still for so long that it counted as dead."""
+
+
 class Worker:
     """`handle` is given to an engine. `tasks`: those that can be done here, by name. `job_seconds`: the time limit of a
     job of class `watch`; others have a multiple. `defer_seconds`: until a deferred job comes back.
-    `on_null_round` is called with each epoch that turns out to be one, before that is reported."""
+    `on_null_round` is called with each epoch that turns out to be one, before that is reported. `still_holds`: as the
+    engine tells it; a worker that stood still reports nothing of a job that another one does."""
 
     def __init__(
         self,
@@ -62,6 +67,7 @@ class Worker:
         defer_seconds: float = 2.0,
         wall: Callable[[], int] = wall_ms,
         on_null_round: Callable[[int], Awaitable[None]] | None = None,
+        still_holds: Callable[[Job], Awaitable[bool]] | None = None,
     ) -> None:
         self._context = context
         self._store: Store = context.store
@@ -71,6 +77,7 @@ class Worker:
         self._defer_seconds = defer_seconds
         self._wall = wall
         self._on_null_round = on_null_round
+        self._still_holds = still_holds
         self.counts = Counts()
 
     async def handle(self, job: Job, tries: int) -> Again | None:
@@ -85,6 +92,10 @@ class Worker:
             self.counts.deferred += 1
             metrics.POOL_JOBS.labels(job.queue, "deferred").inc()
             return Again(self._defer_seconds, is_try=False)
+        except _Taken:
+            log.info("epochs %d to %d are left to the worker that took them over meanwhile", job.low, job.high)
+            metrics.POOL_JOBS.labels(job.queue, "taken").inc()
+            return None
         except TimeoutError:
             log.warning(
                 "a job of class %s, epochs %d to %d, took longer than %.0f s",
@@ -151,7 +162,7 @@ class Worker:
                 deferred = reason
                 continue
             reports.append(self._made(tipset.height, digest, name, outcome, started))
-        await save_reports(self._store, reports, failed_before)
+        await self._save(job, reports, failed_before)
         if deferred is not None:
             raise deferred
         return any(report.status == Status.ERROR for report in reports)
@@ -181,17 +192,32 @@ class Worker:
         if lacking and self._on_null_round is not None:
             await self._on_null_round(height)
         reports = [self._made(height, NULL_ROUND, name, outcome, self._wall()) for name in lacking]
-        await save_reports(self._store, reports, failed_before)
+        await self._save(job, reports, failed_before)
 
     async def _not_held(self, job: Job, height: int, why: str) -> None:
         """Report that the chain is not held down to an epoch. Errors: StoreError."""
         outcome = Outcome(Status.SKIP, f"not held: {why}")
-        await save_reports(
-            self._store, [self._made(height, NULL_ROUND, name, outcome, self._wall()) for name in job.tasks]
-        )
+        await self._save(job, [self._made(height, NULL_ROUND, name, outcome, self._wall()) for name in job.tasks])
+
+    async def _save(self, job: Job, reports: list[Report], failed_before: Collection[str] = ()) -> None:
+        """Errors: _Taken, StoreError."""
+        if reports and self._still_holds is not None and not await self._still_holds(job):
+            raise _Taken
+        for report in reports:
+            name = report.status.name
+            self.counts.tasks[name] = self.counts.tasks.get(name, 0) + 1
+            metrics.POOL_TASKS.labels(report.task, name).inc()
+        await save_reports(self._store, reports, failed_before)
 
     def _made(self, height: int, digest: bytes, name: str, outcome: Outcome, started: int) -> Report:
-        status = outcome.status
-        self.counts.tasks[status.name] = self.counts.tasks.get(status.name, 0) + 1
-        metrics.POOL_TASKS.labels(name, status.name).inc()
-        return Report(height, digest, name, status, self.name, started, self._wall(), outcome.why, claim=outcome.claim)
+        return Report(
+            height,
+            digest,
+            name,
+            outcome.status,
+            self.name,
+            started,
+            self._wall(),
+            outcome.why,
+            claim=outcome.claim,
+        )

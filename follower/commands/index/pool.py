@@ -61,8 +61,11 @@ async def redis_engine(settings: Settings) -> AsyncIterator[Engine]:
 
 
 @contextlib.asynccontextmanager
-async def opened_worker(settings: Settings, store: Store) -> AsyncIterator[Worker]:
-    """A worker of this process, with all tasks that can be done here. Errors: CannotRun, BadCar, StoreError."""
+async def opened_worker(settings: Settings, store: Store, engine: Engine) -> AsyncIterator[Worker]:
+    """A worker of this process for a queue, with all tasks that can be done here.
+
+    Errors: CannotRun, BadCar, StoreError.
+    """
     from follower.archives import opened_archives
     from follower.executor.child import executor_of
     from follower.object_tier.open import open_object_tier
@@ -105,7 +108,14 @@ async def opened_worker(settings: Settings, store: Store) -> AsyncIterator[Worke
             stack.push_async_callback(jobs.close)
             tasks.update(table_tasks(jobs))
             withdraw = jobs.withdraw
-        yield Worker(context, tasks, name, job_seconds=settings["job_seconds"], on_null_round=withdraw)
+        yield Worker(
+            context,
+            tasks,
+            name,
+            job_seconds=settings["job_seconds"],
+            on_null_round=withdraw,
+            still_holds=engine.still_holds,
+        )
 
 
 @contextlib.asynccontextmanager
@@ -128,7 +138,7 @@ async def working_here(
 
     engine = EmbeddedEngine()
     stop = asyncio.Event()
-    async with opened_worker(settings, store) as worker:
+    async with opened_worker(settings, store, engine) as worker:
         running = asyncio.create_task(engine.run(worker.handle, slots_of(queues, concurrency), stop))
         try:
             yield engine

@@ -37,7 +37,7 @@ async def _work(settings: Settings, stop: asyncio.Event, concurrency: int) -> in
         metrics_server(settings["metrics_listen"]),
         pool_store(settings) as store,
         redis_engine(settings) as engine,
-        opened_worker(settings, store) as worker,
+        opened_worker(settings, store, engine) as worker,
     ):
         told = ", ".join(f"{name} {count}" for name, count in slots.items())
         print(f"worker {worker.name} takes jobs of {settings.shown('redis')} (slots: {told})", flush=True)
