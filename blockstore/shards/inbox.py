@@ -67,8 +67,8 @@ class Inbox:
             return Outcome.KNOWN
         self._make_room(manifest)
         place.mkdir(exist_ok=True)
-        # a name of its own: two processes may be given the same shard at once
-        arriving = place / f"{shard.index}.{os.getpid()}.part"
+        # a name of its own: two processes, or threads, may be given the same shard at once
+        arriving = place / f"{shard.index}.{os.getpid()}.{threading.get_ident()}.part"
         try:
             arriving.write_bytes(shard.data)
             arriving.replace(place / str(shard.index))

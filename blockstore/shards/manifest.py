@@ -6,6 +6,7 @@ nothing is deleted.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -71,6 +72,8 @@ def decode_manifest(value: bytes) -> Manifest:
             raise ValueError("a number is out of range")
         if len(found.root) != HASH_BYTES or not _is_name(found.file) or not isinstance(found.digest, str):
             raise ValueError("the root or the name of the file is wrong")
+        if found.file and not re.fullmatch("[0-9a-f]{64}", found.digest):
+            raise ValueError("the SHA-256 of the file is none")
         if found.file and not found.offset + found.size <= found.total:
             raise ValueError("the piece ends behind its file")
     except (orjson.JSONDecodeError, TypeError, KeyError, ValueError, AttributeError) as error:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from blockstore.errors import StoreError
 from blockstore.shards.manifest import Manifest
@@ -35,10 +37,8 @@ class ReceivedFiles:
         """
         arriving = self._folder / f"{manifest.file}.{manifest.digest[:16]}{_PART}"
         notes = arriving.with_name(arriving.name + _NOTES)
-        with notes.open("a+") as locked:
-            fcntl.flock(locked, fcntl.LOCK_EX)
-            locked.seek(0)
-            segments = {int(at): int(size) for at, size in (json.loads(line) for line in locked)}
+        with _locked(notes) as locked:
+            segments = _read_notes(locked)
             descriptor = os.open(arriving, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             with os.fdopen(descriptor, "r+b") as file:
                 file.seek(manifest.offset)
@@ -58,7 +58,47 @@ class ReceivedFiles:
                 arriving.unlink()
                 raise StoreError(f"{manifest.file} arrived with another SHA-256 than was announced: it is dropped")
             arriving.replace(self._folder / manifest.file)
+            folder = os.open(self._folder, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
             log.info("%s has arrived: %d bytes", manifest.file, manifest.total)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[IO[str]]:
+    """The notes, for one process or thread at a time. Errors: OSError."""
+    while True:
+        with path.open("a+") as notes:
+            fcntl.flock(notes, fcntl.LOCK_EX)
+            if _is_at(notes, path):
+                yield notes
+                return
+            # who had them before has removed them with the file's last segment
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _read_notes(notes: IO[str]) -> dict[int, int]:
+    """The segments that are there, offset by size. A line that a crash has cut is left out, and ended."""
+    notes.seek(0)
+    text = notes.read()
+    if text and not text.endswith("\n"):
+        notes.write("\n")
+    segments: dict[int, int] = {}
+    for line in text.splitlines():
+        try:
+            at, size = json.loads(line)
+            segments[int(at)] = int(size)
+        except (ValueError, TypeError):
+            continue
+    return segments
 
 
 def _is_whole(segments: dict[int, int], total: int) -> bool:

@@ -102,7 +102,7 @@ class HeadDispersal:
         before = self._sender.sent_bytes
         try:
             sent = await self._sender.send(await asyncio.to_thread(pack, piece.items()))
-        except StoreError as error:
+        except (StoreError, ValueError) as error:
             if not self._failed:
                 log.warning("a head is not sent to followers (%s): they read it from the store", error)
             self._failed = True

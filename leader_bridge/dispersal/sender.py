@@ -89,7 +89,8 @@ class Sender:
 
         Errors: StoreUnavailable (it cannot be reached, or does not get there).
         """
-        held: set[int] | None = set()
+        # none that a follower can have: at the first look its peers may not have passed anything on yet
+        held: set[int] | None = {-1}
         for pause in _PAUSES:
             before, held = held, await follower.held(sent.root)
             if held is None:

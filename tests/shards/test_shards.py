@@ -133,13 +133,13 @@ def test_a_row_that_is_none_is_refused(change: bytes) -> None:
     ("field", "value"),
     [
         ("size", 0), ("size", MOST_BYTES + 1), ("size", 1.5), ("data", 0), ("parity", 99), ("number", -1),
-        ("file", "../x"), ("file", ".x"), ("file", "a\0"), ("file", 7), ("root", "00"), ("more", 1), ("total", 1),
+        ("file", "../x"), ("file", ".x"), ("file", "a\0"), ("file", 7), ("root", "00"), ("more", 1), ("total", 1), ("digest", "../../x"),
     ],
 )  # fmt: skip
 def test_a_row_with_a_wrong_field_is_refused(field: str, value: object) -> None:
     import orjson
 
-    good = Manifest(bytes(32), 10, 16, 4, 1, "file", 5, 20, "ab")
+    good = Manifest(bytes(32), 10, 16, 4, 1, "file", 5, 20, "ab" * 32)
     assert decode_manifest(good.encode()) == good
     told = orjson.loads(good.encode())
     told[field] = value
