@@ -58,7 +58,7 @@ class MempoolFeed:
         """
         reader = _Reader()
         self._readers.add(reader)
-        if self._task is None:
+        if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
         try:
             while not reader.is_over:

@@ -92,6 +92,10 @@ class ForwardNode:
                 # another node was faster: this says at least so much
                 self.slowness = blend(self.slowness, times.add(method, took))
             raise
+        except BaseException:
+            # a fault before anything was sent: a trial that never ends would keep the node away for ever
+            self.breaker.left()
+            raise
         finally:
             if answered:
                 self.breaker.succeeded()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from chain.tipset import Tipset
+from follower.forwarding.breaker import CircuitBreaker
 from follower.forwarding.method_rules import Kind
 from follower.forwarding.node import ForwardNode
 from follower.forwarding.route import ForwardRoute
@@ -42,4 +43,19 @@ async def test_a_node_that_holds_the_tipset_goes_before_a_fast_one_that_may_lack
     route = ForwardRoute([fast, holder])
     holder._remember(head.key)
     assert route.ranked(Kind.EXECUTE, head)[0] is holder
+    await route.close()
+
+
+async def test_a_trial_that_cannot_be_sent_does_not_keep_the_node_away() -> None:
+    node = _node(1, 5, 1.0)
+    node.breaker = CircuitBreaker(lambda: now)
+    now = 0.0
+    route = ForwardRoute([node])
+    for _ in range(3):
+        node.breaker.failed()
+    now = 100.0
+    assert node.passes
+    with pytest.raises(TypeError):
+        await route.call("Filecoin.MpoolPush", [object()])
+    assert node.passes
     await route.close()
