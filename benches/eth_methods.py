@@ -72,7 +72,7 @@ async def one_answer(url: str, body: bytes) -> str:
 
     opened = await open_store(url, readonly=True)
     store = Counting(opened)
-    dispatcher = Dispatcher(await services_over(store), settings=MAKING)  # type: ignore[arg-type]
+    dispatcher = Dispatcher(await services_over(store), settings=MAKING)
     told: list[str] = []
     for kind in ("cold", "warm"):
         store.trips = store.rows_read = 0

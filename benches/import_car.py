@@ -225,7 +225,9 @@ class Tenths(Silent):
         ends = [points[0][0] for _, _, points in self._phases[1:]] + [time.perf_counter()]
         for (what, total, points), end in zip(self._phases, ends, strict=True):
             rates = []
-            for tenth in range(10) if total else ():
+            for tenth in range(10):
+                if not total:
+                    break
                 low, high = total * tenth / 10, total * (tenth + 1) / 10
                 inside = [point for point in points if low <= point[1] <= high]
                 if len(inside) > 1 and inside[-1][0] > inside[0][0]:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 _SCRIPT = """
@@ -120,7 +121,7 @@ def recorded_bodies(records: Path, method: str, *, path: str = "/rpc/v1", limit:
     return bodies
 
 
-def _with_wrk(url: str, bodies: Sequence[bytes], seconds: float, connections: int) -> dict[str, float]:
+def _with_wrk(url: str, bodies: Sequence[bytes], seconds: float, connections: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         lines, script = Path(folder, "bodies"), Path(folder, "load.lua")
         lines.write_bytes(b"\n".join(bodies) + b"\n")
@@ -134,7 +135,7 @@ def _with_wrk(url: str, bodies: Sequence[bytes], seconds: float, connections: in
     raise RuntimeError(f"wrk printed no result:\n{out}")
 
 
-async def _with_asyncio(url: str, bodies: Sequence[bytes], seconds: float, connections: int) -> dict[str, float]:
+async def _with_asyncio(url: str, bodies: Sequence[bytes], seconds: float, connections: int) -> dict[str, Any]:
     parts = urlsplit(url)
     head = b"POST %s HTTP/1.1\r\nHost: %s\r\nContent-Length: " % (parts.path.encode(), parts.netloc.encode())
     took: list[float] = []

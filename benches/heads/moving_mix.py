@@ -101,7 +101,8 @@ class Publisher:
             held: list[TipsetRef] = []
             for entry in self._entries:
                 held = [one for one in held if one not in entry.reverts] + list(entry.applies)
-            reverts, applies, head = tuple(reversed(held)), (), self._parent
+            reverts, head = tuple(reversed(held)), self._parent
+            applies: tuple[TipsetRef, ...] = ()
             self._at = 0
         else:
             entry = self._entries[self._at]

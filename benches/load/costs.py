@@ -227,12 +227,14 @@ async def trips(url: str) -> dict[str, Any]:
     records = recorded("devnet/rpc.jsonl.zst")
     found = {}
     for name in METHODS:
-        cold, warm, size = [], [], []
+        cold: list[int] = []
+        warm: list[int] = []
+        size: list[int] = []
         for body in random.Random(1).sample(asked := recorded_bodies(records, name), min(20, len(asked))):
             store = await open_store(url, readonly=True)
             counting = Counting(store)
             settings = ServerSettings(answer_cache_bytes=0)
-            dispatcher = Dispatcher(await services_over(counting), settings=settings)  # type: ignore[arg-type]
+            dispatcher = Dispatcher(await services_over(counting), settings=settings)
             # a follower has read the head before
             await dispatcher.context(1).head()
             for some in (cold, warm):

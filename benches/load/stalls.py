@@ -29,7 +29,7 @@ import uvloop
 
 from benches.chain_methods import MAKING, services_over
 from blockstore.open import open_store
-from chain.address import from_id
+from chain.address import Address, from_id
 from chain.eth.types import eth_address
 from chain.ipld.objects import Objects
 from chain.tipset import EMPTY_KEY, Tipset
@@ -93,7 +93,7 @@ async def questions_of(services: Services) -> Questions:
     messages = await load_tipset_messages(ctx.objects, parent, ctx.network, id_of(ctx))
     _, states = await states_at(ctx, EMPTY_KEY)
     # the first of a kind by number: of a simulated chain, those that hold most
-    by_code: dict[bytes, list[tuple[int, bytes | None]]] = {}
+    by_code: dict[bytes, list[tuple[int, Address | None]]] = {}
     names: dict[bytes, str] = {}
     async for address, actor in states.tree.items():
         code = bytes(actor.code)

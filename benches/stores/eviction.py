@@ -17,7 +17,7 @@ import asyncio
 import random
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import orjson
@@ -41,7 +41,7 @@ from tests.support.recorded import recorded
 
 #: of 100 questions, those that read objects in the recorded mix (without calls that execute)
 SHARES: Final = {"block": 28, "actor": 15, "balance": 9, "head": 4, "receipts": 5}
-POLICIES: Final = {"LRU": Lru, "LRU-SP": LruSp, "GDSF": Gdsf}
+POLICIES: Final[dict[str, Callable[[int], Policy]]] = {"LRU": Lru, "LRU-SP": LruSp, "GDSF": Gdsf}
 
 Trace = list[tuple[bytes, int]]
 

@@ -62,11 +62,11 @@ async def measure(url: str, bodies: Sequence[bytes], *, near: bool, longest: int
     """Print a line for all calls and one for each method."""
     store = await open_store(url, readonly=True)
     far = FarStore(store)
-    services = await services_over(far)  # type: ignore[arg-type]
+    services = await services_over(far)
     if near:
         services.objects = Objects(store)
-        services.index = ChainIndex(far, services.objects, services.network)  # type: ignore[arg-type]
-    await read_rows_ahead(far, services.index, 1e9)  # type: ignore[arg-type]
+        services.index = ChainIndex(far, services.objects, services.network)
+    await read_rows_ahead(far, services.index, 1e9)
     name = "near" if near else "far"
     print(f"{name}: objects; {len(far.trips)} reads of rows ahead")
     dispatcher = Dispatcher(services)

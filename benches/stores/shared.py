@@ -176,7 +176,8 @@ def run(shared: str, server: int, args: argparse.Namespace) -> None:
 
 def _print(name: str, own: Sequence[Row], others: Sequence[Row]) -> None:
     def middle(rows: Sequence[Row], figure: str) -> float:
-        return statistics.median(getattr(row.took, figure) for row in rows)
+        found: float = statistics.median(getattr(row.took, figure) for row in rows)
+        return found
 
     errors = sum(row.took.errors for row in (*own, *others))
     print(

@@ -30,7 +30,7 @@ def main() -> int:
     with open(sys.argv[1], "rb") as stream:
         shared = mmap.mmap(stream.fileno(), 8, access=mmap.ACCESS_READ)
     real = time.time_ns
-    time.time_ns = lambda: real() + struct.unpack("<q", shared[:8])[0] * 1_000_000  # type: ignore[assignment]
+    time.time_ns = lambda: real() + struct.unpack("<q", shared[:8])[0] * 1_000_000
     from follower.cli import main as run
 
     return run(sys.argv[2:])

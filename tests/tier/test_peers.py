@@ -23,9 +23,8 @@ from chain.ipld.objects import Objects
 from follower.object_tier.open import OFF, open_object_tier, read_secret, serve_peers
 from follower.object_tier.peers import PeerObjects, PeerSource
 from follower.settings import CannotRun, load_settings
-from rpc.server.server import Server
+from rpc.server.server import Server, serve
 from tests.support.made_chain import MadeChain
-from tests.support.served import serve
 from tests.tier.test_objects import SlowStore, filled
 
 SECRET = "a secret of some length"
