@@ -18,10 +18,9 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import orjson
 import uvloop
 
-from benches.import_car import make_car
+from benches.import_car import make_car, write_network
 from benches.same_work import Probe
 from blockstore.cassandra import schema as cassandra_schema
 from blockstore.cassandra.address import CassandraAddress
@@ -121,16 +120,9 @@ async def imports(megabytes: int, turns: int) -> None:
     url = await _emptied("bench_import")
     with tempfile.TemporaryDirectory(prefix="fleet-bench-") as made:
         folder = Path(made)
-        car, network = folder / "made.car", folder / "network.json"
+        car = folder / "made.car"
         _, objects, length = make_car(car, megabytes * 1_000_000, 10_000)
-        record = {
-            "network_name": "made",
-            "address_prefix": "t",
-            "eth_chain_id": 1,
-            "block_delay_secs": 30,
-            "upgrades": [{"height": -1, "network_version": 22}],
-        }
-        network.write_bytes(orjson.dumps(record))
+        network = write_network(car)
         print(f"a CAR of {length / 1e6:.0f} MB, {objects:,} objects, with indices", flush=True)
         for turn in range(turns):
             taken = {}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from blockstore.store import Batch, HeadEntry, Store, TipsetRef
-from chain.network import save_network
+from blockstore.store import Store
 from chain.tipset import Tipset
 from tests.support.event_chain import TOKEN, EventChain
 
@@ -13,17 +12,8 @@ from tests.support.event_chain import TOKEN, EventChain
 class PoolChain(EventChain):
     """As EventChain, but a head change writes no rows of events: they are the pool's work."""
 
-    async def publish(self, reverts: Sequence[Tipset], applies: Sequence[Tipset]) -> Tipset:
-        if not self._term:
-            self._term = await self.store.new_term("test")
-            batch = Batch()
-            save_network(batch, self.network)
-            await self.store.write(batch)
-        self.seq += 1
-        refs = [tuple(TipsetRef(one.height, one.key) for one in some) for some in (reverts, applies)]
-        await self.store.append_head(HeadEntry(self.seq, self._term, refs[0], refs[1], refs[1][-1]))
-        self.head = applies[-1]
-        return self.head
+    async def index(self, applies: Sequence[Tipset]) -> None:
+        return None
 
     async def line(self, top: int, nulls: Collection[int] = ()) -> list[Tipset]:
         """The chain from epoch 0 to `top` without the null rounds, in one head change; each tipset emits a log."""

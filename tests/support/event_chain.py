@@ -97,16 +97,20 @@ class EventChain(MadeChain):
             batch = Batch()
             save_network(batch, self.network)
             await self.store.write(batch)
-        for one in applies:
-            if one.height:
-                batch = Batch()
-                assert await index_events(batch, Objects(self.store), self._tipsets[one.parents], one, self.network)
-                await self.store.write(batch)
+        await self.index(applies)
         self.seq += 1
         refs = [tuple(TipsetRef(one.height, one.key) for one in some) for some in (reverts, applies)]
         await self.store.append_head(HeadEntry(self.seq, self._term, refs[0], refs[1], refs[1][-1]))
         self.head = applies[-1]
         return self.head
+
+    async def index(self, applies: Sequence[Tipset]) -> None:
+        """Write the rows of the events that these tipsets tell of."""
+        for one in applies:
+            if one.height:
+                batch = Batch()
+                assert await index_events(batch, Objects(self.store), self._tipsets[one.parents], one, self.network)
+                await self.store.write(batch)
 
     async def grow(self, *logs: Log, nulls: int = 0) -> Tipset:
         """One tipset more on the head, published."""
