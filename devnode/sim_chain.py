@@ -52,7 +52,8 @@ class SimSettings:
     `null_rate`: an epoch without a block. `reorg_rate`: the newest 1 to `reorg_depth` tipsets give way to
     others. `late_rate`: the head is replaced by one of a block more. `base_fee` in attoFIL, times in seconds.
     `deals`: of the market; as many entries are in the verified registry. `contracts`: EVM actors, of which the first
-    has as many storage slots as there are deals, and the others a few.
+    has as many storage slots as there are deals, and the others a few. `sectors`: of the first miner (0: eight, as the
+    others have).
     `most_miner_updates`: where it is more than `miner_updates`, an epoch has a number between the two.
     """
 
@@ -73,6 +74,7 @@ class SimSettings:
     base_fee: int = 1_000_000
     deals: int = 0
     contracts: int = 0
+    sectors: int = 0
 
     def __post_init__(self) -> None:
         for name in ("null_rate", "reorg_rate", "late_rate"):
@@ -86,7 +88,8 @@ class SimSettings:
     def for_size(cls, actors: int, objects: int, most_objects: int = 0, *, seed: int = 1) -> SimSettings:
         """About `actors` actors, of which a third are miners, and `objects` new objects an epoch, or up to most.
 
-        A tenth as many deals and entries of the verified registry, a hundredth as many contracts.
+        A tenth as many deals and entries of the verified registry, a hundredth as many contracts. One
+        miner has a quarter as many sectors.
         """
         miners = max(1, actors // 3)
         messages = max(1, min(100, objects // 14))
@@ -100,6 +103,7 @@ class SimSettings:
             most_miner_updates=most,
             deals=actors // 10,
             contracts=actors // 100,
+            sectors=actors // 4,
         )
 
 
@@ -134,7 +138,7 @@ class SimulatedChain:
             settings.miners,
             settings.miner_updates,
             settings.most_miner_updates,
-            Holdings(settings.deals, settings.deals, settings.contracts, settings.deals),
+            Holdings(settings.deals, settings.deals, settings.contracts, settings.deals, settings.sectors),
         )
         self._maker = StateMaker(settings.seed, NETWORK, sizes)
         self._window = settings.reorg_depth + 2

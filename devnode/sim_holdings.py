@@ -34,12 +34,16 @@ _CODES: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """How many deals, claims and allocations together, contracts, and storage slots of the first contract there are."""
+    """How many deals, claims and allocations together, contracts, storage slots of the first contract there are.
+
+    `sectors`: of the first miner; if 0, it has as few as the others.
+    """
 
     deals: int = 0
     claims: int = 0
     contracts: int = 0
     slots: int = 0
+    sectors: int = 0
 
 
 @dataclass(frozen=True, slots=True)

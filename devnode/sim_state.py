@@ -34,6 +34,7 @@ from devnode.sim_holdings import (
     market_state,
     registry_state,
 )
+from devnode.sim_sectors import DEADLINES, SECTOR_BYTES, large_miner, sector, working_sectors
 
 T = TypeVar("T")
 
@@ -55,10 +56,8 @@ _TOTAL_POWER: Final = 1 << POWER_LOG2
 _SECTORS: Final = 8
 #: sectors 0 to 7 as an RLE+ bit field
 _EIGHT: Final = b"\x14\x01"
-_SECTOR_SIZE: Final = 32 << 30
-_DEADLINES: Final = 48
 #: of a miner's info: what stands between the peer and the beneficiary, and what comes last
-_INFO: Final = b"\x80" + b"".join(map(encode, (13, _SECTOR_SIZE, 2349, -1, None)))
+_INFO: Final = b"\x80" + b"".join(map(encode, (13, SECTOR_BYTES, 2349, -1, None)))
 _TERM: Final = encode([b"", b"", 0]) + b"\xf6"
 #: how many events a miner emits for one message
 _EVENTS: Final = 3
@@ -182,16 +181,8 @@ class StateMaker:
     def _miner_parts(self, put: Put) -> None:
         """What miners have in common, and the encoded pieces around what changes."""
         arrays = {width: write_amt(put, [], 3, width) for width in (2, 3, 4, 5, 6)}
-        self._sectors = [
-            encode(
-                [
-                    number, 8, _sealed(bytes((number,)) * 32), [], 10, 1_500_000, b"", b"", encode_bigint(FIL // 5),
-                    None, None, 10, None, None, 1, encode_bigint(10**12),
-                ]
-            )
-            for number in range(_SECTORS)
-        ]  # fmt: skip
-        power = [encode_bigint(_SECTORS * _SECTOR_SIZE)] * 2
+        self._sectors = [sector(number, _sealed(bytes((number,)) * 32)) for number in range(_SECTORS)]
+        power = [encode_bigint(_SECTORS * SECTOR_BYTES)] * 2
         none = [b"", b""]
         self._partition = [_EIGHT, b"", b"", b"", b"", arrays[4], arrays[3], power, none, none, none]
         partitions = write_amt(put, [self._partition], 3, 3)
@@ -224,7 +215,7 @@ class StateMaker:
         raw = b"\x8d" + self._partitions + self._deadline[0] + link(sectors) + self._deadline[1]
         cid = cid_of(raw)
         put(cid, raw)
-        raw = b"\x81\x98\x30" + self._idle * due + link(cid) + self._idle * (_DEADLINES - 1 - due)
+        raw = b"\x81\x98\x30" + self._idle * due + link(cid) + self._idle * (DEADLINES - 1 - due)
         cid = cid_of(raw)
         put(cid, raw)
         return cid
@@ -256,8 +247,7 @@ class StateMaker:
         for cid, raw in self._objects.items():
             put(cid, raw)
         self._objects.clear()
-        claim = encode([8, encode_bigint(_SECTORS * _SECTOR_SIZE), encode_bigint(_SECTORS * _SECTOR_SIZE)])
-        claims = ((self.miner_id(number), claim) for number in range(self.sizes.miners))
+        claims = ((self.miner_id(number), self._claim(number)) for number in range(self.sizes.miners))
         self._claims = LiveHamt.build(put, claims).root
         addresses = LiveHamt.build(put, self._addresses()).root
         init = self._store(put, [addresses, self.first_contract + self.sizes.holdings.contracts, self.network])
@@ -276,7 +266,7 @@ class StateMaker:
             yield from singletons.items()
             for number in range(self.sizes.miners):
                 put(*self._info(number))
-                head = self._miner(put, number, 0, self._first_sectors, self._first_deadlines, 0)
+                head = self._first_state(put, number)
                 yield self.miner_id(number), self._actor("storageminer", head, 10 * FIL)
             for number in range(self.sizes.accounts):
                 yield self.account_id(number), self._account(put, number)
@@ -285,6 +275,24 @@ class StateMaker:
                 yield b"\0" + uvarint(self.first_contract + number), record
 
         return self._state(put, LiveHamt.build(put, actors()))
+
+    def _claim(self, number: int) -> bytes:
+        """What a miner has in the power actor: raw and quality-adjusted bytes."""
+        many = working_sectors(self.sizes.holdings.sectors) if number == 0 else 0
+        return encode([8, *[encode_bigint((many or _SECTORS) * SECTOR_BYTES)] * 2])
+
+    def _first_state(self, put: Put, number: int) -> Cid:
+        """A miner's state of the genesis. The first one's has many sectors where it is asked for."""
+        many = self.sizes.holdings.sectors
+        if number or not many:
+            return self._miner(put, number, 0, self._first_sectors, self._first_deadlines, 0)
+        sectors, deadlines, used = large_miner(
+            put,
+            many,
+            lambda put, values, bits: write_amt(put, values, 3, bits),
+            lambda one: _sealed(blake2b(b"sector %d" % one, digest_size=32).digest()),
+        )
+        return self._miner(put, number, 0, sectors, deadlines, 0, link(used))
 
     def _holders(self, put: Put) -> dict[bytes, bytes]:
         """The market, the registry, the datacap token and the reserve, where something is held in them."""
@@ -335,8 +343,10 @@ class StateMaker:
         raw = b"\x8e" + owner * 2 + b"\x80\xf6" + _octets(b"\0\x24\x08\x01\x12\x20" + peer) + _INFO + owner + _TERM
         return cid_of(raw), raw
 
-    def _miner(self, put: Put, number: int, epoch: int, sectors: Cid, deadlines: Cid, locked: int) -> Cid:
-        """A miner's state."""
+    def _miner(
+        self, put: Put, number: int, epoch: int, sectors: Cid, deadlines: Cid, locked: int, allocated: bytes = b""
+    ) -> Cid:
+        """A miner's state. `allocated`: the link to the sector numbers ever used; those of a small miner if empty."""
         raw = (
             b"\x8f"
             + link(self._info(number)[0])
@@ -346,7 +356,7 @@ class StateMaker:
             + _big(_SECTORS * FIL // 5)
             + link(self._empty_map.root)
             + self._cleanup
-            + self._allocated
+            + (allocated or self._allocated)
             + link(sectors)
             + encode(epoch // 2880 * 2880)
             + encode(epoch % 2880 // 60)
@@ -401,7 +411,9 @@ class StateMaker:
         miners, updates, most = self.sizes.miners, self.sizes.miner_updates, self.sizes.most_miner_updates
         if most > updates:
             updates = random.randint(updates, most)
-        for number in random.sample(range(miners), min(updates, miners)):
+        # what a miner with many sectors has never changes
+        first = 1 if self.sizes.holdings.sectors else 0
+        for number in random.sample(range(first, miners), min(updates, miners - first)):
             head = self._new_sectors(put, random, number, work.epoch)
             ledger.set_head(self.miner_id(number), head)
         actors = state.actors.set(put, ledger.records())
@@ -413,7 +425,7 @@ class StateMaker:
         at = random.randrange(_SECTORS)
         sectors[at] = sectors[at].replace(bytes((at,)) * 32, random.randbytes(32))
         root = self._sectors_root(put, sectors)
-        deadlines = self._deadlines(put, random.randrange(_DEADLINES), root)
+        deadlines = self._deadlines(put, random.randrange(DEADLINES), root)
         return self._miner(put, number, epoch, root, deadlines, random.randrange(FIL))
 
     def _events(self, put: Put, random: Random, miner: bytes) -> Cid:

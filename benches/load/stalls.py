@@ -30,7 +30,7 @@ import uvloop
 from benches.chain_methods import MAKING, services_over
 from blockstore.open import open_store
 from chain.address import Address, from_id
-from chain.eth.types import eth_address
+from chain.eth.types import eth_address, hash_of
 from chain.ipld.objects import Objects
 from chain.tipset import EMPTY_KEY, Tipset
 from chain.tipset_messages import load_tipset_messages
@@ -38,6 +38,7 @@ from devnode.sim_chain import SimSettings
 from devnode.simulate import start_simulated
 from follower.worker import tune_garbage_collector
 from rpc.context import Context
+from rpc.errors import NEEDS_NODE
 from rpc.lookup.actor_states import states_at
 from rpc.lookup.senders import id_of
 from rpc.methods import register_all
@@ -110,6 +111,9 @@ async def questions_of(services: Services) -> Questions:
     addresses = [one for some in kinds.values() for one in some] + [str(from_id(4))]
     roots = [_link(one.parent_state_root) for one in (await ctx.index.at_height(head, 0), head)]
     keys = [[_link(cid) for cid in one.key.cids] for one in (await ctx.index.at_height(head, 0), head)]
+    message = {"From": addresses[0], "To": addresses[-1], "Value": "1", "GasFeeCap": "0", "GasPremium": "0"}
+    transactions = ["0x" + hash_of(one.cid).hex() for one in messages[:2]]
+    keyed = [[_link(cid) for cid in head.key.cids]]
     everything = {"fromBlock": "0x0", "toBlock": hex(head.height - 1)}
     miner = (kinds["storageminer"] or addresses)[0]
     account = (kinds["account"] or addresses)[0]
@@ -139,7 +143,9 @@ async def questions_of(services: Services) -> Questions:
         "network.Version": [29],
         "abi.PaddedPieceSize": [1 << 30],
         "abi.SectorSize": [32 << 30],
-        "abi.SectorNumber": [1],
+        "abi.SectorNumber": [7, 1],
+        "*types.Message": [{**message, "Nonce": 0, "GasLimit": 0, "Method": 0, "Params": ""}],
+        "crypto.DomainSeparationTag": [1],
         "[]string": [[miner]],
     }
     found.own = {
@@ -153,7 +159,11 @@ async def questions_of(services: Services) -> Questions:
         "StateListMessages": [[{"To": account}, [], 0]],
         "ChainStatObj": [[roots[1], None], [roots[1], roots[0]]],
         "ChainGetPath": [keys],
-        "StateMinerSectors": [[miner, None, []]],
+        "StateMinerSectors": [[miner, None, []], [miner, [0, 3000], []]],
+        "ChainGetTipSet": [*([key] for key in keyed), [{"tag": "latest"}]],
+        "FilecoinAddressToEthAddress": [[account]],
+        "EthGetTransactionReceipt": [[one] for one in transactions],
+        "EthGetTransactionReceiptLimited": [[one, 10] for one in transactions],
         "StateGetAllocations": [[one, []] for one in addresses],
         "StateGetClaims": [[one, []] for one in addresses],
     }
@@ -182,7 +192,10 @@ class Watch:
 
 @dataclass(slots=True)
 class Found:
-    """Of one method, in seconds: the longest turns, and how long the cold answer took. `params`: the worst."""
+    """Of one method, in seconds: the longest turns, and how long the cold answer took. `params`: the worst.
+
+    `node`: it said that only a full node can answer.
+    """
 
     method: Method
     cold: float = 0.0
@@ -192,6 +205,7 @@ class Found:
     size: int = 0
     params: Any = None
     answered: bool = False
+    node: bool = False
 
 
 async def stalls(fresh: Fresh, method: Method, questions: Questions) -> Found:
@@ -205,6 +219,7 @@ async def stalls(fresh: Fresh, method: Method, questions: Questions) -> Found:
         cold, wall, took, answer = await _ask(dispatcher, method, params, watch)
         warm = (await _ask(dispatcher, method, params, watch))[0]
         found.answered |= b'"result"' in answer[:200] or b'"result"' in answer[-200:]
+        found.node |= b'"code":%d' % NEEDS_NODE in answer[:200]
         if max(cold, warm) >= max(found.cold, found.warm):
             found.params = params
         found.cold, found.warm = max(found.cold, cold), max(found.warm, warm)
@@ -258,9 +273,12 @@ async def measure(fresh: Fresh, wanted: re.Pattern[str], limit: float, least: fl
         if max(row.cold, row.warm) * 1e3 >= least:
             print(line(row))
     over = [row.method.name for row in rows if max(row.cold, row.warm) * 1e3 > limit]
-    silent = [row.method.name for row in rows if not row.answered]
-    print(f"{len(rows)} methods, {len(rows) - len(silent)} with an answer; {len(over)} over {limit:g} ms: {over or ''}")
-    print(f"without an answer: {', '.join(silent)}")
+    node = [row.method.name for row in rows if row.node and not row.answered]
+    silent = [row.method.name for row in rows if not row.answered and not row.node]
+    answered = len(rows) - len(silent) - len(node)
+    print(f"{len(rows)} methods, {answered} with an answer; {len(over)} over {limit:g} ms: {over or ''}")
+    print(f"{len(node)} that only a full node answers: {', '.join(node)}")
+    print(f"{len(silent)} without an answer: {', '.join(silent)}")
     return len(over)
 
 

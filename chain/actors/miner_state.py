@@ -19,7 +19,7 @@ from chain.errors import BadObject, ChainError
 from chain.ipld import bitfield
 from chain.ipld.amt import Amt
 from chain.ipld.dag_cbor import decode
-from chain.ipld.objects import ObjectReader
+from chain.ipld.objects import ObjectReader, let_others_go_on_after_work
 
 T = TypeVar("T")
 
@@ -95,12 +95,12 @@ class Miner:
         async for cid, found, items in tree.leaves(known):
             yield cid, found, [kind.decode(item) for item in items]
 
-    async def some_sectors(self, numbers: bytes) -> AsyncIterator[list[dict[str, Any]]]:
-        """The sectors in a bitfield, by number, some at a time. Errors: MinerError (one is not there), BadObject."""
+    async def some_sectors(self, numbers: bitfield.Spans) -> AsyncIterator[list[dict[str, Any]]]:
+        """The sectors of these runs of numbers, some at a time. Errors: MinerError (one is not there), BadObject."""
         kind = self._type("SectorOnChainInfo")
         tree = await Amt.load(self.reader, self.state["Sectors"], version=3, bit_width=_SECTORS_BITS)
-        wanted = bitfield.bits(numbers)
-        if bitfield.count(numbers) * _SPARSE < tree.count:
+        wanted = bitfield.members_of(numbers)
+        if sum(end - start for start, end in numbers) * _SPARSE < tree.count:
             for number in wanted:
                 yield [_found(await tree.get(number), number, kind)]
             return
@@ -165,13 +165,19 @@ class Miner:
         ahead = await read_ahead(self.reader, roots)
         return [await array_count(ahead, root, _SNAPSHOT_BITS) for root in roots]
 
-    async def all_partitions(self) -> AsyncIterator[tuple[int, int, dict[str, Any]]]:
-        """(deadline index, partition index, Partition) of all deadlines: the arrays' roots come in one read."""
-        deadlines = await self.deadlines()
+    async def all_partitions(
+        self, deadlines: Sequence[dict[str, Any]] | None = None
+    ) -> AsyncIterator[tuple[int, int, dict[str, Any]]]:
+        """(deadline index, partition index, Partition) of all or these deadlines: the arrays' roots come in one read.
+
+        Others go on after each partition, for a caller's work with large bitfields.
+        """
+        deadlines = await self.deadlines() if deadlines is None else deadlines
         ahead = await read_ahead(self.reader, [deadline["Partitions"] for deadline in deadlines])
         for index, deadline in enumerate(deadlines):
             async for at, found in self.partitions(deadline, ahead):
                 yield index, at, found
+                await let_others_go_on_after_work(self.reader)
 
     async def find_sector(self, number: int) -> tuple[int, int]:
         """(deadline, partition) of a sector. Errors: MinerError."""

@@ -8,13 +8,19 @@ the list. The last byte is not 0. In JSON: the array of run lengths, the first b
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, chain
 from typing import Any, Final
 
 from chain.errors import BadObject
 
 #: the largest bitfield that is decoded, in bytes
 MAX_ENCODED: Final = 32 << 10
+#: run lengths of a bitfield in JSON that are read; what a bitfield on chain can have is about as much
+MAX_RUNS: Final = 1 << 17
+#: numbers of which a merge makes the runs at once: 2 to this power
+_PIECE_BITS: Final = 13
 _MAX: Final = (1 << 64) - 1
 #: the most numbers that `bits` returns
 _MAX_BITS: Final = 1 << 26
@@ -134,18 +140,23 @@ def to_json(data: bytes) -> list[int]:
 
 def from_json(value: Any) -> bytes:
     """The packed form of a JSON array of run lengths. null: the empty set. Errors: BadObject, with Go's text."""
-    if value is None:
-        return b""
+    return b"" if value is None else from_runs(runs_from_json(value))
+
+
+def runs_from_json(value: Any) -> list[int]:
+    """A JSON array of run lengths, checked. Errors: BadObject, with Go's text; it has more than `MAX_RUNS`."""
     if type(value) is not list:
         # Go names a number only where the type is a number's too
         kind = _json_kind(value).partition(" ")[0]
         raise BadObject(f"json: cannot unmarshal {kind} into Go value of type []uint64")
+    if len(value) > MAX_RUNS:
+        raise BadObject(f"a bitfield of {len(value)} run lengths, of which {MAX_RUNS} are allowed")
     for length in value:
         if type(length) is not int or not 0 <= length <= _MAX:
             raise BadObject(f"json: cannot unmarshal {_json_kind(length)} into Go value of type uint64")
     if 0 in value[1:]:
         raise BadObject("Cannot have a zero-length run except at start")
-    return from_runs(value)
+    return value
 
 
 def _json_kind(value: Any) -> str:
@@ -162,49 +173,60 @@ def _json_kind(value: Any) -> str:
 
 # --- sets ----------------------------------------------------------------------------------------------------
 
-#: [start, end) of the runs of members, ascending, never adjacent
-_Spans = list[tuple[int, int]]
+#: a run of members: [start, end)
+Span = tuple[int, int]
+#: ascending, never adjacent
+Spans = list[Span]
 
 
-def _spans(data: bytes) -> _Spans:
-    lengths = runs(data)
-    out = []
+def spans(data: bytes) -> Spans:
+    """The runs of members. Errors: BadObject."""
+    return spans_of_runs(runs(data))
+
+
+def spans_of_runs(lengths: Iterable[int]) -> Spans:
+    """The runs of members, of run lengths of which the first is of absent numbers."""
+    ends = accumulate(lengths)
+    return list(zip(ends, ends, strict=False))
+
+
+def runs_of_spans(members: Iterable[Span]) -> list[int]:
+    """The other way round."""
+    lengths: list[int] = []
     at = 0
-    for place in range(0, len(lengths) - 1, 2):
-        start = at + lengths[place]
-        at = start + lengths[place + 1]
-        out.append((start, at))
-    return out
-
-
-def _pack(spans: Iterable[tuple[int, int]]) -> bytes:
-    lengths = []
-    at = 0
-    for start, end in spans:
-        lengths += [start - at, end - start]
+    for start, end in members:
+        lengths += (start - at, end - start)
         at = end
-    return from_runs(lengths)
+    return lengths
+
+
+def _pack(members: Iterable[Span]) -> bytes:
+    return from_runs(runs_of_spans(members))
 
 
 def from_bits(numbers: Iterable[int]) -> bytes:
     """The packed form of a set of numbers, in any order. Errors: BadObject (not under 2^64 - 1)."""
-    spans: _Spans = []
+    found: Spans = []
     for number in sorted(set(numbers)):
         if not 0 <= number < _MAX:
             raise BadObject(f"{number} has no place in a bitfield")
-        if spans and spans[-1][1] == number:
-            spans[-1] = (spans[-1][0], number + 1)
+        if found and found[-1][1] == number:
+            found[-1] = (found[-1][0], number + 1)
         else:
-            spans.append((number, number + 1))
-    return _pack(spans)
+            found.append((number, number + 1))
+    return _pack(found)
 
 
 def bits(data: bytes, limit: int = _MAX_BITS) -> Iterator[int]:
     """The members, ascending. Errors: BadObject, also for more than `limit` members."""
-    spans = _spans(data)
-    if sum(end - start for start, end in spans) > limit:
+    return members_of(spans(data), limit)
+
+
+def members_of(found: Spans, limit: int = _MAX_BITS) -> Iterator[int]:
+    """The same of runs of members."""
+    if sum(end - start for start, end in found) > limit:
         raise BadObject(f"expected at most {limit} bits in the bitfield")
-    for start, end in spans:
+    for start, end in found:
         yield from range(start, end)
 
 
@@ -238,26 +260,53 @@ def first(data: bytes) -> int | None:
 
 def last(data: bytes) -> int | None:
     """The greatest member; None for the empty set. Errors: BadObject."""
-    spans = _spans(data)
-    return spans[-1][1] - 1 if spans else None
+    found = spans(data)
+    return found[-1][1] - 1 if found else None
+
+
+class Merge:
+    """The union of many sets, made in pieces, so that a server can do other things between them."""
+
+    __slots__ = ("_pieces",)
+
+    def __init__(self) -> None:
+        self._pieces: defaultdict[int, Spans] = defaultdict(list)
+
+    def add(self, data: bytes) -> None:
+        """One more set. Errors: BadObject."""
+        pieces = self._pieces
+        for span in spans(data):
+            pieces[span[0] >> _PIECE_BITS].append(span)
+
+    def spans(self) -> Iterator[Spans]:
+        """The runs of members of the union, ascending, never adjacent, some at a time."""
+        last: Span | None = None
+        for place in sorted(self._pieces):
+            found: Spans = []
+            for span in sorted(self._pieces[place]):
+                if last is None or span[0] > last[1]:
+                    if last is not None:
+                        found.append(last)
+                    last = span
+                elif span[1] > last[1]:
+                    last = (last[0], span[1])
+            yield found
+        if last is not None:
+            yield [last]
 
 
 def union(parts: Iterable[bytes]) -> bytes:
     """The numbers that are in any of the sets. Errors: BadObject."""
-    merged: _Spans = []
-    for start, end in sorted(span for part in parts for span in _spans(part)):
-        if merged and start <= merged[-1][1]:
-            if end > merged[-1][1]:
-                merged[-1] = (merged[-1][0], end)
-        else:
-            merged.append((start, end))
-    return _pack(merged)
+    merge = Merge()
+    for part in parts:
+        merge.add(part)
+    return _pack(chain.from_iterable(merge.spans()))
 
 
 def intersect(a: bytes, b: bytes) -> bytes:
     """The numbers that are in both sets. Errors: BadObject."""
-    left, right = _spans(a), _spans(b)
-    out: _Spans = []
+    left, right = spans(a), spans(b)
+    out: Spans = []
     i = j = 0
     while i < len(left) and j < len(right):
         start = max(left[i][0], right[j][0])
@@ -273,10 +322,10 @@ def intersect(a: bytes, b: bytes) -> bytes:
 
 def subtract(a: bytes, b: bytes) -> bytes:
     """The numbers that are in `a` and not in `b`. Errors: BadObject."""
-    out: _Spans = []
-    away = _spans(b)
+    out: Spans = []
+    away = spans(b)
     j = 0
-    for start, end in _spans(a):
+    for start, end in spans(a):
         while j < len(away) and away[j][1] <= start:
             j += 1
         k = j

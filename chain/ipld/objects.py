@@ -50,6 +50,12 @@ async def let_others_go_on(reader: ObjectReader) -> None:
         await asyncio.sleep(0)
 
 
+async def let_others_go_on_after_work(reader: ObjectReader) -> None:
+    """The same where much work lies between two reads: also a paced reader only does so when it is asked."""
+    checkpoint = getattr(reader, "checkpoint", None)
+    await (asyncio.sleep(0) if checkpoint is None else checkpoint())
+
+
 class Objects:
     """An ObjectReader over a store (and the archives below it), with an LRU cache of `cache_bytes`.
 

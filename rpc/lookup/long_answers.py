@@ -23,24 +23,25 @@ _PART: Final = 64
 class PacedReader:
     """The objects of a request, for walks: other requests go on before each read."""
 
-    __slots__ = ("_checkpoint", "_objects")
+    __slots__ = ("_objects", "checkpoint")
     #: walks need not let others go on by themselves (`chain.ipld.objects.let_others_go_on`)
     is_paced = True
 
     def __init__(self, ctx: Context) -> None:
-        self._checkpoint = ctx.checkpoint
+        #: lets others go on, where a walk works much between its reads
+        self.checkpoint = ctx.checkpoint
         self._objects = ctx.objects
 
     # no coroutine of its own around each read, where there is nothing to wait for
 
     def get(self, cid: bytes) -> Coroutine[Any, Any, bytes]:
         """The object's bytes. Errors: as `Objects.get`, and those of a checkpoint."""
-        turn = self._checkpoint()
+        turn = self.checkpoint()
         return self._objects.get(cid) if turn is DONE else self._get_after(turn, cid)
 
     def get_many(self, cids: Sequence[bytes]) -> Coroutine[Any, Any, list[bytes]]:
         """The objects in the order of `cids`. Errors: as `Objects.get_many`, and those of a checkpoint."""
-        turn = self._checkpoint()
+        turn = self.checkpoint()
         return self._objects.get_many(cids) if turn is DONE else self._get_many_after(turn, cids)
 
     async def _get_after(self, turn: Awaitable[None], cid: bytes) -> bytes:

@@ -178,9 +178,9 @@ async def test_some_sectors_are_all_there_or_the_first_missing_is_named(there: s
     missing = sorted(wanted - set(SECTORS))
     if missing:
         with pytest.raises(MinerError, match=f"can't find sector {missing[0]}$"):
-            [part async for part in miner.some_sectors(bitfield.from_bits(wanted))]
+            [part async for part in miner.some_sectors(bitfield.spans(bitfield.from_bits(wanted)))]
     else:
-        found = [one async for part in miner.some_sectors(bitfield.from_bits(wanted)) for one in part]
+        found = [one async for part in miner.some_sectors(bitfield.spans(bitfield.from_bits(wanted))) for one in part]
         assert [sector["SectorNumber"] for sector in found] == sorted(wanted)
 
 
@@ -207,6 +207,20 @@ async def test_few_round_trips_for_all_partitions() -> None:
     assert [at async for at in miner.all_partitions()]
     assert w.peak >= 48
     assert w.trips - before == 3  # the list of deadlines, the deadlines, the roots of their partitions
+
+
+async def test_others_go_on_after_each_partition() -> None:
+    w, miner = await miner_of(19)
+    turns = 0
+
+    async def checkpoint() -> None:
+        nonlocal turns
+        turns += 1
+
+    w.checkpoint = checkpoint  # type: ignore[attr-defined]
+    seen = [turns async for _ in miner.all_partitions()]
+    assert seen == [0, 1, 2]
+    assert turns == 3
 
 
 async def test_funds_before_they_moved_into_the_state() -> None:

@@ -74,6 +74,25 @@ def test_as_sets(one: set[int], other: set[int], number: int) -> None:
     assert bitfield.union([a, b, a]) == bitfield.from_bits(one | other)
 
 
+@given(st.lists(sets, max_size=4), st.integers(0, 3))
+def test_a_merge_in_pieces_is_the_union(some: list[set[int]], spread: int) -> None:
+    merge = bitfield.Merge()
+    spread_out = [{number % (1 << 40) << 5 * spread for number in numbers} for numbers in some]
+    for numbers in spread_out:
+        merge.add(bitfield.from_bits(numbers))
+    pieces = list(merge.spans())
+    found = [span for piece in pieces for span in piece]
+    assert found == bitfield.spans(bitfield.from_bits(set().union(*spread_out)))
+    assert bitfield.spans_of_runs(bitfield.runs_of_spans(found)) == found
+
+
+def test_no_piece_of_a_merge_is_large() -> None:
+    merge = bitfield.Merge()
+    for first in range(10):
+        merge.add(bitfield.from_bits(range(first * 20_000, (first + 1) * 20_000, 2)))
+    assert max(map(len, merge.spans())) <= 4096 + 1
+
+
 @given(st.binary(max_size=80))
 def test_random_bytes_are_read_or_refused(data: bytes) -> None:
     try:
@@ -91,6 +110,9 @@ def test_many_runs() -> None:
 
 
 def test_limits() -> None:
+    assert bitfield.runs_from_json([1] * bitfield.MAX_RUNS)
+    with pytest.raises(BadObject, match=r"131073 run lengths, of which 131072 are allowed"):
+        bitfield.runs_from_json([1] * (bitfield.MAX_RUNS + 1))
     with pytest.raises(BadObject):
         bitfield.check(bytes(bitfield.MAX_ENCODED + 1))
     with pytest.raises(BadObject):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -26,7 +28,7 @@ from devnode.sim_chain import Change, SimSettings, SimulatedChain
 from devnode.sim_hamt import LiveHamt
 from devnode.sim_holdings import contract_address
 from devnode.sim_state import BURNT, INIT, SYSTEM
-from devnode.simulate import start_simulated
+from devnode.simulate import SimulatedNode, start_simulated
 from rpc.server.dispatch import Dispatcher
 
 SMALL = SimSettings(accounts=20, miners=5, miner_updates=2, messages=3)
@@ -262,17 +264,40 @@ def test_a_reorg_deeper_than_the_chain_or_the_setting_is_refused(depth: int) -> 
 HOLDINGS = SimSettings(accounts=20, miners=5, miner_updates=2, messages=3, deals=400, contracts=12)
 
 
+async def _asked(made: SimulatedNode, method: str, *params: Any) -> Any:
+    body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": [*params]})
+    answer = orjson.loads((await Dispatcher(made._services).http(1, body))[1])
+    assert "error" not in answer, answer
+    return answer["result"]
+
+
+async def test_a_miner_with_many_sectors_has_what_its_deadlines_tell() -> None:
+    sectors = 10_000
+    made = await start_simulated(replace(HOLDINGS, sectors=sectors, miner_updates=5), epochs=3)
+    ask = partial(_asked, made)
+    try:
+        gone = sum(number % 100 < 2 for number in range(sectors))
+        faulty = sum(number % 10 < 2 and number % 100 >= 2 for number in range(sectors))
+        count = await ask("Filecoin.StateMinerSectorCount", "t01000", [])
+        assert count == {"Live": sectors - gone, "Active": sectors - gone - faulty, "Faulty": faulty}
+        assert len(await ask("Filecoin.StateMinerSectors", "t01000", None, [])) == sectors
+        assert len(await ask("Filecoin.StateMinerActiveSectors", "t01000", [])) == sectors - gone - faulty
+        assert await ask("Filecoin.StateMinerAllocated", "t01000", []) == [0, sectors]
+        where = await ask("Filecoin.StateSectorPartition", "t01000", 2349 * 2 + 1, [])
+        assert where == {"Deadline": 3, "Partition": 0}
+        assert await ask("Filecoin.StateSectorExpiration", "t01000", 7, []) == {"OnTime": 1_500_000, "Early": 0}
+        power = await ask("Filecoin.StateMinerPower", "t01000", [])
+        assert int(power["MinerPower"]["RawBytePower"]) == (sectors - gone - faulty) * (32 << 30)
+        other = await ask("Filecoin.StateMinerSectorCount", "t01001", [])
+        assert other == {"Live": 8, "Active": 8, "Faulty": 0}
+    finally:
+        await made.stop()
+
+
 async def test_holdings_are_what_they_are_on_a_real_network() -> None:
     made = await start_simulated(HOLDINGS, epochs=3)
+    ask = partial(_asked, made)
     try:
-        dispatcher = Dispatcher(made._services)
-
-        async def ask(method: str, *params: Any) -> Any:
-            body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": [*params]})
-            answer = orjson.loads((await dispatcher.http(1, body))[1])
-            assert "error" not in answer, answer
-            return answer["result"]
-
         deals = await ask("Filecoin.StateMarketDeals", [])
         assert len(deals) == 400
         assert deals["7"]["Proposal"]["Provider"] == "t01000"

@@ -18,7 +18,7 @@ from rpc.context import Context
 from rpc.errors import MethodError, error_prefix
 from rpc.json_wire import encoder
 from rpc.lookup.actor_states import states_at
-from rpc.lookup.decoded_cache import KeptTexts, decoded_cache
+from rpc.lookup.decoded_cache import DecodedCache, KeptTexts, decoded_cache, keep
 from rpc.lookup.long_answers import PacedReader, list_of
 from rpc.lotus_json import json_cache
 from rpc.params import Integer, Uint64
@@ -27,26 +27,29 @@ from rpc.registry import V0, V1, Cache, Cost, method
 
 SectorNumber = Annotated[int, Integer("abi.SectorNumber", 0, (1 << 64) - 1)]
 
+#: what kept counts of a deadline take
+_COUNTS_BYTES = 500
+
 _ACTOR = "failed to load miner actor"
 _STATE = "failed to load miner actor state"
 
 
 class _BitField:
-    """A bitfield parameter: an array of run lengths; null for every sector."""
+    """A bitfield parameter: an array of run lengths; null for every sector. Decoded: the runs of members."""
 
     go = "*bitfield.BitField"
 
-    def decode(self, value: Any) -> bytes | None:
+    def decode(self, value: Any) -> bitfield.Spans | None:
         """Errors: ValueError."""
         if value is None:
             return None
         try:
-            return bitfield.from_json(value)
+            return bitfield.spans_of_runs(bitfield.runs_from_json(value))
         except BadObject as error:
             raise ValueError(str(error)) from None
 
 
-BitField = Annotated[bytes | None, _BitField()]
+BitField = Annotated[bitfield.Spans | None, _BitField()]
 
 
 async def _miner(
@@ -65,8 +68,21 @@ async def _miner(
     return tipset, Miner(PacedReader(ctx) if walks else ctx.objects, loaded)
 
 
-async def _merged(miner: Miner, pick: Callable[[dict[str, Any]], bytes]) -> bytes:
-    return bitfield.union([pick(partition) async for _, _, partition in miner.all_partitions()])
+async def _merged(ctx: Context, miner: Miner, pick: Callable[[dict[str, Any]], bytes]) -> bitfield.Spans:
+    """The union of what is picked of all partitions: the runs of members."""
+    merge = bitfield.Merge()
+    async for _, _, partition in miner.all_partitions():
+        merge.add(pick(partition))
+    found: bitfield.Spans = []
+    for some in merge.spans():
+        found += some
+        await ctx.checkpoint()
+    return found
+
+
+def _json(members: bitfield.Spans) -> list[int]:
+    """Run lengths, as of a bitfield in JSON."""
+    return bitfield.runs_of_spans(members) or [0]
 
 
 def live(partition: dict[str, Any]) -> bytes:
@@ -155,7 +171,7 @@ async def _all_sectors(ctx: Context, miner: Miner) -> list[Any]:
 async def state_miner_active_sectors(ctx: Context, address: Address, tipset_key: TipsetKey) -> list[dict[str, Any]]:
     """The sectors of a miner that count for power."""
     _, miner = await _miner(ctx, tipset_key, address, walks=True)
-    found = miner.some_sectors(await _merged(miner, active))
+    found = miner.some_sectors(await _merged(ctx, miner, active))
     return await list_of(ctx, found, partial(to_newest_json, "SectorOnChainInfo"))
 
 
@@ -163,12 +179,31 @@ async def state_miner_active_sectors(ctx: Context, address: Address, tipset_key:
 async def state_miner_sector_count(ctx: Context, address: Address, tipset_key: TipsetKey) -> dict[str, int]:
     """How many sectors of a miner are live, active and faulty."""
     _, miner = await _miner(ctx, tipset_key, address, "-", walks=True)
-    counts = {"Live": 0, "Active": 0, "Faulty": 0}
-    async for _, _, partition in miner.all_partitions():
-        counts["Live"] += bitfield.count(live(partition))
-        counts["Active"] += bitfield.count(active(partition))
-        counts["Faulty"] += bitfield.count(partition["Faults"])
-    return counts
+    cache = decoded_cache(ctx, "sector_counts")
+    deadlines = await miner.deadlines()
+    counts = {deadline["Partitions"]: _counts(cache, miner, deadline) for deadline in deadlines}
+    # few deadlines change in an epoch, and those without partitions are all alike
+    new = list({root: deadline for deadline in deadlines if counts[root := deadline["Partitions"]] is None}.values())
+    sums = [[0, 0, 0] for _ in new]
+    async for index, _, partition in miner.all_partitions(new):
+        sums[index][0] += bitfield.count(live(partition))
+        sums[index][1] += bitfield.count(active(partition))
+        sums[index][2] += bitfield.count(partition["Faults"])
+    for deadline, found in zip(new, sums, strict=True):
+        counts[deadline["Partitions"]] = found
+        keep(cache, _counts_key(miner, deadline), found, _COUNTS_BYTES)
+    columns = zip(*(counts[deadline["Partitions"]] or () for deadline in deadlines), strict=True)
+    return dict(zip(("Live", "Active", "Faulty"), map(sum, columns), strict=True))
+
+
+def _counts_key(miner: Miner, deadline: dict[str, Any]) -> bytes:
+    return b"".join((b"%d," % miner.version, deadline["Partitions"]))
+
+
+def _counts(cache: DecodedCache, miner: Miner, deadline: dict[str, Any]) -> list[int] | None:
+    """Live, active and faulty sectors of a deadline, where they are kept."""
+    found = cache.get(_counts_key(miner, deadline))
+    return None if found is None else found[0]
 
 
 @method("Filecoin.StateMinerDeadlines", cost=Cost.STATE, cache=Cache.TIPSET)
@@ -231,14 +266,14 @@ async def state_miner_proving_deadline(ctx: Context, address: Address, tipset_ke
 async def state_miner_faults(ctx: Context, address: Address, tipset_key: TipsetKey) -> list[int]:
     """The faulty sectors of a miner."""
     _, miner = await _miner(ctx, tipset_key, address, walks=True)
-    return bitfield.to_json(await _merged(miner, lambda partition: bytes(partition["Faults"])))
+    return _json(await _merged(ctx, miner, lambda partition: bytes(partition["Faults"])))
 
 
 @method("Filecoin.StateMinerRecoveries", cost=Cost.SCAN, cache=Cache.TIPSET)
 async def state_miner_recoveries(ctx: Context, address: Address, tipset_key: TipsetKey) -> list[int]:
     """The faulty sectors of a miner that are declared recovered."""
     _, miner = await _miner(ctx, tipset_key, address, walks=True)
-    return bitfield.to_json(await _merged(miner, lambda partition: bytes(partition["Recoveries"])))
+    return _json(await _merged(ctx, miner, lambda partition: bytes(partition["Recoveries"])))
 
 
 @method("Filecoin.StateAllMinerFaults", cost=Cost.FREE, cache=Cache.TIPSET)
