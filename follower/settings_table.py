@@ -17,6 +17,7 @@ from follower.log_settings import LOG_SETTINGS
 from follower.serving_settings import SERVING_SETTINGS
 from follower.setting import BACKFILL, BOTH, BRIDGE, EXECUTE, KEEP, POOL, SERVE, SHARED_STORE, Setting
 from follower.setting_groups.pool import POOL_SETTINGS
+from follower.setting_groups.read_through import READ_THROUGH_SETTINGS
 from follower.setting_parsers import (
     DEFAULT_SNAPSHOT_URLS,
     node_names,
@@ -190,6 +191,7 @@ SETTINGS: Final = (
         "Seconds until a full node counts as not answering.",
     ),
     *FORWARD_SETTINGS,
+    *READ_THROUGH_SETTINGS,
     Setting(
         "poll_interval_seconds",
         number(0.05, 600),

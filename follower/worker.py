@@ -28,6 +28,7 @@ from follower.execution_stop import ExecutionStop, this_machine
 from follower.executor.child import executor_of
 from follower.extending.methods import load_methods
 from follower.forwarding.lanes import NodeLanes
+from follower.forwarding.read_through import LONGEST_WALK, ReadThrough
 from follower.forwarding.shadow import Shadow
 from follower.head import StoreHeads
 from follower.lazy_objects import node_sources
@@ -158,13 +159,15 @@ async def open_sources(settings: Settings, stopping: asyncio.Event, cache_bytes:
     store, network = opened
     await warn_of_lacking(store, settings)
     lanes = NodeLanes.open(settings)
-    is_lazy = settings["state"] == "lazy"
+    reads_through = settings["read_through"]
+    is_lazy = settings["state"] == "lazy" or reads_through
     nodes = node_sources(lanes.object_clients, settings["fetch_batch"]) if lanes is not None and is_lazy else None
     below = objects_below(store, archives, asks_nodes=nodes is not None)
     tier = await open_object_tier(settings, below)
     fetch = nodes.read if nodes is not None else None
     objects = Objects(tier.objects if tier is not None else below, cache_bytes=cache_bytes, fetch=fetch)
-    return Sources(store, network, lanes, objects, ChainIndex(store, objects, network), below, archives, tier, nodes)
+    index = ChainIndex(store, objects, network, longest_walk=LONGEST_WALK if reads_through else None)
+    return Sources(store, network, lanes, objects, index, below, archives, tier, nodes)
 
 
 def build_heads(store: Store, index: ChainIndex, settings: Settings) -> StoreHeads | SharedStoreHeads:
@@ -372,6 +375,13 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         readiness.register(server.metrics)
         if lanes is not None:
             lanes.forward.register(server.metrics)
+            if settings["read_through"]:
+                behind = server.dispatcher.read_through = ReadThrough(
+                    lanes.forward,
+                    fill_epochs=settings["read_through_fill_epochs"],
+                    address_prefix=network.address_prefix,
+                )
+                behind.register(server.metrics)
             if settings["shadow"]:
                 shadow = server.dispatcher.shadow = Shadow(lanes.forward, settings["shadow"])
                 shadow.register(server.metrics)

@@ -17,7 +17,7 @@ from blockstore.errors import StoreError
 from blockstore.store import TIPSETS, Batch, HeadEntry, Store
 from chain.errors import ChainError
 from chain.index.chain_index import HELD_EVENTS, HELD_MESSAGES, HELD_RECEIPTS, HELD_STATE, TipsetRow, row_of, rows_down
-from chain.index.kept import load_kept
+from chain.index.kept import Kept, load_kept
 from chain.tipset import Tipset, TipsetKey
 from leader_bridge import metrics
 from leader_bridge.clock import monotonic
@@ -30,6 +30,7 @@ from leader_bridge.store.indexer import can_index_events
 from leader_bridge.store.lazy_events import LazyEvents
 from leader_bridge.store.mirror import FETCHES_PAST
 from leader_bridge.store.tipset_writer import GROUP, MirrorScope, NotAvailableYet, TipsetWriter
+from leader_bridge.store.wanted_floor import WantedFloor
 from rpc.errors import RpcError
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,8 @@ class Backfill:
 
     `epochs` below the first head are fetched; `state` whether their state is too; `head` tells the head.
     `lazy_events`, where state is not mirrored, indexes the events of each new head, and of older ones. `executed` makes
-    receipts and events before nodes are asked for them; not `asks_nodes`: they are not asked.
+    receipts and events before nodes are asked for them; not `asks_nodes`: they are not asked. `wanted`: down to where
+    followers were asked of what the store lacks.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Backfill:
         lazy_events: LazyEvents | None = None,
         executed: ExecutedReceipts | None = None,
         asks_nodes: bool = True,
+        wanted: WantedFloor | None = None,
         head: Callable[[], HeadEntry | None],
         head_change_lock: asyncio.Lock,
     ) -> None:
@@ -105,6 +108,7 @@ class Backfill:
         self._lazy_events = lazy_events
         self._executed = executed
         self._asks_nodes = asks_nodes
+        self._wanted = wanted
         self._head = head
         self._head_change_lock = head_change_lock
         self._moved = asyncio.Event()
@@ -139,8 +143,23 @@ class Backfill:
             # a fork whose parent lay below the store's bottom when it came: what it lacks is there by now
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait):
-                    await self._serve_heads(is_complete)
+                    await self._until_more_is_wanted(is_complete)
                 self.idle.clear()
+
+    async def _until_more_is_wanted(self, is_complete: bool) -> None:
+        """Until a row lacks its parent's, or followers want older epochs."""
+        if self._wanted is None:
+            await self._serve_heads(is_complete)
+            return
+        waits = [asyncio.create_task(self._serve_heads(is_complete)), asyncio.create_task(self._wanted.changed())]
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for one in done:
+                one.result()
+        finally:
+            for one in waits:
+                one.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
 
     async def _serve_heads(self, is_complete: bool) -> None:
         """Until a row lacks its parent's: index the events of each new head, where state is lazy.
@@ -183,6 +202,23 @@ class Backfill:
                 rows = [row for row in (*lacking, *new) if not row.held & HELD_STATE and row.height >= floor]
                 await self._complete(rows, MirrorScope(messages=False, receipts=False), HELD_STATE, "state")
         await self._index_events([row.key for row in (*lacking, *new)])
+        await self._fill_wanted(new[-1] if new else bottom, head, kept)
+
+    async def _fill_wanted(self, bottom: TipsetRow | None, head: HeadEntry, kept: Kept) -> None:
+        """Fetch what followers were asked of, below all that is held: not their states."""
+        while self._wanted is not None and bottom is not None:
+            floor = await self._wanted.find(bottom.height, head.head.height, kept)
+            if floor is None:
+                return
+            new = await self._extend(bottom, floor)
+            if new:
+                await self._index_events([row.key for row in new])
+                metrics.READ_THROUGH.inc(len(new))
+                bottom = new[-1]
+            elif bottom.height > floor:
+                # no node holds what is below, or null rounds are all that there is
+                await self._wanted.give_up(floor)
+                return
 
     async def count_lacking(self) -> int:
         """How many tipsets of the published chain, down to where messages are held, lack receipts or events."""

@@ -54,6 +54,7 @@ from leader_bridge.store.mirror import Mirror
 from leader_bridge.store.recorder import Recorder
 from leader_bridge.store.tipset_writer import MirrorScope, NotAvailableYet, TipsetWriter
 from leader_bridge.store.traces import Traces
+from leader_bridge.store.wanted_floor import wanted_floor
 from rpc.client.client import NodeClient
 from rpc.client.node_info import NodeInfo
 from rpc.executor import Executor
@@ -146,6 +147,7 @@ class Bridge:
             executed=None if past is None else ExecutedReceipts(store, self.writer, past, percent=s.backfill_percent),
             state=s.state == "full",
             lazy_events=None if s.state == "full" else LazyEvents(store, self.writer, self.mirror),
+            wanted=wanted_floor(store, s),
             head=lambda: self.head,
             head_change_lock=self._head_change_lock,
         )

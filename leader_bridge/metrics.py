@@ -36,6 +36,9 @@ TIPSET_SECONDS: Final = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120),
 )
 BACKFILL_LEFT: Final = Gauge("follower_bridge_backfill_epochs_left", "Epochs that the backfill has to do.")
+READ_THROUGH: Final = Counter(
+    "follower_bridge_read_through_tipsets", "Tipsets fetched because followers were asked of their epochs."
+)
 STOPPED: Final = Gauge(
     "follower_bridge_stopped",
     "1 while the bridge publishes nothing for this reason, though a node has a head.",

@@ -24,6 +24,8 @@ class BridgeSettings:
     in the lease ("": host and process id). `keep_…_epochs`: how many epochs below the head are kept, None: all;
     `retention_rate`: objects a second that are copied at most, where generations of objects follow each other;
     `retention_grace_seconds`: how long what is no longer kept is still there for requests under way.
+    `read_through_fill_epochs`: how many epochs below the head are fetched because followers were asked of them, while
+    `read_through_free_bytes` of the disk are free; `read_through_look_seconds`: between two looks at what is wanted.
     """
 
     state: str = "full"
@@ -57,3 +59,6 @@ class BridgeSettings:
     keep_index_epochs: int | None = None
     retention_rate: float = 20_000.0
     retention_grace_seconds: float = 60.0
+    read_through_fill_epochs: int = 0
+    read_through_free_bytes: int = 0
+    read_through_look_seconds: float = 2.0

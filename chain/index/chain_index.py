@@ -173,8 +173,11 @@ class ChainIndex:
         *,
         cached_rows: int = 65536,
         cached_tipsets: int = 8192,
+        longest_walk: int | None = None,
     ) -> None:
+        """`longest_walk`: the most headers that a search by epoch reads one after the other, below all rows."""
         self._store = store
+        self._longest_walk = longest_walk
         self._objects = objects
         self._network = network
         self._rows: LRUCache[bytes, TipsetRow] = LRUCache(cached_rows)
@@ -278,11 +281,15 @@ class ChainIndex:
         if height >= anchor.height:
             return anchor
         key, at = anchor.key, anchor.height
+        walked = 0
         while True:
             row = await self.row(key)
             step = None if row is None else _step(row, height, previous)
             if row is None or (step is None and row.parent_height < 0):
                 # no row, or the bottom of what is indexed: the header itself still tells the parent
+                if walked == self._longest_walk:
+                    raise NotHeld(f"the chain at epoch {at} and below")
+                walked += 1
                 tipset = await self._load(key, at)
                 if tipset.height == 0:
                     return tipset

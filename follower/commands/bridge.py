@@ -75,6 +75,8 @@ def bridge_settings(settings: Settings, owner: str) -> BridgeSettings:
         keep_message_epochs=settings["keep_message_epochs"],
         keep_index_epochs=settings["keep_index_epochs"],
         retention_rate=settings["retention_rate"],
+        read_through_fill_epochs=settings["read_through_fill_epochs"],
+        read_through_free_bytes=settings["read_through_free_gb"] << 30,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from blockstore.errors import BadCid, Missing
 from rpc.admission import Admission, Lane
@@ -51,7 +51,7 @@ from rpc.server.limits import ServerSettings, make_admission
 from rpc.server.metrics import MethodStats, Metrics, now
 from rpc.server.observe.observer import Observer
 from rpc.server.refusal_log import RefusalLog
-from rpc.server.request import BrokenRequest, Call, Request, decode_arguments, read_request
+from rpc.server.request import BrokenRequest, Call, ReadThrough, Request, Shadow, decode_arguments, read_request
 from rpc.server.run_until_blocked import together
 from rpc.services import Services
 from rpc.session import Session
@@ -71,13 +71,6 @@ _CALLS_BETWEEN_CHECKPOINTS: Final = 32
 _MAX_DIGITS: Final = 19
 
 Guard = Callable[[Context, Method], Awaitable[None]]
-
-
-class Shadow(Protocol):
-    """Compares answers. `follower/forwarding/shadow.py` has the real one."""
-
-    def look(self, ctx: Context, call: Call, params: Any, text: bytes) -> None:
-        """Note an answer; never raises, never waits. `params`: as they came; `text`: the result's JSON."""
 
 
 class Dispatcher:
@@ -121,6 +114,8 @@ class Dispatcher:
         gated = self.settings.gate
         #: compares answers with a full node's
         self.shadow: Shadow | None = None
+        #: asks a full node what the store lacks
+        self.read_through: ReadThrough | None = None
         self.gate = None if gated is None else Gate(gated, self.refusals.count, self.settings.make_bucket)
         self._drained: asyncio.Event | None = None
         self.observe(None)
@@ -278,7 +273,10 @@ class Dispatcher:
                 await self.gate.check(ctx, call, is_admitted=route is not None)
             if ctx.stages is not None:
                 ctx.stages.append(("decode", now()))
-            result = await self._result(ctx, call)
+            if self.read_through is None:
+                result = await self._result(ctx, call)
+            else:
+                result = await self.read_through.run(self._result, ctx, call, request.params)
             if ctx.stages is not None:
                 ctx.stages.append(("answer", now()))
             if request_id is None:

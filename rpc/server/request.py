@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from rpc.admission import Lane
+from rpc.context import Context
 from rpc.errors import InvalidParams, ParseError, RpcError
 from rpc.json_wire import NumberOverflow
 from rpc.params import ABSENT, json_kind
@@ -43,6 +45,24 @@ class Call:
     arguments: list[Any]
     stats: MethodStats
     lane: Lane | None = None
+
+
+#: makes a call's result
+Run = Callable[[Context, Call], Awaitable[Any]]
+
+
+class Shadow(Protocol):
+    """Compares answers. `follower/forwarding/shadow.py` has the real one."""
+
+    def look(self, ctx: Context, call: Call, params: Any, text: bytes) -> None:
+        """Note an answer; never raises, never waits. `params`: as they came; `text`: the result's JSON."""
+
+
+class ReadThrough(Protocol):
+    """Answers what the store lacks. `follower/forwarding/read_through.py` has the real one."""
+
+    async def run(self, run: Run, ctx: Context, call: Call, params: Any) -> Any:
+        """What `run` makes of a call, or another's answer. `params`: as they came. Errors: as `run`'s."""
 
 
 def read_request(value: Any) -> Request:

@@ -1,0 +1,297 @@
+"""Questions about what the store lacks: asked of a node, and answered here once the bridge has filled it in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import re
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import pytest
+
+from blockstore.errors import StoreUnavailable
+from blockstore.memory import MemoryStore
+from blockstore.store import FLEET, Batch
+from chain.index.chain_index import HELD_EVENTS, HELD_MESSAGES, HELD_RECEIPTS, ChainIndex
+from chain.index.coverage import covered
+from chain.index.kept import MESSAGES, Kept, save_kept
+from chain.index.wanted_epochs import load_wanted_epoch, want_epoch
+from chain.ipld.objects import Objects
+from chain.network import load_network
+from chain.tipset import Tipset
+from devnode.replay import ReplayNode, start_replay
+from follower.commands.comparison import Record, read_records
+from follower.forwarding.node import ForwardNode
+from follower.forwarding.read_through import ReadThrough
+from follower.forwarding.route import ForwardRoute
+from follower.head import StoreHeads
+from follower.lazy_objects import node_sources
+from leader_bridge.store import wanted_floor
+from rpc.client.client import NodeClient
+from rpc.client.node_info import parse_node_info
+from rpc.server.dispatch import Dispatcher
+from rpc.services import Services
+from tests.support.bridge.running import following, quick
+from tests.support.recorded import recorded
+
+#: epochs below the head that the store holds at first
+HELD = 10
+#: recorded questions of each method that are asked
+EACH = 4
+METHODS = (
+    "Filecoin.ChainGetTipSetByHeight|Filecoin.ChainGetTipSetAfterHeight|Filecoin.ChainGetBlock|Filecoin.ChainGetMessage"
+    "|Filecoin.ChainGetBlockMessages|Filecoin.ChainGetParentReceipts|Filecoin.ChainGetParentMessages"
+    "|Filecoin.StateSearchMsg|Filecoin.StateGetActor|eth_getBlockByNumber|eth_getBlockByHash"
+    "|eth_getTransactionReceipt|eth_getBlockReceipts|eth_getBalance"
+)
+
+
+class Watched:
+    """A route to a node; notes what it is asked, and may lie or be gone."""
+
+    def __init__(self, route: ForwardRoute) -> None:
+        self._route = route
+        self.asked: list[str] = []
+        self.lie: Callable[[Any], None] = lambda _: None
+
+    async def call(self, method: str, params: list[Any], at: Tipset | None = None) -> Any:
+        self.asked.append(method)
+        found = copy.deepcopy(await self._route.call(method, params, at))
+        self.lie(found)
+        return found
+
+
+@dataclass
+class Follower:
+    """A follower's dispatcher over a store that holds little, and the node behind it."""
+
+    node: ReplayNode
+    store: MemoryStore
+    route: Watched
+    read_through: ReadThrough
+    dispatcher: Dispatcher
+
+    async def ask(self, method: str, *params: Any, version: int = 1) -> Any:
+        body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+        return orjson.loads((await self.dispatcher.http(version, body))[1])
+
+    async def differences(self, records: list[Record]) -> list[str]:
+        """The recorded questions that are answered otherwise than Lotus answered."""
+        found = []
+        for record in records:
+            answer = await self.ask(record.method, *record.params, version=int(record.path[-1]))
+            if "result" in record.answer:
+                same = answer.get("result", "none") == record.answer["result"]
+            else:
+                same = answer.get("error", {}).get("code") == record.answer["error"]["code"]
+            if not same:
+                found.append(f"{record.call}: {orjson.dumps(answer)[:300]!r}")
+        return found
+
+
+def bridge_settings(fill_epochs: int) -> Any:
+    return quick(
+        backfill_epochs=HELD,
+        network_file=recorded("devnet/network.json"),
+        actor_code=True,
+        read_through_fill_epochs=fill_epochs,
+        read_through_look_seconds=0.02,
+    )
+
+
+@contextlib.asynccontextmanager
+async def follower(*, fetches: bool = True, fill_epochs: int = 1_000_000) -> AsyncIterator[Follower]:
+    """`fetches`: missing objects are fetched, as a follower with the setting does."""
+    node = await start_replay(recorded("devnet/chain.car.zst").parent, at_end=True)
+    store = MemoryStore()
+    async with following(store, [node.base], bridge_settings(0)) as bridge:
+        async with asyncio.timeout(60):
+            while bridge.head is None or bridge.head.head.key != node.head.key:
+                await asyncio.sleep(0.002)
+            await bridge.backfill.idle.wait()
+    network = await load_network(store)
+    assert network is not None
+    client = NodeClient(parse_node_info(node.base)[0], timeout=30)
+    route = ForwardRoute([ForwardNode.of(client)])
+    objects = Objects(store, fetch=node_sources([client], 256).read if fetches else None)
+    index = ChainIndex(store, objects, network, longest_walk=3)
+    services = Services(
+        store=store,
+        index=index,
+        objects=objects,
+        network=network,
+        head_source=StoreHeads(store, index),
+        node=route,
+    )
+    watched = Watched(route)
+    dispatcher = Dispatcher(services)
+    through = dispatcher.read_through = ReadThrough(
+        watched, fill_epochs=fill_epochs, address_prefix=network.address_prefix
+    )
+    try:
+        yield Follower(node, store, watched, through, dispatcher)
+    finally:
+        await route.close()
+        await client.close()
+        await node.stop()
+
+
+def questions() -> list[Record]:
+    """Some recorded questions of each method: spread over the recording, so over the chain too."""
+    found: dict[str, list[Record]] = {}
+    for record in read_records(recorded("devnet/rpc.jsonl.zst"), re.compile(f"({METHODS})$")):
+        # what names the head by itself, or a tag, is no question about the past
+        if record.path == "/rpc/v1" and not re.search(r'"(latest|pending|finalized|safe|earliest)"', record.call):
+            found.setdefault(record.method, []).append(record)
+    assert len(found) == METHODS.count("|") + 1
+    return [record for records in found.values() for record in records[:: max(1, len(records) // EACH)][:EACH]]
+
+
+async def test_what_is_not_held_is_answered_as_lotus_did_and_here_once_it_is_filled_in() -> None:
+    asked = questions()
+    async with follower() as one:
+        head = one.node.head.height
+        assert await covered(one.store, b"messages") == [(0, 0), (head - HELD, head)]
+        assert await one.differences(asked) == []
+        assert one.read_through.answered > 20
+        assert (await one.ask("Filecoin.ChainGetTipSetByHeight", 1, []))["result"]["Height"] <= 1
+        lowest = await load_wanted_epoch(one.store)
+        assert lowest is not None and lowest < head // 10
+        async with following(one.store, [one.node.base], bridge_settings(1_000_000)) as bridge:
+            async with asyncio.timeout(60):
+                while await load_wanted_epoch(one.store) is not None:
+                    await asyncio.sleep(0.01)
+        ranges = await covered(one.store, b"messages")
+        assert ranges == [(0, head)]
+        index = ChainIndex(one.store, Objects(one.store))
+        low = await index.at_height(one.node.head, lowest)
+        # receipts too; the wanted epochs' states are nobody's wish
+        assert await index.held(low.key) & (HELD_MESSAGES | HELD_RECEIPTS | HELD_EVENTS) == 13
+        assert bridge.head is not None
+        # a follower that began later: nothing is kept of the node's answers, and no node is asked
+        one.route.asked.clear()
+        chain = [record for record in asked if "StateGetActor" not in record.method and "getBalance" not in record.call]
+        assert await one.differences(chain) == []
+        assert one.route.asked == []
+
+
+async def test_a_lie_is_refused_and_leaves_nothing_behind(caplog: pytest.LogCaptureFixture) -> None:
+    async with follower() as one:
+        height = one.node.head.height - 500
+        tipset = await one.node.index.at_height(one.node.head, height)
+        message = tipset.blocks[0].messages
+        below = await one.node.index.parent(tipset)
+
+        def lie(answer: Any) -> None:
+            if isinstance(answer, dict) and "Blocks" in answer:
+                answer["Blocks"][0]["Messages"] = answer["Blocks"][0]["ParentStateRoot"]
+
+        one.route.lie = lie
+        answer = await one.ask("Filecoin.ChainGetTipSetByHeight", height, [])
+        assert answer["error"]["message"] == "the full node's answer is not what its CIDs say"
+        assert one.read_through.refused == 1 and "another tipset than" in caplog.text
+        assert await load_wanted_epoch(one.store) is None
+        # an object that does not hash to its CID is not answered, and a tipset of such headers neither
+        one.node.faults.lies = {cid.multihash for cid in below.key.cids} | {message.multihash}
+        one.route.lie = lambda _: None
+        assert "error" in await one.ask("Filecoin.ChainReadObj", {"/": str(message)})
+        answer = await one.ask("Filecoin.ChainGetTipSetByHeight", below.height, [])
+        assert answer["error"]["message"] == "the full node's answer is not what its CIDs say"
+        assert one.read_through.refused == 2
+        # nor does the bridge store it
+        await want_epoch(one.store, below.height)
+        caplog.clear()
+        async with following(one.store, [one.node.base], bridge_settings(1_000_000)):
+            async with asyncio.timeout(60):
+                while "sources:" not in caplog.text or "answered bytes that are not" not in caplog.text:
+                    await asyncio.sleep(0.01)
+        for cid in (message, *below.key.cids):
+            assert await one.store.get(cid.multihash) is None
+        assert (await covered(one.store, b"messages"))[-1][0] > height
+
+
+async def test_only_what_belongs_to_the_heads_chain_is_asked() -> None:
+    async with follower(fetches=False) as one:
+        # the newest epochs of a range may differ from head to head: the node is not asked
+        answer = await one.ask("eth_getLogs", {"fromBlock": "0x1", "toBlock": "latest"})
+        assert "not held" in answer["error"]["message"]
+        answer = await one.ask("eth_getLogs", {"fromBlock": hex(one.node.head.height - 500), "toBlock": "latest"})
+        assert "not held" in answer["error"]["message"]
+        assert one.route.asked == []
+        # final ones do not
+        answer = await one.ask("eth_getLogs", {"fromBlock": "0x1", "toBlock": "0x64"})
+        assert isinstance(answer["result"], list)
+        assert one.route.asked == ["Filecoin.EthGetLogs"]
+
+
+async def test_without_a_node_the_answer_is_that_nothing_is_held() -> None:
+    async with follower() as one:
+        await one.node.stop()
+        answer = await one.ask("Filecoin.ChainGetTipSetByHeight", 1, [])
+        assert answer["error"]["code"] in (1, -32002) and "held" in answer["error"]["message"]
+
+
+async def test_a_store_that_may_only_be_read_is_asked_of_the_node_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with follower() as one:
+
+        async def refuse(batch: Batch) -> None:
+            raise StoreUnavailable("read-only")
+
+        monkeypatch.setattr(one.store, "write", refuse)
+        for _ in range(2):
+            assert (await one.ask("Filecoin.ChainGetTipSetByHeight", 7, []))["result"]["Height"] == 7
+        assert one.route.asked.count("Filecoin.ChainGetTipSetByHeight") == 2
+        assert await load_wanted_epoch(one.store) is None
+
+
+async def test_what_is_too_deep_is_answered_and_not_wanted() -> None:
+    async with follower(fill_epochs=100) as one:
+        deep = one.node.head.height - 300
+        assert (await one.ask("Filecoin.ChainGetTipSetByHeight", deep, []))["result"]["Height"] == deep
+        assert await load_wanted_epoch(one.store) is None
+        for back in (50, 60, 40):
+            await one.ask("Filecoin.ChainGetTipSetByHeight", one.node.head.height - back, [])
+        # one row, of the lowest
+        assert await load_wanted_epoch(one.store) == one.node.head.height - 60
+        assert len(await one.store.scan(FLEET, b"wanted", limit=10)) == 1
+
+
+async def test_the_bridge_keeps_to_its_limits() -> None:
+    store = MemoryStore()
+    await want_epoch(store, 5)
+    floor = wanted_floor.WantedFloor(store, fill_epochs=4000)
+    assert await floor.find(9_900, 10_000, Kept()) == 9_900 - wanted_floor.STEP
+    assert await floor.find(6_100, 10_000, Kept()) == 6_000
+    # its policy, and what it has dropped, go before
+    assert await floor.find(8_100, 10_000, Kept(policy={MESSAGES: 2000})) == 8_000
+    assert await floor.find(9_100, 10_000, Kept(lowest={MESSAGES: 9_000})) == 9_000
+    assert await load_wanted_epoch(store) == 5
+    # as far as it may: the wish is fulfilled
+    assert await floor.find(6_000, 10_000, Kept()) is None
+    assert await load_wanted_epoch(store) is None
+
+
+async def test_a_full_disk_ends_the_filling(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    store = MemoryStore()
+    store.url = f"lmdb://{tmp_path}"
+    await want_epoch(store, 5)
+    floor = wanted_floor.WantedFloor(store, fill_epochs=4000, free_bytes=1 << 62)
+    assert await floor.find(9_900, 10_000, Kept()) is None
+    assert await load_wanted_epoch(store) == 5
+    assert await wanted_floor.WantedFloor(store, fill_epochs=4000).find(9_900, 10_000, Kept()) is not None
+
+
+async def test_a_damaged_row_is_no_wish() -> None:
+    store = MemoryStore()
+    for value in (b"", b"x", b"-1", b'"7"', b"[1]"):
+        batch = Batch()
+        batch.put(FLEET, b"wanted", b"lowest", value)
+        save_kept(batch, Kept())
+        await store.write(batch)
+        assert await load_wanted_epoch(store) is None
+    assert await want_epoch(store, 3)
+    assert not await want_epoch(store, 4)
