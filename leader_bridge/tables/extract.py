@@ -1,13 +1,13 @@
 """Runs tasks over a range of epochs of the store's chain: what is there of the same tipsets is left, the rest is made.
 
-Span by span (as the sink has them), and in a span tipset by tipset, rising. First what is there of tipsets that are
-not on the chain any more is withdrawn.
+Span by span (as the sink has them), and in a span tipset by tipset, rising; the rows of the next few tipsets are made
+meanwhile. First what is there of tipsets that are not on the chain any more is withdrawn.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,6 +16,7 @@ from blockstore.store import Store
 from chain.errors import BadRequest, ChainError
 from chain.tipset import Tipset
 from leader_bridge.imports.progress import Reporter, Silent
+from leader_bridge.tables.ahead import TIPSETS, RowsAhead, TipsetWork
 from leader_bridge.tables.sinks.sink import Ledger, Sink, SinkError
 from leader_bridge.tables.source import TableSource, TipsetView, held
 from leader_bridge.tables.table import Row, Task
@@ -54,19 +55,22 @@ async def extract_tipset(sink: Sink, task: Task, view: TipsetView) -> int:
 
     Errors: ExtractFailed (names the task, the epoch, and what is missing), SinkError, StoreError.
     """
-    tipset = view.tipset
+    return await _replace(sink, task, view.tipset, task.rows(view))
+
+
+async def _replace(sink: Sink, task: Task, tipset: Tipset, rows: AsyncIterator[list[Row]]) -> int:
     try:
-        return await sink.replace(task, tipset.height, str(tipset.key.cid), _rows(task, view))
+        return await sink.replace(task, tipset.height, str(tipset.key.cid), _named(task, tipset, rows))
     except Missing as error:
         raise ExtractFailed(f"{task.name} at epoch {tipset.height}: not held: {error}") from None
 
 
-async def _rows(task: Task, view: TipsetView) -> AsyncIterator[list[Row]]:
+async def _named(task: Task, tipset: Tipset, rows: AsyncIterator[list[Row]]) -> AsyncIterator[list[Row]]:
     try:
-        async for part in task.rows(view):
+        async for part in rows:
             yield part
     except ChainError as error:
-        raise ExtractFailed(f"{task.name} at epoch {view.height}: {error}") from error
+        raise ExtractFailed(f"{task.name} at epoch {tipset.height}: {error}") from error
 
 
 async def extract(
@@ -79,8 +83,10 @@ async def extract(
     again: bool = False,
     progress: Reporter | None = None,
     stop: asyncio.Event | None = None,
+    tipsets_ahead: int = TIPSETS,
 ) -> ExtractReport:
     """Make the tables of epochs `low` to `high` (None: the head). `again`: also where they are made already.
+    `tipsets_ahead`: tipsets whose rows are made at a time.
 
     When `stop` is set it ends after the tipset it is at. Errors: BadRequest (no such epochs), ExtractFailed, NotHeld,
     SinkError, StoreError, OSError.
@@ -90,7 +96,7 @@ async def extract(
     high = head.height if high is None else high
     if not 0 <= low <= high <= head.height:
         raise BadRequest(f"epochs {low} to {high}: the store's head is at {head.height}")
-    run = _Run(source, sink, tasks, head, again, progress or Silent(), stop or asyncio.Event())
+    run = _Run(source, sink, tasks, head, again, progress or Silent(), stop or asyncio.Event(), tipsets_ahead)
     run.report.low, run.report.high = low, high
     run.report.rows = {task.table.name: 0 for task in tasks}
     await run.range(low, high)
@@ -107,6 +113,7 @@ class _Run:
         again: bool,
         progress: Reporter,
         stop: asyncio.Event,
+        tipsets_ahead: int,
     ) -> None:
         self._source = source
         self._sink = sink
@@ -115,6 +122,7 @@ class _Run:
         self._again = again
         self._progress = progress
         self._stop = stop
+        self._tipsets_ahead = tipsets_ahead
         self.report = ExtractReport()
 
     async def range(self, low: int, high: int) -> None:
@@ -131,14 +139,21 @@ class _Run:
         ledgers = dict(await self._sink.begin(low, high, self._tasks))
         try:
             await self._withdraw(tipsets, ledgers)
-            view: TipsetView | None = None
-            for number, tipset in enumerate(tipsets):
-                if self._stop.is_set():
-                    break
-                following = tipsets[number + 1] if number + 1 < len(tipsets) else child
-                view = self._source.view(tipset, following, view)
-                await self._tipset(view, following is not None, ledgers)
-                self._progress.at(tipset.height - first + 1, f"epoch {tipset.height}")
+            ahead = RowsAhead(self._works(tipsets, child, ledgers), self._tipsets_ahead)
+            try:
+                async for work in ahead:
+                    if self._stop.is_set():
+                        break
+                    self.report.tipsets += 1
+                    self.report.kept += work.kept
+                    self.report.waiting += work.waiting
+                    tipset = work.view.tipset
+                    for task in work.tasks:
+                        rows = await _replace(self._sink, task, tipset, ahead.rows(work))
+                        self.report.rows[task.table.name] += rows
+                    self._progress.at(tipset.height - first + 1, f"epoch {tipset.height}")
+            finally:
+                await ahead.close()
         except SinkError:
             raise
         except (ChainError, StoreError):
@@ -176,12 +191,14 @@ class _Run:
                     del ledger[height]
                     self.report.withdrawn += 1
 
-    async def _tipset(self, view: TipsetView, has_child: bool, ledgers: dict[str, Ledger]) -> None:
-        self.report.tipsets += 1
-        for task in self._tasks:
-            if task.needs_child and not has_child:
-                self.report.waiting += 1
-            elif view.height in ledgers[task.name] and not self._again:
-                self.report.kept += 1
-            else:
-                self.report.rows[task.table.name] += await extract_tipset(self._sink, task, view)
+    def _works(
+        self, tipsets: Sequence[Tipset], child: Tipset | None, ledgers: dict[str, Ledger]
+    ) -> Iterator[TipsetWork]:
+        """What is to be done for each tipset of a span."""
+        view: TipsetView | None = None
+        for number, tipset in enumerate(tipsets):
+            following = tipsets[number + 1] if number + 1 < len(tipsets) else child
+            possible = [task for task in self._tasks if following is not None or not task.needs_child]
+            tasks = [task for task in possible if self._again or tipset.height not in ledgers[task.name]]
+            view = self._source.view(tipset, following, view)
+            yield TipsetWork(view, tasks, kept=len(possible) - len(tasks), waiting=len(self._tasks) - len(possible))

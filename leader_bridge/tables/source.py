@@ -6,6 +6,7 @@ a size in bytes, and of the actors that changed at most `_CHANGES_KEPT` are kept
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
@@ -84,7 +85,7 @@ class TableSource:
         """What tasks read of a tipset. `child`: the next tipset of the chain, `parent`: what was read of the one before
         it, where they are known."""
         if parent is not None and parent.tipset.key == tipset.parents:
-            return TipsetView(self, tipset, child, parent.without_parent())
+            return TipsetView(self, tipset, child, parent)
         return TipsetView(self, tipset, child)
 
 
@@ -98,7 +99,8 @@ def held(what: str) -> Iterator[None]:
 
 
 class TipsetView:
-    """One tipset, as tasks see it. What is read once is kept. Errors of all methods: NotHeld, BadObject, StoreError."""
+    """One tipset, as tasks see it. What is read once is kept, also where the tasks of the next tipset ask at the same
+    time. Errors of all methods: NotHeld, BadObject, StoreError."""
 
     def __init__(
         self, source: TableSource, tipset: Tipset, child: Tipset | None, parent: TipsetView | None = None
@@ -112,12 +114,14 @@ class TipsetView:
         self._messages: Sequence[IncludedMessage] | None = None
         self._receipts: Sequence[Receipt] | None = None
         self._changes: list[Change] | None = None
+        self._reading_states = asyncio.Lock()
+        self._reading_messages = asyncio.Lock()
+        self._reading_receipts = asyncio.Lock()
 
-    def without_parent(self) -> TipsetView:
-        """The same view, which keeps nothing of its ancestors: else each would keep the next one for ever."""
+    def forget_parent(self) -> None:
+        """Its own tasks are done: keep only what the next tipset asks for. Else each view would keep all before it."""
         self._parent = None
         self._changes = None
-        return self
 
     @property
     def state_root(self) -> str:
@@ -140,26 +144,32 @@ class TipsetView:
 
     async def messages(self) -> Sequence[IncludedMessage]:
         """The messages in the order of execution."""
-        if self._messages is None:
-            objects = self.source.objects
-            with held(f"the messages at epoch {self.height}"):
-                self._messages = await load_tipset_messages(
-                    objects, self.tipset, self.source.network, id_resolver(objects)
-                )
-        return self._messages
+        async with self._reading_messages:
+            if self._messages is None:
+                objects = self.source.objects
+                with held(f"the messages at epoch {self.height}"):
+                    self._messages = await load_tipset_messages(
+                        objects, self.tipset, self.source.network, id_resolver(objects)
+                    )
+            return self._messages
 
     async def receipts(self) -> Sequence[Receipt]:
         """The receipts of `messages`, in their order. Errors: NotHeld, also where no child is known."""
-        if self._receipts is None:
-            child = self._child
-            if child is None:
-                raise NotHeld(f"the receipts of the tipset at epoch {self.height}: it has no child yet")
-            with held(f"the receipts of the tipset at epoch {self.height}"):
-                found = await read_receipts(self.source.objects, child.parent_message_receipts)
-            if len(found) != len(await self.messages()):
-                raise BadObject(f"epoch {self.height} has {len(await self.messages())} messages, {len(found)} receipts")
-            self._receipts = found
-        return self._receipts
+        async with self._reading_receipts:
+            if self._receipts is None:
+                self._receipts = await self._read_receipts()
+            return self._receipts
+
+    async def _read_receipts(self) -> Sequence[Receipt]:
+        child = self._child
+        if child is None:
+            raise NotHeld(f"the receipts of the tipset at epoch {self.height}: it has no child yet")
+        with held(f"the receipts of the tipset at epoch {self.height}"):
+            found = await read_receipts(self.source.objects, child.parent_message_receipts)
+        messages = await self.messages()
+        if len(found) != len(messages):
+            raise BadObject(f"epoch {self.height} has {len(messages)} messages, {len(found)} receipts")
+        return found
 
     async def child_states(self) -> States:
         """The actors after the tipset's messages. Errors: NotHeld, also where no child is known."""
@@ -171,9 +181,10 @@ class TipsetView:
 
     async def states(self) -> States:
         """The actors before the tipset's messages."""
-        if self._states is None:
-            self._states = await self._load_states(self.tipset)
-        return self._states
+        async with self._reading_states:
+            if self._states is None:
+                self._states = await self._load_states(self.tipset)
+            return self._states
 
     async def _load_states(self, tipset: Tipset) -> States:
         source = self.source

@@ -103,7 +103,8 @@ def _traces(context: TaskContext) -> TaskRun:
         await context.child(tipset)
         below = await context.parent_height(tipset)
         claim = Claim(TRACES_INDEX, below + 1 if below >= 0 else tipset.height, tipset.height)
-        if await store.row(RECORDED, tipset.key.cid, TRACES) is not None:
+        # no message made the genesis: there is nothing to trace
+        if tipset.height == 0 or await store.row(RECORDED, tipset.key.cid, TRACES) is not None:
             return Outcome(claim=claim)
         floor = await store.row(META, b"", FLOOR)
         if floor is not None and tipset.height < int(orjson.loads(floor)):

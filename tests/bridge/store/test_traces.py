@@ -66,11 +66,16 @@ async def _ask(dispatcher: Dispatcher, method: str, *params: Any) -> dict[str, A
     return answer
 
 
-async def assert_traces(store: Store, file: str, tell: Callable[[str, object], None]) -> int:
-    """Every recorded trace is answered as the node did, errors to the letter; how many there are."""
+async def assert_traces(store: Store, file: str, tell: Callable[[str, object], None], high: int | None = None) -> int:
+    """Every recorded trace is answered as the node did, errors to the letter; how many there are. `high`: only those
+    that are not empty, of epochs up to it."""
     dispatcher = Dispatcher(await services_over(store))
     asked = 0
     for record in read_records(recorded(file), TRACE):
+        if high is not None:
+            found = record.answer.get("result")
+            if not found or found[0].get("blockNumber", high + 1) > high:
+                continue
         answer = await _ask(dispatcher, record.method, *record.params)
         assert answer.get("result") == record.answer.get("result"), (record.method, record.params)
         assert answer.get("error", {}).get("code") == (record.answer.get("error") or {}).get("code")
