@@ -18,6 +18,7 @@ from typing import Final
 
 from blockstore.cid import Cid, verify
 from blockstore.errors import BadCid, HashMismatch
+from blockstore.store import Held
 from leader_bridge import metrics
 from leader_bridge.clock import monotonic
 from leader_bridge.nodes.subscription import fetch_chain_head
@@ -47,10 +48,14 @@ class NoSource(Exception):
 
 @dataclass(slots=True)
 class Fetched:
-    """What a fetch brought: verified bytes by CID, and what every node said it does not hold."""
+    """What a fetch brought: verified bytes by CID, and what every node said it does not hold.
+
+    `stored`: how the fetcher has stored some of them already.
+    """
 
     found: dict[Cid, bytes] = field(default_factory=dict)
     missing: list[Cid] = field(default_factory=list)
+    stored: dict[Cid, Held] = field(default_factory=dict)
 
 
 class Source:

@@ -242,19 +242,21 @@ class _Walk:
         """How each is held, and its bytes unless it is closed: from here, else from the nodes."""
         held = await self._store.held_many([node.multihash for node in part])
         data: dict[bytes, bytes | None] = {}
+        stored: dict[Cid, Held] = {}
         loose = [n.multihash for n, how in zip(part, held, strict=True) if how == Held.LOOSE]
         if loose:
             data.update(zip(loose, await self._store.get_many(loose), strict=True))
         absent = [n.cid for n, how in zip(part, held, strict=True) if how == Held.ABSENT]
         if absent and len(self._out.missing) < _MISSING_LIMIT:
             fetched = await self._m.fetch(absent)
+            stored = fetched.stored
             for cid, found in fetched.found.items():
                 data[cid.multihash] = found
                 self._out.fetched_bytes += len(found)
             self._out.fetched += len(fetched.found)
             self._m.fetched += len(fetched.found)
             metrics.OBJECTS.inc(len(fetched.found))
-        return [(n, how, data.get(n.multihash)) for n, how in zip(part, held, strict=True)]
+        return [(n, stored.get(n.cid, how), data.get(n.multihash)) for n, how in zip(part, held, strict=True)]
 
     def _arrived(self, node: _Node, held: Held, data: bytes | None) -> None:
         node.seen = True

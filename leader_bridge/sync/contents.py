@@ -20,7 +20,7 @@ from leader_bridge.imports.index import load_tipset
 from leader_bridge.imports.progress import Reporter
 from leader_bridge.imports.spill_file import KeySpillFile
 from leader_bridge.nodes.sources import Fetched
-from leader_bridge.store.mirror import Mirror, is_walked
+from leader_bridge.store.mirror import Fetcher, is_walked
 from leader_bridge.sync.checkpoint import Checkpoint
 from leader_bridge.sync.downloads import Downloads
 from leader_bridge.sync.pool import NotHeldAnywhere, Pool
@@ -28,6 +28,7 @@ from leader_bridge.sync.requests import Priority
 from leader_bridge.sync.results import Result, Results
 from leader_bridge.sync.run_together import run_together
 from leader_bridge.sync.sources.source import Answer, BadSource, RangeWork
+from leader_bridge.sync.storing import StoringFetcher, prompt_mirror
 from rpc.server.ranges.wire import MESSAGES, MOST_EPOCHS, RECEIPTS
 
 #: tipsets of one request
@@ -38,28 +39,19 @@ _MOST_SHORT: Final = 2
 
 
 class Overlay:
-    """A `Fetcher` over what an answer holds, and the pool for what it lacks."""
+    """A `Fetcher` over what an answer holds."""
 
-    def __init__(self, found: Mapping[Cid, bytes], pool: Pool) -> None:
+    def __init__(self, found: Mapping[Cid, bytes]) -> None:
         self._found = {cid.multihash: data for cid, data in found.items()}
-        self._pool = pool
         #: objects that were lacking
         self.lacking = 0
 
     async def fetch(self, cids: Sequence[Cid]) -> Fetched:
-        """Errors: Closed."""
+        """What the answer lacks is missing."""
         found = {cid: self._found[cid.multihash] for cid in cids if cid.multihash in self._found}
         rest = [cid for cid in cids if cid not in found]
-        if not rest:
-            return Fetched(found)
         self.lacking += len(rest)
-        more = await self._pool.objects(rest, Priority.HIGH)
-        return Fetched({**found, **more.found}, more.missing)
-
-
-def prompt_mirror(store: Store, fetcher: Overlay | Pool, *, in_flight: int = 2) -> Mirror:
-    """Walks that write what they have got at once: what is lost by a kill is what was in flight."""
-    return Mirror(store, fetcher, in_flight=in_flight, flush_objects=1, spill_bytes=1)
+        return Fetched(found, rest)
 
 
 class ContentStage:
@@ -145,17 +137,24 @@ class ContentStage:
             try:
                 if len(short) >= _MOST_SHORT:
                     raise NotHeldAnywhere
-                name, answer = await self._pool.request(work, never=short)
+                async with self._pool.answered(work, never=short) as (name, answer):
+                    size += answer.size
+                    given = await self._given(answer, part)
+                    lacking_objects = await self._store_found(given, answer.found)
             except NotHeldAnywhere:
-                await self._close(part, {})
+                await self._close(part)
                 after = part[-1].height
                 continue
-            size += answer.size
-            last = await self._take(name, answer, part)
-            if last is None:
+            if not given:
                 short |= {name}
-            else:
-                after = last
+                continue
+            after = given[-1].height
+            if lacking_objects:
+                await self._close(given)
+                if not answer.absent_epochs:
+                    # its answer said that it was whole
+                    error = BadSource(f"{name} left out {lacking_objects} objects of a range")
+                    self._pool.blame(name, error)
         self._deliver(number, tipsets[-1].height, size)
         await self._release()
 
@@ -170,7 +169,7 @@ class ContentStage:
             if some and Held.LOOSE in (found := [held[root.multihash] for root in some]) and Held.ABSENT not in found
         ]
         if loose:
-            await self._close(loose, {})
+            await self._close(loose)
 
     async def _not_held(self, tipsets: Sequence[Tipset]) -> list[Tipset]:
         """Those of which something is not closed."""
@@ -182,9 +181,9 @@ class ContentStage:
                 left.append(tipset)
         return left
 
-    async def _take(self, name: str, answer: Answer, tipsets: Sequence[Tipset]) -> int | None:
-        """Store what an answer holds of tipsets; the epoch of the last one that it answers for, None for none."""
-        answered: list[Tipset] = []
+    async def _given(self, answer: Answer, tipsets: Sequence[Tipset]) -> list[Tipset]:
+        """The tipsets that an answer answers for: it was cut off behind them."""
+        given: list[Tipset] = []
         for tipset in tipsets:
             roots = [root for root in self._roots(tipset) if is_walked(root)]
             is_there = all(root in answer.found for root in roots)
@@ -192,21 +191,23 @@ class ContentStage:
                 held = await self._place.held_many([r.multihash for r in roots if r not in answer.found])
                 if any(how != Held.CLOSED for how in held):
                     break
-            answered.append(tipset)
-        if not answered:
-            return None
-        lacking = await self._close(answered, answer.found)
-        if lacking and not answer.absent_epochs:
-            # its answer said that it was whole; what was left out has been asked of others
-            self._pool.blame(name, BadSource(f"{name} left out {lacking} objects of a range"))
-        return answered[-1].height
+            given.append(tipset)
+        return given
 
-    async def _close(self, tipsets: Sequence[Tipset], found: Mapping[Cid, bytes]) -> int:
-        """Store everything under the roots; how many objects were not in `found`."""
-        overlay = Overlay(found, self._pool)
-        roots = [root for tipset in tipsets for root in self._roots(tipset)]
-        await prompt_mirror(self._store, overlay).close(roots, self._place)
+    async def _store_found(self, tipsets: Sequence[Tipset], found: Mapping[Cid, bytes]) -> int:
+        """Store what an answer has below the roots; how many objects it lacks, as far as the walk has come."""
+        overlay = Overlay(found)
+        await self._walk(tipsets, overlay)
         return overlay.lacking
+
+    async def _close(self, tipsets: Sequence[Tipset]) -> None:
+        """Ask by CID for everything below the roots that is not held."""
+        await self._walk(tipsets, StoringFetcher(self._pool, self._place, Priority.HIGH))
+
+    async def _walk(self, tipsets: Sequence[Tipset], fetcher: Fetcher) -> None:
+        roots = [root for tipset in tipsets for root in self._roots(tipset)]
+        if roots:
+            await prompt_mirror(self._store, fetcher).close(roots, self._place)
 
     def _deliver(self, number: int, height: int, size: int) -> None:
         if self._downloads.deliver({number: size}):

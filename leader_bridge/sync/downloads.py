@@ -101,6 +101,13 @@ class Downloads:
                 whole.append(number)
         return whole
 
+    def take_over(self, number: int) -> bool:
+        """A result of an earlier run counts as delivered; False where it is not wanted."""
+        if number < self._next or (self._last is not None and number > self._last):
+            return False
+        self._delivered.add(number)
+        return True
+
     def withdraw(self, numbers: Iterable[int]) -> None:
         """Results turned out to be bad: ask for them again."""
         for number in numbers:

@@ -14,7 +14,7 @@ from typing import Final
 
 from blockstore.cid import Cid
 from blockstore.generations import put_lasting
-from blockstore.store import Store
+from blockstore.store import Batch, Store
 from chain.block import BlockHeader, decode_header
 from chain.errors import BadObject
 from chain.tipset import Tipset, TipsetKey
@@ -25,6 +25,7 @@ from leader_bridge.sync.pool import NotHeldAnywhere, Pool
 from leader_bridge.sync.results import Result, Results
 from leader_bridge.sync.run_together import run_together
 from leader_bridge.sync.sources.source import Answer, BadSource, RangeWork
+from leader_bridge.sync.waiting_ranges import WaitingRanges
 from rpc.server.ranges.wire import HEADERS, RANGE_EPOCHS
 
 #: ranges that are released in one go
@@ -84,6 +85,7 @@ class HeaderStage:
         #: sources that gave something else for a number
         self._never: dict[int, frozenset[str]] = {}
         self._releasing = asyncio.Lock()
+        self._waiting = WaitingRanges(store)
 
     async def run(self) -> None:
         """Errors: ChainEnds, StoreError, BadObject."""
@@ -93,15 +95,31 @@ class HeaderStage:
         self._progress.phase("headers", point.height - point.floor, "epochs")
         while not await self._walk_held():
             self._top = point.above - 1
-            count = -(-(self._top - point.floor + 1) // RANGE_EPOCHS)
+            count = self._top // RANGE_EPOCHS - point.floor // RANGE_EPOCHS + 1
             self._downloads = Downloads(0, count)
             self._results, self._never = Results(), {}
+            await self._take_over()
+            await self._release()
             self._pool.on_bad.append(self._withdraw)
             try:
                 await run_together(self._work() for _ in range(len(self._pool.standings) + 1))
             finally:
                 self._pool.on_bad.remove(self._withdraw)
+        await self._waiting.clear()
         await point.save(self._store)
+
+    async def _take_over(self) -> None:
+        """Take what an earlier run has got and not released."""
+        for at, found in (await self._waiting.load()).items():
+            number = self._top // RANGE_EPOCHS - at + 1
+            low = max(self._checkpoint.floor, at * RANGE_EPOCHS)
+            try:
+                chain = chain_of(found, low, at * RANGE_EPOCHS + RANGE_EPOCHS - 1)
+            except BadObject:
+                # of a filling that went down to another epoch
+                continue
+            if self._downloads.take_over(number):
+                self._results.add(Result(number, "", chain, sum(map(len, found.values()))))
 
     def _is_at_floor(self) -> bool:
         return self._checkpoint.above <= self._checkpoint.floor
@@ -139,30 +157,37 @@ class HeaderStage:
                 self._downloads.failed(batch)
                 self._moved.set()
 
+    def _at(self, number: int) -> int:
+        """Where a range is: its lowest epoch by `RANGE_EPOCHS`, whatever the head. Numbers rise downwards."""
+        return self._top // RANGE_EPOCHS - (number - 1)
+
     def _urgent(self) -> list[int]:
         """What the results that wait are waiting for, if it is not under way."""
         return self._downloads.next_batch(1) if self._downloads.retries else []
 
     async def _get(self, number: int) -> None:
-        high = self._top - (number - 1) * RANGE_EPOCHS
-        low = max(self._checkpoint.floor, high - RANGE_EPOCHS + 1)
+        at = self._at(number)
+        high = min(self._top, at * RANGE_EPOCHS + RANGE_EPOCHS - 1)
+        low = max(self._checkpoint.floor, at * RANGE_EPOCHS)
         work = RangeWork(self._head, low, high, frozenset((HEADERS,)))
         try:
-            name, answer = await self._pool.request(work, never=self._never.get(number, frozenset()))
+            async with self._pool.answered(work, never=self._never.get(number, frozenset())) as (name, answer):
+                await self._take(number, name, answer, low, high)
+                await self._release()
         except NotHeldAnywhere:
             if self._never.pop(number, None) is None:
                 raise ChainEnds(f"no source holds the headers of epochs {low} to {high}") from None
-            return
-        self._judge(number, name, answer, low, high)
-        await self._release()
 
-    def _judge(self, number: int, name: str, answer: Answer, low: int, high: int) -> None:
+    async def _take(self, number: int, name: str, answer: Answer, low: int, high: int) -> None:
+        """Put a range in line; it outlives a kill, also while it waits for those above it."""
         try:
             chain = chain_of(answer.found, low, high)
         except BadObject as error:
             self._never[number] = self._never.get(number, frozenset()) | {name}
             self._pool.blame(name, BadSource(f"{name}: {error}"))
             return
+        if number > self._downloads.done + 1:
+            await self._waiting.add(self._at(number), answer.found)
         if self._downloads.deliver({number: answer.size}):
             self._results.add(Result(number, name, chain, answer.size))
 
@@ -177,17 +202,21 @@ class HeaderStage:
                 released, _ = self._results.release(self._downloads.done + 1, _RELEASED)
                 if not released:
                     return
+                batch = Batch()
                 for at, result in enumerate(released):
+                    self._waiting.remove(batch, self._at(result.number))
                     if not await self._store_chain(result):
                         for later in released[at + 1 :]:
                             self._results.add(later)
                         self._never[result.number] = self._never.get(result.number, frozenset()) | {result.source}
                         self._downloads.withdraw([result.number])
-                        self._pool.blame(result.source, BadSource(f"{result.source} follows another chain"))
+                        if result.source:
+                            self._pool.blame(result.source, BadSource(f"{result.source} follows another chain"))
                         break
                     self._downloads.release(result.number)
                     self._never.pop(result.number, None)
-                await self._checkpoint.save(self._store)
+                self._checkpoint.put(batch)
+                await self._store.write(batch)
                 await self._end_where_held()
                 self._moved.set()
 

@@ -1,6 +1,6 @@
 """Asks many sources at once: one request a source, within its limit and the limit for all, cool-downs obeyed.
 
-`request` sends one piece of work to whichever source is free, again and again until one has answered or none holds it.
+`answered` sends one piece of work to whichever source is free, again and again until one has answered or none holds it.
 A source that takes much longer than the others is not waited for: the request goes to another one too, and to the
 next where that one is slow as well. The first good answer counts.
 """
@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from blockstore.cid import Cid
+from blockstore.store import Held
 from leader_bridge.clock import monotonic
 from leader_bridge.nodes.sources import Fetched
 from leader_bridge.sync import metrics
@@ -62,6 +63,10 @@ _WINDOW_SECONDS: Final = 1.005
 _SAY_SECONDS: Final = 60.0
 
 
+#: stores objects; how each is stored now
+StoreFound = Callable[[Mapping[Cid, bytes]], Awaitable[Mapping[Cid, Held]]]
+
+
 class NotHeldAnywhere(Exception):
     """Every source that may be asked says that it does not hold it."""
 
@@ -106,6 +111,8 @@ class Pool:
         self._requests: Requests[Work] = Requests(seconds=request_seconds)
         self._wake = asyncio.Event()
         self._asking: dict[asyncio.Task[None], str] = {}
+        #: sources whose answer is not stored yet
+        self._storing: set[str] = set()
         self._times = ResponseTimes()
         self._said_at: float | None = None
         #: is told which source's results are not to be trusted
@@ -153,17 +160,31 @@ class Pool:
 
     # --- requests ------------------------------------------------------------------------------------
 
-    async def request(
+    @contextlib.asynccontextmanager
+    async def answered(
         self,
         work: Work,
         *,
         never: frozenset[str] = frozenset(),
         priority: Priority = Priority.LOW,
-    ) -> tuple[str, Answer]:
+    ) -> AsyncIterator[tuple[str, Answer]]:
         """(who answered, the answer). Waits while no source may be asked.
 
-        `never`: sources that are passed over. Errors: NotHeldAnywhere, Closed.
+        The source is asked for something else when the block ends. Store the answer within it, and ask for nothing:
+        so whatever a kill loses is one request of each source. `never`: sources that are passed over.
+        Errors: NotHeldAnywhere, Closed.
         """
+        name, answer = await self._request(work, never, priority)
+        try:
+            yield name, answer
+        finally:
+            self._is_stored(name)
+
+    def _is_stored(self, name: str) -> None:
+        self._storing.discard(name)
+        self._wake.set()
+
+    async def _request(self, work: Work, never: frozenset[str], priority: Priority) -> tuple[str, Answer]:
         lacking: set[str] = set(never)
         while True:
             try:
@@ -197,15 +218,18 @@ class Pool:
                     [one.future for one in tries], timeout=left, return_when=asyncio.FIRST_COMPLETED
                 )
                 for one in [one for one in tries if one.future in done]:
+                    tries.remove(one)
                     if one.future.exception() is None:
                         return one.future.result()
-                    tries.remove(one)
                     if not tries:
                         one.future.result()
                     if isinstance(one.future.exception(), _Lacks):
                         never |= {one.ticket.source}
         finally:
             for one in tries:
+                if one.is_answered:
+                    # nobody stores it
+                    self._is_stored(one.ticket.source)
                 self._requests.cancel(one.ticket)
 
     def _try_one_more(self, work: Work, never: frozenset[str], tries: list[_Try]) -> float:
@@ -230,20 +254,28 @@ class Pool:
                 future.exception()
             else:
                 assert isinstance(answer, Answer)
+                self._storing.add(source)
                 future.set_result((source, answer))
 
         ticket = self._requests.submit(work, done, never=never, priority=priority)
         self._wake.set()
         return _Try(ticket, future)
 
-    async def objects(self, cids: Sequence[Cid], priority: Priority = Priority.LOW) -> Fetched:
-        """Objects by CID from any sources; those that no source holds are `missing`. Errors: Closed."""
+    async def objects(
+        self, cids: Sequence[Cid], priority: Priority = Priority.LOW, store: StoreFound | None = None
+    ) -> Fetched:
+        """Objects by CID from any sources; those that no source holds are `missing`. Errors: Closed, those of `store`.
+
+        `store`: stores what an answer has brought, before its source is asked again.
+        """
         fetched = Fetched()
         waiting: list[tuple[list[Cid], frozenset[str]]] = [(list(dict.fromkeys(cids)), frozenset())]
         while waiting:
             asked, never = waiting.pop()
             try:
-                name, answer = await self.request(ObjectWork(asked), never=never, priority=priority)
+                async with self.answered(ObjectWork(asked), never=never, priority=priority) as (name, answer):
+                    if store is not None:
+                        fetched.stored.update(await store(answer.found))
             except NotHeldAnywhere:
                 fetched.missing += asked
                 continue
@@ -275,8 +307,8 @@ class Pool:
             one.window.ended(monotonic())
 
     def is_busy(self, name: str) -> bool:
-        """Whether a source still works on a request."""
-        return name in self._asking.values()
+        """Whether a source still works on a request, or its answer is not stored yet."""
+        return name in self._storing or name in self._asking.values()
 
     # --- sources -------------------------------------------------------------------------------------
 
@@ -354,7 +386,7 @@ class Pool:
         if one.pauses.until > now or one.window.wait_seconds(now) or self._all.wait_seconds(now):
             return False
         if self.is_busy(name):
-            # with a request that was given up
+            # with a request that was given up, or with an answer that is being stored
             return False
         one.window.start(now)
         self._all.start(now)
@@ -448,6 +480,10 @@ class _Try:
 
     ticket: Ticket[Work]
     future: asyncio.Future[tuple[str, Answer]]
+
+    @property
+    def is_answered(self) -> bool:
+        return self.future.done() and not self.future.cancelled() and self.future.exception() is None
 
 
 class _Lacks(RequestError):

@@ -19,6 +19,7 @@ import orjson
 
 from blockstore.cid import Cid
 from blockstore.errors import StoreError, Unfinished, WrongNetwork
+from blockstore.generations import objects_of
 from blockstore.store import META, TIPSETS, Batch, Store
 from chain.errors import BadRequest
 from chain.network import NetworkRecord, load_network, network_of, save_network
@@ -30,7 +31,6 @@ from leader_bridge.imports.index import Indexer, is_heavier, publish_head
 from leader_bridge.imports.progress import Reporter, Silent
 from leader_bridge.imports.spill_file import KeySpillFile
 from leader_bridge.retention.policy import ARCHIVE, Policy
-from leader_bridge.store.mirror import Mirror
 from leader_bridge.store.tipset_writer import MirrorScope, NotAvailableYet, TipsetWriter
 from leader_bridge.store.unfinished_copy import refuse_unfinished_copy
 from leader_bridge.sync.checkpoint import (
@@ -51,6 +51,7 @@ from leader_bridge.sync.sources.node import NodeSource
 from leader_bridge.sync.sources.source import NotHeldThere, SourceBusy, SourceError, SourceRefuses
 from leader_bridge.sync.stage_progress import StageProgress
 from leader_bridge.sync.states import close_states
+from leader_bridge.sync.storing import StoringFetcher, prompt_mirror
 from leader_bridge.sync.votes import Chosen, NoMajority, choose_head
 from rpc.server.ranges.wire import Offer
 
@@ -358,7 +359,8 @@ class _Sync:
         """Store the genesis with its state, which every chain is asked for, where a source holds it."""
         if self._network is None:
             return
-        writer = TipsetWriter(self._store, Mirror(self._store, self._pool), late_block_retry_delays=())
+        mirror = prompt_mirror(self._store, StoringFetcher(self._pool, objects_of(self._store)))
+        writer = TipsetWriter(self._store, mirror, late_block_retry_delays=())
         try:
             (genesis,) = await writer.tipsets([TipsetKey.of([self._network.genesis])])
             if await writer.row(genesis.key) is None:

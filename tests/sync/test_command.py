@@ -71,7 +71,7 @@ async def test_killed_at_any_moment_it_goes_on_and_asks_for_little_again(devnet:
     assert await load_checkpoint(store) is None
     report = await assert_whole(store)
     await store.close()
-    # a kill repeats what was on its way to two sources, and what stages ask for at their beginning
+    # what a kill repeats is told more exactly by test_repeats; ranges overlap by a tipset
     print(f"{kills} kills: {total} objects were given for {report.objects}")
     assert total - report.objects < kills * 1200
 
