@@ -78,7 +78,7 @@ async def _earlier(store: Store, wanted: Wanted) -> Wanted | None:
 async def walk(
     store: Store, engine: Engine, wanted: Wanted, *, span: int = SPAN, tell: Callable[[int], None] = lambda epoch: None
 ) -> int:
-    """Enqueue a whole range, chunk by chunk; how many jobs are new. `tell` is given the cursor after each chunk.
+    """Enqueue a whole range, chunk by chunk; how many jobs are new. `tell` is given the cursor at the start and after each chunk.
 
     A range that was asked for before goes on at its cursor, or, where that is at its end, begins again. Errors:
     QueueUnavailable, StoreError: the next call goes on.
@@ -87,6 +87,7 @@ async def walk(
     cursor = before.cursor if before is not None and wanted.low <= before.cursor <= wanted.high else wanted.low
     wanted = replace(wanted, cursor=cursor, complete=False)
     await save_wanted(store, wanted)
+    tell(cursor)
     new = 0
     for chunk in _chunks(walk_jobs(wanted.queue, cursor, wanted.high, wanted.tasks, span)):
         new += await engine.put(chunk)
