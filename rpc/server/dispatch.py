@@ -247,6 +247,9 @@ class Dispatcher:
         error: RpcError
         try:
             route = self._routes[ctx.version].get(request.method)
+            if route is None and request.method in self._methods[ctx.version]:
+                # the first call of a method is kept too
+                route = self._route(ctx.version, request.method)
             if route is not None and self.gate is not None:
                 self.gate.admit(ctx, route[0])
             if route is not None and self.answers is not None and request_id is not None:
