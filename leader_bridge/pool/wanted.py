@@ -78,7 +78,8 @@ async def _earlier(store: Store, wanted: Wanted) -> Wanted | None:
 async def walk(
     store: Store, engine: Engine, wanted: Wanted, *, span: int = SPAN, tell: Callable[[int], None] = lambda epoch: None
 ) -> int:
-    """Enqueue a whole range, chunk by chunk; how many jobs are new. `tell` is given the cursor at the start and after each chunk.
+    """Enqueue a whole range, chunk by chunk; how many jobs are new. `tell` is given the cursor, first where the walk
+    begins, then after each chunk.
 
     A range that was asked for before goes on at its cursor, or, where that is at its end, begins again. Errors:
     QueueUnavailable, StoreError: the next call goes on.

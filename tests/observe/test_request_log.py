@@ -99,9 +99,6 @@ async def test_a_request_is_one_line(lines: Lines) -> None:
 
 async def test_each_call_of_a_batch_is_one_line(lines: Lines) -> None:
     async with logged() as server:
-        # the first call of a method finds where its answers are kept
-        await soon(post(server.port, call("Test.Kept", 0)))
-        lines.take()
         calls = (call("Test.Kept", 1), call("Test.Kept", 1, id=2), call("Test.Nope", id=3), ECHO % (4, 4))
         body = b"[%b]" % b",".join(calls)
         await soon(post(server.port, body))

@@ -174,15 +174,15 @@ async def test_a_walk_goes_on_at_its_cursor_in_chunks() -> None:
 
     def tell(cursor: int) -> None:
         cursors.append(cursor)
-        engine.is_away = len(cursors) == 2
+        engine.is_away = len(cursors) == 3
 
     with pytest.raises(QueueUnavailable):
         await walk(chain.store, engine, wanted, span=10, tell=tell)
-    assert cursors == [5000, 10_000]
+    assert cursors == [0, 5000, 10_000]
     engine.is_away = False
     # a queue that was lost meanwhile: the walk does not begin again, the gaps are the refill's
     assert await walk(chain.store, engine, wanted, span=10, tell=cursors.append) == 200
-    assert cursors == [5000, 10_000, 12_000]
+    assert cursors == [0, 5000, 10_000, 10_000, 12_000]
     assert engine.chunks == [500, 500, 200]
     assert len({job.id for job in engine.jobs}) == 1200
 
