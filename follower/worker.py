@@ -24,6 +24,7 @@ from follower.ahead.head_ahead import HeadAhead
 from follower.ahead.rows_ahead import read_rows_ahead
 from follower.archives import objects_below, open_archives, warn_of_lacking
 from follower.archives import register as register_archives
+from follower.background import in_background
 from follower.execution_stop import ExecutionStop, this_machine
 from follower.executor.child import executor_of
 from follower.extending.methods import load_methods
@@ -349,9 +350,9 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
     )
     heads.newest.before_new_head = before_new_head(services)
     host, port = split_listen(settings["listen"])
-    watchers = [asyncio.create_task(followed.watch())] if followed is not None else []
+    watchers = [in_background(followed.watch(), "the watch of the followed node")] if followed is not None else []
     if lanes is not None:
-        watchers.append(asyncio.create_task(lanes.forward.watch()))
+        watchers.append(in_background(lanes.forward.watch(), "the watch of the full nodes' heads"))
     part: Membership | None = None
     page: StatusReport | None = None
     executing = contextlib.AsyncExitStack()
@@ -387,7 +388,7 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
                 shadow.register(server.metrics)
                 executing.push_async_callback(shadow.close)
         if limits.tenants is not None:
-            watchers.append(asyncio.create_task(limits.tenants.watch()))
+            watchers.append(in_background(limits.tenants.watch(), "the watch of the tenants"))
         if sources.archives is not None:
             register_archives(server.metrics, sources.archives)
         given = serve_peers(settings, server, objects, sources.tier)
@@ -400,15 +401,17 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         if executor is not None and stop_of_execution is not None:
             executor.register(server.metrics)
             stop_of_execution.register(server.metrics)
-            watchers.append(asyncio.create_task(stop_of_execution.run()))
-        watchers.append(asyncio.create_task(readiness.run()))
+            watchers.append(in_background(stop_of_execution.run(), "the watch of execution"))
+        watchers.append(in_background(readiness.run(), "the watch of readiness"))
         if settings["read_ahead_actors"]:
             ahead = HeadAhead(services, settings["read_ahead_actors"], heads.last_head)
             ahead.register(server.metrics)
             heads.newest.after_new_head = ahead.begin
-            watchers.append(asyncio.create_task(ahead.run()))
+            watchers.append(in_background(ahead.run(), "reading ahead"))
         if server.dispatcher.answers is not None:
-            watchers.append(asyncio.create_task(server.dispatcher.answers.watch(heads.last_head)))
+            watchers.append(
+                in_background(server.dispatcher.answers.watch(heads.last_head), "the watch of kept answers")
+            )
         control = WorkerControl(
             server, route=None if lanes is None else lanes.forward, tier=sources.tier, stop=stopping.set
         )

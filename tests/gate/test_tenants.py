@@ -126,11 +126,36 @@ async def test_the_file_is_read_again_and_a_bad_one_changes_nothing(
             path.write_text(entry("new", 'permissions = ["root"]'))
             await until(lambda: "the tenants stay as they were: tenant new: permissions are of" in caplog.text)
         assert (await ask(one.port, "Test.Echo", 1, key=key_of("new")))[0] == 200
+        with caplog.at_level(logging.ERROR):
+            path.write_text("x = " + "[" * 20_000)
+            await until(lambda: "the tenants stay as they were: maximum recursion depth" in caplog.text)
         path.write_text(entry("old"))
         await until(lambda: tenants.find(key_of("new")) is None)
         # a key that was taken away opens nothing from then on, though it was good a moment ago
         assert (await ask(one.port, "Test.Echo", 1, key=key_of("new")))[0] == 401
     watching.cancel()
+
+
+async def test_a_file_that_is_being_written_takes_no_key_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An editor may empty it before it writes: what was good a moment ago stays good."""
+    monkeypatch.setattr(tenants_module, "_LOOK_SECONDS", 0.0)
+    path = tmp_path / "tenants.toml"
+    tenants = tenants_of(path, entry("old"))
+    written = ["", entry("old") + entry("new")]
+    really_look = tenants._stamp
+
+    def look() -> object:
+        if written:
+            path.write_text(written.pop(0))
+        return really_look()
+
+    monkeypatch.setattr(tenants, "_stamp", look)
+    found: list[bool] = []
+    tenants.on_change = lambda: found.append(tenants.find(key_of("old")) is not None)
+    watching = asyncio.create_task(tenants.watch())
+    await until(lambda: tenants.find(key_of("new")) is not None)
+    watching.cancel()
+    assert found == [True]
 
 
 @pytest.mark.parametrize(
