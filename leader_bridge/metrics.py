@@ -96,4 +96,13 @@ POOL_WAIT_SECONDS: Final = Histogram(
     buckets=(0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 60, 600, 3600),
 )
 POOL_WAITING: Final = Gauge("follower_pool_waiting", "Jobs that wait in the queue, as this worker last saw.", ["queue"])
+POOL_OLDEST_SECONDS: Final = Gauge(
+    "follower_pool_oldest_seconds",
+    "How long the oldest job that waits in the queue has waited, as this worker last saw; 0: none waits.",
+    ["queue"],
+)
+POOL_HELD: Final = Gauge("follower_pool_held", "Jobs that all workers hold, as this worker last saw.", ["queue"])
+POOL_TAKEN_OVER: Final = Counter(
+    "follower_pool_taken_over", "Jobs that this worker took over from workers that died.", ["queue"]
+)
 POOL_CLAIMED: Final = Counter("follower_pool_claimed", "Reports of workers that a bridge looked at and took over.")

@@ -33,10 +33,12 @@ class QueueUnavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Of one class: jobs that wait, and jobs that workers have taken and not finished."""
+    """Of one class: jobs that wait, jobs that workers have taken and not finished, and how long the oldest one that
+    waits has waited."""
 
     waiting: int
     taken: int
+    oldest_seconds: float = 0.0
 
 
 class Engine(Protocol):

@@ -67,9 +67,10 @@ for _name in ("taskiq", "taskiq.receiver.receiver"):
 class _Stream(RedisStreamBroker):
     """One class: a stream with one group of readers."""
 
-    def __init__(self, url: str, life: Life, **options: Any) -> None:
+    def __init__(self, url: str, queue: str, life: Life, **options: Any) -> None:
         super().__init__(url, **options)
         self.life = life
+        self._taken_over = metrics.POOL_TAKEN_OVER.labels(queue)
 
     async def listen(self) -> AsyncGenerator[AckableMessage, None]:
         """The messages for this reader: those of dead workers, those that were held for too long, and new ones."""
@@ -82,6 +83,7 @@ class _Stream(RedisStreamBroker):
                     # what is found is followed by another look: a worker that was killed held several
                     if monotonic() >= dead_at:
                         found = await self.life.take_from_dead(redis, self.queue_name, self.consumer_group_name)
+                        self._taken_over.inc(len(found))
                         dead_at = 0.0 if found else monotonic() + self.life.renew_seconds
                     if not found and monotonic() >= idle_at:
                         found = await self._claim_idle(redis)
@@ -162,6 +164,7 @@ class RedisEngine:
         self._streams = {
             queue: _Stream(
                 url,
+                queue,
                 self._life,
                 consumer_name=name,
                 queue_name=f"{prefix}:{queue}",
@@ -323,11 +326,24 @@ class RedisEngine:
                     length = await redis.xlen(stream.queue_name)
                     groups = await redis.xinfo_groups(stream.queue_name) if length else []
                     taken = sum(group["pending"] for group in groups)
-                    found[queue] = Waiting(max(0, length - taken), taken)
+                    oldest = await self._oldest_seconds(redis, stream, groups) if length > taken else 0.0
+                    found[queue] = Waiting(max(0, length - taken), taken, oldest)
                     metrics.POOL_WAITING.labels(queue).set(found[queue].waiting)
+                    metrics.POOL_HELD.labels(queue).set(taken)
+                    metrics.POOL_OLDEST_SECONDS.labels(queue).set(oldest)
         except (RedisError, OSError) as error:
             raise QueueUnavailable(f"the queue cannot be reached: {error}") from None
         return found
+
+    async def _oldest_seconds(self, redis: Redis, stream: _Stream, groups: Sequence[Mapping[str, Any]]) -> float:
+        """How long the first message that nobody has read waits. Errors: RedisError, OSError."""
+        after = groups[0]["last-delivered-id"].decode() if groups else "0"
+        first: Any = await redis.xrange(stream.queue_name, min=f"({after}", count=1)
+        if not first:
+            return 0.0
+        # the number of a message begins with the time of Redis in milliseconds
+        seconds, _ = await redis.time()
+        return float(max(0, seconds - int(first[0][0].partition(b"-")[0]) / 1000))
 
     async def close(self) -> None:
         for stream in self._streams.values():

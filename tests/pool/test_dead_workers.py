@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from blockstore.lmdb.store import LmdbStore
+from leader_bridge import metrics
 from leader_bridge.pool.gaps import find_gaps
 from leader_bridge.pool.job import WALK, Job
 from leader_bridge.pool.redis_engine import RedisEngine
@@ -88,13 +89,15 @@ async def scene(tmp_path: Path, redis: RedisServer) -> AsyncIterator[Scene]:
 async def test_a_killed_worker_is_replaced_long_before_the_limit_of_its_job(scene: Scene) -> None:
     scene.stopped.kill()
     scene.stopped.wait()
+    before = metrics.POOL_TAKEN_OVER.labels(WALK)._value.get()
     async with scene.survivor():
         await scene.until_done(HELD)
     reports = await scene.reports()
     assert len(reports) == 5 * len(DEFAULT)
     assert {one.reporter for one in reports} == {"survivor"}
-    # nothing is left of the job, nor of the reader that died
+    # nothing is left of the job, and monitoring hears of it
     assert scene.redis.ask("XLEN", "follower:pool:walk") == b":0\r\n"
+    assert metrics.POOL_TAKEN_OVER.labels(WALK)._value.get() == before + 1
 
 
 async def test_one_that_stood_still_reports_nothing_of_what_another_one_did(scene: Scene) -> None:

@@ -183,3 +183,23 @@ async def test_one_process_at_a_time_has_its_turn(redis: RedisServer) -> None:
         assert await one.claim_turn("find", 60)
         assert not await other.claim_turn("find", 60)
         assert await other.claim_turn("another", 60)
+
+
+async def test_the_age_of_the_oldest_job_that_waits_is_known(redis: RedisServer) -> None:
+    seen = Seen()
+    seen.gate.clear()
+    async with engine_at(redis) as engine:
+        assert (await engine.waiting())[WALK].oldest_seconds == 0
+        await engine.put([job(1), job(2)])
+        async with asyncio.timeout(60):
+            while not (before := (await engine.waiting())[WALK].oldest_seconds):
+                await asyncio.sleep(0.2)
+            while (await engine.waiting())[WALK].oldest_seconds <= before:
+                await asyncio.sleep(0.2)
+            async with working(engine, seen):
+                await seen.until(1)
+                # what a worker holds waits no more
+                assert (await engine.waiting())[WALK].taken >= 1
+                seen.gate.set()
+                await drained(engine)
+        assert (await engine.waiting())[WALK].oldest_seconds == 0
