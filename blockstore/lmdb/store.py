@@ -84,6 +84,8 @@ class LmdbStore:
         #: the term that this object has begun; 0: none
         self._term = 0
         self._head: HeadEntry | None = None
+        #: the newest transaction at the last look at the head log, and the newest entry then
+        self._seen = -1, 0
 
     @classmethod
     async def open(
@@ -368,8 +370,13 @@ class LmdbStore:
 
     def newest_seq(self) -> int:
         """The sequence number of the newest visible entry, read at once; 0 in a store that was never published to."""
-        with self._begin() as txn, txn.cursor(self._tables[HEAD_LOG.name]) as cursor:
-            return int.from_bytes(cursor.key()[-8:], "big") if cursor.last() else 0
+        with self._begin() as txn:
+            # nothing was written since the last look where the number of the newest transaction is the same
+            number = txn.id()
+            if number != self._seen[0]:
+                with txn.cursor(self._tables[HEAD_LOG.name]) as cursor:
+                    self._seen = number, int.from_bytes(cursor.key()[-8:], "big") if cursor.last() else 0
+            return self._seen[1]
 
     async def head_entries(self, after: int, limit: int = 1000) -> list[HeadEntry]:
         rows = await self.scan(HEAD_LOG, b"", start=seq_key(after + 1), limit=limit)

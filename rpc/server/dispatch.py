@@ -124,7 +124,7 @@ class Dispatcher:
         """Have an observer stand around each request and call from now on; None: nobody, which costs nothing."""
         self.observer = observer
         #: whether an answer may be found by a request's bytes alone: nobody looks at each call
-        self.finds_raw = self.gate is None and observer is None
+        self.finds_raw = self.answers is not None and self.gate is None and observer is None
         #: how one HTTP request, and one call, is answered; and how a call's answer is looked up among those kept
         self.http = self._http if observer is None else observer.around_http(self._http)
         self._answer_call = self._one if observer is None else observer.around_call(self._one)

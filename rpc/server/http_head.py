@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+import httptools
+
 #: what ends the head of a request or an answer
 HEAD_END: Final = b"\r\n\r\n"
+#: how the head of an answer ends that says what becomes of the connection
+CLOSE: Final = b"\r\nConnection: close\r\n\r\n"
+STAY_OPEN: Final = b"\r\nConnection: keep-alive\r\n\r\n"
 #: the API's version by path, and how requests begin that the hot path can take
 RPC_PATHS: Final = {b"/rpc/v0": 0, b"/rpc/v1": 1, b"/rpc/v2": 2}
 RPC_BEGINNINGS: Final = tuple(
@@ -17,7 +22,11 @@ _KNOWN_HEAD_BYTES: Final = 1024
 
 
 class KnownHead(NamedTuple):
-    """What a head said that has come before. `keep`: whether the connection stays open behind its answer."""
+    """What a head said that has come before. `keep`: whether the connection stays open behind its answer.
+
+    `version`: the API's, where the URL is a path without a query, no certain head is asked for and the connection stays
+    open; else -1. `last_lines`: how the head of its answer ends.
+    """
 
     url: bytes
     length: int
@@ -25,6 +34,8 @@ class KnownHead(NamedTuple):
     forwarded: bytes
     has_connection_header: bool
     keep: bool
+    version: int
+    last_lines: bytes
 
 
 class KnownHeads:
@@ -67,8 +78,21 @@ class RequestHead:
 
     def take_head(self, head: KnownHead) -> None:
         """Be what this head says, as if it had been read."""
-        self.url, self.length, self.min_head, self.forwarded, self.has_connection_header, _ = head
+        self.url, self.length, self.min_head, self.forwarded, self.has_connection_header, _, _, _ = head
         self.is_special, self.authorization = False, None
+
+    def read_head(self, parser: httptools.HttpRequestParser, head: bytes) -> KnownHead:
+        """What a head says that has not come before. Errors: HttpParserError."""
+        self.begin_head()
+        try:
+            parser.feed_data(head)
+        except httptools.HttpParserUpgrade:
+            self.is_special = True
+        keep = parser.should_keep_alive()
+        version = RPC_PATHS.get(self.url, -1) if keep and self.min_head is None else -1
+        says = self.has_connection_header
+        last_lines = CLOSE if not keep else STAY_OPEN if says else HEAD_END
+        return KnownHead(self.url, self.length, self.min_head, self.forwarded, says, keep, version, last_lines)
 
     def on_url(self, url: bytes) -> None:
         self.url += url

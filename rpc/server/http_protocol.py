@@ -24,7 +24,7 @@ from rpc.context import Context
 from rpc.errors import InvalidRequest, ParseError, Refused, RpcError
 from rpc.json_wire import encode_error
 from rpc.server.gate.tenants import account_of
-from rpc.server.http_head import HEAD_END, RPC_BEGINNINGS, RPC_PATHS, KnownHead, RequestHead
+from rpc.server.http_head import CLOSE, HEAD_END, RPC_BEGINNINGS, RPC_PATHS, STAY_OPEN, RequestHead
 from rpc.server.run_until_blocked import Running, run_until_blocked
 from rpc.server.server_state import TURN_REQUESTS, ServerState, retry_after, wants_verbose
 
@@ -32,8 +32,6 @@ log = logging.getLogger("follower.rpc")
 
 #: parts of bodies up to this size are not counted as memory
 _SMALL: Final = 16 << 10
-#: bodies from this size on are sent as they are, beside their head: a copy would cost more than a second buffer
-_UNCOPIED: Final = 32 << 10
 #: how much of a refused body is read and dropped, so that the peer gets to read the refusal
 _LINGER_BYTES: Final = 256 << 20
 
@@ -129,7 +127,7 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
         if self._state == _RUN:
             self.deadline = 0.0
         if self._state == _HEAD:
-            self._idle()
+            self.deadline = self._shared.loop.time() + self._shared.settings.idle_timeout_seconds
             self._shared.loop.call_soon(self._work)
 
     @property
@@ -193,6 +191,7 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
     def _work(self) -> None:
         """Take requests from what has come, until one must wait for something."""
         shared = self._shared
+        heads = shared.known_heads.heads
         answered = 0
         while self._state == _HEAD and self._rest and self._writable:
             data = self._rest
@@ -200,7 +199,9 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
             if end < 0:
                 self._unfinished(data)
                 break
-            if not data.startswith(RPC_BEGINNINGS):
+            end += 4
+            known = heads.get(data[:end])
+            if known is None and not data.startswith(RPC_BEGINNINGS):
                 self._hand_over()
                 return
             if answered == 32:
@@ -209,7 +210,30 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
                 shared.loop.call_soon(self._work)
                 return
             answered += 1
-            self._begin(data, end + 4)
+            if (
+                known is None
+                or known.version < 0
+                or len(data) != end + known.length
+                or shared.turn_total >= TURN_REQUESTS
+                or not shared.dispatcher.finds_raw
+                or shared.draining
+            ):
+                self._begin(data, end)
+                continue
+            # what nearly every client sends: all that could set it apart has been seen with its head
+            self._rest = b""
+            if known.forwarded or self._account is not self._peer_account:
+                self.take_head(known)
+                self._find_account()
+            shared.turn_total += 1
+            body = data[end:]
+            sent = shared.send_kept(self.transport, known.version, body, None, self._account, known.last_lines)
+            if sent is False:
+                self.take_head(known)
+                self._is_parsed, self._keep = False, True
+                self._make(known.version, b"", body, None, self._account)
+            elif sent is not True:
+                self._sent(sent, keep=True)
         if self._state == _HEAD and self._writable:
             if not self._rest:
                 self.deadline = shared.loop.time() + shared.settings.idle_timeout_seconds
@@ -239,8 +263,10 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
         known = self._shared.known_heads.heads.get(head)
         self._is_parsed = known is None
         if known is None:
-            known = self._read_head(head)
-            if known is None:
+            try:
+                known = self.read_head(self.parser, head)
+            except httptools.HttpParserError:
+                self._refuse(400, InvalidRequest("not an HTTP request"))
                 return
             if self.is_special or self.length < 0:
                 self._rest = data
@@ -268,19 +294,6 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
         self._body_started = self._shared.loop.time()
         self._resume()
         self._reserve_body()
-
-    def _read_head(self, head: bytes) -> KnownHead | None:
-        """What a head says that is not known; None when it is none, which is said."""
-        self.begin_head()
-        try:
-            self.parser.feed_data(head)
-        except httptools.HttpParserUpgrade:
-            self.is_special = True
-        except httptools.HttpParserError:
-            self._refuse(400, InvalidRequest("not an HTTP request"))
-            return None
-        keep = self.parser.should_keep_alive()
-        return KnownHead(self.url, self.length, self.min_head, self.forwarded, self.has_connection_header, keep)
 
     def _reserve_body(self) -> None:
         """Count what has come of the body, and give the peer the time that the next piece may take."""
@@ -348,18 +361,26 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
             self._work()
 
     def _run(self, version: int, query: bytes, body: bytes, permissions: frozenset[str] | None) -> None:
-        """Answer the request that has been read: at once, or when its task ends."""
+        """Answer the request that has been read: at once, from what is kept, or when its task ends."""
+        shared = self._shared
+        account = account_of(permissions, self._account)
+        if shared.dispatcher.finds_raw and not query and self.min_head is None:
+            keep = self._keep and not shared.draining
+            last_lines = CLOSE if not keep else STAY_OPEN if self.has_connection_header else HEAD_END
+            sent = shared.send_kept(self.transport, version, body, permissions, account, last_lines)
+            if sent is not False:
+                self._release()
+                self._state = _HEAD
+                self._sent(None if sent is True else sent, keep)
+                return
+        self._make(version, query, body, permissions, account)
+
+    def _make(self, version: int, query: bytes, body: bytes, permissions: frozenset[str] | None, account: str) -> None:
+        """Have the dispatcher answer the request."""
         shared = self._shared
         dispatcher = shared.dispatcher
-        answers = dispatcher.answers
-        if answers is not None and not query and self.min_head is None and dispatcher.finds_raw:
-            found = answers.find_raw(version, body, permissions, account_of(permissions, self._account))
-            if found is not None:
-                before, text, head, started, counted = found
-                self._answered(200, text, counted, shared.kept_lines(head, started), before)
-                return
         ctx = dispatcher.context(version, permissions)
-        ctx.account = account_of(permissions, self._account)
+        ctx.account = account
         if query:
             ctx.verbose = wants_verbose(query)
         ctx.find_client = self._client
@@ -405,44 +426,27 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
         self._answered(*task.result(), ctx)
         self._work()
 
-    def _answered(self, status: int, body: bytes, ctx: Context | None, lines: bytes = b"", before: bytes = b"") -> None:
-        """Write an answer. `lines`: header lines, each with its line end before it; `before`: a short beginning of the
-        body, where that comes in two parts.
-        """
+    def _answered(self, status: int, body: bytes, ctx: Context | None) -> None:
+        """Write an answer."""
         self._release()
         self._state = _HEAD
         keep = self._keep and not self._shared.draining
-        self._write(status, body, not keep, ctx, lines, before)
+        self._write(status, body, not keep, ctx)
+        self._sent(ctx, keep)
+
+    def _sent(self, ctx: Context | None, keep: bool) -> None:
+        """The answer is on its way: count its memory until the peer has taken it, and close behind it unless `keep`."""
         if ctx is not None and ctx.reserved_bytes:
-            # counted until the peer has taken the answer
             self._unsent.append(ctx)
             self._shared.loop.call_soon(self.settle)
         if not keep:
             self._state = _GONE
             self._shared.send(self.transport, None)
 
-    def _write(
-        self, status: int, body: bytes, close: bool, ctx: Context | None = None, lines: bytes = b"", before: bytes = b""
-    ) -> None:
-        shared = self._shared
-        start = shared.start(status)
-        more = lines + (b"\r\nConnection: close\r\n\r\n" if close else b"\r\n\r\n")
-        if self.has_connection_header and not close:
-            # HTTP/1.0 wants to be told
-            more = lines + b"\r\nConnection: keep-alive\r\n\r\n"
-        if status in (429, 503) and not lines:
-            more = b"\r\nRetry-After: %d%b" % (retry_after(ctx), more)
-        if ctx is not None:
-            if ctx.pinned is not None:
-                more = shared.head_lines(ctx.pinned) + more
-            if ctx.has_headers:
-                more = "".join(f"\r\n{name}: {value}" for name, value in ctx.added_headers()).encode() + more
-        start += b"%d%b%b" % (len(before) + len(body), more, before)
-        if len(body) < _UNCOPIED:
-            shared.send(self.transport, start + body)
-        else:
-            shared.send(self.transport, start)
-            shared.send(self.transport, body)
+    def _write(self, status: int, body: bytes, close: bool, ctx: Context | None = None, lines: bytes = b"") -> None:
+        """Write an answer. `lines`: header lines, each with its line end before it."""
+        last_lines = CLOSE if close else STAY_OPEN if self.has_connection_header else HEAD_END
+        self._shared.send_answer(self.transport, self._shared.head(status, len(body), last_lines, ctx, lines), body)
 
     def _refuse(self, status: int, error: RpcError) -> None:
         """Answer that nothing more is read of this connection, and let the peer read the answer."""
@@ -484,9 +488,6 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
         other.data_received(data)
         if self._eof:
             other.eof_received()
-
-    def _idle(self) -> None:
-        self.deadline = self._shared.loop.time() + self._shared.settings.idle_timeout_seconds
 
     def _pause(self) -> None:
         if self._reading:

@@ -48,6 +48,14 @@ class MethodStats:
         self.seconds += took
         self.codes[code] = self.codes.get(code, 0) + 1
 
+    def add_hit(self, started: float) -> None:
+        """Count one answer that was found by its request's bytes: `add`, for what takes no longer than this does."""
+        took = now() - started
+        self.seconds += took
+        self.buckets[0 if took <= BOUNDS[0] else bisect_left(BOUNDS, took)] += 1
+        self.codes[0] += 1
+        self.hits += 1
+
     @property
     def count(self) -> int:
         """Answers in all."""

@@ -23,6 +23,10 @@ from rpc.services import Head
 
 #: bytes of answers that wait for the end of a turn of the loop
 _OUTBOX: Final = 256 << 10
+#: what every kept answer begins with
+_BEFORE_ID: Final = b'{"id":'
+#: bodies from this size on are sent as they are, beside their head: a copy would cost more than a second buffer
+_UNCOPIED: Final = 32 << 10
 #: requests that are begun in one turn of the loop, and beyond them of one client
 TURN_REQUESTS: Final = 64
 #: when a client that was refused may ask again, where no quota says it
@@ -79,10 +83,17 @@ class ServerState:
     _is_deferral_due: bool = False
     _deferred: dict[str, deque[Callable[[], None]]] = field(default_factory=dict)
     _empty: asyncio.Event | None = None
+    #: the time in whole seconds, and when (by `perf_counter`) it is another
     _second: int = 0
+    _second_ends: float = 0.0
+    #: the status line and the lines that every answer has by status, and those of 200
     _starts: dict[int, bytes] = field(default_factory=dict)
+    _start: bytes = b""
     _head: Head | None = None
     _head_lines: bytes = b""
+    #: the head of the last kept answer that has one, and its lines with that of its cache
+    _kept_head: Head | None = None
+    _kept_lines: bytes = b""
 
     def tell_refused(self, url: bytes, status: int, code: int, client: Callable[[], str]) -> None:
         """Tell the observer, where there is one, of a request that was refused before it was read."""
@@ -116,6 +127,14 @@ class ServerState:
             if self._outbox_bytes > _OUTBOX:
                 # so that the transport can say that its peer does not read
                 self.flush()
+
+    def send_answer(self, transport: asyncio.Transport, start: bytes, body: bytes) -> None:
+        """Write a body behind its `start`."""
+        if len(body) < _UNCOPIED:
+            self.send(transport, start + body)
+        else:
+            self.send(transport, start)
+            self.send(transport, body)
 
     def end_of_turn(self) -> None:
         """See to it that `flush` is called when this turn of the loop is over."""
@@ -160,10 +179,21 @@ class ServerState:
 
     def start(self, status: int) -> bytes:
         """The status line and the header lines that every answer has; made anew once a second."""
-        second = int(time())
-        if second != self._second:
-            self._begin_second(second)
-        return self._starts.get(status) or self._make_start(status, second)
+        if perf_counter() >= self._second_ends:
+            self._begin_second()
+        return self._starts.get(status) or self._make_start(status, self._second)
+
+    def head(self, status: int, length: int, last_lines: bytes, ctx: Context | None, lines: bytes) -> bytes:
+        """The head of an answer with so many bytes of body. `lines`: further ones, each with its line end before it."""
+        start = self.start(status)
+        if status in (429, 503) and not lines:
+            lines = b"\r\nRetry-After: %d" % retry_after(ctx)
+        if ctx is not None:
+            if ctx.pinned is not None:
+                lines = self.head_lines(ctx.pinned) + lines
+            if ctx.has_headers:
+                lines = "".join(f"\r\n{name}: {value}" for name, value in ctx.added_headers()).encode() + lines
+        return b"%b%d%b%b" % (start, length, lines, last_lines)
 
     def head_lines(self, head: Head) -> bytes:
         """The header lines that name an answer's head and its age; made anew once a second. Called after `start`."""
@@ -173,22 +203,51 @@ class ServerState:
             self._head = head
         return self._head_lines
 
-    def kept_lines(self, head: Head | None, started: float) -> bytes:
-        """The header lines of an answer that was kept. `head`: what it is of, if any; `started`: by `perf_counter`."""
+    def send_kept(
+        self,
+        transport: asyncio.Transport,
+        version: int,
+        body: bytes,
+        permissions: frozenset[str] | None,
+        account: str,
+        last_lines: bytes,
+    ) -> Context | bool:
+        """Answer a request with these bytes, where its answer is kept; whether it is.
+
+        Of a large answer, what counts its memory. `last_lines`: how the answer's HTTP head ends.
+        """
+        answers = self.dispatcher.answers
+        assert answers is not None
+        found = answers.find_raw(version, body, permissions, account)
+        if found is None:
+            return False
+        request_id, text, head, started, counted = found
+        if started >= self._second_ends:
+            self._begin_second()
         lines = _HIT_LINE
+        if head is not None:
+            if head is not self._kept_head:
+                self._kept_head, self._kept_lines = head, self.head_lines(head) + _HIT_LINE
+            lines = self._kept_lines
         if self.settings.server_timing:
             lines += b"\r\nServer-Timing: cache;dur=%.3f" % ((perf_counter() - started) * 1e3)
-        if head is None:
-            return lines
-        second = int(time())
-        if second != self._second:
-            self._begin_second(second)
-        return self.head_lines(head) + lines
+        length = len(_BEFORE_ID) + len(request_id) + len(text)
+        if len(text) < _UNCOPIED:
+            values = self._start, length, lines, last_lines, request_id, text
+            self.send(transport, b'%b%d%b%b{"id":%b%b' % values)
+        else:
+            # a long text leaves as it is kept
+            self.send(transport, b'%b%d%b%b{"id":%b' % (self._start, length, lines, last_lines, request_id))
+            self.send(transport, text)
+        return True if counted is None else counted
 
-    def _begin_second(self, second: int) -> None:
-        self._second = second
+    def _begin_second(self) -> None:
+        moment = time()
+        self._second = int(moment)
+        self._second_ends = perf_counter() + 1 - moment % 1
         self._starts = {}
-        self._head = None
+        self._start = self._make_start(200, self._second)
+        self._head = self._kept_head = None
 
     def _make_start(self, status: int, second: int) -> bytes:
         lines = [

@@ -317,3 +317,19 @@ async def test_a_second_writer_fences_the_first(tmp_path: Path) -> None:
     with pytest.raises(Fenced):
         await store.append_head(entry(head.seq + 2, term - 1))
     await store.close()
+
+
+async def test_a_reader_looks_at_the_head_log_again_after_each_write_of_another(tmp_path: Path) -> None:
+    writer = await LmdbStore.open(tmp_path / "s", map_size=1 << 26)
+    reader = await LmdbStore.open(tmp_path / "s", readonly=True)
+    assert reader.newest_seq() == 0
+    term = await writer.new_term("one")
+    for seq in (1, 2):
+        await writer.append_head(entry(seq, term))
+        assert [reader.newest_seq(), reader.newest_seq()] == [seq, seq]
+        batch = Batch()
+        batch.put(META, b"", b"other", b"%d" % seq)
+        await writer.write(batch)
+        assert reader.newest_seq() == seq
+    await reader.close()
+    await writer.close()

@@ -271,7 +271,7 @@ async def chain_read_obj(ctx: Context, obj: Cid) -> bytes:
         raise NotFound(f"blockstore get: ipld: could not find {obj}") from None
 
 
-@method("Filecoin.ChainHasObj", cache=Cache.NEVER)
+@method("Filecoin.ChainHasObj", cache=Cache.IMMUTABLE)
 async def chain_has_obj(ctx: Context, obj: Cid) -> bool:
     """Whether `ChainReadObj` gives an object: one that a lazy store would fetch, too."""
     if not obj:
@@ -279,7 +279,7 @@ async def chain_has_obj(ctx: Context, obj: Cid) -> bool:
     try:
         await ctx.objects.get(obj)
     except Missing:
-        return False
+        return False  # an absence, so it is never kept: objects come without a head too
     return True
 
 

@@ -26,7 +26,7 @@ from rpc.registry import Cache, Method
 from rpc.server.answers.flight import FAILED, Flight
 from rpc.server.answers.head_changes import common_epoch
 from rpc.server.answers.question import ABSENCES, needs_head, question_key, tipset_places
-from rpc.server.answers.raw_request import MAX_RAW, find_id, is_id
+from rpc.server.answers.raw_request import ID, MAX_RAW, find_id, is_id
 from rpc.server.metrics import MethodStats
 from rpc.server.request import Request
 from rpc.services import Head, Services
@@ -41,6 +41,8 @@ _RAW_SHARE: Final = 4
 _ANSWER_SHARE: Final = 16
 #: answers above this are counted as a client's memory until they have left
 _COUNTED: Final = 64 << 10
+#: what stands for the id in the key of a request's bytes, by API version: bytes that no JSON text has in it
+_ID_OF: Final = (b"\0", b"\1", b"\2")
 #: head changes with reverts that are remembered; what was kept before them is dropped
 _MOST_FORKS: Final = 64
 
@@ -109,8 +111,8 @@ class Answers:
     def find_raw(
         self, version: int, body: bytes, permissions: frozenset[str] | None, account: str
     ) -> tuple[bytes, bytes, Head | None, float, Context | None] | None:
-        """The answer to a request with these bytes: what is before its kept text, the kept text, its head, when the
-        search began, and of a large answer what counts its memory. None where no answer is kept.
+        """The answer to a request with these bytes: `{"id":`, then the id (the first item), then the kept text. Beside
+        them its head, when the search began, and of a large answer what counts its memory. None where none is kept.
 
         Counts the request. What needs more than a look is left to the dispatcher: a head that has not been seen yet, a
         client at its limits.
@@ -119,20 +121,19 @@ class Answers:
         if len(body) > MAX_RAW:
             return None
         body = body.strip()
-        place = find_id(body)
-        if place is None:
+        match = ID.search(body)
+        if match is None:
             return None
-        start, end = place
+        start, end = match.span(1)
         try:
-            kept = self._entries[self._raw[b"%d%b\0%b" % (version, body[:start], body[end:])][0]]
+            kept = self._entries[self._raw[body[:start] + _ID_OF[version] + body[end:]][0]]
         except KeyError:
             return None
+        if kept.perm not in (self._permissions if permissions is None else permissions):
+            return None
         working = self._working
-        if (
-            kept.perm not in (self._permissions if permissions is None else permissions)
-            or working.used >= working.cap
-            or (account and working.by_client.get(account, 0) >= working.client_cap)
-        ):
+        used = working.used
+        if used and (used >= working.cap or (account and working.by_client.get(account, 0) >= working.client_cap)):
             return None
         head = None
         if kept.epoch != NOTHING:
@@ -147,10 +148,8 @@ class Answers:
                 counted.reserve(len(kept.text))
             except Refused:
                 return None
-        kept.stats.add(started, 0)
-        kept.stats.hits += 1
-        # in two parts: a long text leaves as it is kept, without a copy
-        return b'{"id":%b' % body[start:end], kept.text, head, started, counted
+        kept.stats.add_hit(started)
+        return body[start:end], kept.text, head, started, counted
 
     async def ask(self, ctx: Context, method: Method, stats: MethodStats, params: Any) -> Kept | Flight | None:
         """The answer that is kept or that another call is about to have; a flight, where the caller is to compute it.
@@ -283,7 +282,7 @@ class Answers:
         place = find_id(body)
         if place is None or not is_id(body, *place, request):
             return
-        raw = b"%d%b\0%b" % (version, body[: place[0]], body[place[1] :])
+        raw = body[: place[0]] + _ID_OF[version] + body[place[1] :]
         size = len(raw) + _ENTRY_BYTES
         if size <= self._raw.maxsize:
             self._raw[raw] = key, size

@@ -19,15 +19,16 @@ from rpc.server.request import BrokenRequest, Request, read_request
 #: requests up to this size are looked up by their bytes
 MAX_RAW: Final = 4096
 
-_ID: Final = re.compile(rb'"id": ?(0|[1-9][0-9]{0,14}|"[A-Za-z0-9_-]{1,64}")(?=[,}])')
-#: ids that `_ID` does not match, so they differ from any that it does
+#: the first plain id of a request's bytes
+ID: Final = re.compile(rb'"id": ?(0|[1-9][0-9]{0,14}|"[A-Za-z0-9_-]{1,64}")(?=[,}])')
+#: ids that `ID` does not match, so they differ from any that it does
 _OTHER_NUMBER: Final = b"1234567890123456"
 _OTHER_TEXT: Final = b'"%b"' % (b"x" * 65)
 
 
 def find_id(body: bytes) -> tuple[int, int] | None:
     """Where the first plain id of a request's bytes begins and ends; None where there is none."""
-    match = _ID.search(body)
+    match = ID.search(body)
     return None if match is None else match.span(1)
 
 

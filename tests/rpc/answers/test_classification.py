@@ -14,7 +14,7 @@ from rpc.server.answers.question import tipset_places
 NEVER = re.compile(
     r"Mpool|F3|Push|PutObj|Send|Subscribe|Unsubscribe|Notify|Filter(Changes|Logs)|New\w*Filter|UninstallFilter|WaitMsg|Syncing|SyncState"
     r"|NodeStatus|StartTime|GasPrice|MaxPriorityFee|GasEstimate(GasPremium|MessageGas|GasLimit)|EstimateGas"
-    r"|BlockstoreInfo|HasObj|ValidateIndex|MinerGetBaseInfo|StateCall|StateCompute|StateReplay|debug_|trace_call"
+    r"|BlockstoreInfo|ValidateIndex|MinerGetBaseInfo|StateCall|StateCompute|StateReplay|debug_|trace_call"
     r"|BeaconEntry|BeaconGetEntry"
 )
 

@@ -117,7 +117,7 @@ class Asker:
     async def raw(self, body: bytes) -> bytes:
         assert self.dispatcher.answers is not None
         found = self.dispatcher.answers.find_raw(1, body, None, "")
-        return (await self.dispatcher.http(1, body))[1] if found is None else found[0] + found[1]
+        return (await self.dispatcher.http(1, body))[1] if found is None else b'{"id":' + found[0] + found[1]
 
     async def runs(self, method: str, *params: Any, **more: Any) -> int:
         return (await self(method, *params, **more))[1]

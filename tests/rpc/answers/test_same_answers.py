@@ -60,7 +60,7 @@ async def answer_cached(dispatcher: Dispatcher, version: int, sent: bytes) -> by
     """An answer as a connection gets it: by the request's bytes, else through the dispatcher."""
     assert dispatcher.answers is not None
     found = dispatcher.answers.find_raw(version, sent, None, "")
-    return (await dispatcher.http(version, sent))[1] if found is None else found[0] + found[1]
+    return (await dispatcher.http(version, sent))[1] if found is None else b'{"id":' + found[0] + found[1]
 
 
 def cached_and_plain(chain: MovingChain, registry: Registry) -> tuple[Dispatcher, Dispatcher]:

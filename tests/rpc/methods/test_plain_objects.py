@@ -38,6 +38,19 @@ async def test_a_lazy_store_has_what_it_would_fetch_and_nothing_else() -> None:
     assert (await ask(dispatcher, "ChainHasObj", link(hidden)))["error"]["code"] == -32002
 
 
+async def test_that_an_object_is_held_is_kept_and_that_it_is_not_is_looked_up_again() -> None:
+    chain = MadeChain()
+    chain.log.publish([], [await chain.add(None, 0)])
+    dispatcher = Dispatcher(chain.services())
+    raw = b"\x81\x07"
+    hits = dispatcher.metrics.method("Filecoin.ChainHasObj")
+    assert [(await ask(dispatcher, "ChainHasObj", link(cid_of(raw))))["result"] for _ in range(3)] == [False] * 3
+    assert hits.hits == 0
+    await chain.put(raw)
+    assert [(await ask(dispatcher, "ChainHasObj", link(cid_of(raw))))["result"] for _ in range(3)] == [True] * 3
+    assert hits.hits == 2
+
+
 async def test_the_undefined_cid_is_an_identity_cid_to_a_nodes_store() -> None:
     chain = MadeChain()
     chain.log.publish([], [await chain.add(None, 0)])
