@@ -69,14 +69,15 @@ SERVING_SETTINGS: Final = (
         whole_number(1, 10_000),
         10,
         SERVE,
-        "Requests of one of them that a process answers in any second; it refuses more (429).",
+        "Requests of one of them that are answered in any second; more are refused (429). Of all processes that share "
+        "`rates_file`.",
     ),
     Setting(
         "range_requests_in_all",
         whole_number(1, 10_000),
         50,
         SERVE,
-        "Requests of all of them that a process answers in any second.",
+        "Requests of all of them that are answered in any second, by all processes that share `rates_file`.",
     ),
     Setting(
         "range_answers_at_once", whole_number(1, 256), 4, SERVE, "Of these answers, how many are in the making at once."

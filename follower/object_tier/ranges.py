@@ -9,6 +9,7 @@ from typing import Final
 from blockstore.store import ObjectStore
 from follower.settings import CannotRun, Settings, reading
 from rpc.server.metrics import Metrics
+from rpc.server.ranges.admission import SharedAdmission
 from rpc.server.ranges.page import RangeLimits, RangePages
 from rpc.server.server import Server
 from rpc.services import Services
@@ -44,7 +45,11 @@ def serve_ranges(settings: Settings, server: Server, services: Services, below: 
     )
     if limits.in_all < limits.per_second:
         raise CannotRun("range_requests_in_all is less than range_requests_per_second")
-    pages = RangePages(services, below, tokens, limits)
+    admission = None
+    if settings["rates_file"]:
+        with reading("rates_file", settings["rates_file"]) as rates:
+            admission = SharedAdmission(rates, list(tokens), limits.per_second, limits.in_all)
+    pages = RangePages(services, below, tokens, limits, admission=admission)
     pages.serve_on(server)
     return pages
 

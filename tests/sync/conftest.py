@@ -16,6 +16,7 @@ from leader_bridge.sync.sources.peer import PeerSource
 from leader_bridge.upkeep.check import check_store
 from leader_bridge.upkeep.damage import CheckReport
 from rpc.methods import register_all
+from rpc.server.ranges.admission import Admission
 from rpc.server.ranges.page import RangeLimits, RangePages
 from rpc.server.server import Server, serve
 from tests.support.bridge.imported import lmdb_of_devnet
@@ -50,13 +51,17 @@ async def target(tmp_path: Path) -> AsyncIterator[LmdbStore]:
 
 @contextlib.asynccontextmanager
 async def giving(
-    store: Store, limits: RangeLimits = FAST, port: int = 0, clock: Callable[[], float] | None = None
+    store: Store,
+    limits: RangeLimits = FAST,
+    port: int = 0,
+    clock: Callable[[], float] | None = None,
+    admission: Admission | None = None,
 ) -> AsyncIterator[tuple[Server, RangePages]]:
-    """A follower that gives ranges of a store. `clock`: what its limits go by."""
+    """A follower that gives ranges of a store. `clock`, `admission`: what its limits go by."""
     register_all()
     services = await services_over(store)
     server = await serve(services, "127.0.0.1", port)
-    pages = RangePages(services, store, {"test": TOKEN}, limits, clock=clock)
+    pages = RangePages(services, store, {"test": TOKEN}, limits, admission=admission, clock=clock)
     pages.serve_on(server)
     try:
         yield server, pages

@@ -19,8 +19,8 @@ from chain.index.chain_index import HELD_EVENTS, HELD_MESSAGES, HELD_RECEIPTS, H
 from chain.index.oldest import oldest_held
 from chain.tipset import Tipset, TipsetKey
 from rpc.server.auth import sends
+from rpc.server.ranges.admission import Admission, OwnAdmission
 from rpc.server.ranges.bundle import Bundle, Objects, TooLarge, bundle_contents, bundle_headers, bundle_objects
-from rpc.server.ranges.window import Window
 from rpc.server.ranges.wire import (
     CAR_TYPE,
     CHAIN_TIPSETS,
@@ -50,9 +50,9 @@ _FLAGS: Final = {"messages": HELD_MESSAGES, "state": HELD_STATE, "receipts": HEL
 
 @dataclass(frozen=True, slots=True)
 class RangeLimits:
-    """What one process of a follower gives.
+    """What is given. `per_second`: requests of one token, `in_all` of all.
 
-    `per_second`: requests of one token, `in_all` of all; `at_once`: answers in the making.
+    `at_once`: answers in the making, of this process.
     """
 
     per_second: int = 10
@@ -72,7 +72,9 @@ class Given:
 
 
 class RangePages:
-    """The pages over the store of `services`. `tokens`: who may ask, by name."""
+    """The pages over the store of `services`. `tokens`: who may ask, by name. `admission`: what counts requests (None:
+    for this process). `clock`: what it goes by.
+    """
 
     def __init__(
         self,
@@ -81,6 +83,7 @@ class RangePages:
         tokens: Mapping[str, str],
         limits: RangeLimits | None = None,
         *,
+        admission: Admission | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self._services = services
@@ -88,8 +91,7 @@ class RangePages:
         self._tokens = {name: f"Bearer {token}".encode() for name, token in tokens.items()}
         self.limits = limits or RangeLimits()
         self._clock = clock or asyncio.get_running_loop().time
-        self._windows = {name: Window(self.limits.per_second) for name in tokens}
-        self._all = Window(self.limits.in_all)
+        self._admission = admission or OwnAdmission(list(tokens), self.limits.per_second, self.limits.in_all)
         self._working = 0
         self._lookup = Lookup()
         self._held: dict[str, int] = {}
@@ -141,15 +143,7 @@ class RangePages:
 
     def _wait_seconds(self, name: str) -> float:
         """Seconds until a request may come; 0: this one is counted. It is refused, not delayed: delays build queues."""
-        now = self._clock()
-        window = self._windows[name]
-        wait = max(window.wait_seconds(now), self._all.wait_seconds(now))
-        if not wait and self._working >= self.limits.at_once:
-            wait = 0.1
-        if not wait:
-            window.start(now)
-            self._all.start(now)
-        return wait
+        return 0.1 if self._working >= self.limits.at_once else self._admission.admit(name, self._clock())
 
     async def _answer(self, request: BaseRequest) -> web.Response:
         self.given.requests += 1
