@@ -20,6 +20,13 @@ SERVING_SETTINGS: Final = (
         "Actors that a process reads ahead when a head comes, of those asked for at the last heads. 0: none, ever.",
     ),
     Setting(
+        "start_ahead_seconds",
+        number(0, 600),
+        5.0,
+        SERVE,
+        "Seconds that a process over a shared store reads ahead when it starts, before it takes requests. 0: none.",
+    ),
+    Setting(
         "answer_cache_mb",
         whole_number(0, 1 << 20),
         64,

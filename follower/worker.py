@@ -21,7 +21,7 @@ from follower.administration.endpoint import FOLLOWER, administered, check_endpo
 from follower.administration.group import OwnProcess
 from follower.administration.worker import WorkerControl
 from follower.ahead.head_ahead import HeadAhead
-from follower.ahead.rows_ahead import read_rows_ahead
+from follower.ahead.start_ahead import start_ahead
 from follower.archives import objects_below, open_archives, warn_of_lacking
 from follower.archives import register as register_archives
 from follower.background import in_background
@@ -35,7 +35,15 @@ from follower.head import StoreHeads
 from follower.lazy_objects import node_sources
 from follower.logs.recent_errors import watch_log
 from follower.membership import Membership, fleet_member
-from follower.object_tier.open import ObjectTier, is_shared, open_object_tier, probing, serve_peers, take_shards
+from follower.object_tier.open import (
+    ObjectTier,
+    is_shared,
+    open_object_tier,
+    probing,
+    serve_peers,
+    take_shards,
+    tier_folder,
+)
 from follower.object_tier.open import register as register_tier
 from follower.object_tier.ranges import register as register_ranges
 from follower.object_tier.ranges import serve_ranges
@@ -48,6 +56,7 @@ from rpc.lookup.filters.filter_shares import FilterLimits
 from rpc.lookup.self_check import CheckedExecutor, check_executed
 from rpc.methods import register_all
 from rpc.release import BUILD_INFO_DOC, agent, build_info
+from rpc.server.dispatch import Dispatcher
 from rpc.server.gate.gate import GateSettings
 from rpc.server.gate.method_list import MethodList
 from rpc.server.gate.shared_rates import SharedRates
@@ -366,12 +375,13 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
             stop_of_execution = ExecutionStop(store, checked, this_machine())
             await stop_of_execution.look()
             services.checks.fresh["execution"] = stop_of_execution.check
-        if is_shared(store.url):
-            await read_rows_ahead(store, index)
         limits = server_settings(settings)
         files = raise_open_file_limit()
         limits = replace(limits, max_connections=connections_within(files, limits.max_connections))
-        server = await serve(services, host, port, settings=limits)
+        dispatcher = Dispatcher(services, settings=limits)
+        if is_shared(store.url) and settings["start_ahead_seconds"]:
+            await start_ahead(dispatcher, settings["start_ahead_seconds"], tier_folder(settings), executing)
+        server = await serve(services, host, port, dispatcher=dispatcher)
         readiness = ReadinessWatch(server.health, heads, start_seconds=_START_SECONDS)
         readiness.register(server.metrics)
         if lanes is not None:

@@ -36,6 +36,10 @@ class MethodStats:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.clear()
+
+    def clear(self) -> None:
+        """Count from 0."""
         self.codes: dict[int, int] = {0: 0}
         self.buckets = [0] * (len(BOUNDS) + 1)
         self.seconds = 0.0
@@ -86,6 +90,11 @@ class Metrics(Collector):
     def methods(self) -> list[MethodStats]:
         """The counts of every method that has been called."""
         return list(self._methods.values())
+
+    def clear_methods(self) -> None:
+        """Count the methods' answers from 0."""
+        for stats in self.methods():
+            stats.clear()
 
     def gauge(self, name: str, doc: str, read: Callable[[], float]) -> None:
         """Register a number that goes up and down."""

@@ -22,9 +22,10 @@ def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment without any setting of a follower, and `more`.
 
     Nothing is executed unless a test asks for it: compiling the actors' code takes each process 15 s of CPU time. No
-    object of a shared store is kept on disk: tests would find those of others.
+    object of a shared store is kept on disk: tests would find those of others. Little is read ahead at a start.
     """
-    return {**_plain_environment(), "FOLLOWER_OBJECT_TIER_DIR": "off", **(more or {})}
+    own = {"FOLLOWER_OBJECT_TIER_DIR": "off", "FOLLOWER_START_AHEAD_SECONDS": "1"}
+    return {**_plain_environment(), **own, **(more or {})}
 
 
 def _plain_environment() -> dict[str, str]:

@@ -77,7 +77,8 @@ def test_hits_survive_a_restart_and_kill_9(tmp_path: Path) -> None:
         port = free_port()
         listen = f"127.0.0.1:{port}"
         # every answer is made of objects again: none is kept
-        flags = ("--object-tier-dir", str(tmp_path / "tier"), "--answer-cache-mb", "0", "--object-cache-mb", "1")
+        flags = ("--object-tier-dir", str(tmp_path / "tier"), "--answer-cache-mb", "0", "--object-cache-mb", "1",
+                 "--start-ahead-seconds", "0")  # fmt: skip
         with follower_process("serve", "--store", url, "--listen", listen, *flags) as running:
             until_it_answers(port, running)
             found, reads = asyncio.run(answers(port))

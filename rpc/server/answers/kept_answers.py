@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from itertools import islice
 from time import perf_counter
 from typing import Any, Final
 
@@ -105,6 +106,15 @@ class Answers:
         """Drop everything."""
         self._entries.clear()
         self._raw.clear()
+
+    def questions(self, most: int) -> list[tuple[int, bytes]]:
+        """(API version, request) of at most so many questions whose answers were kept, the newest first."""
+        found: list[tuple[int, bytes]] = []
+        # keys alone: to look at an entry would be a use of it
+        for raw in islice(reversed(list(self._raw)), most):
+            before, _, after = raw[1:].partition(b"\0")
+            found.append((int(raw[:1]), before + b"0" + after))
+        return found
 
     # --- finding -------------------------------------------------------------------------------------
 

@@ -1,0 +1,196 @@
+"""Reads ahead before a follower of a far store takes requests, so that its first answers wait for no round trip.
+
+First the rows of the newest tipsets, then what clients asked the process before this one. Where that is little, as on a
+new machine, the newest epochs: their blocks with events, and the upper nodes of their states. Questions go the way of a
+request, many at a time, so that whatever a request fills on its way is filled: rows, objects, decoded values, kept
+answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+from collections.abc import AsyncIterator, Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from blockstore.cid import DAG_CBOR, Cid
+from blockstore.errors import StoreError
+from chain.errors import ChainError
+from chain.ipld.dag_cbor import links
+from chain.ipld.objects import Objects
+from follower.ahead.asked_before import AskedBefore, Question
+from follower.ahead.rows_ahead import read_rows_ahead
+from rpc.registry import V0, V1, V2, Cost
+from rpc.server.dispatch import Dispatcher
+
+log = logging.getLogger(__name__)
+
+#: the part of the time that rows may take
+_ROWS_PART: Final = 1 / 3
+#: questions that tell what clients ask, so that nothing else is guessed
+_ENOUGH: Final = 500
+#: questions under way
+_TOGETHER: Final = 96
+_VERSIONS: Final = (V0, V1, V2)
+_V1: Final = 1
+#: what is asked again: not what walks whole trees, executes or waits
+_COSTS: Final = frozenset({Cost.FREE, Cost.CHAIN, Cost.STATE, Cost.SCAN})
+#: newest epochs that are read, a day; states that are read together
+_EPOCHS: Final = 2880
+_PART: Final = 32
+#: levels below a state root, and objects of one level of a part
+_LEVELS: Final = 6
+_LEVEL_OBJECTS: Final = 1024
+
+
+class StartAhead:
+    """`epochs`: the most of the newest ones. `asked`, `blocks`, `states`: how many questions were asked, of how many
+    epochs blocks were, and how many objects of states were read."""
+
+    def __init__(self, dispatcher: Dispatcher, epochs: int = _EPOCHS) -> None:
+        self._dispatcher = dispatcher
+        self._epochs = epochs
+        self._services = dispatcher.services
+        self.asked = self.blocks = self.states = 0
+
+    async def run(self, seconds: float, questions: Sequence[Question]) -> None:
+        """Read for so many seconds at most. Nobody else may use the dispatcher yet: its counts begin anew."""
+        dispatcher, loop = self._dispatcher, asyncio.get_running_loop()
+        began = loop.time()
+        await read_rows_ahead(self._services.store, self._services.index, seconds * _ROWS_PART)
+        # own questions are no client's
+        gate, dispatcher.gate = dispatcher.gate, None
+        try:
+            async with asyncio.timeout_at(began + seconds):
+                await self._ask(questions)
+                if self.asked < _ENOUGH:
+                    await self._read_newest()
+        except TimeoutError:
+            pass
+        except (StoreError, ChainError) as error:
+            # who needs it reads it, and says what is wrong
+            log.info("nothing more is read ahead: %s", error)
+        finally:
+            dispatcher.gate = gate
+            dispatcher.metrics.clear_methods()
+            # what is kept now stays: Python's cycle collector need not look through it
+            gc.freeze()
+        log.info(
+            "read ahead in %.1f s: %d questions, blocks of %d epochs, %d objects of states",
+            loop.time() - began, self.asked, self.blocks, self.states,
+        )  # fmt: skip
+
+    async def _ask(self, questions: Iterable[Question]) -> None:
+        """Ask them all again, some at a time."""
+        waiting = iter(questions)
+
+        async def ask_on() -> None:
+            for version, body in waiting:
+                if self._is_wanted(version, body):
+                    await self._dispatcher.http(version, body)
+                    self.asked += 1
+                await asyncio.sleep(0)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_TOGETHER):
+                group.create_task(ask_on())
+
+    def _is_wanted(self, version: int, body: bytes) -> bool:
+        try:
+            value = orjson.loads(body)
+            method = self._dispatcher.registry.names(_VERSIONS[version]).get(value["method"])
+        except (orjson.JSONDecodeError, KeyError, IndexError, TypeError):
+            return False
+        return method is not None and method.cost in _COSTS and not method.channel
+
+    async def _read_newest(self) -> None:
+        head = await self._services.store.head()
+        if head is None:
+            return
+        # what follows from the whole chain, and then one epoch after the other
+        await self._ask_one("eth_getBlockByNumber", "finalized", False)
+        # the head's own block needs its execution
+        top = head.head.height - 1
+        low = max(0, top - self._epochs)
+        heights = iter(range(top, low - 1, -1))
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_TOGETHER):
+                group.create_task(self._read_blocks(heights))
+            group.create_task(self._read_states(low, top))
+
+    async def _read_blocks(self, heights: Iterable[int]) -> None:
+        for height in heights:
+            await self._read_block(height)
+            await asyncio.sleep(0)
+
+    async def _read_block(self, height: int) -> None:
+        await self._ask_one("eth_getBlockByNumber", hex(height), True)
+        answer = await self._ask_one("eth_getBlockByNumber", hex(height), False)
+        block = orjson.loads(answer).get("result")
+        # a null round has none
+        if block:
+            await self._ask_one("eth_getLogs", {"blockHash": block["hash"]})
+        self.blocks += 1
+
+    async def _ask_one(self, method: str, *params: object) -> bytes:
+        body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+        return (await self._dispatcher.http(_V1, body))[1]
+
+    async def _read_states(self, low: int, high: int) -> None:
+        """The upper objects of the states before some epochs, the newest first, a level of several at a time."""
+        services = self._services
+        try:
+            newest = (await services.head_source.current()).tipset
+            for top in range(high, low - 1, -_PART):
+                part = range(max(low, top - _PART + 1), top + 1)
+                tipsets = [await services.index.at_height(newest, height) for height in part]
+                roots = list(dict.fromkeys(tipset.parent_state_root for tipset in tipsets))
+                async for count in read_levels(services.objects, roots, _LEVELS, _LEVEL_OBJECTS):
+                    self.states += count
+        except (StoreError, ChainError) as error:
+            # older states are held no more
+            log.debug("no more states are read ahead: %s", error)
+
+
+async def read_levels(objects: Objects, roots: Sequence[Cid], levels: int, most: int) -> AsyncIterator[int]:
+    """Read what is below some roots: of each level at most so many objects. Yields how many, level by level."""
+    met: set[Cid] = set()
+    level: Sequence[Cid] = roots
+    for _ in range(levels):
+        fresh = dict.fromkeys(cid for cid in level if cid.codec == DAG_CBOR and cid not in met)
+        wanted = list(islice(fresh, most))
+        if not wanted:
+            return
+        met.update(wanted)
+        found = await objects.get_many(wanted)
+        yield len(found)
+        level = []
+        for data in found:
+            level += links(data)
+            await asyncio.sleep(0)
+
+
+async def start_ahead(
+    dispatcher: Dispatcher,
+    seconds: float,
+    folder: Path | None,
+    closing: contextlib.AsyncExitStack,
+    epochs: int = _EPOCHS,
+) -> None:
+    """Read ahead; what is asked from now on is kept in `folder` for the next start, until `closing` is left."""
+    before = None if folder is None else AskedBefore(folder)
+    await StartAhead(dispatcher, epochs).run(seconds, [] if before is None else await asyncio.to_thread(before.load))
+    if before is not None and dispatcher.answers is not None:
+        task = asyncio.create_task(before.keep(dispatcher.answers.questions), name="questions for the next start")
+
+        async def end() -> None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        closing.push_async_callback(end)
