@@ -112,8 +112,9 @@ class Answers:
         found: list[tuple[int, bytes]] = []
         # keys alone: to look at an entry would be a use of it
         for raw in islice(reversed(list(self._raw)), most):
-            before, _, after = raw[1:].partition(b"\0")
-            found.append((int(raw[:1]), before + b"0" + after))
+            for version, mark in enumerate(_ID_OF):
+                if mark in raw:
+                    found.append((version, raw.replace(mark, b"0")))
         return found
 
     # --- finding -------------------------------------------------------------------------------------
