@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 def _standing(source: Source, followed: str) -> NodeStanding:
     if source.refusal:
         word = "refused"
+    elif source.is_cordoned:
+        word = "cordoned"
     elif source.wrong_objects and source.cooling_until > monotonic():
         word = "sent wrong data"
     elif source.cooling_until > monotonic():

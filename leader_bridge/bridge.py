@@ -14,6 +14,7 @@ import os
 import random
 import socket
 from collections.abc import Sequence
+from functools import partial
 from typing import Final, Protocol, runtime_checkable
 
 from blockstore.archive.tier import ArchivedObjects, Archives
@@ -33,7 +34,7 @@ from leader_bridge.follow.publisher import Publisher
 from leader_bridge.follow.upgrade_schedule import UpgradeSchedule
 from leader_bridge.follow.verifier import OFF, SAMPLE, Verifier
 from leader_bridge.nodes.archive_fetcher import ArchiveFetcher
-from leader_bridge.nodes.sources import NoSource, Source, Sources
+from leader_bridge.nodes.sources import NoSource, Source, Sources, WatchedSubscription
 from leader_bridge.nodes.subscription import (
     CURRENT,
     REVERT,
@@ -109,12 +110,8 @@ class Bridge:
         s = self.settings
         self._head_change_lock = asyncio.Lock()
         self.store = store
-        clients = [
-            node
-            if isinstance(node, NodeClient)
-            else NodeClient(node, timeout=s.node_timeout_seconds, max_in_flight=s.fetch_concurrency)
-            for node in nodes
-        ]
+        client_of = partial(NodeClient, timeout=s.node_timeout_seconds, max_in_flight=s.fetch_concurrency)
+        clients = [node if isinstance(node, NodeClient) else client_of(node) for node in nodes]
         self.sources = Sources(clients, batch=s.fetch_batch, bad_object_cooldown_seconds=s.bad_object_cooldown_seconds)
         reads = None if archives is None else ArchivedObjects(store, archives, asks_nodes=True)
         self.mirror = Mirror(
@@ -375,7 +372,8 @@ class Bridge:
         await self._schedule.merge(client, self.head.head.height if self.head else -1)
         if self.head is not None:
             await self._schedule.check_head(client, TipsetKey(self.head.head.key), self.head.head.height)
-        subscription = await subscribe(client, poll_interval=self.settings.poll_interval_seconds)
+        pushed = await subscribe(client, poll_interval=self.settings.poll_interval_seconds)
+        subscription = WatchedSubscription(source, pushed)
         self.reconnects += 1
         if self.reconnects:
             metrics.RECONNECTS.inc()

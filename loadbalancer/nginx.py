@@ -1,4 +1,7 @@
-"""Makes a whole nginx configuration from the members of a fleet. Needs nginx 1.18 or later, no modules."""
+"""Makes a whole nginx configuration from the members of a fleet. Needs nginx 1.18 or later.
+
+With `proxy_protocol` nginx passes on TCP, which needs its stream module; else it balances HTTP and needs no module.
+"""
 
 from __future__ import annotations
 
@@ -115,6 +118,38 @@ http {{
     }}
 }}
 """
+_STREAM: Final = """\
+# Written by `follower loadbalancer nginx --send-proxy` from the fleet in the store. Your changes are lost.
+# nginx passes on TCP and names the client of each connection by a PROXY header. It does not read HTTP: requests stay
+# with the follower of their connection, none is sent again, and clients reach all paths of a follower, /metrics too.
+
+worker_processes auto;
+error_log stderr warn;
+{files}# the stream module, where it is a package of its own (Debian: libnginx-mod-stream)
+include /etc/nginx/modules-enabled/*.conf;
+worker_shutdown_timeout 30m;
+
+events {{
+    worker_connections 4096;
+}}
+
+stream {{
+    upstream followers {{
+        zone followers 512k;
+{servers}
+    }}
+
+    server {{
+        listen {bind};{tls}
+        proxy_pass followers;
+        # version 1; followers need the setting proxy_protocol
+        proxy_protocol on;
+        proxy_connect_timeout 1s;
+        # a WebSocket's silence: followers ping every 30 seconds
+        proxy_timeout 10m;
+    }}
+}}
+"""
 _KINDS: Final = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
@@ -135,13 +170,18 @@ def nginx_config(
     tls = ""
     if settings.certificate:
         tls = f"\n        ssl_certificate {settings.certificate};\n        ssl_certificate_key {settings.certificate};"
+    files = f"pid {folder}/nginx.pid;\n" if folder else "pid /run/nginx.pid;\n"
+    servers = "\n".join(_server(member, down, behind, has_better) for member in members) or _NONE
+    bind = settings.bind + (" ssl" if settings.certificate else "")
+    if settings.proxy_protocol:
+        return _STREAM.format(bind=bind, files=files, servers=servers, tls=tls)
     return _TEMPLATE.format(
         keep_alive=_KEEP if settings.keep_alive else _CLOSE,
-        bind=settings.bind + (" ssl" if settings.certificate else ""),
-        files=f"pid {folder}/nginx.pid;\n" if folder else "pid /run/nginx.pid;\n",
+        bind=bind,
+        files=files,
         limit=limit,
         nobody=no_follower_answer(),
-        servers="\n".join(_server(member, down, behind, has_better) for member in members) or _NONE,
+        servers=servers,
         temporary="".join(f"    {kind}_temp_path {folder}/{kind};\n" for kind in _KINDS) if folder else "",
         tls=tls,
         too_big=body_too_large_answer(limit),

@@ -30,7 +30,8 @@ class BalancerSettings:
 
     `runtime_dir` is where nginx keeps its pid and temporary files; empty: where it was built to. `keep_alive`: whether
     nginx keeps its clients' connections between requests, which a reload may close under a request on its way.
-    `proxy_protocol`: whether HAProxy begins its connections to followers with a PROXY header of version 2.
+    `proxy_protocol`: whether connections to followers begin with a PROXY header: HAProxy's of version 2, nginx' of
+    version 1, which then passes on TCP.
     """
 
     bind: str = "0.0.0.0:1234"

@@ -51,8 +51,8 @@ class Context:
 
     __slots__ = (
         "account", "admission", "asked_node", "cache_status", "deadline", "depends_on", "find_client", "headers",
-        "lane_places", "permissions", "pinned", "reserved_bytes", "retry_after", "services", "session", "stages",
-        "time_budget_seconds", "verbose", "version", "waits",
+        "lane_places", "permissions", "pinned", "reserved_bytes", "retry_after", "search_limit", "services", "session",
+        "stages", "time_budget_seconds", "verbose", "version", "waits",
     )  # fmt: skip
 
     def __init__(
@@ -84,6 +84,8 @@ class Context:
         self.reserved_bytes = 0
         #: whole seconds until a quota that refused this request has room; 0: none did
         self.retry_after = 0
+        #: epochs that a search for a message goes back where no parameter says so; -1: any number
+        self.search_limit = -1
         #: how many calls of this request wait now
         self.waits = 0
         #: of a batch, by lane: who of its calls may go in

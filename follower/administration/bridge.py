@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
 from jsonrpcserver import Result, Success
 
 from blockstore.bridge_rows import BridgeRow
-from follower.administration.controls import Controls, LogLevels
+from follower.administration.controls import Controls, LogLevels, invalid
 from rpc.server.admin import AdminMethod
 
 log = logging.getLogger("follower.admin")
@@ -21,10 +21,22 @@ _TOLD: Final = ("name", "leads", "term", "height", "node_height", "stopped", "ba
 
 
 class BridgeControl:
-    """The methods of a bridge. `describe` tells what it does."""
+    """The methods of a bridge. `describe` tells what it does.
 
-    def __init__(self, describe: Callable[[], BridgeRow]) -> None:
+    `nodes`: the names of its full nodes. Where there are several, `cordon` is told which are to be left alone.
+    """
+
+    def __init__(
+        self,
+        describe: Callable[[], BridgeRow],
+        nodes: Sequence[str] = (),
+        cordon: Callable[[Collection[str]], None] = lambda names: None,
+    ) -> None:
         self._describe = describe
+        self._nodes = nodes
+        self._tell_cordoned = cordon
+        #: names of the nodes that are left alone
+        self.cordoned: set[str] = set()
         self._drained = asyncio.Event()
         self._resumed = asyncio.Event()
         self._resumed.set()
@@ -32,6 +44,9 @@ class BridgeControl:
         controls = Controls(self._status, self._levels)
         controls.add("drain", self._drain)
         controls.add("resume", self._resume)
+        if len(set(nodes)) > 1:
+            controls.add("cordon", self._cordon)
+            controls.add("uncordon", self._uncordon)
         self.methods: dict[str, AdminMethod] = controls.methods
 
     def close(self) -> None:
@@ -85,3 +100,21 @@ class BridgeControl:
         self._drained.clear()
         self._resumed.set()
         return Success({"draining": False})
+
+    # --- full nodes ------------------------------------------------------------------------------------------
+
+    async def _cordon(self, node: str) -> Result:
+        """Leave a node alone: it is neither followed nor asked for objects. One node is always left."""
+        if node in self._nodes and not set(self._nodes) - self.cordoned - {node}:
+            return invalid("it is the last node that is not cordoned: drain the bridge to have it follow none")
+        return self._set_cordoned(node, self.cordoned | {node}, cordoned=True)
+
+    async def _uncordon(self, node: str) -> Result:
+        return self._set_cordoned(node, self.cordoned - {node}, cordoned=False)
+
+    def _set_cordoned(self, node: str, cordoned_nodes: set[str], *, cordoned: bool) -> Result:
+        if node not in self._nodes:
+            return invalid(f"no such node; there are {', '.join(self._nodes)}")
+        self.cordoned = cordoned_nodes
+        self._tell_cordoned(self.cordoned)
+        return Success({"node": node, "cordoned": cordoned})

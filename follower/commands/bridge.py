@@ -8,7 +8,7 @@ import contextlib
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -117,6 +117,7 @@ async def _follow(settings: Settings, stop: asyncio.Event, accepts_reorg_below_f
         leading = Bridge(
             store, nodes, taken, permit=permit, after_term=after_term, executor=executor, archives=archives
         )
+        leading.sources.cordon(control.cordoned)
         if dispersal is not None:
             dispersal.attach(leading.mirror, leading.publisher)
         return leading
@@ -134,7 +135,11 @@ async def _follow(settings: Settings, stop: asyncio.Event, accepts_reorg_below_f
             await _run_until(new_bridge(), until)
         leading = None
 
-    control = BridgeControl(describe)
+    def cordon(names: Collection[str]) -> None:
+        if leading is not None:
+            leading.sources.cordon(names)
+
+    control = BridgeControl(describe, [node.name for node in nodes], cordon)
     try:
         async with (
             metrics_server(settings["metrics_listen"]),

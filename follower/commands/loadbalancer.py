@@ -46,8 +46,6 @@ def _balancer(args: argparse.Namespace) -> Balancer:
     except ValueError as error:
         raise CannotRun(str(error)) from None
     if args.kind == "nginx":
-        if args.send_proxy:
-            raise CannotRun("nginx sends a PROXY header from its stream module only, not over HTTP: leave this out")
         return Nginx(told, **commands)
     return Haproxy(told, args.master_socket, **commands)
 
@@ -111,7 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--send-proxy",
         action="store_true",
-        help="HAProxy: name the client of each connection by a PROXY header; followers need proxy_protocol",
+        help="name the client of each connection by a PROXY header (nginx then passes on TCP); needs proxy_protocol",
     )
     parser.add_argument(
         "--master-socket", type=Path, default=Path(_MASTER), metavar="FILE", help="HAProxy's master (%(default)s)"

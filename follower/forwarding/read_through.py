@@ -114,7 +114,7 @@ class ReadThrough:
                 return None
             await self._want(ctx, call, answer, head)
             if method.field in _SEARCHES and answer is not None:
-                answer = await self._execution(call, answer, head)
+                answer = await self._execution(call, answer, head, ctx.search_limit)
             self.answered += 1
         except NullRound:
             raise
@@ -143,7 +143,7 @@ class ReadThrough:
         """
         name = method.name
         if method.field in _SEARCHES:
-            return "Filecoin.StateSearchMsg", _search(method, arguments, head)
+            return "Filecoin.StateSearchMsg", _search(method, arguments, head, ctx.search_limit)
         if not method.versions & V1:
             return None
         final = head.height - FINALITY
@@ -230,14 +230,14 @@ class ReadThrough:
             raise self._refuse(f"another tipset than {tipset.key}")
         return tipset
 
-    async def _execution(self, call: Call, found: dict[str, Any], head: Tipset) -> Any:
+    async def _execution(self, call: Call, found: dict[str, Any], head: Tipset, limit: int) -> Any:
         """What the method answers where a search has found the execution. Errors: NodeError, _Refused."""
         if call.method.field == "StateGetReceipt":
             return found["Receipt"]
         if call.method.field not in _WAITS:
             return found
         # it is deep enough: the node does not wait either; its answer has the decoded return value too
-        _, *rest = _search(call.method, call.arguments, head)
+        _, *rest = _search(call.method, call.arguments, head, limit)
         answer = await self._node.call("Filecoin.StateWaitMsg", [rest[0], _value(call, "confidence"), *rest[1:]], head)
         if {**answer, "ReturnDec": None} != {**found, "ReturnDec": None}:
             raise self._refuse("another execution than its search found")
@@ -330,9 +330,12 @@ def _value(call: Call, name: str) -> Any:
     return call.arguments[places[0]] if places else None
 
 
-def _search(method: Method, arguments: list[Any], head: Tipset) -> list[Any]:
-    """The parameters of `StateSearchMsg` under /rpc/v1 for any of the methods that look for a message."""
+def _search(method: Method, arguments: list[Any], head: Tipset, limit: int) -> list[Any]:
+    """The parameters of `StateSearchMsg` under /rpc/v1 for any of the methods that look for a message.
+
+    `limit`: of the forms of v0 that take none.
+    """
     given = {param.name: value for param, value in zip(method.params, arguments, strict=True)}
     key = given.get("key") or head.key
     links = [{"/": str(cid)} for cid in key.cids]
-    return [links, {"/": str(given["message"])}, given.get("limit", -1), given.get("allow_replaced", True)]
+    return [links, {"/": str(given["message"])}, given.get("limit", limit), given.get("allow_replaced", True)]

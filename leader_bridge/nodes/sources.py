@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,9 +21,9 @@ from blockstore.errors import BadCid, HashMismatch
 from blockstore.store import Held
 from leader_bridge import metrics
 from leader_bridge.clock import monotonic
-from leader_bridge.nodes.subscription import fetch_chain_head
+from leader_bridge.nodes.subscription import Change, Subscription, fetch_chain_head
 from rpc.client.client import NodeClient
-from rpc.node_errors import BadAnswer, CallFailed, NodeError, NodeRefused, RateLimited
+from rpc.node_errors import BadAnswer, CallFailed, NodeError, NodeRefused, NodeTimeout, RateLimited
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ _UNREACHABLE_AFTER: Final = 3
 #: in the text of an error that says nothing of whether the object is there
 _BUSY_WORDS: Final = ("limit", "too many", "busy", "timeout", "timed out", "deadline", "cancel", "overload")
 _LONGEST_BAD_OBJECT_COOLDOWN: Final = 600.0
+#: seconds in which a followed node that is cordoned is left
+_CORDON_SECONDS: Final = 1.0
 #: how long a node has to answer a probe
 _PROBE_TIMEOUT: Final = 2.0
 
@@ -65,6 +67,8 @@ class Source:
         self.client = client
         self.batch = batch
         self.refusal = ""
+        #: an operator wants it to be left alone
+        self.is_cordoned = False
         self.failures = 0
         self.wrong_objects = 0
         self.cooling_until = 0.0
@@ -78,12 +82,19 @@ class Source:
         """Host and port."""
         return self.client.name
 
+    @property
+    def may_be_used(self) -> bool:
+        """Whether it may be asked at all, when it does not cool down."""
+        return not self.refusal and not self.is_cordoned
+
     def cool_down(self, seconds: float) -> None:
         """Leave the node alone for a while."""
         self.cooling_until = max(self.cooling_until, monotonic() + seconds)
 
     def record_failure(self, error: Exception) -> None:
         """Note a failure; the cool-down grows with each one in a row."""
+        if isinstance(error, Cordoned):
+            return
         self.failures += 1
         if self._was_probed:
             # it answers the cheap question and fails all the same: only time helps
@@ -115,7 +126,12 @@ class Source:
 
     async def probe(self) -> bool:
         """Ask a node that cools down after a failure for its head; whether it answered, which ends the cool-down."""
-        if self.refusal or not self._awaits_probe or not self._trusts_probe or self.cooling_until <= monotonic():
+        if (
+            not self.may_be_used
+            or not self._awaits_probe
+            or not self._trusts_probe
+            or self.cooling_until <= monotonic()
+        ):
             return False
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT):
@@ -126,6 +142,35 @@ class Source:
         self._awaits_probe, self._was_probed = False, True
         self.cooling_until = monotonic()
         return True
+
+
+class Cordoned(NodeError):
+    """An operator wants the followed node to be left alone."""
+
+
+class WatchedSubscription:
+    """The subscription to a node; it ends when the node is cordoned."""
+
+    def __init__(self, source: Source, subscription: Subscription) -> None:
+        self._source = source
+        self._subscription = subscription
+        self.transport = subscription.transport
+
+    async def next(self, timeout: float) -> list[Change]:
+        """See `Subscription`. Errors: Cordoned too."""
+        end = monotonic() + timeout
+        while True:
+            if self._source.is_cordoned:
+                raise Cordoned(f"{self._source.name} is cordoned")
+            try:
+                return await self._subscription.next(min(_CORDON_SECONDS, max(0.001, end - monotonic())))
+            except NodeTimeout:
+                if monotonic() >= end:
+                    raise
+
+    async def close(self) -> None:
+        """See `Subscription`."""
+        await self._subscription.close()
 
 
 class Sources:
@@ -145,6 +190,11 @@ class Sources:
         self._bad_object_cooldown_seconds = bad_object_cooldown_seconds
         self._preferred = self.all[0]
 
+    def cordon(self, names: Collection[str]) -> None:
+        """Leave the nodes of these names alone until the next call; the others are taken back."""
+        for source in self.all:
+            source.is_cordoned = source.name in names
+
     def prefer(self, source: Source) -> None:
         """Ask this node first from now on."""
         self._preferred = source
@@ -152,14 +202,14 @@ class Sources:
     def usable(self) -> list[Source]:
         """The nodes that may be asked now, best first."""
         now = monotonic()
-        fit = [source for source in self.all if not source.refusal and source.cooling_until <= now]
+        fit = [source for source in self.all if source.may_be_used and source.cooling_until <= now]
         fit.sort(key=lambda source: (source.wrong_objects > 0, source.failures, source is not self._preferred))
         return fit
 
     def next_usable_in(self) -> float:
         """Seconds until a node that cools down may be asked again (0.05 at least)."""
         now = monotonic()
-        waits = [source.cooling_until - now for source in self.all if not source.refusal]
+        waits = [source.cooling_until - now for source in self.all if source.may_be_used]
         return max(0.05, min(waits, default=1.0))
 
     async def probe(self) -> bool:
@@ -210,7 +260,7 @@ class Sources:
         awaited = [
             s.name
             for s in self.all
-            if not s.refusal and s.cooling_until > now and s.failures < _UNREACHABLE_AFTER and not s.wrong_objects
+            if s.may_be_used and s.cooling_until > now and s.failures < _UNREACHABLE_AFTER and not s.wrong_objects
         ]
         if not answered or awaited:
             # a node that cools down or was cut off may hold it: nobody has it only if all that can be asked said so

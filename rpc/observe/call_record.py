@@ -41,6 +41,8 @@ class CallRecord:
 
 #: the record of the current call; None where nobody observes
 CURRENT_CALL: Final[ContextVar[CallRecord | None]] = ContextVar("current_call", default=None)
+#: the `traceparent` of the current request, where this process traces and the sender is trusted; "" for none
+TRACE_PARENT: Final[ContextVar[str]] = ContextVar("trace_parent", default="")
 _NOTHING: Final[contextlib.AbstractContextManager[object]] = contextlib.nullcontext()
 _NO_HEADERS: Final[Mapping[str, str]] = {}
 
@@ -65,6 +67,13 @@ def node_call(node: str, method: str) -> contextlib.AbstractContextManager[objec
 
 
 def trace_headers() -> Mapping[str, str]:
-    """The headers for a request to another server that belongs to the current call."""
+    """The headers for a request to another server that belongs to the current call.
+
+    The trace of a call that is not sampled goes on with its flag 00, so that the node does not begin one of its own.
+    Source: W3C Trace Context, level 1, section 3.3.
+    """
     spans = current_spans()
-    return _NO_HEADERS if spans is None else spans.headers()
+    if spans is not None:
+        return spans.headers()
+    parent = TRACE_PARENT.get()
+    return {"traceparent": parent} if parent else _NO_HEADERS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from dataclasses import replace
 from typing import Any
@@ -120,10 +121,10 @@ async def played() -> ReplayNode:
     return found
 
 
-async def _ask(node: ReplayNode, gate: GateSettings, method: str, *params: Any) -> dict[str, Any]:
+async def _ask(node: ReplayNode, gate: GateSettings, method: str, *params: Any, version: int = 1) -> dict[str, Any]:
     dispatcher = Dispatcher(replace(node._services), settings=ServerSettings(gate=gate))
     body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
-    answer: dict[str, Any] = orjson.loads((await dispatcher.http(1, body))[1])
+    answer: dict[str, Any] = orjson.loads((await dispatcher.http(version, body))[1])
     return answer
 
 
@@ -231,6 +232,23 @@ async def test_searches_waits_and_denied_methods(played: ReplayNode) -> None:
     assert (await _ask(played, near, "Filecoin.StateSearchMsg", *asked))["result"] is None
     far = GateSettings(api_wait_lookback_limit=100_000)
     assert (await _ask(played, far, "Filecoin.StateSearchMsg", *asked))["result"]
+    # the forms of v0 take no limit: they are cut to it as well
+    old: list[tuple[str, list[Any]]] = [
+        ("StateSearchMsg", [messages[0]["Cid"]]),
+        ("StateSearchMsgLimited", [messages[0]["Cid"], -1]),
+        ("StateGetReceipt", [messages[0]["Cid"], []]),
+    ]
+    for name, given in old:
+        assert (await _ask(played, near, f"Filecoin.{name}", *given, version=0))["result"] is None, name
+        for wide in (far, GateSettings(max_wait_confidence=20), GateSettings()):
+            assert (await _ask(played, wide, f"Filecoin.{name}", *given, version=0))["result"], name
+    for name, given in (("StateWaitMsg", []), ("StateWaitMsgLimited", [-1])):
+        params = [messages[0]["Cid"], 1, *given]
+        assert (await _ask(played, far, f"Filecoin.{name}", *params, version=0))["result"], name
+        with pytest.raises(TimeoutError):
+            # it waits for the message to come again
+            async with asyncio.timeout(0.5):
+                await _ask(played, near, f"Filecoin.{name}", *params, version=0)
     patient = GateSettings(max_wait_confidence=20)
     error = (await _ask(played, patient, "Filecoin.StateWaitMsg", messages[0]["Cid"], 21, -1, True))["error"]
     assert (error["code"], error["data"]) == (CONFIDENCE_REFUSED, {"limit": "max_wait_confidence", "epochs": 20})

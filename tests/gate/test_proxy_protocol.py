@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
+import subprocess
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 
 import aiohttp
 import orjson
@@ -14,6 +18,7 @@ from hypothesis import strategies as st
 
 from loadbalancer.fleet import Member
 from loadbalancer.haproxy import haproxy_config
+from loadbalancer.nginx import nginx_config
 from loadbalancer.settings import BalancerSettings
 from rpc.server.gate.proxy_header import (
     V2_LONGEST,
@@ -217,6 +222,53 @@ async def test_behind_haproxy(header: str) -> None:
             await soon(_through(proxy, one))
     finally:
         proxy.stop()
+
+
+async def test_behind_nginx() -> None:
+    proxy = Proxy("nginx")
+    try:
+        _needs_stream_module()
+        async with node(proxy_protocol=True, trusted_proxies=("127.0.0.1",)) as one:
+            settings = BalancerSettings(f"127.0.0.1:{proxy.port}", runtime_dir=str(proxy.folder), proxy_protocol=True)
+            proxy.file.write_text(nginx_config([Member(f"127.0.0.1:{one.port}")], settings))
+            await proxy.balancer.check(proxy.file)
+            await asyncio.to_thread(proxy.start)
+            await soon(_through(proxy, one))
+            # what a client writes is no header: it is HTTP, and its X-Forwarded-For is a stranger's
+            async with aiohttp.ClientSession() as session:
+                spoofed = {"X-Forwarded-For": "198.51.100.1"}
+                async with session.post(proxy.url, data=ECHO % (1, 5), headers=spoofed) as answer:
+                    assert answer.status == 200
+        # the same from a follower that does not read headers: nginx really sends one
+        async with node(proxy_protocol=False, trusted_proxies=("127.0.0.1",)) as one:
+            proxy.file.write_text(nginx_config([Member(f"127.0.0.1:{one.port}")], settings))
+            assert proxy.process is not None
+            proxy.process.send_signal(signal.SIGHUP)
+            async with asyncio.timeout(30):
+                while await _status(proxy) != 400:
+                    await asyncio.sleep(0.05)
+    finally:
+        await asyncio.to_thread(proxy.stop)
+
+
+async def _status(proxy: Proxy) -> int:
+    """The status of one call on a new connection; 0 where nobody answers."""
+    try:
+        async with aiohttp.ClientSession() as session, session.post(proxy.url, data=ECHO % (1, 5)) as answer:
+            return answer.status
+    except aiohttp.ClientError:
+        return 0
+
+
+def _needs_stream_module() -> None:
+    """Skips the test where nginx has no stream module, or fails it when REQUIRE_SERVERS=1."""
+    built = subprocess.run(["nginx", "-V"], capture_output=True, text=True, check=True).stderr
+    if "--with-stream " in built or any(Path("/etc/nginx/modules-enabled").glob("*stream*")):
+        return
+    reason = "nginx has no stream module; install Debian's package libnginx-mod-stream"
+    if os.environ.get("REQUIRE_SERVERS") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 async def _through(proxy: Proxy, one: Node) -> None:

@@ -20,6 +20,7 @@ from follower.tracing.open import spans_url
 from follower.tracing.reads import note_store_reads
 from loadbalancer.fleet import Member
 from rpc.server.observe import tracing as tracing_module
+from rpc.server.observe.trace_parent import TracedHttpProtocol
 from rpc.server.observe.tracing import QUEUE, Tracing
 from rpc.server.server import serve
 from tests.fleet.test_loadbalancer import proxied
@@ -112,6 +113,42 @@ async def test_who_is_sampled() -> None:
         assert tracing.calls == 1
         await soon(post(one.port, ECHO % (1, 1), headers=UNSAMPLED))
         assert tracing.calls == 1, "whoever began the trace has decided"
+
+
+@pytest.mark.parametrize(
+    ("given", "passed_on"),
+    [
+        ({}, None),
+        (UNSAMPLED, UNSAMPLED["traceparent"]),
+        ({"traceparent": f"00-{'0' * 32}-{'0' * 16}-00"}, None),
+    ],
+)
+async def test_a_trace_that_is_not_sampled_goes_on_to_the_node_as_it_is(
+    given: dict[str, str], passed_on: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str | None] = []
+    taken = TracedHttpProtocol._run
+
+    async with fleet(count=1) as nodes, contextlib.AsyncExitStack() as stack:
+        ours, theirs = (Tracing("http://127.0.0.1:9/v1/traces", 0, {}) for _ in range(2))
+        server = await serve(nodes.dispatcher.services, "127.0.0.1", 0, dispatcher=nodes.dispatcher)
+        stack.push_async_callback(server.stop, 0)
+        server.trace(ours)
+        assert nodes.nodes[0]._server is not None
+        nodes.nodes[0]._server.trace(theirs)
+        node_port = int(nodes.nodes[0].base.rpartition(":")[2])
+
+        def hear(self: TracedHttpProtocol, *args: Any) -> None:
+            if b"StateCall" in args[2] and self.transport.get_extra_info("sockname")[1] == node_port:
+                heard.append(self._parent or None)
+            taken(self, *args)
+
+        monkeypatch.setattr(TracedHttpProtocol, "_run", hear)
+        body = call("Filecoin.StateCall", {**MESSAGE, "Nonce": 1}, [])
+        answer = await soon(post(server.port, body, headers=given))
+        assert b'"result"' in answer.body
+        assert (ours.calls, theirs.calls) == (0, 0)
+    assert heard == [passed_on]
 
 
 async def test_a_strangers_trace_is_not_continued() -> None:

@@ -22,7 +22,6 @@ from rpc.context import Context
 from rpc.errors import MethodError, Unavailable
 from rpc.lookup.actor_states import states_of
 from rpc.lookup.message_search import (
-    NO_LIMIT,
     Epochs,
     Found,
     Miss,
@@ -92,7 +91,7 @@ async def state_search_msg(
 @method("Filecoin.StateSearchMsg", versions=V0, cost=Cost.STATE, answered="indexed", cache=Cache.HEAD)
 async def state_search_msg_v0(ctx: Context, message: Cid) -> dict[str, Any] | None:
     """Where a message, or one that replaced it, was executed; null where it was not. Errors: as under v1."""
-    return await state_search_msg(ctx, TipsetKey(), message, NO_LIMIT, True)
+    return await state_search_msg(ctx, TipsetKey(), message, ctx.search_limit, True)
 
 
 @method("Filecoin.StateSearchMsgLimited", versions=V0, cost=Cost.STATE, answered="indexed", cache=Cache.HEAD)
@@ -104,7 +103,7 @@ async def state_search_msg_limited(ctx: Context, message: Cid, limit: Epochs) ->
 @method("Filecoin.StateGetReceipt", versions=V0, cost=Cost.STATE, answered="indexed", cache=Cache.HEAD)
 async def state_get_receipt(ctx: Context, message: Cid, key: TipsetKey) -> dict[str, Any] | None:
     """The receipt of a message, or of one that replaced it; null where it was not executed."""
-    found = await _search(ctx, key, message, NO_LIMIT, True)
+    found = await _search(ctx, key, message, ctx.search_limit, True)
     return None if found is None else lotus_json.receipt(found.receipt)
 
 
@@ -197,7 +196,7 @@ async def state_wait_msg(
 @method("Filecoin.StateWaitMsg", versions=V0, cost=Cost.WAIT, answered="indexed", cache=Cache.NEVER)
 async def state_wait_msg_v0(ctx: Context, message: Cid, confidence: Uint64) -> dict[str, Any]:
     """As under v1, with no limit and replacements allowed."""
-    return await state_wait_msg(ctx, message, confidence, NO_LIMIT, True)
+    return await state_wait_msg(ctx, message, confidence, ctx.search_limit, True)
 
 
 @method("Filecoin.StateWaitMsgLimited", versions=V0, cost=Cost.WAIT, answered="indexed", cache=Cache.NEVER)

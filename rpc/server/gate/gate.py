@@ -23,6 +23,10 @@ from rpc.server.gate.token_bucket import BucketsByAddress, MakeBucket, TokenBuck
 TOKENS: Final = {
     Cost.FREE: 1, Cost.CHAIN: 1, Cost.STATE: 2, Cost.WAIT: 3, Cost.SCAN: 3, Cost.EXECUTE: 3, Cost.HEAVY: 10,
 }  # fmt: skip
+#: methods that look for the execution of a message
+_SEARCHES: Final = frozenset(
+    {"StateSearchMsg", "StateWaitMsg", "StateSearchMsgLimited", "StateWaitMsgLimited", "StateGetReceipt"}
+)
 #: seconds of the rate that may be saved up
 _BURST_SECONDS: Final = 2.0
 
@@ -82,7 +86,7 @@ class Gate:
         if not is_admitted:
             self.admit(ctx, call.method)
         if self.settings.api_wait_lookback_limit or self.settings.max_wait_confidence:
-            self._check_search(call, ctx.account)
+            self._check_search(ctx, call)
         if self.settings.api_max_lookback_seconds:
             await self._check_lookback(ctx, call)
 
@@ -117,17 +121,22 @@ class Gate:
 
     # --- how far back ----------------------------------------------------------------------------------------
 
-    def _check_search(self, call: GatedCall, account: str) -> None:
-        """A search for a message goes no further back than the limit; a longer one, or an endless one, is cut to it."""
-        if call.method.field not in ("StateSearchMsg", "StateWaitMsg", "StateSearchMsgLimited", "StateWaitMsgLimited"):
+    def _check_search(self, ctx: Context, call: GatedCall) -> None:
+        """A search for a message goes no further back than the limit; a longer one, or an endless one, is cut to it.
+
+        The forms of v0 that take no limit are endless. lotus-gateway cuts them as well: it asks its node by v1's.
+        """
+        if call.method.field not in _SEARCHES:
             return
         most, confidence = self.settings.api_wait_lookback_limit, self.settings.max_wait_confidence
+        if most:
+            ctx.search_limit = most
         for place, param in enumerate(call.method.params):
             value = call.arguments[place]
             if param.name == "limit" and most and (value < 0 or value > most):
                 call.arguments[place] = most
             elif param.name == "confidence" and confidence and value > confidence:
-                self._on_refusal("max_wait_confidence", account)
+                self._on_refusal("max_wait_confidence", ctx.account)
                 raise ConfidenceRefused(confidence)
 
     async def _check_lookback(self, ctx: Context, call: GatedCall) -> None:

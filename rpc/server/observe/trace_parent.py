@@ -6,17 +6,16 @@ A stranger's would decide what is sampled, and fill the traces of others. Source
 from __future__ import annotations
 
 import re
-from contextvars import ContextVar
 from typing import Final
 
 from aiohttp.web_request import BaseRequest
 
+from rpc.observe.call_record import TRACE_PARENT
 from rpc.server.client_address import Clients
 from rpc.server.http_protocol import HttpProtocol
 
-#: the `traceparent` of the current request; "" for none
-TRACE_PARENT: Final[ContextVar[str]] = ContextVar("trace_parent", default="")
-_VALUE: Final = r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"
+#: version ff, and ids of nothing but zeros, are no trace
+_VALUE: Final = r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 _HEADER: Final = re.compile(rb"\r\ntraceparent:[ \t]*(%b)[ \t]*\r\n" % _VALUE.encode(), re.IGNORECASE)
 
 

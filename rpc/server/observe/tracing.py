@@ -23,9 +23,9 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from rpc.observe.call_record import TRACE_PARENT
 from rpc.server.metrics import Metrics
 from rpc.server.observe.answered import Answered
-from rpc.server.observe.trace_parent import TRACE_PARENT
 
 #: spans that wait to be sent (more are dropped), how many are sent at once, and the seconds that sending may take
 QUEUE: Final = 4096
