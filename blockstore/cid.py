@@ -218,6 +218,8 @@ def base32_decode(text: str) -> bytes:
         raise BadCid(f"selected encoding not supported or malformed: {text[:80]!r}") from None
 
 
+#: characters of a base58 text that are read: its work grows with their square, and a CID of 128 bytes has 176
+_LONGEST_B58: Final = 256
 _B58: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
 
@@ -233,7 +235,9 @@ def base58_encode(data: bytes) -> str:
 
 
 def base58_decode(text: str) -> bytes:
-    """The bytes of a base58 text. Errors: BadCid."""
+    """The bytes of a base58 text. Errors: BadCid, also for a text of more than 256 characters."""
+    if len(text) > _LONGEST_B58:
+        raise BadCid(f"{len(text)} characters of base58, of which {_LONGEST_B58} are read")
     number = 0
     for char in text:
         digit = _B58.find(char)

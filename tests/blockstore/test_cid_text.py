@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blockstore.cid import Cid, base32_decode, cid_of, parse
+from blockstore.cid import Cid, base32_decode, base58_encode, cid_of, parse
 from blockstore.errors import BadCid
 
 
@@ -45,3 +45,9 @@ def test_a_cid_comes_back_from_its_text(data: bytes, codec: int) -> None:
 def test_texts_that_are_no_cids(text: str) -> None:
     with pytest.raises(BadCid):
         parse(text)
+
+
+def test_a_long_base58_text_is_refused_before_it_is_read() -> None:
+    assert parse("z" + base58_encode(b"\1\x55\0\x7c" + bytes(124)))
+    with pytest.raises(BadCid, match="257 characters of base58, of which 256 are read"):
+        parse("z" + "2" * 257)
