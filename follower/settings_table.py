@@ -149,8 +149,9 @@ SETTINGS: Final = (
         "download_folder",
         parse_text,
         "",
-        ("import",),
-        "Where an import keeps its files while it runs; empty: in an LMDB store's folder, for other stores here.",
+        ("import", "sync"),
+        "Where an import keeps its files while it runs, and `sync` those it puts together from shards; empty: in an "
+        "LMDB store's folder, for other stores here.",
     ),
     Setting(
         "import_memory_mb",

@@ -31,7 +31,7 @@ def url_of(settings: Settings, text: str) -> str | None:
     )
 
 
-def _folder(settings: Settings, name: str) -> Path:
+def work_folder(settings: Settings, name: str) -> Path:
     """A folder for what an import keeps beside the store while it runs."""
     if settings["download_folder"]:
         return Path(settings["download_folder"]) / name
@@ -60,7 +60,7 @@ async def _import(settings: Settings, args: argparse.Namespace) -> int:
         "index": not args.no_index,
         "lease_seconds": settings["lease_seconds"],
         "policy": Policy(settings["keep_state_epochs"], settings["keep_message_epochs"], settings["keep_index_epochs"]),
-        "folder": _folder(settings, "import"),
+        "folder": work_folder(settings, "import"),
         "sort_above": _sort_above(settings["import_memory_mb"]),
     }
     shared = replace(shared_options(settings), may_create_tables=True)
@@ -73,7 +73,7 @@ async def _import(settings: Settings, args: argparse.Namespace) -> int:
                 done = await import_from_url(
                     store,
                     url,
-                    _folder(settings, "download"),
+                    work_folder(settings, "download"),
                     options=DownloadOptions(settings["download_timeout_seconds"], sha256=args.sha256 or ""),
                     keep_file=args.keep_file,
                     progress=progress,

@@ -26,7 +26,7 @@ class Delivery:
     failed: Mapping[str, str]
 
 
-def _figures_of(path: Path) -> tuple[int, str]:
+def figures_of(path: Path) -> tuple[int, str]:
     """The size of a file and its SHA-256. Errors: OSError."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -46,7 +46,7 @@ async def send_file(
     Errors: ValueError (its name, or it is empty, or it changes meanwhile), OSError, StoreError.
     """
     check_name(path.name)
-    total, digest = await asyncio.to_thread(_figures_of, path)
+    total, digest = await asyncio.to_thread(figures_of, path)
     if not total:
         raise ValueError(f"{path} is empty")
     waited = list(sender.followers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from blockstore.lmdb.store import LmdbStore
+from blockstore.shards.erasure import is_available
 from blockstore.store import Store
 from devnode.replay import start_replay
 from follower.settings_table import SETTINGS
@@ -99,6 +101,32 @@ async def test_the_bridge_goes_on_without_a_second_command(devnet: Store, tmp_pa
 def test_it_takes_every_setting_of_the_bridge_that_it_becomes() -> None:
     lacking = [one.name for one in SETTINGS if one.is_used_by("bridge") and not one.is_used_by("sync")]
     assert lacking == []
+
+
+@pytest.mark.skipif(not is_available(), reason="pyeclib is not installed")
+@pytest.mark.long
+async def test_shards_of_a_file_save_requests_also_where_a_folder_of_them_is_lost(
+    devnet: Store, tmp_path: Path
+) -> None:
+    folders = [tmp_path / f"disk {number}" for number in range(5)]
+    command = [sys.executable, "-m", "follower.cli", "disperse", str(recorded("devnet/chain.car.zst"))]
+    command += ["--to-folders", ",".join(map(str, folders))]
+    cut = await asyncio.to_thread(
+        subprocess.run, command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=120
+    )
+    assert cut.returncode == 0, cut.stderr
+    shutil.rmtree(folders[1])
+    async with giving(devnet) as (server, pages):
+        left = ",".join(str(folder) for folder in folders if folder.exists())
+        process = start(tmp_path, f"http://127.0.0.1:{server.port},{left}", "--once")
+        text = await output(process)
+        assert process.returncode == 0, text
+    # an offer or two, and a range of headers
+    assert pages.given.objects < 400
+    store = await LmdbStore.open(tmp_path / "store")
+    await assert_whole(store)
+    await store.close()
+    assert list((tmp_path / "store" / "joined").iterdir()) == []
 
 
 @pytest.mark.long

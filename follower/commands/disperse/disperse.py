@@ -31,6 +31,8 @@ def sender_of(settings: Settings, store: Store) -> Sender:
 
 def run(settings: Settings, args: argparse.Namespace) -> int:
     """Send. Errors: CannotRun (the file, the followers, the secret), StoreError, OSError."""
+    if args.folders:
+        return _cut(args.file, [Path(one.strip()) for one in args.folders.split(",") if one.strip()])
     return asyncio.run(_send(settings, args.file))
 
 
@@ -61,8 +63,29 @@ async def _send(settings: Settings, path: Path) -> int:
     return FAILED if delivery.failed else DONE
 
 
+def _cut(path: Path, folders: list[Path]) -> int:
+    """Write the shards to folders. Errors: CannotRun, StoreUnavailable (no library), OSError."""
+    from leader_bridge.dispersal.folders import cut_file
+
+    def show(done: int, total: int) -> None:
+        print(f"{done / total:4.0%} of {total:,} bytes", flush=True)
+
+    try:
+        digest = cut_file(path, folders, progress=show)
+    except (ValueError, FileNotFoundError, IsADirectoryError) as error:
+        raise CannotRun(str(error)) from None
+    print(f"the shards of {path.name} are in {len(folders)} folders, SHA-256 {digest}")
+    return DONE
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The file."""
+    """The file, and where to."""
+    parser.add_argument(
+        "--to-folders",
+        dest="folders",
+        metavar="DIR,…",
+        help="write the shards to these folders in turn, and send nothing; `follower sync --from DIR,…` reads them",
+    )
     parser.add_argument("file", type=Path, metavar="FILE", help="sent under its own name, to their received_files_dir")
 
 

@@ -7,16 +7,15 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from follower.commands import bridge
 from follower.commands.command import DONE, FAILED, Command
+from follower.commands.import_car import work_folder
 from follower.commands.processes import metrics_server, run_until_signal
-from follower.commands.sync.sources import car_files, node_texts, open_sources, split_sources
-from follower.settings import Settings, shared_options
+from follower.commands.sync.sources import car_files, node_texts, open_sources, shard_folders, split_sources
+from follower.settings import CannotRun, Settings, shared_options
 
 if TYPE_CHECKING:
     from blockstore.store import Store
@@ -50,7 +49,7 @@ async def _sync(settings: Settings, args: argparse.Namespace, sources: list[str]
             per_source=settings["sync_requests_per_second"],
         )
         async with pool.running():
-            working = asyncio.create_task(_fill(settings, args, pool, car_files(sources)))
+            working = asyncio.create_task(_fill(settings, args, pool, sources))
             stopped = asyncio.create_task(stop.wait())
             try:
                 await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -80,18 +79,33 @@ def sync_options(settings: Settings, args: argparse.Namespace) -> SyncOptions:
     )
 
 
-async def _read_files(store: Store, files: Sequence[Path], progress: Reporter, lease_seconds: float) -> None:
-    """Store the objects of CAR files, before anything is asked for: what they hold need not be asked for."""
+async def _read_files(settings: Settings, store: Store, sources: list[str], progress: Reporter) -> None:
+    """Store the objects of CAR files, before anything is asked for: what they hold need not be asked for.
+
+    Errors: CannotRun (the shards of a file are too few, or not its own), StoreError, OSError.
+    """
+    from blockstore.shards.erasure import BadShards
+    from leader_bridge.dispersal.folders import join_files
     from leader_bridge.imports.importer import import_car
     from leader_bridge.sync.checkpoint import load_checkpoint
 
-    # a filling that has begun has read them
-    if files and await load_checkpoint(store) is None:
-        for file in files:
-            await import_car(store, file, index=False, progress=progress, lease_seconds=lease_seconds)
+    if await load_checkpoint(store) is not None:
+        # a filling that has begun has read them
+        return
+    files, joined = car_files(sources), []
+    if folders := shard_folders(sources):
+        progress.say(f"putting files together from shards in {', '.join(map(str, folders))}")
+        try:
+            joined = await asyncio.to_thread(join_files, folders, work_folder(settings, "joined"))
+        except BadShards as error:
+            raise CannotRun(str(error)) from None
+    for file in [*files, *joined]:
+        await import_car(store, file, index=False, progress=progress, lease_seconds=settings["lease_seconds"])
+    for file in joined:
+        file.unlink()
 
 
-async def _fill(settings: Settings, args: argparse.Namespace, pool: Pool, files: Sequence[Path]) -> int:
+async def _fill(settings: Settings, args: argparse.Namespace, pool: Pool, sources: list[str]) -> int:
     from blockstore.bridge_rows import BridgeRow, NodeStanding
     from blockstore.errors import StoreFull, StoreUnavailable
     from blockstore.open import open_store
@@ -121,7 +135,7 @@ async def _fill(settings: Settings, args: argparse.Namespace, pool: Pool, files:
                 )
                 try:
                     async with announced(store, describe):
-                        await _read_files(store, files, progress, settings["lease_seconds"])
+                        await _read_files(settings, store, sources, progress)
                         done = await sync_store(store, pool, sync_options(settings, args), progress)
                         break
                 finally:
@@ -147,7 +161,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="SOURCES",
         help="separated by commas: http(s)://HOST:PORT of followers of other stores (they need range_tokens_file), and "
-        "node:NODE for full nodes (as in the setting node); and CAR files, whose objects are read first",
+        "node:NODE for full nodes (as in the setting node); and CAR files, or folders of their shards, whose "
+        "objects are read first",
     )
     parser.add_argument(
         "--from-epoch", type=int, metavar="EPOCH", help="the lowest epoch (default: all that the sources hold)"

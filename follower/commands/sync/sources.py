@@ -1,4 +1,4 @@
-"""What `--from` names: followers, full nodes behind `node:`, and CAR files."""
+"""What `--from` names: followers, full nodes behind `node:`, CAR files, and folders of shards of CAR files."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def split_sources(text: str) -> list[str]:
     if not found:
         raise CannotRun("--from names no source")
     for one in found:
-        if not one.startswith(_ADDRESSES) and not Path(one).is_file():
+        if not one.startswith(_ADDRESSES) and not Path(one).exists():
             raise CannotRun(
-                "--from takes http(s)://HOST:PORT of followers, node:NODE, or a CAR file, not "
+                "--from takes http(s)://HOST:PORT of followers, node:NODE, a CAR file, or a folder of shards, not "
                 f"{one.partition('?')[0]!r}"
             )
     if len(set(found)) < len(found):
@@ -34,6 +34,15 @@ def split_sources(text: str) -> list[str]:
 
 def car_files(sources: list[str]) -> list[Path]:
     """The files of `--from`."""
+    return [path for path in _paths(sources) if not path.is_dir()]
+
+
+def shard_folders(sources: list[str]) -> list[Path]:
+    """The folders of `--from`: each has shards of CAR files."""
+    return [path for path in _paths(sources) if path.is_dir()]
+
+
+def _paths(sources: list[str]) -> list[Path]:
     return [Path(one) for one in sources if not one.startswith(_ADDRESSES)]
 
 
