@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import hashlib
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 
 from blockstore.memory import MemoryStore
 from blockstore.shards.manifest import Manifest
+from follower.commands.disperse import disperse
 from follower.object_tier import files
 from follower.object_tier.files import ReceivedFiles
+from follower.settings import CannotRun, load_settings
 from leader_bridge.dispersal.sender import Sender
 from rpc.client.shards import ShardClient
 
@@ -77,3 +80,15 @@ async def test_a_follower_gets_time_to_be_given_shards_by_its_peers() -> None:
     await sender.complete(sent, follower)
     assert follower.sent_bytes == 0
     await sender.close()
+
+
+def test_a_store_that_no_follower_reads_sends_nothing(tmp_path: Path) -> None:
+    """Without --store it would be another one: no follower takes what its own store does not name."""
+    file = tmp_path / "snapshot.car"
+    file.write_bytes(DATA)
+    secret = tmp_path / "secret"
+    secret.write_text("0123456789abcdef")
+    given = {"store": f"lmdb://{tmp_path}/store", "disperse_to": "http://127.0.0.1:1"}
+    settings = load_settings(None, {}, {**given, "object_peer_secret_file": str(secret)}, "disperse")
+    with pytest.raises(CannotRun, match="is empty: give --store"):
+        disperse.run(settings, argparse.Namespace(file=file))

@@ -42,6 +42,11 @@ async def _send(settings: Settings, path: Path) -> int:
 
     store = await open_store(settings["store"], shared=shared_options(settings))
     try:
+        if await store.head() is None:
+            raise CannotRun(
+                f"the store {settings.shown('store')} is empty: give --store, the one that the followers read, for it "
+                "tells them what is sent"
+            )
         sender = sender_of(settings, store)
         try:
             delivery = await send_file(
@@ -92,7 +97,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 COMMAND: Final = Command(
     "disperse",
     "Send a file, such as a snapshot, to all followers of a region.",
-    "follower disperse snapshot.car.zst --disperse-to http://a:1235,http://b:1235 --object-peer-secret-file FILE",
+    "follower disperse snapshot.car.zst --store cassandra://db1/chain --disperse-to http://a:1235,http://b:1235"
+    " --object-peer-secret-file FILE",
     run,
     add_arguments,
 )
