@@ -8,8 +8,10 @@ import copy
 import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import orjson
 import pytest
 
@@ -35,7 +37,9 @@ from rpc.client.client import NodeClient
 from rpc.client.node_info import parse_node_info
 from rpc.server.dispatch import Dispatcher
 from rpc.services import Services
+from tests.observe.test_hidden_secrets import call, wait_for_head
 from tests.support.bridge.running import following, quick
+from tests.support.processes import follower_process, free_port
 from tests.support.recorded import recorded
 
 #: epochs below the head that the store holds at first
@@ -295,3 +299,41 @@ async def test_a_damaged_row_is_no_wish() -> None:
         assert await load_wanted_epoch(store) is None
     assert await want_epoch(store, 3)
     assert not await want_epoch(store, 4)
+
+
+@pytest.mark.long
+async def test_a_follower_and_its_bridge_read_through_and_fill(tmp_path: Path) -> None:
+    """Real processes over LMDB: the answer is the node's at first, and the follower's own once it is filled in."""
+    node = await start_replay(recorded("devnet/chain.car.zst").parent, at_end=True)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    words = [
+        "up", "--store", f"lmdb://{tmp_path}/store", "--node", node.base, "--backfill-epochs", "10", "--listen",
+        f"127.0.0.1:{port}", "--network-file", str(recorded("devnet/network.json")), "--read-through", "true",
+        "--read-through-fill-epochs", "100000", "--read-through-free-gb", "0", "--ready-head-age-epochs", "0",
+    ]  # fmt: skip
+    with follower_process(*words):
+        async with aiohttp.ClientSession() as http, asyncio.timeout(200):
+            await wait_for_head(http, port)
+
+            async def ask(method: str, *params: Any) -> Any:
+                async with http.post(f"{url}/rpc/v1", data=call(method, list(params))) as answer:
+                    return (await answer.json(content_type=None)).get("result")
+
+            async def figure(name: str) -> float:
+                async with http.get(f"{url}/metrics") as answer:
+                    lines = (await answer.text()).splitlines()
+                return sum(float(line.rpartition(" ")[2]) for line in lines if re.match(rf"{name}[ {{]", line))
+
+            wanted = node.head.height // 2
+            expected = await node.index.at_height(node.head, wanted)
+            cids = [{"/": str(cid)} for cid in expected.key.cids]
+            assert (await ask("Filecoin.ChainGetTipSetByHeight", wanted, []))["Cids"] == cids
+            assert await figure("follower_read_through_total") == 1
+            assert await figure("follower_read_through_wanted_total") == 1
+            # each asks something new, so that nothing is kept: the node is asked until the bridge has come so far
+            number, before = wanted, -1.0
+            while (now := await figure("follower_read_through_total")) != before:
+                before, number = now, number + 1
+                assert (await ask("Filecoin.ChainGetTipSetByHeight", number, []))["Height"] <= number
+    await node.stop()
