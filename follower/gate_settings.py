@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Final
 
 from follower.setting import EXECUTE, SERVE, Setting
-from follower.setting_parsers import number, one_of, parse_boolean, parse_method_seconds, parse_text, whole_number
+from follower.setting_parsers import (
+    number,
+    one_of,
+    parse_boolean,
+    parse_method_seconds,
+    parse_optional_listen,
+    parse_origin,
+    parse_text,
+    whole_number,
+)
 
 FORWARD_SETTINGS: Final = (
     Setting(
@@ -144,5 +153,34 @@ GATE_SETTINGS: Final = (
         0,
         SERVE,
         "The highest confidence of StateWaitMsg; 0: any that Lotus takes.",
+    ),
+    Setting(
+        "tls_listen",
+        parse_optional_listen,
+        "",
+        SERVE,
+        "HOST:PORT where JSON-RPC is served with TLS, beside listen; empty for none. Needs tls_cert and tls_key.",
+    ),
+    Setting(
+        "tls_cert",
+        parse_text,
+        "",
+        SERVE,
+        "PEM file with the certificate of tls_listen and its chain. Read again when it changes.",
+    ),
+    Setting("tls_key", parse_text, "", SERVE, "PEM file with the key of tls_cert, without a password."),
+    Setting(
+        "cors_origin",
+        parse_origin,
+        "*",
+        SERVE,
+        "The origin whose web pages may read answers (Access-Control-Allow-Origin); *: any; empty: none.",
+    ),
+    Setting(
+        "cors_preflight",
+        parse_boolean,
+        False,
+        SERVE,
+        "Answer the OPTIONS requests of browsers, so that web pages can ask. Lotus answers them with an error.",
     ),
 )

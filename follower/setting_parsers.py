@@ -5,6 +5,7 @@ Each parser raises ValueError with what the value must be; `follower.settings` p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -25,6 +26,14 @@ def parse_text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("must be a text")
     return value
+
+
+def parse_origin(value: Any) -> str:
+    """What stands in Access-Control-Allow-Origin: *, an origin, or nothing."""
+    text = parse_text(value)
+    if text not in ("", "*") and not re.fullmatch(r"https?://[!-~]+", text):
+        raise ValueError("must be *, an origin such as https://app.example.org, or empty")
+    return text
 
 
 def whole_number(minimum: int, maximum: int) -> Callable[[Any], int]:

@@ -9,6 +9,7 @@ import logging
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from blockstore.errors import StoreUnavailable
@@ -48,7 +49,7 @@ from follower.object_tier.open import register as register_tier
 from follower.object_tier.ranges import register as register_ranges
 from follower.object_tier.ranges import serve_ranges
 from follower.readiness import FollowedNode, Freshness, ReadinessWatch, build_checks
-from follower.settings import Settings, jwt_secret, reading, shared_options, split_listen
+from follower.settings import CannotRun, Settings, jwt_secret, reading, shared_options, split_listen
 from follower.status_page.open import open_status_page
 from follower.status_page.report import StatusReport
 from follower.tracing.open import traced
@@ -61,6 +62,7 @@ from rpc.server.gate.gate import GateSettings
 from rpc.server.gate.method_list import MethodList
 from rpc.server.gate.shared_rates import SharedRates
 from rpc.server.gate.tenants import Tenants
+from rpc.server.gate.tls import ServerCertificate
 from rpc.server.gate.token_bucket import MakeBucket, own_bucket
 from rpc.server.limits import READ_ONLY, ServerSettings
 from rpc.server.open_files import connections_within, raise_open_file_limit
@@ -234,7 +236,19 @@ def server_settings(settings: Settings) -> ServerSettings:
         conn_per_minute=settings["conn_per_minute"],
         trusted_proxies=tuple(settings["trusted_proxies"].split(",")),
         proxy_protocol=settings["proxy_protocol"],
+        cors_origin=settings["cors_origin"],
+        cors_preflight=settings["cors_preflight"],
     )
+
+
+def server_certificate(settings: Settings) -> ServerCertificate | None:
+    """That of `tls_listen`; None where nothing is served with TLS. Errors: CannotRun."""
+    if not settings["tls_listen"]:
+        return None
+    if not settings["tls_cert"] or not settings["tls_key"]:
+        raise CannotRun("tls_listen needs tls_cert and tls_key")
+    with reading("tls_cert, tls_key:", settings["tls_cert"]) as file:
+        return ServerCertificate(file, Path(settings["tls_key"]))
 
 
 def bucket_maker(settings: Settings) -> MakeBucket:
@@ -313,6 +327,7 @@ def before_new_head(services: Services) -> Callable[[], Awaitable[None]]:
 async def run_worker(settings: Settings, *, started: Callable[[str], None] | None = None) -> int:
     """Serve until SIGINT or SIGTERM, then drain. `started` is called with the URL once requests are taken."""
     check_endpoint(settings, FOLLOWER)
+    certificate = server_certificate(settings)
     register_all()
     load_methods()
     tune_garbage_collector()
@@ -382,6 +397,9 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         if is_shared(store.url) and settings["start_ahead_seconds"]:
             await start_ahead(dispatcher, settings["start_ahead_seconds"], tier_folder(settings), executing)
         server = await serve(services, host, port, dispatcher=dispatcher)
+        if certificate is not None:
+            await server.listen(*split_listen(settings["tls_listen"]), tls=certificate.context)
+            watchers.append(asyncio.create_task(certificate.watch()))
         readiness = ReadinessWatch(server.health, heads, start_seconds=_START_SECONDS)
         readiness.register(server.metrics)
         if lanes is not None:

@@ -13,9 +13,9 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Final
 
 from aiohttp import WSCloseCode, web
@@ -122,16 +122,31 @@ class Server:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}/rpc/v1"
 
-    async def listen(self, host: str, port: int, *, reuse_port: bool = True, backlog: int = 1024) -> None:
-        """Start to accept. Port 0 takes a free one. Errors: OSError."""
+    async def listen(
+        self,
+        host: str,
+        port: int,
+        *,
+        tls: ssl.SSLContext | None = None,
+        reuse_port: bool = True,
+        backlog: int = 1024,
+    ) -> tuple[str, int]:
+        """Start to accept; (host, port). Port 0 takes a free one. With `tls` no PROXY header is read. Errors: OSError.
+
+        The first place is the one that `host` and `port` tell.
+        """
+        accept = self._accept if tls is None else self._accept_http
         listener = await self._loop.create_server(
-            self._accept, host, port, reuse_port=reuse_port or None, backlog=backlog
+            accept, host, port, ssl=tls, reuse_port=reuse_port or None, backlog=backlog
         )
         for sock in listener.sockets:
             # a peer that has vanished is noticed; accepted sockets inherit it
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._listeners.append(listener)
-        self.host, self.port = listener.sockets[0].getsockname()[:2]
+        place: tuple[str, int] = listener.sockets[0].getsockname()[:2]
+        if len(self._listeners) == 1:
+            self.host, self.port = place
+        return place
 
     def look_at_log_level(self) -> None:
         """Observe requests where the log takes their lines now, or calls are traced; else do not: it costs nothing."""
@@ -205,8 +220,12 @@ class Server:
                 transport.abort()
 
     def _accept(self) -> asyncio.Protocol:
-        http = partial(HttpProtocol if self._tracer is None else TracedHttpProtocol, self._shared)
-        return ProxiedConnection(self._shared, http) if self.settings.proxy_protocol else http()
+        if self.settings.proxy_protocol:
+            return ProxiedConnection(self._shared, self._accept_http)
+        return self._accept_http()
+
+    def _accept_http(self) -> asyncio.Protocol:
+        return (HttpProtocol if self._tracer is None else TracedHttpProtocol)(self._shared)
 
     def _hand_over(self, account: str) -> asyncio.Protocol:
         return self._web.handler(account)
