@@ -12,10 +12,10 @@ from blockstore.store_url import public_url
 from chain.index.kept import DEFAULT_MESSAGE_EPOCHS, DEFAULT_STATE_EPOCHS, LEAST_EPOCHS
 from follower.administration.settings import ADMIN_SETTINGS
 from follower.archive_settings import ARCHIVE_SETTINGS
-from follower.gate_settings import FORWARD_SETTINGS, GATE_SETTINGS
 from follower.log_settings import LOG_SETTINGS
 from follower.serving_settings import SERVING_SETTINGS
 from follower.setting import BACKFILL, BOTH, BRIDGE, EXECUTE, KEEP, POOL, SERVE, SHARED_STORE, Setting
+from follower.setting_groups.gate import FORWARD_SETTINGS, GATE_SETTINGS
 from follower.setting_groups.pool import POOL_SETTINGS
 from follower.setting_groups.read_through import READ_THROUGH_SETTINGS
 from follower.setting_parsers import (
