@@ -259,8 +259,11 @@ class Server:
 
     async def _other(self, request: BaseRequest) -> web.StreamResponse:
         response = await self._routed(request)
-        if self._shared.draining and not response.prepared:
-            response.force_close()
+        if not response.prepared:
+            if self._shared.draining:
+                response.force_close()
+            if isinstance(response, web.Response) and isinstance(response.body, bytes | bytearray):
+                await self._send(request, response, len(response.body))
         return response
 
     async def _routed(self, request: BaseRequest) -> web.StreamResponse:
@@ -343,17 +346,20 @@ class Server:
             # here, for the answer may be on its way when this returns
             response.force_close()
         if ctx.reserved_bytes:
-            # who does not read loses the connection
-            seconds = self.settings.write_timeout_seconds + len(body) / self.settings.min_transfer_rate
-            try:
-                async with asyncio.timeout(seconds):
-                    await response.prepare(request)
-                    await response.write_eof()
-            except TimeoutError:
-                if request.transport is not None:
-                    request.transport.abort()
-                raise ConnectionResetError("the answer was not read") from None
+            await self._send(request, response, len(body))
         return response
+
+    async def _send(self, request: BaseRequest, response: web.StreamResponse, size: int) -> None:
+        """Send a whole answer of `size` bytes. Who does not read loses the connection. Errors: ConnectionResetError."""
+        seconds = self.settings.write_timeout_seconds + size / self.settings.min_transfer_rate
+        try:
+            async with asyncio.timeout(seconds):
+                await response.prepare(request)
+                await response.write_eof()
+        except TimeoutError:
+            if request.transport is not None:
+                request.transport.abort()
+            raise ConnectionResetError("the answer was not read") from None
 
     def _account(self, request: BaseRequest) -> str:
         forwarded = ",".join(request.headers.getall("X-Forwarded-For", ()))

@@ -8,6 +8,7 @@ import json
 import aiohttp
 import orjson
 import pytest
+from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
 from rpc.server.auth import make_token
@@ -361,6 +362,24 @@ async def test_a_peer_that_does_not_take_its_answers() -> None:
         buffered = connection.transport.get_write_buffer_size()
         assert buffered <= 3 * (4 << 20)
         await until(lambda: not n.server._shared.connections)
+        client.writer.transport.abort()
+
+
+async def test_a_peer_that_does_not_take_a_page() -> None:
+    """What others add to a server's paths is not kept for who does not read it either."""
+    async with node(write_timeout_seconds=0.2, min_transfer_rate=1 << 30) as n:
+        asked = asyncio.Event()
+
+        async def page(request: BaseRequest) -> web.StreamResponse:
+            asked.set()
+            return web.Response(body=bytes(32 << 20))
+
+        n.server.add_pages(page)
+        client = await RawClient.connect(n.port)
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        client.writer.write(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        await soon(asked.wait())
+        await until(lambda: not n.server.dispatcher.admission.connections.used)
         client.writer.transport.abort()
 
 

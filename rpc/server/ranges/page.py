@@ -43,6 +43,8 @@ log = logging.getLogger("follower.ranges")
 
 #: seconds for which what is held is not looked up again
 _OFFER_SECONDS: Final = 30.0
+#: seconds in which a body must be there
+_BODY_SECONDS: Final = 10.0
 #: a tipset key of more blocks is none
 _MOST_KEY: Final = 64 * 40
 _FLAGS: Final = {"messages": HELD_MESSAGES, "state": HELD_STATE, "receipts": HELD_RECEIPTS, "events": HELD_EVENTS}
@@ -123,6 +125,8 @@ class RangePages:
             return await self._answer(request)
         except (BadWire, BadCid) as error:
             return web.Response(status=400, text=f"{error}\n")
+        except TimeoutError:
+            return web.Response(status=408, text="the body did not come\n")
         except NotHeld as error:
             return web.Response(status=404, text=f"{error}\n")
         except TooLarge as error:
@@ -186,7 +190,6 @@ class RangePages:
     async def _held_from(self, head: Tipset) -> dict[str, int]:
         now = self._clock()
         if now >= self._held_until:
-            self._held_until = now + _OFFER_SECONDS
             index = self._services.index
             kept = await index.kept()
             lows = {"state": kept.state}
@@ -194,8 +197,10 @@ class RangePages:
                 name: await oldest_held(index, self._lookup, head, flag, lows.get(name, kept.messages))
                 for name, flag in _FLAGS.items()
             }
-            self._held = {name: low for name, low in found.items() if low is not None}
-            self._held["headers"] = await self._lookup.first(0, head.height, self._has_header(head))
+            held = {name: low for name, low in found.items() if low is not None}
+            held["headers"] = await self._lookup.first(0, head.height, self._has_header(head))
+            # only now: who asks meanwhile must not be told that nothing is held
+            self._held, self._held_until = held, now + _OFFER_SECONDS
         return self._held
 
     def _has_header(self, head: Tipset) -> Callable[[int], Awaitable[bool]]:
@@ -210,10 +215,11 @@ class RangePages:
 
 
 async def _body(request: BaseRequest) -> bytes:
-    """Errors: BadWire (too long)."""
+    """Errors: BadWire (too long), TimeoutError (it does not come: it must not keep the place of an answer)."""
     body = b""
-    while more := await request.content.read(MOST_BODY + 1 - len(body)):
-        body += more
+    async with asyncio.timeout(_BODY_SECONDS):
+        while more := await request.content.read(MOST_BODY + 1 - len(body)):
+            body += more
     if len(body) > MOST_BODY:
         raise BadWire("the body is too long")
     return body
