@@ -25,8 +25,8 @@ from rpc.services import Head
 _OUTBOX: Final = 256 << 10
 #: what every kept answer begins with
 _BEFORE_ID: Final = b'{"id":'
-#: bodies from this size on are sent as they are, beside their head: a copy would cost more than a second buffer
-_UNCOPIED: Final = 32 << 10
+#: bodies from this size on are sent as they are, in a system call of their own, which costs as much as copying them
+_UNCOPIED: Final = 256 << 10
 #: requests that are begun in one turn of the loop, and beyond them of one client
 TURN_REQUESTS: Final = 64
 #: when a client that was refused may ask again, where no quota says it
