@@ -108,9 +108,10 @@ def bridge_settings(fill_epochs: int) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def follower(*, fetches: bool = True, fill_epochs: int = 1_000_000) -> AsyncIterator[Follower]:
-    """`fetches`: missing objects are fetched, as a follower with the setting does."""
-    node = await start_replay(recorded("devnet/chain.car.zst").parent, at_end=True)
+async def follower(*, fetches: bool = True, fill_epochs: int = 1_000_000, ahead: int = 0) -> AsyncIterator[Follower]:
+    """`fetches`: as a follower with the setting does. `ahead`: head changes of the node that the store lacks."""
+    node = await start_replay(recorded("devnet/chain.car.zst").parent)
+    node.advance(len(node.chain.changes) - ahead)
     store = MemoryStore()
     async with following(store, [node.base], bridge_settings(0)) as bridge:
         async with asyncio.timeout(60):
@@ -131,6 +132,7 @@ async def follower(*, fetches: bool = True, fill_epochs: int = 1_000_000) -> Asy
         head_source=StoreHeads(store, index),
         node=route,
     )
+    node.advance(ahead)
     watched = Watched(route)
     dispatcher = Dispatcher(services)
     through = dispatcher.read_through = ReadThrough(
@@ -230,6 +232,27 @@ async def test_only_what_belongs_to_the_heads_chain_is_asked() -> None:
         answer = await one.ask("eth_getLogs", {"fromBlock": "0x1", "toBlock": "0x64"})
         assert isinstance(answer["result"], list)
         assert one.route.asked == ["Filecoin.EthGetLogs"]
+
+
+async def test_nothing_is_told_of_what_is_above_the_requests_head() -> None:
+    async with follower(ahead=60) as one:
+        head = (await one.ask("Filecoin.ChainHead"))["result"]["Height"]
+        assert head < one.node.head.height - 20
+        told = 0
+        for record in read_records(recorded("devnet/rpc.jsonl.zst"), re.compile("eth_getTransactionReceipt$")):
+            result = record.answer.get("result")
+            if record.path != "/rpc/v1" or result is None:
+                continue
+            answer = await one.ask(record.method, *record.params)
+            above = int(result["blockNumber"], 16) >= head
+            assert answer["result"] == (None if above else result)
+            told += above
+            message = {
+                "/": (await one.ask("Filecoin.EthGetMessageCidByTransactionHash", *record.params))["result"]["/"]
+            }
+            found = (await one.ask("Filecoin.StateSearchMsg", [], message, -1, True))["result"]
+            assert (found is None) == above
+        assert told > 2
 
 
 async def test_without_a_node_the_answer_is_that_nothing_is_held() -> None:
