@@ -94,7 +94,7 @@ class ContentStage:
         self._keys = self._spool.backwards()
         self._downloads = Downloads(0, -(-self._spool.count // _GROUP))
         self._progress.phase("messages, receipts and events", self._spool.count, "tipsets")
-        await run_together(self._work() for _ in range(2 * len(self._pool.standings)))
+        await run_together(self._work() for _ in range(2 * self._pool.most_at_once))
         await self._checkpoint.save(self._store)
 
     async def _work(self) -> None:

@@ -102,7 +102,7 @@ class HeaderStage:
             await self._release()
             self._pool.on_bad.append(self._withdraw)
             try:
-                await run_together(self._work() for _ in range(len(self._pool.standings) + 1))
+                await run_together(self._work() for _ in range(self._pool.most_at_once + 1))
             finally:
                 self._pool.on_bad.remove(self._withdraw)
         await self._waiting.clear()

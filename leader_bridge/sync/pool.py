@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from blockstore.cid import Cid
@@ -46,6 +46,7 @@ from leader_bridge.sync.sources.source import (
     Work,
 )
 from leader_bridge.sync.sources.source_set import SourceSet
+from leader_bridge.sync.sources.standing import WINDOW_SECONDS, Standing, full_window
 from rpc.server.ranges.window import Window
 from rpc.server.ranges.wire import Offer
 
@@ -57,8 +58,8 @@ _MOST_FAILURES: Final = 5
 _LOOK_SECONDS: Final = 0.25
 #: seconds between two looks for one more source for a slow request
 _NOBODY_SECONDS: Final = 5.0
-#: our clock and the source's are not the same: a second is counted as a little more
-_WINDOW_SECONDS: Final = 1.005
+#: requests for which stages have work, though there are fewer sources: more may join
+_LEAST_AT_ONCE: Final = 4
 #: seconds between two lines about the same trouble
 _SAY_SECONDS: Final = 60.0
 
@@ -69,24 +70,6 @@ StoreFound = Callable[[Mapping[Cid, bytes]], Awaitable[Mapping[Cid, Held]]]
 
 class NotHeldAnywhere(Exception):
     """Every source that may be asked says that it does not hold it."""
-
-
-@dataclass(slots=True)
-class Standing:
-    """A source with its record."""
-
-    source: SyncSource
-    window: Window
-    pauses: Pauses = field(default_factory=Pauses)
-    #: in a row, by its own fault
-    failures: int = 0
-    errors: int = 0
-    requests: int = 0
-    objects: int = 0
-    received_bytes: int = 0
-    bad: int = 0
-    limited: int = 0
-    refusal: str = ""
 
 
 class Pool:
@@ -107,7 +90,7 @@ class Pool:
         self.standings = {source.name: self._standing(source) for source in sources}
         self._set = SourceSet()
         self._cooldowns = Cooldowns()
-        self._all = Window(in_all, _WINDOW_SECONDS)
+        self._all = Window(in_all, WINDOW_SECONDS)
         self._requests: Requests[Work] = Requests(seconds=request_seconds)
         self._wake = asyncio.Event()
         self._asking: dict[asyncio.Task[None], str] = {}
@@ -119,12 +102,28 @@ class Pool:
         self.on_bad: list[Callable[[str], None]] = []
 
     def _standing(self, source: SyncSource) -> Standing:
-        return Standing(source, Window(min(self._per_source, source.requests_per_second), _WINDOW_SECONDS))
+        return Standing(source, Window(min(self._per_source, source.requests_per_second), WINDOW_SECONDS))
+
+    def wanted(self) -> int:
+        """How many sources to look for now; a search counts from this call on. See `SourceSet.wanted`."""
+        return self._set.wanted(monotonic())
+
+    def add(self, source: SyncSource) -> None:
+        """Use one more source, which has just been asked for its head. Nothing happens where it is known."""
+        if source.name not in self.standings:
+            one = self.standings[source.name] = self._standing(source)
+            one.window = full_window(one.window.limit)
+            self._wake.set()
 
     @property
     def usable(self) -> int:
         """Sources that are in use now."""
         return len(self._set.used)
+
+    @property
+    def most_at_once(self) -> int:
+        """Requests that sources may have at once, those included that join soon."""
+        return max(len(self.standings), _LEAST_AT_ONCE)
 
     @property
     def received_bytes(self) -> int:
@@ -141,7 +140,7 @@ class Pool:
         for one in self.standings.values():
             limit = min(self._per_source, one.source.requests_per_second)
             if limit != one.window.limit:
-                one.window = _full_window(limit)
+                one.window = full_window(limit)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Pool]:
@@ -339,7 +338,7 @@ class Pool:
             return
         seconds = self._cooldowns.removed(name, monotonic(), is_critical=is_critical)
         log.warning("%s; it is left alone for %g minutes", error, seconds / 60)
-        one.window = _full_window(one.window.limit)
+        one.window = full_window(one.window.limit)
         if seconds:
             next_name = self._set.remove(name)
             self._requests.remove_source(name)
@@ -347,7 +346,7 @@ class Pool:
                 self._requests.add_source(next_name)
 
     def _find_sources(self) -> None:
-        """Take into use what is configured and not left alone. This is all the discovery there is."""
+        """Take into use what is known and not left alone. `discovery` makes more of them known."""
         now = monotonic()
         known = {*self._set.used, *self._set.reserved}
         for name, one in self.standings.items():
@@ -464,14 +463,6 @@ class Pool:
             self._said_at = now
             names = ", ".join(f"{name} {self.cooldown_seconds(name):.0f} s" for name in self.standings)
             log.warning("no source can be asked just now; they are left alone for: %s", names)
-
-
-def _full_window(limit: int) -> Window:
-    """A new limit that allows nothing for a second: what was sent before is not known to it."""
-    window = Window(limit, _WINDOW_SECONDS)
-    for _ in range(limit):
-        window.start(monotonic())
-    return window
 
 
 @dataclass(eq=False, slots=True)

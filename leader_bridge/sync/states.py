@@ -43,7 +43,7 @@ async def close_states(
         store,
         _Counted(StoringFetcher(pool, place), progress),
         # each source has a request in flight, and the next one waits
-        in_flight=2 * len(pool.standings) + 1,
+        in_flight=2 * pool.most_at_once + 1,
         actor_code=actor_code,
     )
     return (await mirror.close(roots, place)).failed

@@ -6,6 +6,8 @@ import asyncio
 import gc
 import logging
 import random
+from collections.abc import Collection
+from itertools import pairwise
 
 import pytest
 
@@ -13,6 +15,7 @@ from blockstore.cid import Cid, cid_of
 from blockstore.lmdb.store import LmdbStore
 from blockstore.store import Store
 from devnode.replay import start_replay
+from leader_bridge.sync.discovery import looking_for_sources
 from leader_bridge.sync.pool import NotHeldAnywhere, Pool
 from leader_bridge.sync.requests import Closed
 from leader_bridge.sync.run import SyncOptions, sync_store
@@ -130,14 +133,23 @@ class ChurningSource:
 
 
 async def churn(hours: float) -> tuple[int, list[int], list[int]]:
-    """Ask for objects now and then; (objects that came, tasks and live objects each hour)."""
+    """Ask for objects now and then; (objects that came, tasks and live objects each hour).
+
+    Four sources are known at the start; the others are found, as long as fewer than 16 are in use.
+    """
     chance = random.Random(11)
     sources = [ChurningSource(f"source {number}", chance) for number in range(20)]
-    pool = Pool(sources, in_all=40, per_source=10)
+    pool = Pool(sources[:4], in_all=40, per_source=10)
+    looks: list[float] = []
+
+    def find(known: Collection[str]) -> list[ChurningSource]:
+        looks.append(loop.time())
+        return [source for source in sources if source.name not in known]
+
     loop = asyncio.get_running_loop()
     got, tasks, live = 0, [], []
     cids: list[Cid] = list(OBJECTS)
-    async with pool.running():
+    async with pool.running(), looking_for_sources(pool, find):
         for hour in range(int(hours)):
             end = (hour + 1) * 3600.0
             while loop.time() < end:
@@ -156,6 +168,9 @@ async def churn(hours: float) -> tuple[int, list[int], list[int]]:
             for source in sources:
                 check_second(source.asked, 5)
                 source.asked.clear()
+    assert len(pool.standings) == 20
+    # no storm: however many sources fail at once, there is a minute between two looks
+    assert all(later - earlier >= 60 for earlier, later in pairwise(looks))
     return got, tasks, live
 
 

@@ -14,7 +14,14 @@ from follower.commands import bridge
 from follower.commands.command import DONE, FAILED, Command
 from follower.commands.import_car import work_folder
 from follower.commands.processes import metrics_server, run_until_signal
-from follower.commands.sync.sources import car_files, node_texts, open_sources, shard_folders, split_sources
+from follower.commands.sync.sources import (
+    car_files,
+    node_texts,
+    open_sources,
+    shard_folders,
+    source_finder,
+    split_sources,
+)
 from follower.settings import CannotRun, Settings, shared_options
 
 if TYPE_CHECKING:
@@ -39,6 +46,7 @@ def run(settings: Settings, args: argparse.Namespace) -> int:
 
 
 async def _sync(settings: Settings, args: argparse.Namespace, sources: list[str], stop: asyncio.Event) -> int:
+    from leader_bridge.sync.discovery import looking_for_sources
     from leader_bridge.sync.pool import Pool
 
     args.was_stopped = False
@@ -48,7 +56,7 @@ async def _sync(settings: Settings, args: argparse.Namespace, sources: list[str]
             in_all=settings["sync_requests_in_all"],
             per_source=settings["sync_requests_per_second"],
         )
-        async with pool.running():
+        async with pool.running(), looking_for_sources(pool, source_finder(settings, args.sources)):
             working = asyncio.create_task(_fill(settings, args, pool, sources))
             stopped = asyncio.create_task(stop.wait())
             try:
@@ -162,7 +170,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCES",
         help="separated by commas: http(s)://HOST:PORT of followers of other stores (they need range_tokens_file), and "
         "node:NODE for full nodes (as in the setting node); and CAR files, or folders of their shards, whose "
-        "objects are read first",
+        "objects are read first; list:FILE for a list of followers and nodes, which is read again",
     )
     parser.add_argument(
         "--from-epoch", type=int, metavar="EPOCH", help="the lowest epoch (default: all that the sources hold)"

@@ -1,22 +1,32 @@
-"""What `--from` names: followers, full nodes behind `node:`, CAR files, and folders of shards of CAR files."""
+"""What `--from` names: followers, full nodes behind `node:`, CAR files, folders of their shards, and lists of these."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from follower.settings import CannotRun, Settings, reading
 
 if TYPE_CHECKING:
+    from leader_bridge.sync.discovery import FindSources
     from leader_bridge.sync.sources.source import SyncSource
 
+log = logging.getLogger(__name__)
+
+#: sources, in use and in reserve together (`leader_bridge.sync.sources.source_set`)
+_MOST: Final = 100
+_LIST: Final = "list:"
 _NODE: Final = "node:"
 _ADDRESSES: Final = (_NODE, "http://", "https://")
 
 
 def split_sources(text: str) -> list[str]:
     """The sources of `--from`, separated by commas. Errors: CannotRun (none, one twice, or no address)."""
-    found = [part.strip() for part in text.split(",") if part.strip()]
+    found: list[str] = []
+    for part in [part.strip() for part in text.split(",") if part.strip()]:
+        found += _read_list(part) if part.startswith(_LIST) else [part]
     if not found:
         raise CannotRun("--from names no source")
     for one in found:
@@ -30,6 +40,34 @@ def split_sources(text: str) -> list[str]:
     if all(not one.startswith(_ADDRESSES) for one in found):
         raise CannotRun("--from names files alone: `follower import` reads them")
     return found
+
+
+def _read_list(text: str) -> list[str]:
+    """The lines of a list of followers and nodes. Errors: CannotRun (the file, or a line of it)."""
+    with reading("--from", text.removeprefix(_LIST)) as path:
+        lines = [line.strip() for line in path.read_text().splitlines()]
+    found = [line for line in lines if line and not line.startswith("#")]
+    for one in found:
+        if not one.startswith(_ADDRESSES):
+            raise CannotRun(f"{text} has a line that is neither http(s)://HOST:PORT nor node:NODE: {one!r}")
+    return found
+
+
+def source_finder(settings: Settings, text: str) -> FindSources | None:
+    """Reads the lists of `--from` again, for sources that have joined; None where it names no list."""
+    lists = [part.strip() for part in text.split(",") if part.strip().startswith(_LIST)]
+    if not lists:
+        return None
+
+    def find(known: Collection[str]) -> list[SyncSource]:
+        try:
+            named = [one for text in lists for one in _read_list(text)]
+            return [source for source in open_sources(settings, named) if source.name not in known]
+        except CannotRun as error:
+            log.warning("the list of sources is not read again: %s", error)
+            return []
+
+    return find
 
 
 def car_files(sources: list[str]) -> list[Path]:
@@ -94,4 +132,6 @@ def open_sources(settings: Settings, sources: list[str]) -> list[SyncSource]:
     names = [source.name for source in found]
     if len(set(names)) < len(names):
         raise CannotRun("--from names a source twice")
+    if len(found) > _MOST:
+        raise CannotRun(f"--from names {len(found)} sources, and at most {_MOST} are used")
     return found
