@@ -7,6 +7,7 @@ median, least and most of its methods. What a head costs comes from one follower
 All are brought to one speed of the machine, by the fixed work beside each: the speed that a tenth of the rows had.
 What full cores add is the median ratio of three followers' methods to one's. Then the mix with a head each second, with
 1, 2 and 3 followers, is predicted and compared with the measured figures. Exit code 1 where one is more than 20 % off.
+With `--base`, a part of the costs is enough: the rest is that model's.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from follower.commands.load.capacity import FORMAT, Estimate, Model
 
 #: the share by which a prediction may be off
 ALLOWED = 0.2
+#: parts of the costs that are rows with the fixed work beside them
+_ROWS = ("methods", "heads", "check")
 #: requests of a row that are needed for a figure
 _LEAST_REQUESTS = 20
 
@@ -76,18 +79,20 @@ def head_cost(rows: Sequence[dict[str, Any]]) -> list[float]:
     return estimate(found)
 
 
-def fit(found: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
-    """The model's file. `others`: figures that other benchmarks gave."""
+def fit(found: dict[str, Any], others: dict[str, Any], base: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The model's file. `others`: figures that other benchmarks gave. `base`: a model whose figures stand where these
+    costs have none."""
+    base = base or {"methods": {}, "answer_bytes": {}}
     alone, together = by_method(found["methods"], 1), by_method(found["methods"], 3)
+    methods = base["methods"] | {name: estimate(values) for name, values in alone.items()}
     classes = found["classes"]
     groups: dict[str, list[str]] = defaultdict(list)
-    for name in alone:
+    for name in methods:
         groups[classes[name]].append(name)
-    sizes = {
+    sizes = {name: base["answer_bytes"].get(name, 0.0) for name in methods} | {
         name: median(row["bytes"] for row in found["methods"] if row["method"] == name and row["requests"])
         for name in alone
     }
-    methods = {name: estimate(values) for name, values in alone.items()}
     trips = found.get("cache", [])
     return {
         "format": FORMAT,
@@ -109,10 +114,12 @@ def fit(found: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
         },
         "kept_us": others["kept_us"],
         "full_cores": full_cores(alone, together),
-        "head_ms": head_cost(found["heads"]),
+        "head_ms": head_cost(found["heads"]) if "heads" in found else base["head_ms"],
         "trips": [[row["megabytes"], [row["trips"]] * 3] for row in trips] or others["trips"],
         "trips_actors": trips[0]["actors"] if trips else others["trips_actors"],
-        "balancer_us": estimate(found["balancer"]) if "balancer" in found else others["balancer_us"],
+        "balancer_us": estimate(found["balancer"])
+        if "balancer" in found
+        else base.get("balancer_us", others["balancer_us"]),
         "read_us": estimate(found["database"]["read_us"]) if "database" in found else others["read_us"],
         "write_us": estimate(found["database"]["write_us"]) if "database" in found else others["write_us"],
         "object_us": others["object_us"],
@@ -156,17 +163,19 @@ def main() -> None:
     parser.add_argument("costs", type=Path, metavar="FILE", help="what benches.load.costs wrote")
     parser.add_argument("--others", type=Path, metavar="FILE", default=Path(__file__).with_name("others.json"),
                         help="figures of other benchmarks (default: those beside this file)")  # fmt: skip
+    parser.add_argument("--base", type=Path, metavar="FILE", help="a model whose figures stand where FILE has none")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the model there")
     args = parser.parse_args()
     found = orjson.loads(args.costs.read_bytes())
-    rows = [*found["methods"], *found["heads"], *found["check"]]
+    base = None if args.base is None else orjson.loads(args.base.read_bytes())
+    rows = [row for part in _ROWS for row in found.get(part, [])]
     # a quiet moment of that machine
     probes = sorted(row["probe_us"] for row in rows)
     usual = probes[len(probes) // 10]
-    for part in ("methods", "heads", "check"):
-        at_one_speed(found[part], usual)
+    for part in _ROWS:
+        at_one_speed(found.get(part, []), usual)
     print(f"the fixed work took {probes[0]:.0f} to {probes[-1]:.0f} us; figures are for {usual:.0f}")
-    data = orjson.dumps(fit(found, orjson.loads(args.others.read_bytes())), option=orjson.OPT_INDENT_2)
+    data = orjson.dumps(fit(found, orjson.loads(args.others.read_bytes()), base), option=orjson.OPT_INDENT_2)
     model = Model.load(data)
     worst = check(model, found["check"], found["classes"])
     print(f"three followers on full cores: a request costs {model.full_cores.value:.2f} times that of one alone")
