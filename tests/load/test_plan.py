@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benches.load.fit import by_method, full_cores, head_cost, predict
+from benches.load import fit as fit_file
+from benches.load.fit import by_method, fit, full_cores, head_cost, predict
 from follower.cli import build_parser
 from follower.commands.command import CANNOT_RUN, DONE
+from follower.commands.load import capacity as model_file
 from follower.commands.load.capacity import BadModel, Case, Estimate, Model, plan
 from follower.commands.load.made_mix import SHARES
 from follower.commands.load.plan import cost_classes
@@ -224,6 +226,22 @@ def test_what_full_cores_add_is_a_ratio_of_methods() -> None:
     assert full_cores(alone, together) == [1.2, 1.1, 1.3]
     rows = [{"followers": 1, "method": "a", "cpu_us": 5.0, "requests": n} for n in (3, 300)]
     assert by_method(rows, 1) == {"a": [5.0]}
+
+
+def test_a_part_of_the_costs_changes_that_part_of_a_model() -> None:
+    package = Path(model_file.__file__).with_name("capacity.json").read_bytes()
+    base, others = orjson.loads(package), orjson.loads(Path(fit_file.__file__).with_name("others.json").read_bytes())
+    rows = [
+        {"followers": count, "method": "eth_chainId", "cpu_us": cost, "requests": 100, "bytes": 40}
+        for count, cost in ((1, 10.0), (3, 13.0))
+    ]
+    found = {"methods": rows, "classes": cost_classes(base["methods"]), "measured": "today", "machine": {"cores": 2}}
+    made = fit(found, others, base)
+    assert made["methods"] == base["methods"] | {"eth_chainId": [10.0, 10.0, 10.0]}
+    assert made["answer_bytes"]["eth_chainId"] == 40 and made["full_cores"] == [1.3, 1.3, 1.3]
+    for same in ("head_ms", "balancer_us", "trips", "kept_us"):
+        assert made[same] == base[same]
+    Model.load(orjson.dumps(made))
 
 
 def test_a_prediction_counts_requests_and_heads() -> None:
