@@ -210,15 +210,21 @@ class Backfill:
             floor = await self._wanted.find(bottom.height, head.head.height, kept)
             if floor is None:
                 return
-            new = await self._extend(bottom, floor)
-            if new:
-                await self._index_events([row.key for row in new])
-                metrics.READ_THROUGH.inc(len(new))
-                bottom = new[-1]
-            elif bottom.height > floor:
-                # no node holds what is below, or null rounds are all that there is
+            new = await self._extend(bottom, floor) or await self._extend_over_null_rounds(bottom, floor, kept)
+            if not new:
                 await self._wanted.give_up(floor)
                 return
+            await self._index_events([row.key for row in new])
+            metrics.READ_THROUGH.inc(len(new))
+            bottom = new[-1]
+
+    async def _extend_over_null_rounds(self, bottom: TipsetRow, floor: int, kept: Kept) -> list[TipsetRow]:
+        """Fetch the tipset below the lowest one where it lies below `floor`: it answers for null rounds above it."""
+        try:
+            (below,) = await self._writer.tipsets([bottom.parent])
+        except NotAvailableYet:
+            return []
+        return await self._extend(bottom, below.height) if kept.messages <= below.height < floor else []
 
     async def count_lacking(self) -> int:
         """How many tipsets of the published chain, down to where messages are held, lack receipts or events."""

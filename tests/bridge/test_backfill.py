@@ -19,6 +19,7 @@ from chain.index.chain_index import (
     index_rows,
 )
 from chain.index.coverage import covered
+from chain.index.wanted_epochs import load_wanted_epoch, want_epoch
 from chain.ipld.objects import Objects
 from chain.network import load_network
 from chain.tipset import TipsetKey
@@ -59,6 +60,26 @@ async def test_backfill_of_an_empty_store_goes_down_to_its_floor(world: World) -
     for tip in world.tips[3:]:
         assert (await index.at_height(head, tip.height)).key == tip.key
     assert (await index.genesis()).key == world.chain.genesis.key
+
+
+async def test_null_rounds_that_followers_were_asked_of_are_filled_in(world: World) -> None:
+    node = await world.node(at=8)
+    settings = quick(read_through_fill_epochs=1000, read_through_look_seconds=0.01)
+    async with following(world.store, [node.url], settings) as bridge:
+        await until(lambda: bridge.head)
+        await asyncio.wait_for(bridge.backfill.idle.wait(), 20)
+        assert world.tips[8].height - world.tips[7].height > 1
+        assert await held(world.store, world.tips[7]) == 0
+        await want_epoch(world.store, world.tips[8].height - 1)
+        async with asyncio.timeout(20):
+            while await load_wanted_epoch(world.store) is not None:
+                await asyncio.sleep(0.01)
+    # whole but for its state
+    assert await held(world.store, world.tips[7]) == HELD_ALL & ~HELD_STATE
+    assert await held(world.store, world.tips[6]) == 0
+    index = ChainIndex(world.store, Objects(world.store), await load_network(world.store))
+    head = await index.tipset(world.tips[8].key)
+    assert (await index.at_height(head, world.tips[8].height - 1)).key == world.tips[7].key
 
 
 async def test_a_killed_backfill_goes_on(world: World) -> None:
