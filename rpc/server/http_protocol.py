@@ -272,7 +272,7 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
                 self._rest = data
                 self._hand_over()
                 return
-            if self.authorization is None:
+            if self.authorization is None and self.length <= self._shared.settings.max_body_bytes:
                 self._shared.known_heads.remember(head, known)
         else:
             self.take_head(known)

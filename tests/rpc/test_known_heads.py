@@ -75,3 +75,25 @@ async def test_ever_new_heads_are_forgotten() -> None:
         assert await _ask(client, 1, headers={"X-Long": "x" * 2000}) == 1
         assert max(map(len, _known(n))) <= 1024
         await client.close()
+
+
+async def test_a_body_that_is_too_long_is_refused_each_time_though_it_comes_in_one_piece_with_its_head() -> None:
+    async with node(max_body_bytes=100) as n:
+        for _ in range(3):
+            client = await RawClient.connect(n.port)
+            await client.send(request(ECHO % (1, 1) + b" " * 100))
+            answer = await soon(client.answer())
+            assert (answer.status, b"bigger than maximum 100" in answer.body) == (500, True)
+            await client.close()
+
+
+async def test_a_known_head_finds_kept_answers_and_closes_when_the_server_drains() -> None:
+    async with node() as n:
+        client = await RawClient.connect(n.port)
+        for number in (1, 2, 3):
+            assert await _ask(client, number) == number
+        n.server.drain()
+        await client.send(request(ECHO % (3, 3)))
+        answer = await soon(client.answer())
+        assert answer.headers["connection"] == "close"
+        assert await soon(client.closed()) == b""
