@@ -87,6 +87,24 @@ def test_no_more_are_looked_for_where_sixteen_are_in_use() -> None:
     assert looks == [3]
 
 
+def test_closing_ends_within_100_ms_while_a_source_that_was_found_hangs() -> None:
+    class Hangs(Named):
+        async def offer(self) -> Offer:
+            await asyncio.Event().wait()
+            raise AssertionError("it does not come here")
+
+    async def close() -> tuple[float, int]:
+        pool = Pool([Named("first", 0.1)])
+        async with pool.running(), looking_for_sources(pool, lambda known: [Hangs("hangs", None)]):
+            await asyncio.sleep(65)
+            began = asyncio.get_running_loop().time()
+        return asyncio.get_running_loop().time() - began, len(asyncio.all_tasks())
+
+    took, tasks = run_virtual(close())
+    assert took <= 0.1
+    assert tasks == 1
+
+
 def settings(tmp_path: Path) -> Settings:
     (tmp_path / "token").write_text("a-token-of-some-length")
     return load_settings(None, {"FOLLOWER_SYNC_TOKEN_FILE": str(tmp_path / "token")})

@@ -14,6 +14,7 @@ import pytest
 from blockstore.cid import Cid, cid_of
 from blockstore.lmdb.store import LmdbStore
 from blockstore.store import Store
+from chain.tipset import TipsetKey
 from devnode.replay import start_replay
 from leader_bridge.sync.discovery import looking_for_sources
 from leader_bridge.sync.pool import NotHeldAnywhere, Pool
@@ -25,13 +26,14 @@ from leader_bridge.sync.sources.source import (
     LyingSource,
     NotHeldThere,
     ObjectWork,
+    RangeWork,
     SourceBusy,
     SourceUnavailable,
     Work,
 )
 from rpc.client.client import NodeClient
 from rpc.client.node_info import parse_node_info
-from rpc.server.ranges.wire import Offer
+from rpc.server.ranges.wire import HEADERS, Offer
 from tests.support.recorded import recorded
 from tests.support.virtual_time import run_virtual
 from tests.sync.conftest import assert_whole, fill, giving, peer
@@ -73,6 +75,33 @@ async def test_a_full_node_gives_what_followers_give(devnet: Store, target: Lmdb
     assert pool.standings[source.name].objects > 0
     await assert_whole(target)
     await node.stop()
+
+
+@pytest.mark.recorded
+async def test_every_request_to_a_full_node_counts_not_every_piece_of_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = await start_replay(recorded("devnet/chain.car.zst").parent, at_end=True)
+    client = NodeClient(parse_node_info(node.url)[0])
+    sent: list[float] = []
+    post = client.post
+
+    async def noted(body: bytes, *, timeout: float | None = None) -> object:
+        sent.append(asyncio.get_running_loop().time())
+        return await post(body, timeout=timeout)
+
+    monkeypatch.setattr(client, "post", noted)
+    source = NodeSource(client, requests_per_second=3)
+    try:
+        offer = await source.offer()
+        height, key = offer.chain[0]
+        for high in (height, height - 10):
+            work = RangeWork(TipsetKey(key), high - 9, high, frozenset((HEADERS,)))
+            assert len((await source.ask(work)).found) >= 10
+        # two for the head, and two for each range: its tipsets, and their blocks
+        assert len(sent) == 6
+        check_second(sent, 3)
+    finally:
+        await source.close()
+        await node.stop()
 
 
 @pytest.mark.recorded

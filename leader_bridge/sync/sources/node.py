@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 from blockstore.cid import Cid, verify
 from blockstore.errors import BadCid, HashMismatch
 from chain.tipset import TipsetKey
+from leader_bridge.clock import monotonic
 from leader_bridge.nodes.subscription import fetch_chain_head, key_json, parse_tipset
 from leader_bridge.sync.sources.source import (
     Answer,
@@ -22,11 +24,13 @@ from leader_bridge.sync.sources.source import (
     SourceUnavailable,
     Work,
 )
+from leader_bridge.sync.sources.standing import WINDOW_SECONDS
 from rpc.client.client import NodeClient
 from rpc.node_errors import BadAnswer, CallFailed, NodeError, NodeRefused, RateLimited
+from rpc.server.ranges.window import Window
 from rpc.server.ranges.wire import HEADERS, Offer
 
-#: tipsets of the head's chain that a node is asked for: each costs it a call
+#: tipsets of the head's chain that a node is asked for: each costs it a call of one batch
 _CHAIN: Final = 20
 #: in the text of an error that says nothing of whether the object is there
 _BUSY_WORDS: Final = ("limit", "too many", "busy", "timeout", "timed out", "deadline", "cancel", "overload")
@@ -42,6 +46,19 @@ class NodeSource:
         self.name = client.name
         self.most_objects = most_objects
         self.requests_per_second = requests_per_second
+        #: a piece of work may take several requests: each counts
+        self._window = Window(requests_per_second, WINDOW_SECONDS)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Send one request within the block, as soon as the limit allows it."""
+        while wait := self._window.wait_seconds(monotonic()):
+            await asyncio.sleep(wait)
+        self._window.start(monotonic())
+        try:
+            yield
+        finally:
+            self._window.ended(monotonic())
 
     async def close(self) -> None:
         """Close the connections."""
@@ -50,7 +67,8 @@ class NodeSource:
     async def offer(self) -> Offer:
         """The chain below its head; the network is asked for elsewhere. Errors: SourceError."""
         try:
-            head = await fetch_chain_head(self.client)
+            async with self._turn():
+                head = await fetch_chain_head(self.client)
             low = max(0, head.height - _CHAIN + 1)
             found = await self._tipsets(head.key, low, head.height)
         except NodeError as error:
@@ -73,7 +91,9 @@ class NodeSource:
         answer = Answer()
         absent: set[Cid] = set()
         part = cids[: self.most_objects]
-        for cid, data in zip(part, await self.client.read_objects(part), strict=True):
+        async with self._turn():
+            read = await self.client.read_objects(part)
+        for cid, data in zip(part, read, strict=True):
             if isinstance(data, CallFailed):
                 if any(word in data.message.lower() for word in _BUSY_WORDS):
                     raise data
@@ -103,12 +123,12 @@ class NodeSource:
     ) -> list[tuple[int, TipsetKey]]:
         """(epoch, key) of the tipsets of a range of epochs, newest first. Errors: NodeError."""
         first = low - 1 if with_below and low else low
-        answers: list[Any] = await asyncio.gather(
-            *(
-                self.client.call("Filecoin.ChainGetTipSetByHeight", height, key_json(head))
-                for height in range(high, first - 1, -1)
-            )
-        )
+        calls = [("Filecoin.ChainGetTipSetByHeight", (height, key_json(head))) for height in range(high, first - 1, -1)]
+        async with self._turn():
+            answers: list[Any] = await self.client.batch(calls)
+        for answer in answers:
+            if isinstance(answer, CallFailed):
+                raise answer
         found = dict.fromkeys(parse_tipset(answer) for answer in answers)
         return [one for one in found if one[0] >= low or with_below]
 
