@@ -48,17 +48,18 @@ class NodeSource:
         self.requests_per_second = requests_per_second
         #: a piece of work may take several requests: each counts
         self._window = Window(requests_per_second, WINDOW_SECONDS)
+        self._one_at_a_time = asyncio.Lock()
 
     @contextlib.asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
         """Send one request within the block, as soon as the limit allows it."""
-        while wait := self._window.wait_seconds(monotonic()):
-            await asyncio.sleep(wait)
-        self._window.start(monotonic())
-        try:
-            yield
-        finally:
-            self._window.ended(monotonic())
+        async with self._one_at_a_time:
+            await asyncio.sleep(self._window.wait_seconds(monotonic()))
+            self._window.start(monotonic())
+            try:
+                yield
+            finally:
+                self._window.ended(monotonic())
 
     async def close(self) -> None:
         """Close the connections."""
