@@ -9,6 +9,8 @@ from typing import Final
 
 #: the byte of a multihash is at one of so many places
 _PLACES: Final = 1 << 62
+#: claims that a process holds at most: the system looks through all locks of a file for each one
+_MOST: Final = 256
 
 
 class Claims:
@@ -27,10 +29,15 @@ class Claims:
             self._file = -1
 
     def take(self, multihash: bytes) -> bool:
-        """Whether this process is to fetch the object; no other one gets the claim until `give`."""
+        """Whether this process is to fetch the object; no other one gets the claim until `give`.
+
+        Who holds many claims already fetches without one: another process may then fetch the same object.
+        """
         place = _place(multihash)
         count = self._held.get(place, 0)
         if not count:
+            if len(self._held) >= _MOST:
+                return True
             try:
                 fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
             except OSError:

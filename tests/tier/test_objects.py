@@ -250,3 +250,20 @@ async def test_a_holder_of_a_claim_that_dies_is_waited_for_no_longer(
     assert await reading is not None
     assert time.monotonic() - began < 60
     await tier.close()
+
+
+def test_a_process_holds_a_bounded_number_of_claims(tmp_path: Path) -> None:
+    """The kernel looks through all locks of a file for each one: with thousands of them each takes a tenth of a ms."""
+    claims = Claims(tmp_path / "claims")
+    keys = [multihash_of(b"%d" % number) for number in range(2000)]
+    assert all(claims.take(key) for key in keys)
+    assert 200 < locks_held() < 300
+    for key in keys:
+        claims.give(key)
+    assert not locks_held() and claims.take(keys[-1]) and locks_held() == 1
+    claims.close()
+
+
+def locks_held() -> int:
+    """Locks that this process has, by the system's own list."""
+    return sum(line.split()[4] == str(os.getpid()) for line in Path("/proc/locks").read_text().splitlines())
