@@ -55,8 +55,7 @@ class Job:
 
 
 def slots_of(queues: Sequence[str], concurrency: int) -> dict[str, int]:
-    """How many of `concurrency` slots each class has: its share, at least one. Slots are not lent: a class with much
-    to do never keeps another one waiting."""
+    """How many of `concurrency` slots each class has: its share, at least one."""
     total = sum(SHARES[queue] for queue in queues)
     slots = {queue: max(1, concurrency * SHARES[queue] // total) for queue in queues}
     left = concurrency - sum(slots.values())

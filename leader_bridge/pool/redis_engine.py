@@ -34,6 +34,7 @@ from leader_bridge.clock import monotonic
 from leader_bridge.pool.engine import Again, Handle, QueueUnavailable, Waiting
 from leader_bridge.pool.job import LIMITS, SHARES, Job
 from leader_bridge.pool.redis_life import LIFE_SECONDS, Held, Life
+from leader_bridge.pool.slots import Slots
 
 log = logging.getLogger(__name__)
 
@@ -65,49 +66,77 @@ for _name in ("taskiq", "taskiq.receiver.receiver"):
 
 
 class _Stream(RedisStreamBroker):
-    """One class: a stream with one group of readers."""
+    """One class: a stream with one group of readers. A message is read when there is a slot for it."""
+
+    slots: Slots
+    stop: asyncio.Event
 
     def __init__(self, url: str, queue: str, life: Life, **options: Any) -> None:
         super().__init__(url, **options)
         self.life = life
+        self._queue = queue
+        #: when to look for messages of the dead, and for those that were held for too long
+        self._dead_at = self._idle_at = 0.0
         self._taken_over = metrics.POOL_TAKEN_OVER.labels(queue)
 
     async def listen(self) -> AsyncGenerator[AckableMessage, None]:
         """The messages for this reader: those of dead workers, those that were held for too long, and new ones."""
-        dead_at = idle_at = 0.0
-        while True:
-            found: list[tuple[bytes, dict[bytes, bytes]]] = []
-            lapses = self.life.lapses
+        # taskiq cancels a read when it stops, but one that is just being answered goes on
+        while not self.stop.is_set():
+            await self.slots.take(self._queue)
+            message: AckableMessage | None = None
             try:
-                async with Redis(connection_pool=self.connection_pool) as redis:
-                    # what is found is followed by another look: a worker that was killed held several
-                    if monotonic() >= dead_at:
-                        found = await self.life.take_from_dead(redis, self.queue_name, self.consumer_group_name)
-                        self._taken_over.inc(len(found))
-                        dead_at = 0.0 if found else monotonic() + self.life.renew_seconds
-                    if not found and monotonic() >= idle_at:
-                        found = await self._claim_idle(redis)
-                        idle_at = 0.0 if found else monotonic() + max(_BLOCK_SECONDS, self.idle_timeout / 1000 * _LOOK)
-                    if not found:
-                        read: Any = await redis.xreadgroup(
-                            self.consumer_group_name,
-                            self.consumer_name,
-                            {self.queue_name: ">"},
-                            block=self.block,
-                            count=self.count,
-                        )
-                        found = [one for _, messages in read or () for one in messages]
-            except ResponseError as error:
-                if not any(word in str(error) for word in _EMPTIED):
-                    raise
-                log.warning("the queue was emptied: the stream %s is made again", self.queue_name)
-                await self._declare_again()
-            except (RedisError, OSError) as error:
-                log.warning("the queue is not read: %s", error)
-                await asyncio.sleep(_RETRY_SECONDS)
-            for number, fields in found:
-                ack = self._ack_generator(number.decode(), self.queue_name)
-                yield AckableMessage(data=self._labelled(fields[b"data"], number, lapses), ack=ack)
+                message = await self._read()
+            finally:
+                # also where nothing came for a while: others may need the slot
+                if message is None:
+                    self.give_back()
+            if message is not None:
+                yield message
+
+    async def _read(self) -> AckableMessage | None:
+        """One message, or none where nothing came for a while."""
+        lapses = self.life.lapses
+        found: list[tuple[bytes, dict[bytes, bytes]]] = []
+        try:
+            async with Redis(connection_pool=self.connection_pool) as redis:
+                found = await self._next(redis)
+        except ResponseError as error:
+            if not any(word in str(error) for word in _EMPTIED):
+                raise
+            log.warning("the queue was emptied: the stream %s is made again", self.queue_name)
+            await self._declare_again()
+        except (RedisError, OSError) as error:
+            log.warning("the queue is not read: %s", error)
+            await asyncio.sleep(_RETRY_SECONDS)
+        for number, fields in found:
+            ack = self._ack_generator(number.decode(), self.queue_name)
+            return AckableMessage(data=self._labelled(fields[b"data"], number, lapses), ack=ack)
+        return None
+
+    async def _next(self, redis: Redis) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        """The next message, as (number, fields), or none. Errors: RedisError, OSError."""
+        # what is found is followed by another look: a worker that was killed held several
+        if monotonic() >= self._dead_at:
+            found = await self.life.take_from_dead(redis, self.queue_name, self.consumer_group_name)
+            self._taken_over.inc(len(found))
+            self._dead_at = 0.0 if found else monotonic() + self.life.renew_seconds
+            if found:
+                return found
+        if monotonic() >= self._idle_at:
+            found = await self._claim_idle(redis)
+            pause = max(_BLOCK_SECONDS, self.idle_timeout / 1000 * _LOOK)
+            self._idle_at = 0.0 if found else monotonic() + pause
+            if found:
+                return found
+        read: Any = await redis.xreadgroup(
+            self.consumer_group_name,
+            self.consumer_name,
+            {self.queue_name: ">"},
+            block=self.block,
+            count=self.count,
+        )
+        return [one for _, messages in read or () for one in messages]
 
     async def _claim_idle(self, redis: Redis) -> list[tuple[bytes, dict[bytes, bytes]]]:
         claimed: Any = await redis.xautoclaim(
@@ -129,6 +158,10 @@ class _Stream(RedisStreamBroker):
         message.labels.update({_NUMBER: number.decode(), _LAPSES: lapses})
         return self.formatter.dumps(message).message
 
+    def give_back(self) -> None:
+        """A message is done with."""
+        self.slots.give_back(self._queue)
+
     async def _declare_again(self) -> None:
         try:
             await self._declare_consumer_group()
@@ -143,6 +176,18 @@ class _Stream(RedisStreamBroker):
                 await pipe.execute()
 
         return acknowledge
+
+
+class _Receiver(Receiver):
+    """Gives the slot of each message back when it is done with."""
+
+    broker: _Stream
+
+    async def callback(self, message: bytes | AckableMessage, raise_err: bool = False) -> None:
+        try:
+            await super().callback(message, raise_err)
+        finally:
+            self.broker.give_back()
 
 
 class RedisEngine:
@@ -223,9 +268,12 @@ class RedisEngine:
                 await self._life.renew(redis)
         living = asyncio.create_task(self._life.renew_always(self._streams["watch"].connection_pool))
         try:
+            shared = Slots(slots)
             async with asyncio.TaskGroup() as group:
-                for queue, count in slots.items():
-                    group.create_task(self._receive(self._streams[queue], handle, count, stop))
+                for queue in slots:
+                    self._streams[queue].slots = shared
+                    self._streams[queue].stop = stop
+                    group.create_task(self._receive(self._streams[queue], handle, shared.total, stop))
         finally:
             # what is to come back later waits in the queue instead
             self._stopping.set()
@@ -256,7 +304,7 @@ class RedisEngine:
         stream.is_worker_process = True
         stream.register_task(job, task_name=_TASK)
         while not stop.is_set():
-            receiver = Receiver(stream, max_async_tasks=count, validate_params=False, ack_type=AcknowledgeType.MANUAL)
+            receiver = _Receiver(stream, max_async_tasks=count, validate_params=False, ack_type=AcknowledgeType.MANUAL)
             try:
                 await receiver.listen(stop)
             except* (RedisError, OSError) as errors:

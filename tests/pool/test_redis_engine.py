@@ -203,3 +203,31 @@ async def test_the_age_of_the_oldest_job_that_waits_is_known(redis: RedisServer)
                 seen.gate.set()
                 await drained(engine)
         assert (await engine.waiting())[WALK].oldest_seconds == 0
+
+
+async def test_a_walk_borrows_slots_that_nobody_needs_and_new_tipsets_have_theirs(redis: RedisServer) -> None:
+    seen = Seen()
+    seen.gate.clear()
+    async with engine_at(redis) as engine:
+        stop = asyncio.Event()
+        running = asyncio.create_task(engine.run(seen, {WATCH: 5, FILL: 3, WALK: 2}, stop))
+        await engine.put([job(number) for number in range(50)])
+        # all but what the others keep: two and one
+        await seen.until(7)
+        await engine.put([job(number, WATCH) for number in (1000, 1001)])
+        async with asyncio.timeout(60):
+            while not {1000, 1001} <= set(seen.counts):
+                await asyncio.sleep(0.01)
+        assert sum(number < 1000 for number in seen.counts) == 7
+        # no slot is lost, whatever came of a message
+        redis.ask("XADD", "follower:pool:walk", "*", "data", "not JSON")
+        seen.gate.set()
+        await drained(engine)
+        assert set(seen.counts.values()) == {1}
+        seen.gate.clear()
+        await engine.put([job(number) for number in range(100, 150)])
+        await seen.until(52 + 7)
+        stop.set()
+        seen.gate.set()
+        async with asyncio.timeout(60):
+            await running
