@@ -26,6 +26,7 @@ from chain.ipld.dag_cbor import links
 from chain.ipld.objects import Objects
 from follower.ahead.asked_before import AskedBefore, Question
 from follower.ahead.rows_ahead import read_rows_ahead
+from rpc.errors import RpcError
 from rpc.registry import V0, V1, V2, Cost
 from rpc.server.dispatch import Dispatcher
 
@@ -153,8 +154,8 @@ class StartAhead:
                 roots = list(dict.fromkeys(tipset.parent_state_root for tipset in tipsets))
                 async for count in read_levels(services.objects, roots, _LEVELS, _LEVEL_OBJECTS):
                     self.states += count
-        except (StoreError, ChainError) as error:
-            # older states are held no more
+        except (StoreError, ChainError, RpcError) as error:
+            # older states are held no more; or no head may be served yet
             log.debug("no more states are read ahead: %s", error)
 
 

@@ -15,9 +15,11 @@ from benches.chain_methods import services_over
 from blockstore.lmdb.store import LmdbStore
 from follower.ahead.asked_before import AskedBefore
 from follower.ahead.start_ahead import read_levels, start_ahead
+from rpc.errors import Unavailable
 from rpc.methods import register_all
 from rpc.server.dispatch import Dispatcher
 from rpc.server.limits import ServerSettings
+from rpc.services import Head
 from tests.support.bridge.imported import lmdb_of_devnet
 
 _READS = frozenset({"get", "get_many", "row", "rows", "scan"})
@@ -111,6 +113,19 @@ async def test_a_store_that_hangs_delays_the_start_no_longer_than_that(devnet: P
     far.hangs = True
     async with asyncio.timeout(60), contextlib.AsyncExitStack() as closing:
         await start_ahead(Dispatcher(services), 0.2, tmp_path, closing)
+    await store.close()
+
+
+async def test_a_head_that_may_not_be_served_yet_does_not_end_the_start(devnet: Path, tmp_path: Path) -> None:
+    store = await LmdbStore.open(devnet)
+    services = await services_over(store)
+
+    async def current() -> Head:
+        raise Unavailable("the head is not known yet")
+
+    services.head_source.current = current  # type: ignore[method-assign]
+    async with contextlib.AsyncExitStack() as closing:
+        await start_ahead(Dispatcher(services), 60.0, tmp_path, closing, 3)
     await store.close()
 
 
