@@ -8,6 +8,7 @@ empty     Redis is emptied in the middle
 watch     how long new tipsets wait while fills queue
 enqueue   how long it takes to enqueue a range, an epoch a job
 find      how long it takes to look through heights x 10 tasks
+memory    what one worker takes in a walk over three times as many tipsets, without a delay
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from tests.pool.chain import pool_chain
 from tests.pool.redis_server import RedisServer, redis_server
 from tests.support.paths import ROOT
 
-PARTS = ("speed", "kill", "empty", "watch", "enqueue", "find")
+PARTS = ("speed", "kill", "empty", "watch", "enqueue", "find", "memory")
 DELAY = 0.02
 
 
@@ -250,6 +251,39 @@ async def find(folder: Path, redis: RedisServer, args: argparse.Namespace) -> No
         flush=True,
     )
     await store.close()
+
+
+async def gaps_left(path: Path, high: int) -> int:
+    """Epochs that lack something."""
+    store = await LmdbStore.open(path, readonly=True)
+    try:
+        return len(await find_gaps(store, 0, high, DEFAULT))
+    finally:
+        await store.close()
+
+
+def own_memory_mb(process: int) -> float:
+    """Memory that a process has of its own: pages of the store's file are not counted."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) / 1024
+    raise ValueError("the kernel does not tell RssAnon")
+
+
+async def memory(folder: Path, redis: RedisServer, args: argparse.Namespace) -> None:
+    path, tipsets = folder / "memory", 3 * args.tipsets
+    await make(path, tipsets)
+    with workers(path, redis, 1, "--delay", "0") as (worker,):
+        print(f"memory: {tipsets} tipsets; MB after each tenth:", end="", flush=True)
+        async with enqueued(path, redis, tipsets):
+            tenth = 1
+            while tenth <= 10:
+                if tipsets - await gaps_left(path, tipsets - 1) >= tipsets * tenth // 10:
+                    print(f" {own_memory_mb(worker.pid):.0f}", end="", flush=True)
+                    tenth += 1
+                else:
+                    await asyncio.sleep(0.2)
+    print()
 
 
 def main() -> None:

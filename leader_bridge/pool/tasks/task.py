@@ -19,6 +19,9 @@ from rpc.executor import Executor
 
 #: bytes of objects that tasks of one worker keep
 _CACHE_BYTES: Final = 32 << 20
+#: rows and tipsets that they keep: jobs are neighbours, and a walk comes by once
+_CACHED_ROWS: Final = 8192
+_CACHED_TIPSETS: Final = 1024
 
 
 class Defer(Exception):
@@ -60,7 +63,7 @@ class TaskContext:
 
     def __post_init__(self) -> None:
         self.objects = Objects(self.reads or self.store, cache_bytes=_CACHE_BYTES)
-        self.index = ChainIndex(self.store, self.objects)
+        self.index = ChainIndex(self.store, self.objects, cached_rows=_CACHED_ROWS, cached_tipsets=_CACHED_TIPSETS)
 
     async def begin(self, head: Tipset, low: int, high: int) -> None:
         """A job on epochs `low` to `high` begins: read at once what its tasks ask for singly. Errors: StoreError."""
