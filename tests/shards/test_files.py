@@ -91,4 +91,4 @@ def test_a_store_that_no_follower_reads_sends_nothing(tmp_path: Path) -> None:
     given = {"store": f"lmdb://{tmp_path}/store", "disperse_to": "http://127.0.0.1:1"}
     settings = load_settings(None, {}, {**given, "object_peer_secret_file": str(secret)}, "disperse")
     with pytest.raises(CannotRun, match="is empty: give --store"):
-        disperse.run(settings, argparse.Namespace(file=file))
+        disperse.run(settings, argparse.Namespace(file=file, folders=None))
