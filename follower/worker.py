@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from blockstore.background import in_background
 from blockstore.errors import StoreUnavailable
 from blockstore.open import open_store
 from blockstore.store import META, ObjectStore, Store
@@ -25,7 +26,6 @@ from follower.ahead.head_ahead import HeadAhead
 from follower.ahead.start_ahead import start_ahead
 from follower.archives import objects_below, open_archives, warn_of_lacking
 from follower.archives import register as register_archives
-from follower.background import in_background
 from follower.execution_stop import ExecutionStop, this_machine
 from follower.executor.child import executor_of
 from follower.extending.methods import load_methods

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
+from blockstore.background import in_background
 from blockstore.bridge_rows import (
     RENEW_SECONDS,
     BridgeRow,
@@ -67,7 +68,7 @@ def bridge_row(name: str, bridge: Bridge | None, errors: Sequence[LoggedError]) 
 @contextlib.asynccontextmanager
 async def announced(store: Store, describe: Callable[[], BridgeRow]) -> AsyncIterator[None]:
     """Keep the row that `describe` makes while the block runs; it is removed behind it. A store error is no error."""
-    renewing = asyncio.create_task(_renew(store, describe), name="bridge row")
+    renewing = in_background(_renew(store, describe), "the renewal of this bridge's row")
     try:
         yield
     finally:

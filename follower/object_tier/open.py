@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from blockstore.background import in_background
 from blockstore.errors import StoreUnavailable
 from blockstore.shards import erasure
 from blockstore.shards.inbox import Inbox
@@ -52,7 +53,7 @@ class ObjectTier:
 @contextlib.asynccontextmanager
 async def probing(ranked: Iterable[RankedSources[Any]]) -> AsyncIterator[None]:
     """Probe those that have a choice, within the block."""
-    tasks = [asyncio.create_task(one.run(), name="probes") for one in ranked if len(one.standings) > 1]
+    tasks = [in_background(one.run(), "the probes of sources") for one in ranked if len(one.standings) > 1]
     try:
         yield
     finally:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 
+from blockstore.background import in_background
 from blockstore.errors import StoreError
 from blockstore.pool_rows import GONE_SECONDS, RENEW_SECONDS, WorkerRow, delete_worker, put_worker, read_workers
 from blockstore.store import Batch, Store
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 @contextlib.asynccontextmanager
 async def announced(store: Store, worker: Worker, engine: Engine, slots: Mapping[str, int]) -> AsyncIterator[None]:
     """Keep the row of a worker while the block runs; it is removed behind it. A store error is no error."""
-    renewing = asyncio.create_task(_renew(store, worker, engine, slots), name="worker row")
+    renewing = in_background(_renew(store, worker, engine, slots), "the renewal of this worker's row")
     try:
         yield
     finally:

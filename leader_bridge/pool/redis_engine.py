@@ -28,6 +28,7 @@ from taskiq.acks import AcknowledgeType
 from taskiq.receiver import Receiver
 from taskiq_redis import RedisStreamBroker
 
+from blockstore.background import in_background
 from blockstore.store_clock import wall_ms
 from leader_bridge import metrics
 from leader_bridge.clock import monotonic
@@ -266,7 +267,9 @@ class RedisEngine:
         with contextlib.suppress(RedisError, OSError):
             async with self._redis() as redis:
                 await self._life.renew(redis)
-        living = asyncio.create_task(self._life.renew_always(self._streams["watch"].connection_pool))
+        living = in_background(
+            self._life.renew_always(self._streams["watch"].connection_pool), "the renewal of this worker's life"
+        )
         try:
             shared = Slots(slots)
             async with asyncio.TaskGroup() as group:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Final
 
+from blockstore.background import in_background
 from blockstore.errors import StoreError
 from blockstore.store import Store
 from blockstore.store_clock import wall_ms
@@ -36,7 +37,9 @@ async def serve(
     span: int = SPAN,
 ) -> None:
     """Work until `stop` is set; jobs under way are finished then. Gaps are searched for at the start too."""
-    finding = asyncio.create_task(find_repeatedly(store, engine, every_seconds=find_seconds, span=span))
+    finding = in_background(
+        find_repeatedly(store, engine, every_seconds=find_seconds, span=span), "the search for gaps"
+    )
     try:
         async with announced(store, worker, engine, slots):
             await engine.run(worker.handle, slots, stop)

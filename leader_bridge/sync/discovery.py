@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Final
 
+from blockstore.background import in_background
 from leader_bridge.sync.pool import Pool
 from leader_bridge.sync.sources.source import SourceError, SyncSource
 from leader_bridge.sync.sources.source_set import DISCOVERY_SECONDS
@@ -20,7 +21,7 @@ _OFFER_SECONDS: Final = 20.0
 @contextlib.asynccontextmanager
 async def looking_for_sources(pool: Pool, find: FindSources | None) -> AsyncIterator[None]:
     """Look within the block. `find` None: there is nowhere to look."""
-    looking = None if find is None else asyncio.create_task(_look(pool, find), name="sync discovery")
+    looking = None if find is None else in_background(_look(pool, find), "the search for sources")
     try:
         yield
     finally:

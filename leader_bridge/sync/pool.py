@@ -147,6 +147,8 @@ class Pool:
         """Send requests within the block."""
         self._find_sources()
         sending = asyncio.create_task(self._run(), name="sync pool")
+        # requests that nobody sends any more end with Closed
+        sending.add_done_callback(lambda _: self._requests.close())
         try:
             yield self
         finally:
@@ -156,6 +158,8 @@ class Pool:
                 task.cancel()
             await asyncio.gather(sending, *self._asking, return_exceptions=True)
             await asyncio.gather(*(one.source.close() for one in self.standings.values()))
+            if not sending.cancelled() and (fault := sending.exception()) is not None:
+                raise fault
 
     # --- requests ------------------------------------------------------------------------------------
 

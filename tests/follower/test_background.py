@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from follower.background import in_background
+from blockstore.background import in_background
 
 
 async def test_a_fault_is_told_and_a_cancellation_is_not(caplog: pytest.LogCaptureFixture) -> None:

@@ -156,3 +156,19 @@ def test_most_are_waited_for_and_a_few_are_not(
     assert set(told.values()) == found
     assert took == pytest.approx(seconds, abs=0.01)
     assert tasks == 1
+
+
+def test_a_fault_of_the_pool_ends_what_waits_and_is_told() -> None:
+    async def run() -> None:
+        pool = Pool([TimedSource("one", 0.1)], in_all=10, per_source=10)
+
+        def fails() -> None:
+            raise ZeroDivisionError("a fault of the program")
+
+        with pytest.raises(ZeroDivisionError, match="a fault of the program"):
+            async with pool.running(), asyncio.timeout(60):
+                await pool.objects([CIDS[0]])
+                pool._find_sources = fails  # type: ignore[method-assign]
+                await pool.objects([CIDS[1]])
+
+    run_virtual(run())

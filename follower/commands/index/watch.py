@@ -8,6 +8,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Final
 
+from blockstore.background import in_background
 from follower.commands.command import DONE, Command
 from follower.commands.index.pool import add_concurrency, add_tasks, asked_tasks, pool_store, redis_engine, working_here
 from follower.commands.processes import metrics_server, run_until_signal
@@ -40,7 +41,7 @@ async def _watch(settings: Settings, args: argparse.Namespace, stop: asyncio.Eve
             await _follow(settings, args, store, await stack.enter_async_context(redis_engine(settings)), stop)
             return DONE
         engine = await stack.enter_async_context(working_here(settings, store, [WATCH, FILL], args.concurrency))
-        finding = asyncio.create_task(find_repeatedly(store, engine, span=settings["job_epochs"]))
+        finding = in_background(find_repeatedly(store, engine, span=settings["job_epochs"]), "the search for gaps")
         try:
             await _follow(settings, args, store, engine, stop)
         finally:

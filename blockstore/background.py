@@ -1,4 +1,7 @@
-"""Tasks that run beside a process' work until it ends: one that ends by a fault says so, for nobody awaits it."""
+"""Tasks that run beside a process' work until it ends: one that ends by a fault says so, for nobody awaits it.
+
+It stands in the lowest room, so that all rooms have it.
+"""
 
 from __future__ import annotations
 
