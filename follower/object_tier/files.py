@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
@@ -20,14 +21,26 @@ log = logging.getLogger(__name__)
 _PART: Final = ".part"
 #: beside a file that is arriving: which segments are there
 _NOTES: Final = ".segments"
+#: without a new segment for so long, a file is not sent any more
+_STALE_SECONDS: Final = 7 * 86400
 
 
 class ReceivedFiles:
-    """The folder. Blocking. Processes of a machine share it. Errors on opening: OSError."""
+    """The folder. Blocking. Processes of a machine share it. Errors on opening: OSError.
+
+    What was begun long ago and never became whole is removed then.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        for arriving in folder.glob(f"*{_PART}"):
+            # another process of the machine may be faster
+            with contextlib.suppress(FileNotFoundError):
+                if arriving.stat().st_mtime < time.time() - _STALE_SECONDS:
+                    arriving.unlink()
+                    arriving.with_name(arriving.name + _NOTES).unlink(missing_ok=True)
+                    log.info("%s was never sent to its end: removed", arriving.name)
 
     def write(self, manifest: Manifest, piece: bytes) -> None:
         """Write one segment; the last one checks the file and gives it its name.

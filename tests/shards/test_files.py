@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import fcntl
 import hashlib
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,17 @@ def test_a_line_of_the_notes_that_a_crash_has_cut(tmp_path: Path) -> None:
     received.write(*segment(500, 300))
     assert {path.name for path in tmp_path.iterdir()} == {"file.car"}
     assert (tmp_path / "file.car").read_bytes() == DATA
+
+
+def test_what_was_never_sent_to_its_end_is_removed_after_a_week(tmp_path: Path) -> None:
+    ReceivedFiles(tmp_path).write(*segment(0, 300))
+    (arriving,) = tmp_path.glob("*.part")
+    ReceivedFiles(tmp_path)
+    assert arriving.exists()
+    week_ago = time.time() - 7 * 86400 - 60
+    os.utime(arriving, (week_ago, week_ago))
+    ReceivedFiles(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_segment_that_comes_again_while_the_file_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
