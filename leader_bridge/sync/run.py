@@ -171,11 +171,12 @@ class _Sync:
 
     async def _choose(self) -> Chosen:
         """The head of most sources. Errors: SyncFailed, WrongNetwork."""
-        self._progress.phase(HEADS_STAGE, None, "sources")
+        self._progress.phase(HEADS_STAGE, len(self._pool.standings), "sources")
         give_up_at = asyncio.get_running_loop().time() + self._options.majority_seconds
         said = ""
         while True:
             await self._ask_for_offers()
+            self._progress.at(len(self._offers))
             try:
                 await self._check_network()
                 chains = {name: offer.chain for name, offer in self._offers.items() if self._votes(name)}
