@@ -17,13 +17,14 @@ from blockstore.errors import StoreError
 from blockstore.store import TIPSETS, Batch, HeadEntry, Store
 from chain.errors import ChainError
 from chain.index.chain_index import HELD_EVENTS, HELD_MESSAGES, HELD_RECEIPTS, HELD_STATE, TipsetRow, row_of, rows_down
+from chain.index.coverage import MESSAGES_INDEX
 from chain.index.kept import Kept, load_kept
 from chain.tipset import Tipset, TipsetKey
 from leader_bridge import metrics
 from leader_bridge.clock import monotonic
 from leader_bridge.nodes.sources import NoSource
 from leader_bridge.store.backfill_floor import load_floor
-from leader_bridge.store.coverage import MESSAGES_INDEX, TIPSETS_INDEX
+from leader_bridge.store.coverage import TIPSETS_INDEX
 from leader_bridge.store.executed_receipts import ExecutedReceipts
 from leader_bridge.store.execution import ExecutionDiffers
 from leader_bridge.store.indexer import can_index_events

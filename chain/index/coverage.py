@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import orjson
 
 from blockstore.store import COVERAGE, Store
 
 Ranges = list[tuple[int, int]]
+
+#: rows of MESSAGES exist for every message of these epochs
+MESSAGES_INDEX: Final = b"messages"
 
 
 async def covered(store: Store, index: bytes) -> Ranges:

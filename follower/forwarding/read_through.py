@@ -17,7 +17,7 @@ from blockstore.cid import parse
 from blockstore.errors import BadCid, Missing, StoreError
 from chain.consensus.finality import FINALITY
 from chain.errors import BadObject, ChainError, NotFound, NotHeld, NullRound
-from chain.index.coverage import covered
+from chain.index.coverage import MESSAGES_INDEX, covered
 from chain.index.wanted_epochs import want_epoch
 from chain.tipset import Tipset, TipsetKey
 from rpc import eth_json, lotus_json
@@ -60,8 +60,6 @@ _BY_NUMBER: Final = {
     "EthGetBlockTransactionCountByNumber": "EthGetBlockTransactionCountByHash",
     "EthGetTransactionByBlockNumberAndIndex": "EthGetTransactionByBlockHashAndIndex",
 }
-#: the index of the messages, and so of receipts: what it covers is held
-_INDEX: Final = b"messages"
 _TIPSET: Final = {"Cids", "Blocks", "Height"}
 _NUMBER: Final = param_of("block", EthUint64)
 #: what a node says that lacks it too
@@ -257,7 +255,7 @@ class ReadThrough:
         if told is not None:
             epochs.append(told)
         lowest = max(0, head.height - self._fill_epochs)
-        ranges = await covered(ctx.store, _INDEX)
+        ranges = await covered(ctx.store, MESSAGES_INDEX)
         lacking = [
             epoch
             for epoch in epochs
@@ -320,7 +318,7 @@ def _epoch_of(answer: Any) -> int | None:
 
 async def _is_whole(ctx: Context) -> bool:
     """Whether the index reaches from the genesis to the head: what is not in it is nowhere."""
-    ranges = await covered(ctx.store, _INDEX)
+    ranges = await covered(ctx.store, MESSAGES_INDEX)
     return bool(ranges) and ranges[0][0] == 0 and ranges[0][1] >= (await ctx.head()).tipset.height
 
 

@@ -20,7 +20,7 @@ from chain.index.chain_index import (
     TipsetRow,
     decode_row,
 )
-from chain.index.coverage import Ranges, covered
+from chain.index.coverage import MESSAGES_INDEX, Ranges, covered
 from chain.index.eth_rows import ETH_TXS_INDEX, index_eth_txs
 from chain.index.event_rows import EVENTS_INDEX
 from chain.ipld.dag_cbor import decode
@@ -31,7 +31,7 @@ from chain.tipset_messages import load_message_cids
 from leader_bridge.imports.closing import Closer
 from leader_bridge.imports.recent_objects import Recent
 from leader_bridge.imports.undecided import Undecided
-from leader_bridge.store.coverage import MESSAGES_INDEX, TIPSETS_INDEX, merge_ranges, save_coverage
+from leader_bridge.store.coverage import TIPSETS_INDEX, merge_ranges, save_coverage
 from leader_bridge.store.indexer import (
     BlockMessages,
     can_index_events,

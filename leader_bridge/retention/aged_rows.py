@@ -25,6 +25,7 @@ from blockstore.store import (
     Store,
 )
 from chain.index.chain_index import listed_tipsets
+from chain.index.coverage import MESSAGES_INDEX
 from chain.index.eth_rows import ETH_TXS_INDEX, index_eth_txs
 from chain.index.event_rows import (
     EVENTS_BUCKET,
@@ -41,7 +42,6 @@ from chain.network import load_network
 from chain.tipset import Tipset, TipsetKey
 from leader_bridge import metrics
 from leader_bridge.retention.copy_rate import CopyRate
-from leader_bridge.store.coverage import MESSAGES_INDEX
 from leader_bridge.store.indexer import included_messages, message_key, signed_messages
 from leader_bridge.store.recorder import QUESTIONS
 from leader_bridge.store.tipset_writer import TipsetWriter

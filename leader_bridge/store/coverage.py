@@ -11,8 +11,6 @@ from chain.index.coverage import Ranges
 
 #: rows of TIPSETS and HEIGHTS exist for every tipset of these epochs
 TIPSETS_INDEX = b"tipsets"
-#: so do those of MESSAGES for every message in them
-MESSAGES_INDEX = b"messages"
 
 
 def merge_ranges(ranges: Iterable[tuple[int, int]]) -> Ranges:

@@ -31,7 +31,7 @@ from chain.index.chain_index import (
     decode_row,
     with_held,
 )
-from chain.index.coverage import covered
+from chain.index.coverage import MESSAGES_INDEX, covered
 from chain.index.eth_rows import ETH_TXS_INDEX, index_eth_txs
 from chain.index.event_rows import EVENTS_INDEX
 from chain.ipld.amt import Amt
@@ -40,7 +40,7 @@ from chain.network import NetworkRecord, load_network
 from chain.tipset import Tipset, TipsetKey
 from chain.tipset_messages import load_message_cids
 from leader_bridge import metrics
-from leader_bridge.store.coverage import MESSAGES_INDEX, TIPSETS_INDEX, merge_ranges, save_coverage
+from leader_bridge.store.coverage import TIPSETS_INDEX, merge_ranges, save_coverage
 from leader_bridge.store.indexer import (
     BlockMessages,
     can_index_events,

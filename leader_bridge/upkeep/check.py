@@ -10,14 +10,14 @@ from typing import Final
 
 from blockstore.store import HEIGHTS, Batch, Store
 from chain.index.chain_index import HEIGHT_BUCKET
-from chain.index.coverage import Ranges, covered, ranges_text
+from chain.index.coverage import MESSAGES_INDEX, Ranges, covered, ranges_text
 from chain.index.eth_rows import ETH_TXS_INDEX
 from chain.index.event_rows import EVENTS_INDEX
 from chain.network import load_network
 from chain.tipset import Tipset, TipsetKey
 from leader_bridge.imports.progress import Reporter, Silent
 from leader_bridge.imports.spill_file import KeySpillFile
-from leader_bridge.store.coverage import MESSAGES_INDEX, TIPSETS_INDEX, merge_ranges, save_coverage, without
+from leader_bridge.store.coverage import TIPSETS_INDEX, merge_ranges, save_coverage, without
 from leader_bridge.upkeep.chain_check import ChainCheck
 from leader_bridge.upkeep.chain_walk import Headers, groups, walk_down
 from leader_bridge.upkeep.damage import CheckReport, Kind

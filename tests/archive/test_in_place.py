@@ -21,7 +21,7 @@ from blockstore.memory import MemoryStore
 from blockstore.store import META, Batch, Held
 from chain.block import decode_header
 from chain.index.chain_index import HELD_MESSAGES, HELD_STATE, ChainIndex
-from chain.index.coverage import covered
+from chain.index.coverage import MESSAGES_INDEX, covered
 from chain.index.kept import load_kept
 from chain.ipld.objects import Objects
 from chain.network import load_network
@@ -38,7 +38,6 @@ from leader_bridge.nodes.archive_fetcher import ArchiveFetcher
 from leader_bridge.nodes.sources import Fetched
 from leader_bridge.retention.keeper import Keeper
 from leader_bridge.retention.policy import Policy
-from leader_bridge.store.coverage import MESSAGES_INDEX
 from leader_bridge.store.mirror import Mirror
 from leader_bridge.store.tipset_writer import TipsetWriter
 from tests.archive.files import write_forest

@@ -18,7 +18,7 @@ from chain.index.chain_index import (
     ChainIndex,
     index_rows,
 )
-from chain.index.coverage import covered
+from chain.index.coverage import MESSAGES_INDEX, covered
 from chain.index.wanted_epochs import load_wanted_epoch, want_epoch
 from chain.ipld.objects import Objects
 from chain.network import load_network
@@ -26,7 +26,7 @@ from chain.tipset import TipsetKey
 from leader_bridge.backfill import Backfill
 from leader_bridge.nodes.sources import Sources
 from leader_bridge.store.backfill_floor import save_floor
-from leader_bridge.store.coverage import MESSAGES_INDEX, TIPSETS_INDEX
+from leader_bridge.store.coverage import TIPSETS_INDEX
 from leader_bridge.store.mirror import Mirror
 from leader_bridge.store.tipset_writer import TipsetWriter
 from rpc.client.client import NodeClient

@@ -50,7 +50,7 @@ METHODS = (
     "Filecoin.ChainGetTipSetByHeight|Filecoin.ChainGetTipSetAfterHeight|Filecoin.ChainGetBlock|Filecoin.ChainGetMessage"
     "|Filecoin.ChainGetBlockMessages|Filecoin.ChainGetParentReceipts|Filecoin.ChainGetParentMessages"
     "|Filecoin.StateSearchMsg|Filecoin.StateGetActor|eth_getBlockByNumber|eth_getBlockByHash"
-    "|eth_getTransactionReceipt|eth_getBlockReceipts|eth_getBalance"
+    "|eth_getTransactionReceipt|eth_getTransactionByHash|eth_getBlockReceipts|eth_getBalance"
 )
 
 

@@ -15,7 +15,7 @@ from blockstore.memory import MemoryStore
 from blockstore.scan import row_pages
 from blockstore.store import COVERAGE, ETH_TXS, EVENT_POSTINGS, EVENTS, MESSAGES, TIPSETS, Batch, Store
 from chain.index.chain_index import HELD_ALL, INDEXED_EVENTS, decode_row
-from chain.index.coverage import covered
+from chain.index.coverage import MESSAGES_INDEX, covered
 from chain.index.event_rows import EVENTS_INDEX
 from chain.index.kept import INDICES, Kept, save_kept
 from chain.tipset import Tipset, TipsetKey
@@ -29,7 +29,6 @@ from leader_bridge.pool.reports import Report, Status, reports_of
 from leader_bridge.pool.tasks import DEFAULT, bound_tasks
 from leader_bridge.pool.tasks.task import Defer, Outcome, TaskContext, TaskRun
 from leader_bridge.pool.worker import MOST_TRIES, Worker
-from leader_bridge.store.coverage import MESSAGES_INDEX
 from leader_bridge.store.mirror import Mirror
 from leader_bridge.store.tipset_writer import TipsetWriter
 from tests.pool.chain import pool_chain

@@ -7,6 +7,7 @@ from typing import Final
 from blockstore.errors import Missing
 from blockstore.store import Batch, Store
 from chain.index.chain_index import HELD_MESSAGES, INDEXED_EVENTS
+from chain.index.coverage import MESSAGES_INDEX
 from chain.index.eth_rows import ETH_TXS_INDEX, index_eth_txs
 from chain.index.event_index import index_events
 from chain.index.event_rows import EVENTS_INDEX
@@ -14,7 +15,6 @@ from chain.tipset import Tipset
 from chain.tipset_messages import load_message_cids
 from leader_bridge.pool.reports import Claim
 from leader_bridge.pool.tasks.task import Outcome, TaskContext, TaskKind, TaskRun
-from leader_bridge.store.coverage import MESSAGES_INDEX
 from leader_bridge.store.indexer import EVENTS_NEED, BlockMessages, index_messages, signed_messages
 
 

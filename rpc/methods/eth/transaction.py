@@ -13,9 +13,10 @@ import orjson
 
 from blockstore.cid import Cid
 from blockstore.errors import BadCid, Missing
-from chain.errors import ActorNotFound, BadObject, BadRequest, NotFound
+from chain.errors import ActorNotFound, BadObject, BadRequest, NotFound, NotHeld
 from chain.eth.transaction import NotEthTx, eth_tx, is_eth
 from chain.eth.types import EthAddressError, NotEthHash, hash_of
+from chain.index.coverage import MESSAGES_INDEX, covered, ranges_text
 from chain.message import SignedMessage, decode_any_message
 from chain.tipset import Tipset, TipsetKey
 from rpc import eth_json
@@ -163,14 +164,24 @@ async def _pending(ctx: Context, tx_hash: bytes, limit: int) -> Any:
     """A transaction of the full node's mempool; null without a node.
 
     The node may have a newer head: a transaction in one of its blocks that this head does not see is still
-    pending here.
+    pending here. Errors: NotHeld (it is on the node's chain at an epoch that is not indexed here).
     """
     if ctx.node is None:
         return None
     found = await forward(ctx, "Filecoin.EthGetTransactionByHashLimited", [eth_json.data(tx_hash), limit])
     if isinstance(found, dict):
+        if isinstance(found.get("blockNumber"), str):
+            await _check_indexed(ctx, int(found["blockNumber"], 16))
         return {**found, "blockHash": None, "blockNumber": None, "transactionIndex": None}
     return found
+
+
+async def _check_indexed(ctx: Context, epoch: int) -> None:
+    """Errors: NotHeld, for an epoch below the head whose messages are not indexed: what is not found may be there."""
+    if epoch < (await ctx.pin_head()).tipset.height:
+        ranges = await covered(ctx.store, MESSAGES_INDEX)
+        if not any(low <= epoch <= high for low, high in ranges):
+            raise NotHeld(f"messages of epoch {epoch} (indexed: {ranges_text(ranges)})")
 
 
 @method(

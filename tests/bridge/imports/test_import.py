@@ -24,13 +24,12 @@ from chain.index.chain_index import (
     HELD_RECEIPTS,
     HELD_STATE,
 )
-from chain.index.coverage import covered
+from chain.index.coverage import MESSAGES_INDEX, covered
 from chain.known_networks import CALIBNET, MAINNET, known_network
 from chain.network import load_network
 from chain.tipset import TipsetKey
 from leader_bridge.imports.import_state import MARK
 from leader_bridge.imports.importer import import_car
-from leader_bridge.store.coverage import MESSAGES_INDEX
 from tests.support.bridge.imported import check_whole, contents, network_file
 from tests.support.recorded import recorded
 

@@ -19,7 +19,7 @@ from blockstore.memory import MemoryStore
 from blockstore.open import open_store
 from blockstore.store import META, Held, Store
 from chain.index.chain_index import HELD_EVENTS, HELD_MESSAGES, HELD_RECEIPTS, HELD_STATE, ChainIndex
-from chain.index.coverage import covered
+from chain.index.coverage import MESSAGES_INDEX, covered
 from chain.ipld.objects import Objects
 from chain.network import load_network
 from chain.tipset import TipsetKey
@@ -31,7 +31,6 @@ from leader_bridge.imports.importer import import_car
 from leader_bridge.imports.progress import Silent
 from leader_bridge.imports.undecided import Epochs, Undecided, read_header
 from leader_bridge.retention.policy import ARCHIVE, Policy
-from leader_bridge.store.coverage import MESSAGES_INDEX
 from leader_bridge.store.mirror import walked_links
 from rpc.server.dispatch import Dispatcher
 from rpc.services import Services

@@ -22,14 +22,14 @@ from chain.index.chain_index import (
     ChainIndex,
     TipsetRow,
 )
-from chain.index.coverage import covered
+from chain.index.coverage import MESSAGES_INDEX, covered
 from chain.ipld.objects import Objects
 from chain.network import load_network
 from chain.tipset import TipsetKey
 from leader_bridge.imports.closing import verify_closed
 from leader_bridge.imports.import_state import MARK, PROGRESS
 from leader_bridge.imports.importer import import_car
-from leader_bridge.store.coverage import MESSAGES_INDEX, TIPSETS_INDEX
+from leader_bridge.store.coverage import TIPSETS_INDEX
 from tests.support.recorded import recorded
 
 NETWORK: dict[str, Any] = {
