@@ -262,7 +262,7 @@ class Dispatcher:
                     stats.add(started, 0)
                     if ctx.stages is not None:
                         ctx.stages.append(("cache", now()))
-                    return 200, b'{"id":%b%b' % (encode_id(request_id), found.text)
+                    return 200, b"".join((b'{"id":', encode_id(request_id), found.text))
                 flight = found  # type: ignore[assignment]
             if ctx.stages is not None:
                 ctx.stages.append(("cache", now()))
@@ -301,9 +301,9 @@ class Dispatcher:
                 text = self.answers.land(flight, ctx, text, request, body)
                 if len(text) > UNCOUNTED_BYTES:
                     await ctx.checkpoint()
-                answer = b'{"id":%b%b' % (encode_id(request_id), text)
+                answer = b"".join((b'{"id":', encode_id(request_id), text))
             else:
-                answer = b'{"id":' + encode_id(request_id) + _RESULT + text + b"}\n"
+                answer = b"".join((b'{"id":', encode_id(request_id), _RESULT, text, b"}\n"))
             stats.add(started, 0)
             if ctx.stages is not None:
                 ctx.stages.append(("encode", now()))

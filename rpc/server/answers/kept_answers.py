@@ -26,7 +26,7 @@ from rpc.errors import Refused, RpcError
 from rpc.registry import Cache, Method
 from rpc.server.answers.flight import FAILED, Flight
 from rpc.server.answers.head_changes import common_epoch
-from rpc.server.answers.question import ABSENCES, needs_head, question_key, tipset_places
+from rpc.server.answers.question import is_absence, needs_head, question_key, tipset_places
 from rpc.server.answers.raw_request import ID, MAX_RAW, find_id, is_id
 from rpc.server.metrics import MethodStats
 from rpc.server.request import Request
@@ -267,14 +267,15 @@ class Answers:
 
     def land(self, flight: Flight, ctx: Context, result: bytes, request: Request, body: bytes | None) -> bytes:
         """Keep what a flight has brought, and give it to those who wait: the text behind the id. `body`: as it came."""
-        text = b',"jsonrpc":"2.0","result":%b}\n' % result
+        # one copy of what may be long
+        text = b"".join((b',"jsonrpc":"2.0","result":', result, b"}\n"))
         epoch = ctx.depends_on
         if ctx.asked_node or ctx.headers is not None:
             flight.end(FAILED)
             return text
         # a call that was not asked of a head, and depends on one: others may have pinned another
         flight.end(text if flight.head is not None or epoch == NOTHING else FAILED)
-        if flight.method.cache is Cache.HEAD or result in ABSENCES:
+        if flight.method.cache is Cache.HEAD or is_absence(result):
             epoch = WHOLE_HEAD
         if epoch != NOTHING and (ctx.pinned is None or not self._is_newest(ctx.pinned)):
             return text

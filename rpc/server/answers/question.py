@@ -14,7 +14,13 @@ _KEY: Final = param_of("key", TipsetKey)
 #: the longest parameters of which an answer is kept, bytes of JSON
 _MAX_PARAMS: Final = 16 << 10
 #: results that say that there is nothing: they may change when something comes, so they end with their head
-ABSENCES: Final = frozenset({b"null", b"false", b"[]", b"{}", b'""', b'"0x"'})
+_ABSENCES: Final = frozenset({b"null", b"false", b"[]", b"{}", b'""', b'"0x"'})
+_LONGEST_ABSENCE: Final = max(map(len, _ABSENCES))
+
+
+def is_absence(result: bytes) -> bool:
+    """Whether a result says that there is nothing. A long one is not looked up: its hash would take milliseconds."""
+    return len(result) <= _LONGEST_ABSENCE and result in _ABSENCES
 
 
 def tipset_places(method: Method) -> tuple[int, ...]:
