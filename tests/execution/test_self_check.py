@@ -155,6 +155,8 @@ async def test_an_old_tipset_is_checked_when_it_is_executed(store: str) -> None:
         index_rows(batch, Tipset.of([child]), await ctx.index.row(parent.key), HELD_ALL)
         await services.store.write(batch)
         ctx.index._posts.clear()
+        # one that has kept no answer
+        asking = Asking(Dispatcher(services))
         assert (await asking.ask("trace_block", number))["error"]["code"]
         assert isinstance(services.executor, CheckedExecutor)
         assert services.executor.stopped is not None

@@ -128,7 +128,7 @@ async def test_the_file_is_read_again_and_a_bad_one_changes_nothing(
         assert (await ask(one.port, "Test.Echo", 1, key=key_of("new")))[0] == 200
         with caplog.at_level(logging.ERROR):
             path.write_text("x = " + "[" * 20_000)
-            await until(lambda: "the tenants stay as they were: maximum recursion depth" in caplog.text)
+            await until(lambda: caplog.text.count("the tenants stay as they were") > 1)
         path.write_text(entry("old"))
         await until(lambda: tenants.find(key_of("new")) is None)
         # a key that was taken away opens nothing from then on, though it was good a moment ago

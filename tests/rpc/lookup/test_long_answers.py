@@ -121,8 +121,6 @@ async def test_joining_freeing_and_copying_a_long_answer_are_turns_of_their_own(
         last = count
         return encode(value)
 
-    # a method's first call is not kept, so it makes a copy less
-    await dispatcher.http(1, body("StateMarketDeals", []))
     dispatcher.encode = noted
     beside = asyncio.create_task(other())
     _, answer = await dispatcher.http(1, body("StateMarketDeals", []))

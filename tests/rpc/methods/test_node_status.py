@@ -86,4 +86,5 @@ async def test_the_version_stands_once_in_the_client_version() -> None:
     text = (await ask(dispatcher, "Web3ClientVersion"))["result"]
     assert text.startswith("simulated/")
     node._services.agent = "lotus-follower/1.2.3"
+    dispatcher = Dispatcher(node._services)
     assert (await ask(dispatcher, "Web3ClientVersion"))["result"] == "lotus-follower/1.2.3"
