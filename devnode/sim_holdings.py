@@ -113,7 +113,7 @@ def market_state(put: Put, deals: int, parties: Parties) -> Cid:
             hamt_build(put, by_provider),
         ]
     )
-    return _stored(put, raw)
+    return stored(put, raw)
 
 
 def registry_state(put: Put, claims: int, parties: Parties) -> Cid:
@@ -134,7 +134,7 @@ def registry_state(put: Put, claims: int, parties: Parties) -> Cid:
     ]
     verifiers = hamt_build(put, {_id(parties.client(at)): encode_bigint(1 << 50) for at in range(3)})
     root_key = _id(parties.client(0))
-    return _stored(put, encode([root_key, verifiers, hamt_build(put, {}), roots[0], claims, roots[1]]))
+    return stored(put, encode([root_key, verifiers, hamt_build(put, {}), roots[0], claims, roots[1]]))
 
 
 def datacap_state(put: Put, claims: int, parties: Parties) -> Cid:
@@ -143,7 +143,7 @@ def datacap_state(put: Put, claims: int, parties: Parties) -> Cid:
     owners = {uvarint(parties.client(_owner(number))): amount for number in range(claims)}
     supply = encode_bigint(len(owners) * _PIECE_BYTES * 10**18)
     token = [supply, hamt_build(put, owners, _TOKEN_BITS), hamt_build(put, {}, _TOKEN_BITS), _TOKEN_BITS]
-    return _stored(put, encode([VERIFREG, token]))
+    return stored(put, encode([VERIFREG, token]))
 
 
 def contract_address(number: int) -> bytes:
@@ -166,10 +166,11 @@ def contract_states(put: Put, holdings: Holdings) -> Iterator[tuple[bytes, Cid]]
         }
         storage = kamt_build(put, {0: number + 1, **slots})
         digest = blake2b(code, digest_size=32).digest()
-        yield contract_address(number), _stored(put, encode([link, digest, storage, None, 1, None]))
+        yield contract_address(number), stored(put, encode([link, digest, storage, None, 1, None]))
 
 
-def _stored(put: Put, raw: bytes) -> Cid:
+def stored(put: Put, raw: bytes) -> Cid:
+    """Give an object to `put`; its CID."""
     cid = cid_of(raw)
     put(cid, raw)
     return cid

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from blockstore.cid import Cid, cid_of
+from blockstore.cid import Cid
+from chain.actors.miner_state import DEADLINES
 from chain.ipld import bitfield
 from chain.ipld.bigint import encode_bigint
 from chain.ipld.dag_cbor import encode
 from chain.ipld.tree_nodes import Put, Raw
+from devnode.sim_holdings import stored
 
-DEADLINES: Final = 48
 SECTOR_BYTES: Final = 32 << 30
 #: sectors of 32 GiB in a partition
 PARTITION: Final = 2349
@@ -100,12 +101,6 @@ def large_miner(put: Put, count: int, write_amt: WriteAmt, sealed: Callable[[int
                 empty[3], empty[2], _power(live_count), encode_bigint(live_count * _DAILY_FEE),
             ]
         )  # fmt: skip
-        links.append(_stored(put, raw))
+        links.append(stored(put, raw))
     used = encode(bitfield.from_runs([0, count]))
-    return sectors, _stored(put, encode([links])), _stored(put, used)
-
-
-def _stored(put: Put, raw: bytes) -> Cid:
-    cid = cid_of(raw)
-    put(cid, raw)
-    return cid
+    return sectors, stored(put, encode([links])), stored(put, used)

@@ -16,6 +16,7 @@ from random import Random
 from typing import Any, Final, TypeVar
 
 from blockstore.cid import RAW, Cid, cid_of, read_uvarint, uvarint
+from chain.actors.miner_state import DEADLINES
 from chain.ipld.amt import amt_build
 from chain.ipld.bigint import decode_bigint, encode_bigint
 from chain.ipld.dag_cbor import decode, encode
@@ -33,8 +34,9 @@ from devnode.sim_holdings import (
     datacap_state,
     market_state,
     registry_state,
+    stored,
 )
-from devnode.sim_sectors import DEADLINES, SECTOR_BYTES, large_miner, sector, working_sectors
+from devnode.sim_sectors import SECTOR_BYTES, large_miner, sector, working_sectors
 
 T = TypeVar("T")
 
@@ -173,10 +175,7 @@ class StateMaker:
 
     @staticmethod
     def _store(put: Put, value: Any) -> Cid:
-        raw = encode(value)
-        cid = cid_of(raw)
-        put(cid, raw)
-        return cid
+        return stored(put, encode(value))
 
     def _miner_parts(self, put: Put) -> None:
         """What miners have in common, and the encoded pieces around what changes."""
@@ -206,19 +205,14 @@ class StateMaker:
         bitmap = ((1 << len(sectors)) - 1).to_bytes(4, "little")
         raw = b"\x84\x05\x00" + encode(len(sectors)) + b"\x83" + encode(bitmap) + b"\x80"
         raw += bytes((0x80 + len(sectors),)) + b"".join(sectors)
-        cid = cid_of(raw)
-        put(cid, raw)
-        return cid
+        return stored(put, raw)
 
     def _deadlines(self, put: Put, due: int, sectors: Cid) -> Cid:
         """48 deadlines of which one has the miner's partition."""
         raw = b"\x8d" + self._partitions + self._deadline[0] + link(sectors) + self._deadline[1]
-        cid = cid_of(raw)
-        put(cid, raw)
+        cid = stored(put, raw)
         raw = b"\x81\x98\x30" + self._idle * due + link(cid) + self._idle * (DEADLINES - 1 - due)
-        cid = cid_of(raw)
-        put(cid, raw)
-        return cid
+        return stored(put, raw)
 
     # --- addresses -----------------------------------------------------------------------------------------
 
@@ -363,9 +357,7 @@ class StateMaker:
             + link(deadlines)
             + b"\x40\xf5"
         )
-        head = cid_of(raw)
-        put(head, raw)
-        return head
+        return stored(put, raw)
 
     # --- an epoch ------------------------------------------------------------------------------------------
 
