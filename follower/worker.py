@@ -399,7 +399,7 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         server = await serve(services, host, port, dispatcher=dispatcher)
         if certificate is not None:
             await server.listen(*split_listen(settings["tls_listen"]), tls=certificate.context)
-            watchers.append(asyncio.create_task(certificate.watch()))
+            watchers.append(in_background(certificate.watch(), "the watch of the certificate"))
         readiness = ReadinessWatch(server.health, heads, start_seconds=_START_SECONDS)
         readiness.register(server.metrics)
         if lanes is not None:

@@ -12,6 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
+from blockstore.background import in_background
 from blockstore.cid import Cid
 from blockstore.errors import StoreError
 from blockstore.shards.objects import pack, packed_size
@@ -81,7 +82,7 @@ class HeadDispersal:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Send within the block."""
-        task = asyncio.create_task(self._run(), name="dispersal")
+        task = in_background(self._run(), "dispersal")
         try:
             yield
         finally:
