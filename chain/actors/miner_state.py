@@ -19,7 +19,7 @@ from chain.errors import BadObject, ChainError
 from chain.ipld import bitfield
 from chain.ipld.amt import Amt
 from chain.ipld.dag_cbor import decode
-from chain.ipld.objects import ObjectReader, let_others_go_on_after_work
+from chain.ipld.objects import ObjectReader, let_others_go_on
 
 T = TypeVar("T")
 
@@ -177,7 +177,7 @@ class Miner:
         for index, deadline in enumerate(deadlines):
             async for at, found in self.partitions(deadline, ahead):
                 yield index, at, found
-                await let_others_go_on_after_work(self.reader)
+                await let_others_go_on(self.reader)
 
     async def find_sector(self, number: int) -> tuple[int, int]:
         """(deadline, partition) of a sector. Errors: MinerError."""

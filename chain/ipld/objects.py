@@ -45,13 +45,7 @@ class ObjectReader(Protocol):
 
 
 async def let_others_go_on(reader: ObjectReader) -> None:
-    """Let others go on in a walk: a local store answers without waiting. A reader that `is_paced` does so itself."""
-    if not getattr(reader, "is_paced", False):
-        await asyncio.sleep(0)
-
-
-async def let_others_go_on_after_work(reader: ObjectReader) -> None:
-    """The same where much work lies between two reads: also a paced reader only does so when it is asked."""
+    """Let others go on in a walk: a local store answers without waiting. A reader with a `checkpoint` tells when."""
     checkpoint = getattr(reader, "checkpoint", None)
     await (asyncio.sleep(0) if checkpoint is None else checkpoint())
 

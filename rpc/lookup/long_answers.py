@@ -24,11 +24,9 @@ class PacedReader:
     """The objects of a request, for walks: other requests go on before each read."""
 
     __slots__ = ("_objects", "checkpoint")
-    #: walks need not let others go on by themselves (`chain.ipld.objects.let_others_go_on`)
-    is_paced = True
 
     def __init__(self, ctx: Context) -> None:
-        #: lets others go on, where a walk works much between its reads
+        #: for walks that work much between their reads (`chain.ipld.objects.let_others_go_on`)
         self.checkpoint = ctx.checkpoint
         self._objects = ctx.objects
 
