@@ -87,7 +87,11 @@ SERVING_SETTINGS: Final = (
         "Requests of all of them that are answered in any second, by all processes that share `rates_file`.",
     ),
     Setting(
-        "range_answers_at_once", whole_number(1, 256), 4, SERVE, "Of these answers, how many are in the making at once."
+        "range_answers_at_once",
+        whole_number(1, 256),
+        4,
+        SERVE,
+        "Of these answers, how many are in the making at once, in all processes that share `rates_file`.",
     ),
     Setting(
         "shard_mb",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import subprocess
 import sys
@@ -14,8 +15,9 @@ from blockstore.store import Store
 from leader_bridge.sync.sources.peer import PeerSource
 from leader_bridge.sync.sources.source import SourceBusy
 from rpc.server.ranges.admission import OwnAdmission, SharedAdmission
+from rpc.server.ranges.page import RangeLimits
 from tests.support.paths import ROOT
-from tests.sync.conftest import FAST, giving, peer
+from tests.sync.conftest import FAST, TOKEN, giving, peer
 
 NAMES = ["a", "b"]
 
@@ -65,6 +67,54 @@ def test_another_process_counts_too(tmp_path: Path) -> None:
     assert printed.strip() == "[0.0, 0.0]"
     here = SharedAdmission(tmp_path / "rates", NAMES, 3, 9)
     assert [here.admit("a", 7.5), here.admit("a", 7.5)] == [0.0, 0.5]
+
+
+def test_places_of_answers_are_those_of_all_processes_and_a_killed_one_leaves_its_own(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from rpc.server.ranges.admission import SharedAdmission;"
+        "one = SharedAdmission(Path(sys.argv[1]), ['a', 'b'], 3, 9);"
+        "print([one.enter(3) for _ in range(2)], flush=True); sys.stdin.read()"
+    )
+    here = SharedAdmission(tmp_path / "rates", NAMES, 3, 9)
+    assert here.enter(3) == 0
+    command = [sys.executable, "-c", code, str(tmp_path / "rates")]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "[1, 2]\n"
+            assert here.enter(3) is None
+            here.leave(0)
+            assert here.enter(3) == 0
+        finally:
+            other.kill()
+    assert sorted([here.enter(3), here.enter(3)]) == [1, 2]  # type: ignore[type-var]
+    assert here.enter(3) is None
+    here.leave(1)
+    assert here.enter(3) == 1
+
+
+@pytest.mark.recorded
+async def test_an_answer_in_the_making_takes_its_place_from_another_follower_too(devnet: Store, tmp_path: Path) -> None:
+    shared = [SharedAdmission(tmp_path / "rates", ["test"], 100, 100) for _ in range(2)]
+    limits = RangeLimits(100, 100, at_once=1)
+    async with (
+        giving(devnet, limits, admission=shared[0]) as (first, _),
+        giving(devnet, limits, admission=shared[1]) as (second, _),
+    ):
+        source = peer(second)
+        await source.offer()
+        # its body does not come: the answer is in the making
+        _, writer = await asyncio.open_connection("127.0.0.1", first.port)
+        head = b"POST /obj HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\nContent-Length: 100\r\n\r\n"
+        writer.write(head % TOKEN.encode())
+        async with asyncio.timeout(60):
+            while shared[1].enter(1) is not None:
+                shared[1].leave(0)
+                await asyncio.sleep(0.01)
+        with pytest.raises(SourceBusy):
+            await source.offer()
+        writer.close()
+        await source.close()
 
 
 @pytest.mark.recorded

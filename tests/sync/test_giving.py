@@ -38,5 +38,5 @@ async def test_a_body_that_does_not_come_keeps_no_place(devnet: Store, monkeypat
         writer.write(head % TOKEN.encode())
         async with asyncio.timeout(60):
             assert b" 408 " in await reader.readline()
-        assert pages._working == 0
+        assert pages._admission.enter(1) == 0
         writer.close()

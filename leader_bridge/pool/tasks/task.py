@@ -17,10 +17,11 @@ from leader_bridge.store.mirror import Fetcher
 from rpc.client.client import NodeClient
 from rpc.executor import Executor
 
-#: bytes of objects that tasks of one worker keep
-_CACHE_BYTES: Final = 32 << 20
-#: rows and tipsets that they keep: jobs are neighbours, and a walk comes by once
-_CACHED_ROWS: Final = 8192
+#: bytes of objects that tasks of one worker keep; small ones take up to four times as much, for each has its place in
+#: tables. Jobs are neighbours, and a walk comes by once: more would fill up and never be read again
+_CACHE_BYTES: Final = 8 << 20
+#: rows and tipsets that they keep
+_CACHED_ROWS: Final = 2048
 _CACHED_TIPSETS: Final = 1024
 
 

@@ -1,7 +1,8 @@
-"""Which request is within the limits of a second: of its token, and of all. For a process, or for a machine.
+"""Which request is within the limits of a second, of its token and of all; and how many are worked on at once.
 
-For a machine the last starts stand in a file that every process maps into its memory, under a lock of the file: a look
-and a start take microseconds, and there are few of them.
+For a process, or for a machine. For a machine the last starts stand in a file that every process maps into its memory,
+under a lock of the file: a look and a start take microseconds, and there are few of them. A place of an answer is a
+lock on one byte of another file: the kernel gives back what a killed process held.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from rpc.server.ranges.window import Window
 
 _NEXT: Final = Struct("<Q")
 _TIME: Final = Struct("<d")
+#: struct flock: type, whence, start, length, process (0: the lock belongs to the open file)
+_FLOCK: Final = Struct("@hhqqi0q")
 
 
 class Admission(Protocol):
@@ -27,6 +30,12 @@ class Admission(Protocol):
     def admit(self, name: str, now: float) -> float:
         """Seconds until a request of this token may come; 0: this one is counted."""
 
+    def enter(self, at_once: int) -> int | None:
+        """A place for an answer in the making, of `at_once`; None where all are taken. Give it back with `leave`."""
+
+    def leave(self, place: int) -> None:
+        """An answer is made."""
+
 
 class OwnAdmission:
     """The limits of one process: `per_second` for each of `names`, `in_all` for all together."""
@@ -34,6 +43,7 @@ class OwnAdmission:
     def __init__(self, names: Sequence[str], per_second: int, in_all: int) -> None:
         self._windows = {name: Window(per_second) for name in names}
         self._all = Window(in_all)
+        self._taken: set[int] = set()
 
     def admit(self, name: str, now: float) -> float:
         """See `Admission`."""
@@ -43,6 +53,17 @@ class OwnAdmission:
             window.start(now)
             self._all.start(now)
         return wait
+
+    def enter(self, at_once: int) -> int | None:
+        """See `Admission`."""
+        place = next((one for one in range(at_once) if one not in self._taken), None)
+        if place is not None:
+            self._taken.add(place)
+        return place
+
+    def leave(self, place: int) -> None:
+        """See `Admission`."""
+        self._taken.discard(place)
 
 
 class SharedAdmission:
@@ -64,6 +85,9 @@ class SharedAdmission:
         if os.fstat(self._lock).st_size < size:
             os.ftruncate(self._lock, size)
         self._table = mmap.mmap(self._lock, size)
+        self._places = os.open(file.with_name(f"{file.name}.places"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        #: those of this process: its own locks do not keep it out
+        self._taken: set[int] = set()
 
     def admit(self, name: str, now: float) -> float:
         """See `Admission`."""
@@ -77,6 +101,28 @@ class SharedAdmission:
             return wait
         finally:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    def enter(self, at_once: int) -> int | None:
+        """See `Admission`."""
+        for place in range(at_once):
+            if place not in self._taken and self._lock_place(place, fcntl.F_WRLCK):
+                self._taken.add(place)
+                return place
+        return None
+
+    def leave(self, place: int) -> None:
+        """See `Admission`."""
+        self._taken.discard(place)
+        self._lock_place(place, fcntl.F_UNLCK)
+
+    def _lock_place(self, place: int, how: int) -> bool:
+        """Lock or unlock the byte of a place; False where another process has it."""
+        try:
+            # of the open file, not of the process: another one of this process counts too
+            fcntl.fcntl(self._places, fcntl.F_OFD_SETLK, _FLOCK.pack(how, os.SEEK_SET, place, 1, 0))
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
 
     @staticmethod
     def _bytes(limit: int) -> int:

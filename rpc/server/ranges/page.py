@@ -43,6 +43,8 @@ log = logging.getLogger("follower.ranges")
 
 #: seconds for which what is held is not looked up again
 _OFFER_SECONDS: Final = 30.0
+#: seconds until one may ask again where all places of answers are taken
+_FULL_SECONDS: Final = 0.1
 #: seconds in which a body must be there
 _BODY_SECONDS: Final = 10.0
 #: a tipset key of more blocks is none
@@ -52,10 +54,7 @@ _FLAGS: Final = {"messages": HELD_MESSAGES, "state": HELD_STATE, "receipts": HEL
 
 @dataclass(frozen=True, slots=True)
 class RangeLimits:
-    """What is given. `per_second`: requests of one token, `in_all` of all.
-
-    `at_once`: answers in the making, of this process.
-    """
+    """What is given. `per_second`: requests of one token, `in_all` of all. `at_once`: answers in the making."""
 
     per_second: int = 10
     in_all: int = 50
@@ -94,7 +93,6 @@ class RangePages:
         self.limits = limits or RangeLimits()
         self._clock = clock or asyncio.get_running_loop().time
         self._admission = admission or OwnAdmission(list(tokens), self.limits.per_second, self.limits.in_all)
-        self._working = 0
         self._lookup = Lookup()
         self._held: dict[str, int] = {}
         self._held_until = -math.inf
@@ -113,14 +111,17 @@ class RangePages:
         name = self._caller(request)
         if name is None:
             return web.Response(status=401)
-        wait = self._wait_seconds(name)
-        if wait > 0:
+        place = self._admission.enter(self.limits.at_once)
+        # it is refused, not delayed: delays build queues
+        wait = _FULL_SECONDS if place is None else self._admission.admit(name, self._clock())
+        if place is None or wait > 0:
+            if place is not None:
+                self._admission.leave(place)
             self.given.limited += 1
             return web.Response(
                 status=429,
                 headers={"Retry-After": f"{math.ceil(wait)}", "X-Retry-After-Ms": f"{math.ceil(wait * 1000)}"},
             )
-        self._working += 1
         try:
             return await self._answer(request)
         except (BadWire, BadCid) as error:
@@ -135,7 +136,7 @@ class RangePages:
             log.warning("a range is not given: %s", error)
             return web.Response(status=503, headers={"Retry-After": "5"})
         finally:
-            self._working -= 1
+            self._admission.leave(place)
 
     def _caller(self, request: BaseRequest) -> str | None:
         """The name of the token; every token is compared, whatever came."""
@@ -144,10 +145,6 @@ class RangePages:
             if sends(request, token):
                 found = name
         return found
-
-    def _wait_seconds(self, name: str) -> float:
-        """Seconds until a request may come; 0: this one is counted. It is refused, not delayed: delays build queues."""
-        return 0.1 if self._working >= self.limits.at_once else self._admission.admit(name, self._clock())
 
     async def _answer(self, request: BaseRequest) -> web.Response:
         self.given.requests += 1
