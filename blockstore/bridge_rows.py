@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 RENEW_SECONDS: Final = 3.0
 #: partition of the FLEET table; row key: the bridge's name
 _BRIDGES: Final = b"bridges"
+#: begins `stopped` of a process that fills the store, and then says how far it is
+FILLING: Final = "filling: "
 _MOST_BRIDGES: Final = 64
 _MOST_BYTES: Final = 8192
 _MOST_NODES: Final = 16

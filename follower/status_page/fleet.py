@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from blockstore.bridge_rows import RENEW_SECONDS, BridgeRow, read_bridges
+from blockstore.bridge_rows import FILLING, RENEW_SECONDS, BridgeRow, read_bridges
 from blockstore.store import Store
 from loadbalancer.fleet import DRAINING, MISSED_RENEWALS, Member, read_fleet
 from rpc.client.follower_http import read_at_most
@@ -189,8 +189,8 @@ class BridgeStanding:
         row = self.row
         state = "no sign" if self.is_silent else "leads" if row.leads else "stands by"
         if row.stopped and not self.is_silent:
-            state = "stopped"
-        reason = f"its row is {self.unchanged:.0f} s old" if self.is_silent else row.stopped
+            state = "filling" if row.stopped.startswith(FILLING) else "stopped"
+        reason = f"its row is {self.unchanged:.0f} s old" if self.is_silent else row.stopped.removeprefix(FILLING)
         return {
             "name": row.name,
             "state": state,

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import signal
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from leader_bridge.sync.pool import Pool
 from leader_bridge.sync.run import SyncOptions, sync_store
 from leader_bridge.sync.sources.peer import PeerSource
 from rpc.server.server import Server
+from tests.support.cassandra.stores import emptied, keyspace_url
 from tests.sync.conftest import FAST, assert_whole, fill, giving, peer
 from tests.sync.faults import Fault, only_first, spoil
 from tests.sync.ledger import Ledger
@@ -108,7 +110,20 @@ async def test_a_filling_that_is_stopped_again_and_again_asks_for_nothing_that_i
     assert wrong == set()
 
 
-async def test_headers_that_wait_for_those_above_them_are_not_asked_for_again(devnet: Store, target: LmdbStore) -> None:
+@pytest.fixture(params=["lmdb", "cassandra"])
+async def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    """A new store of each kind."""
+    store: Store
+    if request.param == "lmdb":
+        store = await LmdbStore.open(tmp_path / "new", bulk=True)
+    else:
+        store = await emptied(keyspace_url("follower_sync"), delta_ms=200, epsilon_ms=50, every=True)
+    yield store
+    await store.close()
+
+
+async def test_headers_that_wait_for_those_above_them_are_not_asked_for_again(devnet: Store, new_store: Store) -> None:
+    target = new_store
     asked: list[int] = []
     is_stuck = True
 
@@ -135,6 +150,7 @@ async def test_headers_that_wait_for_those_above_them_are_not_asked_for_again(de
             # an answer that came is stored before the next one is asked for
             filling.cancel()
             await asyncio.gather(filling, return_exceptions=True)
+        assert await target.scan(META, b"sync headers")
         is_stuck = False
         come, asked[:] = asked[:], []
         await fill(target, [quick_peer(first), quick_peer(second), quick_peer(third)], SOME)

@@ -114,7 +114,7 @@ async def _read_files(settings: Settings, store: Store, sources: list[str], prog
 
 
 async def _fill(settings: Settings, args: argparse.Namespace, pool: Pool, sources: list[str]) -> int:
-    from blockstore.bridge_rows import BridgeRow, NodeStanding
+    from blockstore.bridge_rows import FILLING, BridgeRow, NodeStanding
     from blockstore.errors import StoreFull, StoreUnavailable
     from blockstore.open import open_store
     from leader_bridge.announcement import announced
@@ -134,7 +134,7 @@ async def _fill(settings: Settings, args: argparse.Namespace, pool: Pool, source
 
         def describe() -> BridgeRow:
             nodes = tuple(standing(one) for one in pool.standings)
-            return BridgeRow(name, True, policy=settings["state"], stopped=f"filling: {progress.text}", nodes=nodes)
+            return BridgeRow(name, True, policy=settings["state"], stopped=f"{FILLING}{progress.text}", nodes=nodes)
 
         while True:
             try:

@@ -51,7 +51,7 @@ function ago(seconds) {
 
 const MOODS = {
   ready: "good", leads: "good", "stands by": "good", followed: "good", usable: "good", ok: "good",
-  behind: "warn", draining: "warn", registered: "warn", stopped: "bad", warning: "warn",
+  behind: "warn", draining: "warn", registered: "warn", filling: "warn", stopped: "bad", warning: "warn",
   "not ready": "bad", "no answer": "bad", "no sign": "bad", refused: "bad", "not answering": "bad",
   "sent wrong data": "bad", error: "bad", critical: "bad", failed: "bad",
 };
