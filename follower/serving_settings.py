@@ -94,6 +94,13 @@ SERVING_SETTINGS: Final = (
         "Of these answers, how many are in the making at once, in all processes that share `rates_file`.",
     ),
     Setting(
+        "range_shards_dir",
+        parse_text,
+        "",
+        SERVE,
+        "Folder of shards of files (`follower disperse FILE --to-folders`) that they may take too. Empty: none.",
+    ),
+    Setting(
         "shard_mb",
         whole_number(0, 1 << 16),
         0,

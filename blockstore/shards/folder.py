@@ -5,6 +5,7 @@ Every shard names its piece, so nothing beside the shards is needed, and they ma
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from blockstore.shards.merkle import is_proven
 #: the end of the name of a file that holds a shard
 SUFFIX: Final = ".shard"
 _MOST_LINE: Final = 16 << 10
+_MOST_FILE_NAME: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +48,26 @@ def write_shards(folders: Sequence[Path], manifest: Manifest, shards: Sequence[S
         arriving.replace(folder / name)
 
 
+def is_shard_name(name: str) -> bool:
+    """Whether a file of a folder of shards may be called so."""
+    return name.endswith(SUFFIX) and len(name) <= _MOST_FILE_NAME and not {"/", "\0"} & set(name) and name[:1] != "."
+
+
 def find_shards(folder: Path) -> Iterator[ShardFile | BadShards]:
     """The shards in a folder, each or why it is none. Errors: OSError."""
     for path in sorted(folder.iterdir()):
         if path.suffix == SUFFIX and path.is_file():
             try:
-                with path.open("rb") as file:
-                    manifest, index, _ = _start(file)
-                yield ShardFile(path, manifest, index)
+                yield read_start(path)
             except BadShards as error:
                 yield BadShards(f"{path}: {error}")
+
+
+def read_start(path: Path) -> ShardFile:
+    """What a file says that it holds. Errors: BadShards, OSError."""
+    with path.open("rb") as file:
+        manifest, index, _ = _start(file)
+    return ShardFile(path, manifest, index)
 
 
 def read_shard(found: ShardFile) -> Shard:
@@ -66,6 +78,16 @@ def read_shard(found: ShardFile) -> Shard:
     if manifest != found.manifest or not is_proven(manifest.root, manifest.count, index, data, proof):
         raise BadShards(f"{found.path}: its proof does not lead to the root of its piece")
     return Shard(index, data, proof)
+
+
+def parse_shard(content: bytes) -> tuple[Manifest, Shard]:
+    """(its piece, a shard) of a file's content, proven by the root that it names itself. Errors: BadShards."""
+    file = io.BytesIO(content)
+    manifest, index, proof = _start(file)
+    data = content[file.tell() :]
+    if not is_proven(manifest.root, manifest.count, index, data, proof):
+        raise BadShards("its proof does not lead to the root of its piece")
+    return manifest, Shard(index, data, proof)
 
 
 def _start(file: BinaryIO) -> tuple[Manifest, int, tuple[bytes, ...]]:

@@ -11,6 +11,7 @@ from follower.settings import CannotRun, Settings, reading
 from rpc.server.metrics import Metrics
 from rpc.server.ranges.admission import SharedAdmission
 from rpc.server.ranges.page import RangeLimits, RangePages
+from rpc.server.ranges.shard_files import ShardFiles
 from rpc.server.server import Server
 from rpc.services import Services
 
@@ -49,7 +50,13 @@ def serve_ranges(settings: Settings, server: Server, services: Services, below: 
     if settings["rates_file"]:
         with reading("rates_file", settings["rates_file"]) as rates:
             admission = SharedAdmission(rates, list(tokens), limits.per_second, limits.in_all)
-    pages = RangePages(services, below, tokens, limits, admission=admission)
+    shards = None
+    if settings["range_shards_dir"]:
+        with reading("range_shards_dir", settings["range_shards_dir"]) as folder:
+            # it may be a disk that is not mounted: said at the start
+            next(folder.iterdir(), None)
+            shards = ShardFiles(folder)
+    pages = RangePages(services, below, tokens, limits, admission=admission, shards=shards)
     pages.serve_on(server)
     return pages
 

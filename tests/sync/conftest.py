@@ -18,6 +18,7 @@ from leader_bridge.upkeep.damage import CheckReport
 from rpc.methods import register_all
 from rpc.server.ranges.admission import Admission
 from rpc.server.ranges.page import RangeLimits, RangePages
+from rpc.server.ranges.shard_files import ShardFiles
 from rpc.server.server import Server, serve
 from tests.support.bridge.imported import lmdb_of_devnet
 from tests.support.served import services_over
@@ -56,12 +57,14 @@ async def giving(
     port: int = 0,
     clock: Callable[[], float] | None = None,
     admission: Admission | None = None,
+    shards: Path | None = None,
 ) -> AsyncIterator[tuple[Server, RangePages]]:
-    """A follower that gives ranges of a store. `clock`, `admission`: what its limits go by."""
+    """A follower that gives ranges of a store. `clock`, `admission`: what its limits go by. `shards`: their folder."""
     register_all()
     services = await services_over(store)
     server = await serve(services, "127.0.0.1", port)
-    pages = RangePages(services, store, {"test": TOKEN}, limits, admission=admission, clock=clock)
+    files = ShardFiles(shards) if shards is not None else None
+    pages = RangePages(services, store, {"test": TOKEN}, limits, admission=admission, shards=files, clock=clock)
     pages.serve_on(server)
     try:
         yield server, pages

@@ -121,7 +121,7 @@ def test_a_list_names_followers_and_nodes_a_line_each(tmp_path: Path, caplog: py
     path.write_text("http://one:1234\nhttp://three:1234\n")
     assert [source.name for source in find({"one:1234"})] == ["three:1234"]
     path.write_text("http://one:1234\nthree\n")
-    with pytest.raises(CannotRun, match="neither http"):
+    with pytest.raises(CannotRun, match=r"neither \[shards:\]http"):
         split_sources(text)
     assert find({"one:1234"}) == []
     assert "the list of sources is not read again" in caplog.text

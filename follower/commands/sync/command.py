@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import shutil
 import socket
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -19,6 +20,7 @@ from follower.commands.sync.sources import (
     node_texts,
     open_sources,
     shard_folders,
+    shard_keepers,
     source_finder,
     split_sources,
 )
@@ -36,7 +38,12 @@ _AGAIN_SECONDS: Final = 15.0
 
 def run(settings: Settings, args: argparse.Namespace) -> int:
     """Fill the store, then go on as its bridge. Errors: CannotRun (the sources), StoreError, ChainError, OSError."""
+    from blockstore.shards.erasure import is_available
+
     sources = split_sources(args.sources)
+    if (shard_folders(sources) or shard_keepers(sources)) and not is_available():
+        # said now: later it would look like a store that does not answer
+        raise CannotRun("shards need pyeclib: pip install 'lotus-follower[dispersal]'")
     done = run_until_signal(lambda stop: _sync(settings, args, sources, stop))
     if done is not DONE or args.once or args.was_stopped:
         return done
@@ -87,8 +94,8 @@ def sync_options(settings: Settings, args: argparse.Namespace) -> SyncOptions:
     )
 
 
-async def _read_files(settings: Settings, store: Store, sources: list[str], progress: Reporter) -> None:
-    """Store the objects of CAR files, before anything is asked for: what they hold need not be asked for.
+async def _read_files(settings: Settings, store: Store, pool: Pool, sources: list[str], progress: Reporter) -> None:
+    """Store the objects of CAR files, before anything else is asked for: what they hold need not be asked for.
 
     Errors: CannotRun (the shards of a file are too few, or not its own), StoreError, OSError.
     """
@@ -96,6 +103,7 @@ async def _read_files(settings: Settings, store: Store, sources: list[str], prog
     from leader_bridge.dispersal.folders import join_files
     from leader_bridge.imports.importer import import_car
     from leader_bridge.sync.checkpoint import load_checkpoint
+    from leader_bridge.sync.shards import files_of_shards
 
     if await load_checkpoint(store) is not None:
         # a filling that has begun has read them
@@ -107,10 +115,14 @@ async def _read_files(settings: Settings, store: Store, sources: list[str], prog
             joined = await asyncio.to_thread(join_files, folders, work_folder(settings, "joined"))
         except BadShards as error:
             raise CannotRun(str(error)) from None
+    fetched = work_folder(settings, "shards")
+    if keepers := shard_keepers(sources):
+        files += await files_of_shards(pool, keepers, fetched, progress)
     for file in [*files, *joined]:
         await import_car(store, file, index=False, progress=progress, lease_seconds=settings["lease_seconds"])
     for file in joined:
         file.unlink()
+    await asyncio.to_thread(shutil.rmtree, fetched, ignore_errors=True)
 
 
 async def _fill(settings: Settings, args: argparse.Namespace, pool: Pool, sources: list[str]) -> int:
@@ -143,7 +155,7 @@ async def _fill(settings: Settings, args: argparse.Namespace, pool: Pool, source
                 )
                 try:
                     async with announced(store, describe):
-                        await _read_files(settings, store, sources, progress)
+                        await _read_files(settings, store, pool, sources, progress)
                         done = await sync_store(store, pool, sync_options(settings, args), progress)
                         break
                 finally:
@@ -169,8 +181,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="SOURCES",
         help="separated by commas: http(s)://HOST:PORT of followers of other stores (they need range_tokens_file), and "
-        "node:NODE for full nodes (as in the setting node); and CAR files, or folders of their shards, whose "
-        "objects are read first; list:FILE for a list of followers and nodes, which is read again",
+        "node:NODE for full nodes (as in the setting node); shards:http(s)://HOST:PORT for followers that keep shards "
+        "of files too; and CAR files, or folders of their shards, whose objects are read first; "
+        "list:FILE for a list of followers and nodes, which is read again",
     )
     parser.add_argument(
         "--from-epoch", type=int, metavar="EPOCH", help="the lowest epoch (default: all that the sources hold)"

@@ -1,4 +1,7 @@
-"""What `--from` names: followers, full nodes behind `node:`, CAR files, folders of their shards, and lists of these."""
+"""What `--from` names: followers, full nodes behind `node:`, CAR files, folders of their shards, and lists of these.
+
+A follower behind `shards:` gives shards of files too.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ log = logging.getLogger(__name__)
 _MOST: Final = 100
 _LIST: Final = "list:"
 _NODE: Final = "node:"
-_ADDRESSES: Final = (_NODE, "http://", "https://")
+_SHARDS: Final = "shards:"
+_ADDRESSES: Final = (_NODE, "http://", "https://", f"{_SHARDS}http://", f"{_SHARDS}https://")
 
 
 def split_sources(text: str) -> list[str]:
@@ -32,7 +36,7 @@ def split_sources(text: str) -> list[str]:
     for one in found:
         if not one.startswith(_ADDRESSES) and not Path(one).exists():
             raise CannotRun(
-                "--from takes http(s)://HOST:PORT of followers, node:NODE, a CAR file, or a folder of shards, not "
+                "--from takes [shards:]http(s)://HOST:PORT, node:NODE, a CAR file or a folder of shards, not "
                 f"{one.partition('?')[0]!r}"
             )
     if len(set(found)) < len(found):
@@ -49,7 +53,7 @@ def _read_list(text: str) -> list[str]:
     found = [line for line in lines if line and not line.startswith("#")]
     for one in found:
         if not one.startswith(_ADDRESSES):
-            raise CannotRun(f"{text} has a line that is neither http(s)://HOST:PORT nor node:NODE: {one!r}")
+            raise CannotRun(f"{text} has a line that is neither [shards:]http(s)://HOST:PORT nor node:NODE: {one!r}")
     return found
 
 
@@ -86,7 +90,17 @@ def _paths(sources: list[str]) -> list[Path]:
 
 def node_texts(sources: list[str]) -> list[str]:
     """What the bridge follows afterwards, where no node is set: the sources themselves."""
-    return [one.removeprefix(_NODE) if one.startswith(_NODE) else one.rstrip("/") for one in _addresses(sources)]
+    return [
+        one.removeprefix(_NODE) if one.startswith(_NODE) else one.removeprefix(_SHARDS).rstrip("/")
+        for one in _addresses(sources)
+    ]
+
+
+def shard_keepers(sources: list[str]) -> list[str]:
+    """The names of the followers that give shards of files, as sources have them."""
+    from leader_bridge.sync.sources.peer import peer_name
+
+    return [peer_name(one.removeprefix(_SHARDS)) for one in sources if one.startswith(_SHARDS)]
 
 
 def _addresses(sources: list[str]) -> list[str]:
@@ -119,7 +133,7 @@ def open_sources(settings: Settings, sources: list[str]) -> list[SyncSource]:
     limit = settings["sync_requests_per_second"]
     for one in sources:
         if not one.startswith(_NODE):
-            found.append(PeerSource(one, token))
+            found.append(PeerSource(one.removeprefix(_SHARDS), token))
             continue
         try:
             infos = parse_node_info(one.removeprefix(_NODE))

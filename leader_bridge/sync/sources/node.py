@@ -81,8 +81,8 @@ class NodeSource:
         try:
             if isinstance(work, ObjectWork):
                 return await self._objects(work.cids)
-            if work.parts != {HEADERS}:
-                raise NotHeldThere(f"{self.name} gives no ranges of messages")
+            if not isinstance(work, RangeWork) or work.parts != {HEADERS}:
+                raise NotHeldThere(f"{self.name} gives no ranges of messages, and no shards")
             return await self._headers(work)
         except NodeError as error:
             raise self._failure(error) from None

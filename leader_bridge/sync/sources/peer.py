@@ -1,20 +1,25 @@
-"""Another store's follower as a source: `/range` and `/obj`, over one connection that stays open."""
+"""Another store's follower as a source: `/range`, `/obj` and `/shard-files`, over one connection that stays open."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Final
+from urllib.parse import quote
 
 import aiohttp
 
 from blockstore.errors import HashMismatch
+from blockstore.shards.erasure import BadShards
+from blockstore.shards.folder import parse_shard
 from leader_bridge.sync.sources.source import (
     Answer,
     BadSource,
     LyingSource,
     NotHeldThere,
     ObjectWork,
-    RangeWork,
+    ShardListWork,
+    ShardWork,
     SourceBusy,
     SourceRefuses,
     SourceUnavailable,
@@ -27,10 +32,13 @@ from rpc.server.ranges.wire import (
     NOT_HELD,
     OBJECTS,
     RANGE,
+    SHARD_FILES,
     BadWire,
+    KeptShard,
     Offer,
     encode_multihashes,
     read_car,
+    read_kept,
     read_numbers,
     read_offer,
 )
@@ -40,6 +48,11 @@ _MOST_BYTES: Final = HARD_BYTES + (1 << 20)
 _LONGEST_WAIT: Final = 3600.0
 
 
+def peer_name(url: str) -> str:
+    """The name of a follower as a source: host and port."""
+    return url.rstrip("/").partition("://")[2].rpartition("@")[2]
+
+
 class PeerSource:
     """A follower at `url`, `http(s)://host:port`. `token`: who we are there."""
 
@@ -47,7 +60,7 @@ class PeerSource:
     most_objects = MOST_OBJECTS
 
     def __init__(self, url: str, token: str) -> None:
-        self.name = url.rstrip("/").partition("://")[2].rpartition("@")[2]
+        self.name = peer_name(url)
         self.requests_per_second = 10
         # how long an answer may take is the caller's to say
         self._http = FollowerHttp(url, token, connections=1)
@@ -76,7 +89,11 @@ class PeerSource:
                 # under the codec that was asked for: a multihash does not tell
                 wanted = {cid: by_hash[cid.multihash] for cid in work.cids if cid.multihash in by_hash}
                 return Answer(wanted, frozenset(work.cids[at] for at in read_numbers(absent)), size=len(data))
-            assert isinstance(work, RangeWork)
+            if isinstance(work, ShardListWork):
+                data, _ = await self._send("GET", SHARD_FILES, query={"after": work.after})
+                return Answer(size=len(data), kept=read_kept(data))
+            if isinstance(work, ShardWork):
+                return await self._shard(work.shard)
             query = {
                 "head": work.head.hex(),
                 "low": str(work.low),
@@ -89,6 +106,17 @@ class PeerSource:
             raise LyingSource(f"{self.name} sent bytes that do not have their hash: {error}") from None
         except (BadWire, IndexError) as error:
             raise BadSource(f"{self.name}: {error}") from None
+
+    async def _shard(self, wanted: KeptShard) -> Answer:
+        """Errors: as of `_send`, LyingSource."""
+        data, _ = await self._send("GET", f"{SHARD_FILES}/{quote(wanted.name)}")
+        try:
+            manifest, shard = await asyncio.to_thread(parse_shard, data)
+        except BadShards as error:
+            raise LyingSource(f"{self.name} sent a shard that is none: {error}") from None
+        if (manifest, shard.index) != (wanted.manifest, wanted.index):
+            raise LyingSource(f"{self.name} sent another shard than it names")
+        return Answer(size=len(data), shard=shard)
 
     async def _send(
         self, method: str, path: str, *, query: dict[str, str] | None = None, body: bytes | None = None

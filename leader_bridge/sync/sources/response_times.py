@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from leader_bridge.sync.sources.source import ObjectWork, Work
+from leader_bridge.sync.sources.source import RangeWork, Work
 
 #: answers of one kind that are remembered
 _REMEMBERED: Final = 64
@@ -17,8 +17,8 @@ _UNKNOWN_SECONDS: Final = 1.0
 
 
 def kind_of(work: Work) -> str:
-    """Work whose answers take about as long: objects, or the parts of a range."""
-    return "objects" if isinstance(work, ObjectWork) else ",".join(sorted(work.parts))
+    """Work whose answers take about as long: objects, shards, or the parts of a range."""
+    return ",".join(sorted(work.parts)) if isinstance(work, RangeWork) else type(work).__name__
 
 
 class ResponseTimes:

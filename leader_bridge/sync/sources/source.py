@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from blockstore.cid import Cid
+from blockstore.shards.manifest import Shard
 from chain.tipset import TipsetKey
-from rpc.server.ranges.wire import Offer
+from rpc.server.ranges.wire import KeptShard, Offer
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,21 @@ class ObjectWork:
     cids: Sequence[Cid]
 
 
-Work = RangeWork | ObjectWork
+@dataclass(frozen=True, slots=True)
+class ShardListWork:
+    """Names of shards of files that a source keeps, behind the name `after`."""
+
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardWork:
+    """A shard of a file."""
+
+    shard: KeptShard
+
+
+Work = RangeWork | ObjectWork | ShardListWork | ShardWork
 
 
 @dataclass(slots=True)
@@ -36,13 +51,15 @@ class Answer:
     """Verified objects, in the order in which they came, and what the source says it does not hold.
 
     `absent`: CIDs of an `ObjectWork`; `absent_epochs`: of a `RangeWork`. What is in neither was cut off: it may be
-    asked for again. `size`: bytes that came.
+    asked for again. `size`: bytes that came. `kept`: of a `ShardListWork`; `shard`: of a `ShardWork`, proven.
     """
 
     found: dict[Cid, bytes] = field(default_factory=dict)
     absent: frozenset[Cid] = frozenset()
     absent_epochs: frozenset[int] = frozenset()
     size: int = 0
+    kept: Sequence[KeptShard] = ()
+    shard: Shard | None = None
 
 
 class SourceError(Exception):

@@ -1,4 +1,4 @@
-"""Answers `/range` and `/obj` for those who have a token, within limits: a second, at once, and bytes an answer."""
+"""Answers those who have a token at `/range`, `/obj` and `/shard-files`, within limits: a second, at once, bytes."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from chain.tipset import Tipset, TipsetKey
 from rpc.server.auth import sends
 from rpc.server.ranges.admission import Admission, OwnAdmission
 from rpc.server.ranges.bundle import Bundle, Objects, TooLarge, bundle_contents, bundle_headers, bundle_objects
+from rpc.server.ranges.shard_files import ShardFiles
 from rpc.server.ranges.wire import (
     CAR_TYPE,
     CHAIN_TIPSETS,
@@ -31,6 +32,7 @@ from rpc.server.ranges.wire import (
     OBJECTS,
     PARTS,
     RANGE,
+    SHARD_FILES,
     BadWire,
     Offer,
     read_multihashes,
@@ -74,7 +76,7 @@ class Given:
 
 class RangePages:
     """The pages over the store of `services`. `tokens`: who may ask, by name. `admission`: what counts requests (None:
-    for this process). `clock`: what it goes by.
+    for this process). `shards`: shards of files that are given too. `clock`: what it goes by.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class RangePages:
         limits: RangeLimits | None = None,
         *,
         admission: Admission | None = None,
+        shards: ShardFiles | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self._services = services
@@ -93,6 +96,7 @@ class RangePages:
         self.limits = limits or RangeLimits()
         self._clock = clock or asyncio.get_running_loop().time
         self._admission = admission or OwnAdmission(list(tokens), self.limits.per_second, self.limits.in_all)
+        self._shards = shards
         self._lookup = Lookup()
         self._held: dict[str, int] = {}
         self._held_until = -math.inf
@@ -102,7 +106,8 @@ class RangePages:
         """Answer from now on."""
 
         async def pages(request: BaseRequest) -> web.StreamResponse | None:
-            return await self.answer(request) if request.path in (RANGE, OBJECTS) else None
+            is_ours = request.path in (RANGE, OBJECTS, SHARD_FILES) or request.path.startswith(f"{SHARD_FILES}/")
+            return await self.answer(request) if is_ours else None
 
         server.add_pages(pages)
 
@@ -132,7 +137,7 @@ class RangePages:
             return web.Response(status=404, text=f"{error}\n")
         except TooLarge as error:
             return web.Response(status=413, text=f"{error}\n")
-        except (StoreError, ChainError) as error:
+        except (StoreError, ChainError, OSError) as error:
             log.warning("a range is not given: %s", error)
             return web.Response(status=503, headers={"Retry-After": "5"})
         finally:
@@ -154,6 +159,8 @@ class RangePages:
             return self._sent(await bundle_objects(self._objects, read_multihashes(await _body(request))))
         if request.method != "GET":
             return web.Response(status=405)
+        if request.path.startswith(SHARD_FILES):
+            return await self._shard(request)
         if not request.query_string:
             offer = await self._offer()
             return web.Response(body=offer.to_json(), content_type="application/json")
@@ -162,6 +169,18 @@ class RangePages:
         if parts == {HEADERS}:
             return self._sent(await bundle_headers(index, self._objects, head, low, high))
         return self._sent(await bundle_contents(index, self._objects, head, low, high, parts))
+
+    async def _shard(self, request: BaseRequest) -> web.Response:
+        """The list of shards, or one. Errors: NotHeld, TooLarge, OSError."""
+        if self._shards is None:
+            raise NotHeld("no shards are kept here")
+        if request.path == SHARD_FILES:
+            listed = await asyncio.to_thread(self._shards.listed, request.query.get("after", ""))
+            return web.Response(body=listed, content_type="application/json")
+        data = await asyncio.to_thread(self._shards.content, request.path.removeprefix(f"{SHARD_FILES}/"))
+        self.given.objects += 1
+        self.given.sent_bytes += len(data)
+        return web.Response(body=data, content_type="application/octet-stream")
 
     def _sent(self, bundle: Bundle) -> web.Response:
         self.given.objects += bundle.objects

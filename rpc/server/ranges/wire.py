@@ -3,6 +3,8 @@
     GET /range                                            what the follower holds and allows, as JSON (`Offer`)
     GET /range?head=HEX&low=EPOCH&high=EPOCH&parts=PARTS  objects of a range of tipsets, as a CARv1
     POST /obj                                             objects; the body is multihashes, each behind its length
+    GET /shard-files?after=NAME                           shards of files that are kept, behind this name, as JSON
+    GET /shard-files/NAME                                 one of them, as its file holds it (`blockstore.shards.folder`)
 
 Each request has `Authorization: Bearer TOKEN`. `head` is a tipset key: the range is of that tipset's ancestry. `parts`:
 `headers`, or `messages` and `receipts` with a comma between. What the follower does not hold stands in the header
@@ -26,9 +28,13 @@ from blockstore.car.reader import CarReader
 from blockstore.car.writer import car_header
 from blockstore.cid import Cid, multihash_end, read_uvarint, uvarint, verify
 from blockstore.errors import BadCar, BadCid
+from blockstore.shards.erasure import BadShards
+from blockstore.shards.folder import is_shard_name
+from blockstore.shards.manifest import Manifest, decode_manifest
 
 RANGE: Final = "/range"
 OBJECTS: Final = "/obj"
+SHARD_FILES: Final = "/shard-files"
 NOT_HELD: Final = "X-Not-Held"
 CAR_TYPE: Final = "application/vnd.ipld.car"
 #: the first bytes of each answer of objects
@@ -48,6 +54,8 @@ SOFT_BYTES: Final = 2 << 20
 HARD_BYTES: Final = 20 << 20
 #: tipsets of the head's chain that an offer names
 CHAIN_TIPSETS: Final = 100
+#: shards of one answer that names them
+MOST_SHARDS: Final = 500
 #: bytes of a body with the most multihashes
 MOST_BODY: Final = MOST_OBJECTS * 80
 
@@ -93,6 +101,36 @@ def read_offer(body: bytes) -> Offer:
         return Offer(value["network"], chain, held, limit)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise BadWire(f"not an offer: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class KeptShard:
+    """A shard that a follower says it keeps, in a file of this name."""
+
+    name: str
+    manifest: Manifest
+    index: int
+
+
+def write_kept(shards: Iterable[KeptShard]) -> bytes:
+    """The body of an answer that names shards."""
+    return orjson.dumps([[one.name, one.manifest.encode().decode(), one.index] for one in shards])
+
+
+def read_kept(body: bytes) -> list[KeptShard]:
+    """Errors: BadWire."""
+    found: list[KeptShard] = []
+    try:
+        for name, manifest, index in orjson.loads(body):
+            one = KeptShard(name, decode_manifest(manifest.encode()), index)
+            if not is_shard_name(name) or type(index) is not int or not 0 <= index < one.manifest.count:
+                raise ValueError("no such shard")
+            found.append(one)
+    except (ValueError, TypeError, AttributeError, BadShards) as error:
+        raise BadWire(f"not a list of shards: {error}") from None
+    if len(found) > MOST_SHARDS or any(not one.manifest.file for one in found):
+        raise BadWire("not a list of shards: too long, or not of files")
+    return found
 
 
 def encode_multihashes(multihashes: Iterable[bytes]) -> bytes:
