@@ -54,6 +54,7 @@ class SimSettings:
     `deals`: of the market; as many entries are in the verified registry. `contracts`: EVM actors, of which the first
     has as many storage slots as there are deals, and the others a few. `sectors`: of the first miner (0: eight, as the
     others have).
+    `logging_calls`: the share of calls of contracts that emit a log.
     `most_miner_updates`: where it is more than `miner_updates`, an epoch has a number between the two.
     """
 
@@ -75,9 +76,10 @@ class SimSettings:
     deals: int = 0
     contracts: int = 0
     sectors: int = 0
+    logging_calls: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("null_rate", "reorg_rate", "late_rate"):
+        for name in ("null_rate", "reorg_rate", "late_rate", "logging_calls"):
             if not 0 <= getattr(self, name) < 1:
                 raise BadRequest(f"{name} is {getattr(self, name)}, not from 0 to below 1")
         for name, least in (("accounts", 3), ("miners", 1), ("max_blocks", 1), ("reorg_depth", 1), ("messages", 0)):
@@ -139,6 +141,7 @@ class SimulatedChain:
             settings.miner_updates,
             settings.most_miner_updates,
             Holdings(settings.deals, settings.deals, settings.contracts, settings.deals, settings.sectors),
+            settings.logging_calls,
         )
         self._maker = StateMaker(settings.seed, NETWORK, sizes)
         self._window = settings.reorg_depth + 2

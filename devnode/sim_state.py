@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 
 from blockstore.cid import RAW, Cid, cid_of, read_uvarint, uvarint
 from chain.actors.miner_state import DEADLINES
+from chain.eth.transaction import INVOKE_CONTRACT
 from chain.ipld.amt import amt_build
 from chain.ipld.bigint import decode_bigint, encode_bigint
 from chain.ipld.dag_cbor import decode, encode
@@ -115,6 +116,8 @@ class Sizes:
     miner_updates: int
     most_miner_updates: int = 0
     holdings: Holdings = _NOTHING_HELD
+    #: the share of calls of contracts that emit a log
+    logging_calls: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,6 +397,9 @@ class StateMaker:
                 continue
             ledger.move(one.sender, one.receiver, message.value)
             events = self._events(put, random, one.receiver) if message.method == PROVE_COMMIT else None
+            share = self.sizes.logging_calls
+            if message.method == INVOKE_CONTRACT and share and random.random() < share:
+                events = self._log(put, random, one.receiver)
             receipts.append([0, b"\x80" if message.method else b"", gas, events])
         for miner, wins in work.winners:
             ledger.move(REWARD, miner, wins * 20 * FIL)
@@ -428,6 +434,12 @@ class StateMaker:
             sector = encode(random.randrange(1 << 20))
             found.append([emitter, [[3, "$type", 0x51, encode("sector-activated")], [3, "sector", 0x51, sector]]])
         return write_amt(put, found, 3, 5)
+
+    @staticmethod
+    def _log(put: Put, random: Random, contract: bytes) -> Cid:
+        """One event as the EVM actor emits it: a topic and a word of data."""
+        entries = [[3, key, RAW, random.randbytes(32)] for key in ("t1", "d")]
+        return write_amt(put, [[read_uvarint(contract, 1)[0], entries]], 3, 5)
 
 
 class _Ledger:

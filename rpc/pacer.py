@@ -9,11 +9,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from time import perf_counter
 from typing import Final
 
 #: seconds of work in one turn of the loop
 SLICE_SECONDS: Final = 0.003
+#: seconds of pushing in one turn of the loop, and connections pushed to: what is written leaves at the turn's end, in a
+#: system call each, which takes longer than to make it
+PUSH_SECONDS: Final = 0.0005
+PUSHED_IN_A_TURN: Final = 8
+#: from so many connections on, pushing waits so many seconds for what else the same head brings: new heads, logs and
+#: head changes come one after the other, and leave in one write
+_MANY: Final = 64
+_JOIN_SECONDS: Final = 0.005
 
 
 class LoopPacer:
@@ -78,3 +87,44 @@ class LoopPacer:
                 place.set_result(None)
                 return
         self._busy = False
+
+
+class PushQueue:
+    """Connections that have something to push, each served once in its turn: a few in a turn of the loop.
+
+    Between two of its turns the loop reads and answers requests. One a process.
+    """
+
+    def __init__(self) -> None:
+        self._due: deque[Callable[[], object]] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many connections wait for their turn."""
+        return len(self._due)
+
+    def add(self, push: Callable[[], object]) -> None:
+        """Call this in its turn. It writes what its connection has to push, and raises nothing."""
+        self._due.append(push)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run(), name="pushes")
+
+    async def reached(self) -> None:
+        """Wait until everything that was added before has been pushed."""
+        if self._due:
+            place = asyncio.get_running_loop().create_future()
+            self.add(lambda: None if place.done() else place.set_result(None))
+            await place
+
+    async def _run(self) -> None:
+        due = self._due
+        if len(due) >= _MANY:
+            await asyncio.sleep(_JOIN_SECONDS)
+        while due:
+            end = perf_counter() + PUSH_SECONDS
+            for _ in range(min(PUSHED_IN_A_TURN, len(due))):
+                due.popleft()()
+                if perf_counter() > end:
+                    break
+            await asyncio.sleep(0)

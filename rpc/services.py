@@ -19,7 +19,7 @@ from chain.ipld.objects import Objects
 from chain.network import NetworkRecord
 from chain.tipset import Tipset, TipsetKey
 from rpc.executor import Executor
-from rpc.pacer import LoopPacer
+from rpc.pacer import LoopPacer, PushQueue
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +138,8 @@ class Services:
     agent: str = "lotus-follower"
     checks: Checks = field(default_factory=Checks)
     pacer: LoopPacer = field(default_factory=LoopPacer)
+    #: what many connections hear leaves through it
+    pushes: PushQueue = field(default_factory=PushQueue)
     #: searches through the epochs of the store
     lookup: Lookup = field(default_factory=Lookup)
     #: when this process began to serve, Unix seconds

@@ -15,6 +15,28 @@ class Burst(list[Any]):
     """
 
 
+class SharedText:
+    """A value as JSON, which many channels push: each puts its name into the same text."""
+
+    __slots__ = ("_parts", "text")
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+        self._parts: dict[tuple[object, int], tuple[bytes, bytes]] = {}
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+    def around(
+        self, form: object, name_size: int, make: Callable[[int, bytes], tuple[bytes, bytes]]
+    ) -> tuple[bytes, bytes]:
+        """What stands before and after a name of so many bytes, made once by `make` (name's size, text) a `form`."""
+        parts = self._parts.get((form, name_size))
+        if parts is None:
+            parts = self._parts[form, name_size] = make(name_size, self.text)
+        return parts
+
+
 class SharedReader:
     """A channel method yields one where all values that follow are the same for many channels, and encoded once.
 
@@ -22,6 +44,8 @@ class SharedReader:
     a channel that has not attached yet; more end it. `seen`: the sequence number of the last head change that the
     channel knows.
     """
+
+    __slots__ = ("_buffer", "_take", "_waiting", "is_over", "last", "seen", "wake")
 
     def __init__(self, seen: int, buffer: int = 64) -> None:
         self.seen = seen
@@ -31,11 +55,11 @@ class SharedReader:
         self.wake = asyncio.Event()
         self.is_over = False
         self._buffer = buffer
-        self._waiting: list[list[bytes]] = []
-        self._take: Callable[[list[bytes]], object] | None = None
+        self._waiting: list[list[SharedText]] = []
+        self._take: Callable[[list[SharedText]], object] | None = None
 
-    def push(self, texts: list[bytes]) -> None:
-        """Values that come at once, as JSON."""
+    def push(self, texts: list[SharedText]) -> None:
+        """Values that come at once."""
         if self.is_over:
             return
         if self._take is not None:
@@ -50,7 +74,7 @@ class SharedReader:
         self.is_over = True
         self.wake.set()
 
-    def attach(self, take: Callable[[list[bytes]], object]) -> None:
+    def attach(self, take: Callable[[list[SharedText]], object]) -> None:
         """Call this with what comes, and with what waits already."""
         waiting, self._waiting = self._waiting, []
         self._take = take

@@ -1,9 +1,13 @@
 """`python -m benches.gate.crowd`: others' response times beside 10,000 idle connections and 10,000 subscriptions.
 
-A follower over LMDB serves a simulated chain; a head comes each `--interval` seconds. A process of clients asks
-the published mix at a fixed rate, on connections of its own; a response time counts from the moment at which its
-request was due. Measured in turns: nobody else there; idle connections, half of them WebSockets; subscriptions to new
-heads, logs and head changes, eight a WebSocket; both.
+A follower over LMDB serves a simulated chain. In each round it is measured in turns, beside nobody else; beside idle
+connections, half of them WebSockets; beside those and subscriptions to new heads, logs and head changes, eight a
+WebSocket; and beside the subscriptions alone. A process of clients asks the published mix at a fixed rate, on
+connections of its own; a response time counts from the moment at which its request was due. In each turn the head
+moves through the same changes. All rounds' times are pooled. Before the first round a turn fills the caches.
+
+Fails (status 1) where p99 beside one of them is more than `--most` times that beside nobody, where an answer is no
+result, where a connection was refused or closed, or where a subscription lacks a push.
 """
 
 from __future__ import annotations
@@ -17,169 +21,244 @@ import shutil
 import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
-import uvloop
 
 from benches.heads.moving_mix import _children, _Prepared, _rss, _served, _start, _stop, served_chain
 from tests.support.processes import free_port
 
-_CONNECTIONS: Final = 32
 _OPEN_SECONDS: Final = 300.0
+#: seconds after the last head in which all pushes come
+_LAST_PUSH_SECONDS: Final = 1.5
+#: seconds after a head whose requests are looked at apart
+_HEAD_SECONDS: Final = 0.25
+#: share of the chain's calls of contracts that emit a log: one or two a head
+_LOGGING_CALLS: Final = 0.15
+#: in the order in which clients come and go: (idle connections, subscriptions)
+_CASES: Final = ((False, False), (True, False), (True, True), (False, True))
 
 
-class Asker(asyncio.Protocol):
-    """One connection of the measuring client: one request at a time."""
+@dataclass(slots=True)
+class Turn:
+    """What was measured in one turn: seconds of each answer, those due soon after a head, and what the crowd told."""
 
-    def __init__(self) -> None:
-        #: answers that were no results; the first is printed
-        self.errors = 0
-        self._rest = b""
-        self._answer: asyncio.Future[bool] | None = None
-        self._transport: asyncio.Transport = None  # type: ignore[assignment]
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]
-
-    async def ask(self, body: bytes) -> bool:
-        """Whether the answer is a result."""
-        self._answer = asyncio.get_running_loop().create_future()
-        self._transport.write(b"POST /rpc/v1 HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-        return await self._answer
-
-    def data_received(self, data: bytes) -> None:
-        self._rest += data
-        head, end, body = self._rest.partition(b"\r\n\r\n")
-        if not end or len(body) < int(head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0]):
-            return
-        self._rest = b""
-        assert self._answer is not None
-        is_result = b'"error"' not in body[:80] and b" 200 " in head[:16]
-        if not is_result and not self.errors:
-            print(head.decode(), body[:300].decode(), file=sys.stderr)
-        self.errors += not is_result
-        self._answer.set_result(is_result)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result(False)
+    took: list[float]
+    after_head: list[float]
+    errors: int
+    heads: int
+    #: of the follower's processes, seconds
+    cpu: float
+    memory: int
+    pushes: int = 0
+    pushed_bytes: int = 0
+    spans: list[float] = field(default_factory=list)
+    #: what is wrong with the pushes or the connections
+    faults: list[str] = field(default_factory=list)
 
 
-async def ask_at(rate: float, seconds: float, port: int, bodies: Sequence[bytes]) -> tuple[list[float], int]:
-    """(seconds of each answer from the moment at which it was due, errors) of `rate` requests a second."""
-    loop = asyncio.get_running_loop()
-    free = deque([(await loop.create_connection(Asker, "127.0.0.1", port))[1] for _ in range(_CONNECTIONS)])
-    took: list[float] = []
-    errors = 0
-    freed = asyncio.Event()
+class Crowd:
+    """A process of clients."""
 
-    async def one(asker: Asker, due: float, body: bytes) -> None:
-        nonlocal errors
-        errors += not await asker.ask(body)
-        took.append(loop.time() - due)
-        free.append(asker)
-        freed.set()
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
 
-    began = loop.time()
-    running: set[asyncio.Task[None]] = set()
-    for number in range(int(rate * seconds)):
-        due = began + number / rate
-        await asyncio.sleep(max(0.0, due - loop.time()))
-        while not free:
-            freed.clear()
-            await freed.wait()
-        task = asyncio.create_task(one(free.popleft(), due, bodies[number % len(bodies)]))
-        running.add(task)
-        task.add_done_callback(running.discard)
-    await asyncio.gather(*running)
-    for asker in free:
-        asker._transport.close()
-    return took, errors
+    async def tell(self, line: str) -> None:
+        """Write a line to it."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(line.encode() + b"\n")
+        await self._process.stdin.drain()
 
-
-def _ask(arguments: Sequence[str]) -> int:
-    """The measuring process: port, rate, seconds, file of bodies. Prints p50, p99, the longest, and errors."""
-    port, rate, seconds, path = arguments
-    bodies = Path(path).read_bytes().splitlines()
-    took, errors = uvloop.run(ask_at(float(rate), float(seconds), int(port), bodies))
-    took.sort()
-    print(json.dumps([took[len(took) // 2], took[int(len(took) * 0.99)], took[-1], errors]))
-    return 0
+    async def read(self) -> dict[str, Any]:
+        """The next line that it prints."""
+        assert self._process.stdout is not None
+        async with asyncio.timeout(_OPEN_SECONDS):
+            line = await self._process.stdout.readline()
+        if not line:
+            raise SystemExit("the clients have ended")
+        found: dict[str, Any] = json.loads(line)
+        return found
 
 
 @contextlib.asynccontextmanager
-async def crowd(port: int, idle: int, subscriptions: int) -> AsyncIterator[_Crowd]:
+async def crowd(port: int, idle: int, subscriptions: int) -> AsyncIterator[Crowd]:
     """The clients, all connected."""
-    command = [
+    process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "benches.gate.crowd_client", "--port", str(port), "--idle", str(idle),
         "--subscriptions", str(subscriptions),
-    ]  # fmt: skip
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-    )
-    found = _Crowd(process)
-    reading = asyncio.create_task(found.read())
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 24,
+    )  # fmt: skip
     try:
-        if idle or subscriptions:
-            await found.wait_for(idle, subscriptions)
-        yield found
+        clients = Crowd(process)
+        found = await clients.read()
+        if (found.get("idle", 0), found.get("subscriptions", 0)) != (idle, subscriptions) or found.get("refused"):
+            raise SystemExit(f"not all clients were taken: {found}")
+        yield clients
     finally:
         assert process.stdin is not None
         process.stdin.close()
         await process.wait()
-        await reading
 
 
-class _Crowd:
-    """What the clients tell."""
+def _cpu_seconds(pid: int) -> float:
+    """Processor time of a process and its children, all threads."""
+    nanoseconds = 0
+    for one in {pid, *_children(pid)}:
+        for task in Path(f"/proc/{one}/task").iterdir():
+            nanoseconds += int((task / "schedstat").read_text().split()[0])
+    return nanoseconds / 1e9
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-        self.counts: dict[str, int] = {}
 
-    async def read(self) -> None:
-        assert self._process.stdout is not None
-        async for line in self._process.stdout:
-            self.counts = json.loads(line)
+def quantile(times: Sequence[float], share: float) -> float:
+    """In milliseconds."""
+    return sorted(times)[int(len(times) * share)] * 1e3 if times else 0.0
 
-    async def wait_for(self, idle: int, subscriptions: int) -> None:
-        deadline = time.monotonic() + _OPEN_SECONDS
-        while (self.counts.get("idle", 0), self.counts.get("subscriptions", 0)) != (idle, subscriptions):
-            if time.monotonic() > deadline or self.counts.get("refused") or self._process.returncode is not None:
-                raise SystemExit(f"not all clients were taken: {self.counts}")
-            await asyncio.sleep(0.2)
+
+class Judge:
+    """Measures one follower."""
+
+    def __init__(self, args: argparse.Namespace, store: _Prepared, port: int, pid: int, bodies: str) -> None:
+        self._args = args
+        self._store = store
+        self._port = port
+        self._pid = pid
+        self._bodies = bodies
+
+    async def warm_up(self) -> None:
+        """Fill the caches: a turn that is not counted."""
+        await self._turn(None, None)
+
+    async def round(self) -> list[Turn]:
+        """One turn of each case."""
+        args, turns = self._args, []
+        turns.append(await self._turn(None, None))
+        async with crowd(self._port, args.idle, 0) as idle:
+            turns.append(await self._turn(idle, None))
+            async with contextlib.AsyncExitStack() as stack:
+                subscribers = await stack.enter_async_context(crowd(self._port, 0, args.subscriptions))
+                turns.append(await self._turn(idle, subscribers))
+                leaving = stack.pop_all()
+        async with leaving:
+            turns.append(await self._turn(None, subscribers))
+        return turns
+
+    async def _turn(self, idle: Crowd | None, subscribers: Crowd | None) -> Turn:
+        args, publisher = self._args, self._store.publisher
+        heads: list[float] = []
+
+        async def move() -> None:
+            due = time.monotonic() + args.interval / 2
+            for _ in range(args.changes):
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+                heads.append(time.monotonic())
+                await publisher.step()
+                due += args.interval
+
+        # back to where the changes begin, in one step, which is no part of the measurement
+        await publisher.step()
+        await asyncio.sleep(args.rest)
+        for clients in (idle, subscribers):
+            if clients is not None:
+                await clients.tell("begin")
+        cpu = _cpu_seconds(self._pid)
+        moving = asyncio.create_task(move())
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "benches.gate.crowd_asker", "--port", str(self._port), "--rate", str(args.rate),
+            "--seconds", str(args.changes * args.interval), "--bodies", self._bodies,
+            stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        asked = json.loads((await process.communicate())[0])
+        await moving
+        await asyncio.sleep(_LAST_PUSH_SECONDS)
+        cpu = _cpu_seconds(self._pid) - cpu
+        soon = [took for due, took in asked["took"] if any(at <= due < at + _HEAD_SECONDS for at in heads)]
+        memory = max(_rss(one) for one in _children(self._pid))
+        turn = Turn([took for _, took in asked["took"]], soon, asked["errors"], len(heads), cpu, memory)
+        for clients in (idle, subscribers):
+            if clients is not None:
+                await clients.tell("count")
+                self._count(turn, await clients.read(), clients is subscribers)
+        return turn
+
+    def _count(self, turn: Turn, told: dict[str, Any], is_subscriber: bool) -> None:
+        for name in ("closed", "refused"):
+            if told.get(name):
+                turn.faults.append(f"{told[name]} {name}")
+        if not is_subscriber:
+            return
+        turn.pushes, turn.pushed_bytes, turn.spans = told["pushes"], told["bytes"], told["spans"]
+        if told["kinds"]["ChainNotify"] != [turn.heads, turn.heads]:
+            turn.faults.append(f"head changes told for {turn.heads} heads: {told['kinds']['ChainNotify']}")
+        for kind, (fewest, most) in told["kinds"].items():
+            if fewest != most or not fewest:
+                turn.faults.append(f"pushes of {kind} to a subscription: {fewest} to {most}")
 
 
 async def measure(args: argparse.Namespace) -> int:
-    """Print the figures."""
-    cases = (
-        ("nobody else", 0, 0),
-        (f"{args.idle:,} idle connections", args.idle, 0),
-        (f"{args.subscriptions:,} subscriptions", 0, args.subscriptions),
-        ("both", args.idle, args.subscriptions),
-    )
+    """Print the figures; the exit status."""
+    port = free_port()
     async with _prepared(args) as (url, bodies):
-        print("| beside | p50 ms | p99 ms | longest ms | p99 by alone | pushes | MB of a worker |")
-        print("|---|---|---|---|---|---|---|", flush=True)
-        alone = 0.0
-        for name, idle, subscriptions in cases:
-            port = free_port()
-            follower = _start(
-                "serve", "--store", url, "--listen", f"127.0.0.1:{port}", "--workers", str(args.workers),
-                "--max-connections", "20000", "--max-channels", "20000", "--max-waiting", "20000",
-            )  # fmt: skip
-            try:
-                async with aiohttp.ClientSession() as session:
-                    await _served(session, port)
-                alone = await _case(args, url, port, follower.pid, bodies, (name, idle, subscriptions), alone)
-            finally:
-                _stop(follower)
-    return 0
+        follower = _start(
+            "serve", "--store", url, "--listen", f"127.0.0.1:{port}", "--workers", str(args.workers),
+            "--max-connections", "20000", "--max-channels", "20000", "--max-waiting", "20000",
+        )  # fmt: skip
+        try:
+            async with aiohttp.ClientSession() as session:
+                await _served(session, port)
+            store = await _Prepared.of(url, args.changes)
+            judge = Judge(args, store, port, follower.pid, bodies)
+            await judge.warm_up()
+            rounds = _earlier(args.samples) + [await judge.round() for _ in range(args.rounds)]
+            await store.store.close()
+        finally:
+            _stop(follower)
+    if args.samples:
+        Path(args.samples).write_text(json.dumps([[asdict(turn) for turn in turns] for turns in rounds]))
+    return shown(args, rounds)
+
+
+def _earlier(path: str) -> list[list[Turn]]:
+    """The rounds of earlier runs."""
+    if not path or not Path(path).exists():
+        return []
+    return [[Turn(**turn) for turn in turns] for turns in json.loads(Path(path).read_text())]
+
+
+def shown(args: argparse.Namespace, rounds: list[list[Turn]]) -> int:
+    """Print the table; the exit status."""
+    names = []
+    for idle, subscriptions in _CASES:
+        parts = [f"{args.idle:,} idle connections"] * idle + [f"{args.subscriptions:,} subscriptions"] * subscriptions
+        names.append(" and ".join(parts) or "nobody else")
+    print(
+        "| beside | p50 ms | p99 ms | rounds' p99 | p99.9 ms | longest ms | p99 by alone | p99 within 0.25 s of a head"
+        " | pushes a round | all pushed within ms | CPU a push us | MB of a worker |\n" + "|---" * 12 + "|"
+    )
+    alone, alone_cpu, failed = 0.0, 0.0, False
+    for name, turns in zip(names, zip(*rounds, strict=True), strict=True):
+        took = [one for turn in turns for one in turn.took]
+        p99, cpu = quantile(took, 0.99), sum(turn.cpu for turn in turns)
+        alone, alone_cpu = alone or p99, alone_cpu or cpu
+        pushes = sum(turn.pushes for turn in turns)
+        spread = " ".join(f"{quantile(turn.took, 0.99):.2f}" for turn in turns)
+        after = quantile([one for turn in turns for one in turn.after_head], 0.99)
+        spans = [span for turn in turns for span in turn.spans]
+        faults = [fault for turn in turns for fault in turn.faults]
+        errors = sum(turn.errors for turn in turns)
+        failed = failed or bool(faults or errors) or p99 > args.most * alone
+        print(
+            f"| {name} | {quantile(took, 0.5):.2f} | {p99:.2f} | {spread} | {quantile(took, 0.999):.2f} |"
+            f" {max(took) * 1e3:.1f} | {p99 / alone:.2f} | {after:.2f} | {pushes // len(turns):,} |"
+            f" {median(spans or [0.0]) * 1e3:.0f} | {(cpu - alone_cpu) / pushes * 1e6 if pushes else 0:.1f} |"
+            f" {max(turn.memory for turn in turns) / 1e6:.0f} |"
+            + (f" {errors} errors; {'; '.join(faults)}" if errors or faults else ""),
+            flush=True,
+        )
+    return int(failed)
 
 
 @contextlib.asynccontextmanager
@@ -189,66 +268,29 @@ async def _prepared(args: argparse.Namespace) -> AsyncIterator[tuple[str, str]]:
         folder = Path(args.folder or temporary)
         questions = folder / "questions"
         if not questions.exists():
-            async with served_chain(args.epochs, args.changes) as (url, bodies):
+            async with served_chain(args.epochs, args.changes, logging_calls=_LOGGING_CALLS) as (url, bodies):
                 await asyncio.to_thread(shutil.copytree, url.removeprefix("lmdb://"), folder / "store")
                 random.Random(1).shuffle(bodies)
                 questions.write_bytes(b"\n".join(bodies))
         yield f"lmdb://{folder}/store", str(questions)
 
 
-async def _case(
-    args: argparse.Namespace, url: str, port: int, pid: int, bodies: str, case: tuple[str, int, int], alone: float
-) -> float:
-    name, idle, subscriptions = case
-    store = await _Prepared.of(url, args.changes)
-    async with crowd(port, idle, subscriptions) as clients:
-        moving = asyncio.create_task(store.publisher.run(args.interval))
-        runs: list[list[float]] = []
-        before = clients.counts.get("pushes", 0)
-        try:
-            for _ in range(args.rounds + 1):
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", "benches.gate.crowd", "ask", str(port), str(args.rate), str(args.seconds),
-                    bodies, stdout=asyncio.subprocess.PIPE,
-                )  # fmt: skip
-                runs.append(json.loads((await process.communicate())[0]))
-        finally:
-            moving.cancel()
-            await asyncio.gather(moving, return_exceptions=True)
-        await asyncio.sleep(1.5)
-        pushes = clients.counts.get("pushes", 0) - before
-        closed, refused = clients.counts.get("closed", 0), clients.counts.get("refused", 0)
-        memory = max(_rss(one) for one in _children(pid))
-    await store.store.close()
-    # the first run fills the caches
-    p50, p99, longest = (median(run[at] for run in runs[1:]) * 1e3 for at in range(3))
-    errors = sum(run[3] for run in runs)
-    alone = alone or p99
-    print(
-        f"| {name} | {p50:.2f} | {p99:.2f} | {longest:.1f} | {p99 / alone:.2f} | {pushes:,} | {memory / 1e6:.0f} |"
-        + (f" {errors:.0f} errors, {closed} closed, {refused} refused" if errors or closed or refused else ""),
-        flush=True,
-    )
-    return alone
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and print."""
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    if given[:1] == ["ask"]:
-        return _ask(given[1:])
     parser = argparse.ArgumentParser(prog="python -m benches.gate.crowd", description=__doc__)
     parser.add_argument("--idle", type=int, default=10_000, help="connections")
     parser.add_argument("--subscriptions", type=int, default=10_000)
     parser.add_argument("--rate", type=float, default=300.0, help="requests a second of the others")
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--interval", type=float, default=4.0, help="seconds between heads")
+    parser.add_argument("--rounds", type=int, default=3, help="of all four turns")
+    parser.add_argument("--interval", type=float, default=1.0, help="seconds between heads")
+    parser.add_argument("--most", type=float, default=2.0, help="times p99 beside nobody")
+    parser.add_argument("--rest", type=float, default=2.0, help="seconds before each turn")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=170, help="of the chain below")
     parser.add_argument("--changes", type=int, default=12, help="head changes that are played")
+    parser.add_argument("--samples", default="", help="file of earlier runs' rounds, pooled with these and written")
     parser.add_argument("--folder", default="", help="where the chain is kept for further runs; default: a new one")
-    return asyncio.run(measure(parser.parse_args(given)))
+    return asyncio.run(measure(parser.parse_args(arguments)))
 
 
 if __name__ == "__main__":

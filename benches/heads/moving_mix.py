@@ -150,10 +150,14 @@ async def _served(session: aiohttp.ClientSession, port: int) -> list[str]:
 
 
 @contextlib.asynccontextmanager
-async def served_chain(epochs: int, changes: int) -> AsyncIterator[tuple[str, list[bytes]]]:
-    """(URL of a store with a simulated chain in it, the mix)."""
+async def served_chain(
+    epochs: int, changes: int, *, logging_calls: float = 0.0
+) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """(URL of a store with a simulated chain in it, the mix). `logging_calls`: see `SimSettings`."""
     accounts = 1200
-    settings = SimSettings(accounts=accounts, miners=60, messages=12, reorg_rate=0.0, late_rate=0.0, seed=3)
+    settings = SimSettings(
+        accounts=accounts, miners=60, messages=12, reorg_rate=0.0, late_rate=0.0, seed=3, logging_calls=logging_calls
+    )
     with tempfile.TemporaryDirectory() as folder:
         url = f"lmdb://{folder}/store"
         node = await start_simulated(settings)

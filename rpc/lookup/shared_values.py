@@ -18,7 +18,7 @@ from chain.errors import ChainError
 from rpc.context import Context
 from rpc.errors import RpcError
 from rpc.json_wire import encoder
-from rpc.session import Burst, SharedReader
+from rpc.session import Burst, SharedReader, SharedText
 
 log = logging.getLogger("follower.rpc")
 
@@ -59,12 +59,14 @@ class _Source:
                 # who joins from here on must have seen this head change
                 self.told = shown.seq
                 await self._pacing.checkpoint()
-                texts = [encode(value) for value in shown.values]
+                texts = [SharedText(encode(value)) for value in shown.values]
                 for reader in tuple(self.readers):
                     if shown.seq > reader.seen and (shown.of is None or shown.of != reader.last):
                         reader.last = shown.of
                         reader.push(texts)
                         await self._pacing.checkpoint()
+                # no connection has more to push than what one head brings
+                await self._ctx.services.pushes.reached()
         except (ChainError, StoreError, RpcError) as error:
             log.debug("what many channels hear has ended: %s", error)
         except Exception:

@@ -18,9 +18,10 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from rpc.context import Context
 from rpc.errors import ClientLimit, ParseError, Refused, RpcError, wire_error
 from rpc.json_wire import check_values, encode_error, encode_id, parse
-from rpc.server.channels import Channel, Pipe, Subscription
 from rpc.server.dispatch import UNCOUNTED_BYTES, Dispatcher
 from rpc.server.metrics import now
+from rpc.server.push.channels import Channel, Pipe, Subscription
+from rpc.server.push.outbox import Outbox
 from rpc.server.request import BrokenRequest, Call, Request, read_request
 from rpc.server.run_until_blocked import run_until_blocked
 
@@ -34,8 +35,6 @@ _CLOSE_TIMEOUT_SECONDS: Final = 5.0
 _CONTROL_FRAMES_BYTES: Final = 256
 #: bytes of an unfinished message that are not counted as memory
 _UNCOUNTED: Final = 16 << 10
-#: unsent bytes of a session below which a frame is written at once
-_ROOM_BYTES: Final = 32 << 10
 _CANCEL: Final = "xrpc.cancel"
 _OTHERS: Final = frozenset({"", "xrpc.ch.val", "xrpc.ch.close"})
 
@@ -86,6 +85,7 @@ class WebSocketSession:
         #: ids of the filters and subscriptions that this session has made: their number is bounded
         self.filter_ids: set[bytes] = set()
         self._subscriptions: dict[bytes, Subscription] = {}
+        self._outbox = Outbox(dispatcher.services.pushes, self._open_transport, self._count_sent)
         #: by call, what is to be pushed once it is answered
         self._opening: dict[object, Subscription] = {}
 
@@ -152,6 +152,10 @@ class WebSocketSession:
     def _transport(self) -> asyncio.Transport | None:
         request = self._socket._req
         return None if request is None else request.transport
+
+    def _open_transport(self) -> asyncio.Transport | None:
+        """Where frames may be written to, unless the session ends."""
+        return None if self._socket.closed else self._transport()
 
     def _abort(self) -> None:
         transport = self._transport()
@@ -382,14 +386,12 @@ class WebSocketSession:
             on_slow=self._slow,
             memory=self._admission.memory,
             account=self.account,
-            has_room=self._has_room,
+            push=self._outbox.push,
             checkpoint=self._pacing.checkpoint,
         )
 
-    def _has_room(self) -> bool:
-        """Whether the peer takes what is sent."""
-        transport = self._transport()
-        return transport is not None and not transport.is_closing() and transport.get_write_buffer_size() < _ROOM_BYTES
+    def _count_sent(self, size: int) -> None:
+        self._sent_bytes += size
 
     def _slow(self) -> None:
         self._dispatcher.slow_channels += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import orjson
@@ -15,9 +15,9 @@ from rpc.admission import Budget
 from rpc.context import Context
 from rpc.lookup.shared_values import Shown, heard
 from rpc.methods import register_all
-from rpc.server.channels import Channel, Pipe
+from rpc.server.push.channels import Channel, Pipe
 from rpc.server.server import serve
-from rpc.session import SharedReader
+from rpc.session import SharedReader, SharedText
 from tests.support.event_chain import EventChain
 from tests.support.paths import ROOT
 from tests.support.served import services_over
@@ -70,19 +70,39 @@ class Listener:
             slow_reader_timeout_seconds=patience,
             on_slow=self._slow,
             memory=self.budget,
-            has_room=self.reads.is_set,
+            push=self._push,
         )
         channel = Channel(1, values, pipe)
         self.task = asyncio.create_task(channel.run(asyncio.ensure_future(anext(values))))
 
+    def _push(self, channel: Channel, reader: SharedReader, texts: Sequence[SharedText]) -> None:
+        """As an outbox without a queue does."""
+        if channel.is_behind or not self.reads.is_set():
+            channel.keep(reader, texts)
+            return
+        for text in texts:
+            self._take(_payload(b"".join(channel.parts(text))))
+
     async def _send(self, frame: bytes) -> None:
         await self.reads.wait()
+        self._take(frame)
+
+    def _take(self, frame: bytes) -> None:
         told = orjson.loads(frame)
         if told["method"] == "xrpc.ch.val":
             self.got.append(told["params"][1])
 
     def _slow(self) -> None:
         self.was_slow = True
+
+
+def _payload(frame: bytes) -> bytes:
+    """What one whole text frame of a server carries."""
+    assert frame[0] == 0x81
+    width = {126: 2, 127: 8}.get(frame[1], 0)
+    size = int.from_bytes(frame[2 : 2 + width]) if width else frame[1]
+    assert len(frame) == 2 + width + size
+    return frame[2 + width :]
 
 
 def shown(seq: int, *values: Any, of: object = None) -> Shown:
@@ -174,14 +194,35 @@ async def test_many_values_at_once_wait_for_a_client_that_reads() -> None:
     await _end(*listeners)
 
 
+async def test_a_source_tells_the_next_head_once_the_last_one_was_pushed() -> None:
+    ctx, feed = Context(services()), Feed()
+    waiting: list[int] = []
+    most = 0
+
+    def take(texts: Sequence[SharedText]) -> None:
+        nonlocal most
+        waiting.append(len(texts))
+        most = max(most, len(waiting))
+        ctx.services.pushes.add(waiting.clear)
+
+    await feed.tell(*(shown(number, number, of=number) for number in (11, 12, 13)))
+    values = heard(ctx, "feed", feed.make, 10)
+    first = await anext(values)
+    assert isinstance(first, SharedReader)
+    first.attach(take)
+    await until(lambda: not ctx.services.pushes.waiting and first.last == 13)
+    await values.aclose()  # type: ignore[attr-defined]
+    assert most == 1
+
+
 async def test_a_reader_that_nobody_attaches_holds_a_bounded_number() -> None:
     reader = SharedReader(5, buffer=3)
     for _ in range(4):
-        reader.push([b"1"])
+        reader.push([SharedText(b"1")])
     assert reader.is_over
     taken: list[Any] = []
     reader.attach(taken.append)
-    assert taken == [[b"1"]] * 3
+    assert [[one.text for one in texts] for texts in taken] == [[b"1"]] * 3
 
 
 async def test_a_crowd_of_idle_clients_and_subscribers_is_served() -> None:
@@ -195,22 +236,28 @@ async def test_a_crowd_of_idle_clients_and_subscribers_is_served() -> None:
         sys.executable, "-m", "benches.gate.crowd_client", *arguments,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=ROOT,
     )  # fmt: skip
-    counts: dict[str, int] = {}
     assert process.stdin is not None and process.stdout is not None
 
-    async def told(**wanted: int) -> None:
-        async with asyncio.timeout(60):
-            while any(counts.get(name, 0) < least for name, least in wanted.items()):
-                counts.update(json.loads(await process.stdout.readline()))  # type: ignore[union-attr]
+    async def told(line: bytes = b"") -> dict[str, Any]:
+        process.stdin.write(line)  # type: ignore[union-attr]
+        found: dict[str, Any] = json.loads(await process.stdout.readline())  # type: ignore[union-attr]
+        return found
 
     try:
-        # of each connection's eight, three hear new heads, three logs, two head changes, which begin with the head
-        await told(idle=120, subscriptions=240, pushes=60)
-        for number in range(1, 4):
-            await chain.grow()
-            # there are no logs
-            await told(pushes=60 + 150 * number)
-        assert (counts["pushes"], counts.get("refused", 0), counts.get("closed", 0)) == (510, 0, 0)
+        async with asyncio.timeout(60):
+            assert await told() == {"idle": 120, "subscriptions": 240}
+            # of each connection's eight, three hear new heads, three logs (there are none), two head changes: these
+            # begin with the head
+            counts: dict[str, Any] = {"pushes": 0}
+            for number in range(1, 4):
+                await chain.grow()
+                pushes = 60 + 150 * number
+                while counts["pushes"] < pushes:
+                    counts = await told(b"count\n")
+            assert counts["kinds"] == {"newHeads": [3, 3], "logs": [0, 0], "ChainNotify": [4, 4]}
+            assert (counts["pushes"], counts.get("refused"), counts.get("closed")) == (510, None, None)
+            process.stdin.write(b"begin\n")
+            assert (await told(b"count\n"))["pushes"] == 0
         budgets = server.dispatcher.admission
         assert (budgets.channels.used, budgets.websockets.used) == (240, 60 + 30)
     finally:

@@ -19,8 +19,8 @@ from rpc.admission import Budget
 from rpc.lookup.events.criteria import make_criteria
 from rpc.lookup.filters.filter_shares import FilterLimits
 from rpc.methods import register_all
-from rpc.server.channels import Channel, Pipe, Subscription
 from rpc.server.limits import ServerSettings
+from rpc.server.push.channels import Channel, Pipe, Subscription
 from rpc.server.server import Server, serve
 from rpc.session import Burst
 from tests.support.event_chain import ADDRESSES, NATIVE, POOL, TOKEN, Client, EventChain, seen, topic

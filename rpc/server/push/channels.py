@@ -4,7 +4,8 @@ Between the generator and the socket lie at most `buffer` values. A client that 
 that from filling loses the channel (`xrpc.ch.close`), as it would at Lotus, never single values. Values that come many
 at once (`Burst`) wait for room, so long as the client goes on reading. Source: go-jsonrpc `websocket.go`.
 
-A `Subscription` is the same for `eth_subscribe`: its values are pushed as `eth_subscription`.
+A `Subscription` is the same for `eth_subscribe`: its values are pushed as `eth_subscription`. Values of a shared source
+(`SharedReader`) go past the buffer, through `rpc.server.push.outbox`, for as long as the client takes them.
 """
 
 from __future__ import annotations
@@ -13,18 +14,17 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from blockstore.errors import StoreError
 from chain.checkpoint import Checkpoint, no_checkpoint
 from chain.errors import ChainError
 from rpc.admission import Budget
 from rpc.errors import Refused, RpcError
-from rpc.server.run_until_blocked import run_until_blocked
-from rpc.session import Burst, SharedReader
+from rpc.session import Burst, SharedReader, SharedText
 
 log = logging.getLogger("follower.rpc")
 
@@ -48,8 +48,8 @@ class Pipe:
     on_slow: Callable[[], None]
     memory: Budget
     account: str = ""
-    #: whether a frame would leave at once
-    has_room: Callable[[], bool] = lambda: False
+    #: takes shared values, and pushes or `keep`s them when their turn comes; None: they are kept
+    push: Callable[[Channel, SharedReader, Sequence[SharedText]], object] | None = None
     #: called before each value is written: many channels push at the same time
     checkpoint: Checkpoint = no_checkpoint
 
@@ -57,22 +57,30 @@ class Pipe:
 class Channel:
     """A running channel. `number` is what the client knows it by."""
 
+    #: what stands in a frame before the channel's name, between it and the value, and behind that
+    _before: ClassVar[bytes] = b'{"jsonrpc":"2.0","method":"xrpc.ch.val","params":['
+    _between: ClassVar[bytes] = b","
+    _after: ClassVar[bytes] = b"]}\n"
+
+    __slots__ = ("_pipe", "_queue", "_stop", "_waiting", "is_over", "name", "number", "queued_bytes", "values")
+
     def __init__(self, number: int, values: AsyncIterator[Any], pipe: Pipe) -> None:
         self.number = number
+        self.name = b"%d" % number
         self.values = values
         self._pipe = pipe
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(pipe.buffer)
-        self._queued_bytes = 0
-        self._is_sending = False
+        #: bytes of frames that wait for the client, or are being sent
+        self.queued_bytes = 0
         #: whether nothing more is taken
-        self._is_over = False
+        self.is_over = False
         #: frames of a shared source that the queue has no room for
         self._waiting: deque[list[bytes]] = deque()
         self._stop = asyncio.Event()
 
     def cancel(self) -> None:
         """End it: the client is told by `xrpc.ch.close`."""
-        self._is_over = True
+        self.is_over = True
         self._stop.set()
 
     async def run(self, first: asyncio.Task[Any]) -> None:
@@ -85,15 +93,15 @@ class Channel:
         stop = asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait({writer, reader, stop}, return_when=asyncio.FIRST_COMPLETED)
-            self._is_over = True
+            self.is_over = True
             await _end(reader)
             if not writer.done():
                 await self._finish(writer)
         finally:
-            self._is_over = True
+            self.is_over = True
             for task in (writer, reader, stop):
                 await _end(task)
-            self._uncount(self._queued_bytes)
+            self._uncount(self.queued_bytes)
             close = getattr(self.values, "aclose", None)
             if close is not None:
                 with contextlib.suppress(Exception):
@@ -136,7 +144,7 @@ class Channel:
     async def _hear(self, reader: SharedReader) -> None:
         """Push the values of a shared source until it ends. Errors: TimeoutError (the client reads too slowly)."""
         waiting = self._waiting
-        reader.attach(partial(self._offer, reader))
+        reader.attach(partial(self._pipe.push or Channel.keep, self, reader))
         while not reader.is_over:
             await reader.wake.wait()
             reader.wake.clear()
@@ -149,48 +157,39 @@ class Channel:
                         await self._queue.put(frame)
                 waiting.popleft()
 
-    def _offer(self, reader: SharedReader, texts: list[bytes]) -> None:
-        """Take values of a shared source: as frames that leave at once, as far as the client takes them."""
-        if self._is_over:
+    @property
+    def is_behind(self) -> bool:
+        """Whether frames wait that must leave before those that come now."""
+        return self.queued_bytes > 0
+
+    def keep(self, reader: SharedReader, texts: Sequence[SharedText]) -> None:
+        """Have values of a shared source wait for a client that does not take them now. Too many end the channel."""
+        if self.is_over:
             return
-        frames = [self._framed(text) for text in texts]
-        sent = 0
-        if not self._is_sending and not self._waiting and self._queue.empty():
-            loop = asyncio.get_running_loop()
-            while sent < len(frames) and self._pipe.has_room():
-                with contextlib.suppress(ConnectionError):
-                    # the session ends by itself
-                    run_until_blocked(loop, self._pipe.send(frames[sent]))
-                sent += 1
-        if sent == len(frames):
-            return
+        frames = [self._framed(one.text) for one in texts]
         try:
             if len(self._waiting) >= self._pipe.buffer:
                 raise asyncio.QueueFull
-            for frame in frames[sent:]:
+            for frame in frames:
                 self._count(len(frame))
         except (asyncio.QueueFull, Refused):
             self._pipe.on_slow()
             reader.end()
             return
-        self._waiting.append(frames[sent:])
+        self._waiting.append(frames)
         reader.wake.set()
 
     def _count(self, size: int) -> None:
         self._pipe.memory.take(self._pipe.account, size)
-        self._queued_bytes += size
+        self.queued_bytes += size
 
     def _uncount(self, size: int) -> None:
-        self._queued_bytes -= size
+        self.queued_bytes -= size
         self._pipe.memory.give(self._pipe.account, size)
 
     async def _write(self) -> None:
         while (frame := await self._queue.get()) is not _END:
-            self._is_sending = True
-            try:
-                await self._pipe.send(frame)
-            finally:
-                self._is_sending = False
+            await self._pipe.send(frame)
             self._uncount(len(frame))
         await self._pipe.send(b'{"jsonrpc":"2.0","method":"xrpc.ch.close","params":[%d]}\n' % self.number)
 
@@ -203,7 +202,17 @@ class Channel:
         return self._framed(self._pipe.encode(value))
 
     def _framed(self, text: bytes) -> bytes:
-        return b'{"jsonrpc":"2.0","method":"xrpc.ch.val","params":[%d,%s]}\n' % (self.number, text)
+        return self._before + self.name + self._between + text + self._after
+
+    def parts(self, text: SharedText) -> tuple[bytes, bytes, bytes]:
+        """A WebSocket frame of a shared value, in three parts; the last one is a copy of the text."""
+        begin, end = text.around(type(self), len(self.name), self._make_parts)
+        return begin, self.name, end
+
+    @classmethod
+    def _make_parts(cls, name_size: int, text: bytes) -> tuple[bytes, bytes]:
+        end = cls._between + text + cls._after
+        return text_frame_head(len(cls._before) + name_size + len(end)) + cls._before, end
 
     def __str__(self) -> str:
         return f"channel {self.number}"
@@ -212,25 +221,34 @@ class Channel:
 class Subscription(Channel):
     """What `eth_subscribe` opens. No frame ends it: `cancelled` says whether the client wanted its end."""
 
+    _before = b'{"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":"0x'
+    _between = b'","result":'
+    _after = b"}}\n"
+
+    __slots__ = ("subscription",)
+
     def __init__(self, subscription: bytes, values: AsyncIterator[Any], pipe: Pipe) -> None:
         super().__init__(0, values, pipe)
         self.subscription = subscription
-        self._shown_id = subscription.hex().encode()
+        self.name = subscription.hex().encode()
 
     @property
     def cancelled(self) -> bool:
         """Whether it was ended by `cancel`."""
         return self._stop.is_set()
 
-    def _framed(self, text: bytes) -> bytes:
-        frame = b'{"jsonrpc":"2.0","method":"eth_subscription","params":{"subscription":"0x%s","result":%s}}\n'
-        return frame % (self._shown_id, text)
-
     async def _finish(self, writer: asyncio.Task[None]) -> None:
         """Nothing more goes out: who unsubscribed wants none, who is too slow would not take it."""
 
     def __str__(self) -> str:
         return f"subscription 0x{self.subscription.hex()}"
+
+
+def text_frame_head(size: int) -> bytes:
+    """The head of a server's whole text frame with a payload of `size` bytes (RFC 6455, 5.2)."""
+    if size < 126:
+        return bytes((0x81, size))
+    return b"\x81\x7e" + size.to_bytes(2) if size < 1 << 16 else b"\x81\x7f" + size.to_bytes(8)
 
 
 async def _end(task: asyncio.Task[Any]) -> None:
