@@ -54,14 +54,16 @@ SERVING_SETTINGS: Final = (
         parse_http_urls,
         "",
         EXECUTE,
-        "Followers that are asked for objects beside the store, separated by commas: http://HOST:PORT.",
+        "Followers that are asked for objects beside the store, and at a start for what clients ask, separated by "
+        "commas: http://HOST:PORT.",
     ),
     Setting(
         "object_peer_secret_file",
         parse_text,
         "",
         (*EXECUTE, "disperse"),
-        "File of the secret that followers share: who knows it gets objects at /obj/CID. Empty: nobody does.",
+        "File of the secret that followers share: who knows it gets objects at /obj/CID, and at /asked what clients "
+        "asked last. Empty: nobody does.",
     ),
     Setting(
         "range_tokens_file",

@@ -23,6 +23,7 @@ from follower.administration.endpoint import FOLLOWER, administered, check_endpo
 from follower.administration.group import OwnProcess
 from follower.administration.worker import WorkerControl
 from follower.ahead.head_ahead import HeadAhead
+from follower.ahead.peer_questions import give_questions
 from follower.ahead.start_ahead import start_ahead
 from follower.archives import objects_below, open_archives, warn_of_lacking
 from follower.archives import register as register_archives
@@ -395,7 +396,9 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         limits = replace(limits, max_connections=connections_within(files, limits.max_connections))
         dispatcher = Dispatcher(services, settings=limits)
         if is_shared(store.url) and settings["start_ahead_seconds"]:
-            await start_ahead(dispatcher, settings["start_ahead_seconds"], tier_folder(settings), executing)
+            peers = sources.tier.peers if sources.tier is not None else ()
+            folder = tier_folder(settings)
+            await start_ahead(dispatcher, settings["start_ahead_seconds"], folder, executing, peers=peers)
         server = await serve(services, host, port, dispatcher=dispatcher)
         if certificate is not None:
             await server.listen(*split_listen(settings["tls_listen"]), tls=certificate.context)
@@ -420,6 +423,7 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
         if sources.archives is not None:
             register_archives(server.metrics, sources.archives)
         given = serve_peers(settings, server, objects, sources.tier)
+        give_questions(settings, server)
         register_tier(server.metrics, sources.tier, sources.nodes, given)
         await executing.enter_async_context(traced(settings, server, network.name, store, sources.ranked))
         register_ranges(server.metrics, serve_ranges(settings, server, services, sources.below))

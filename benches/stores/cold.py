@@ -1,6 +1,6 @@
 """Wall time of the first answers of a follower that has just started, over one Cassandra: this version beside another.
 
-    python -m benches.stores.cold --before DIR [--trip-ms N ...] [--turns N] [--mix FILE] [--slowest N]
+    python -m benches.stores.cold --before DIR [--trip-ms N ...] [--turns N] [--mix FILE] [--slowest N] [--only NAME]
 
 `DIR` is a checkout of the other version; both run with this Python. The recorded chain is imported once. Every turn
 starts the followers one after the other, and asks each every call of the mix once, one call after the other over one
@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -50,6 +50,8 @@ class Kind:
     tier: str = ""
     #: NAME=VALUE
     settings: tuple[str, ...] = ()
+    #: whether one follower that clients have asked is its peer
+    has_peer: bool = False
 
     def arguments(self, new: str) -> list[str]:
         """More of its command line. `new`: an empty folder."""
@@ -58,10 +60,23 @@ class Kind:
         more = [word for pair in self.settings for word in (f"--{pair.partition('=')[0]}", pair.partition("=")[2])]
         return ["--object-tier-dir", new if self.tier == "new" else self.tier, *more]
 
+    @contextlib.contextmanager
+    def peer(self, folder: str, url: str, bodies: Sequence[bytes]) -> Iterator[list[str]]:
+        """The command line of one that has this peer. `folder`: the peer's tier is kept here."""
+        if not self.has_peer:
+            yield []
+            return
+        secret = Path(folder) / "secret"
+        secret.write_text("the secret of this benchmark\n")
+        guarded = ["--object-peer-secret-file", str(secret)]
+        with started(replace(self, tier=f"{folder}/peer", has_peer=False), "", url, guarded) as (port, _):
+            one_by_one(port, bodies)
+            yield [*guarded, "--object-peers", f"http://127.0.0.1:{port}"]
+
 
 @contextlib.contextmanager
-def started(kind: Kind, new: str, url: str) -> Iterator[tuple[int, float]]:
-    """(port, seconds until it gave its first answer) of a follower. `new`: an empty folder."""
+def started(kind: Kind, new: str, url: str, more: Sequence[str] = ()) -> Iterator[tuple[int, float]]:
+    """(port, seconds until it gave its first answer) of a follower. `new`: an empty folder. `more`: arguments."""
     port = free_port()
     environment = {**clean_environment(), "PYTHONPATH": str(kind.folder)}
     # what is measured is what an operator gets
@@ -71,7 +86,7 @@ def started(kind: Kind, new: str, url: str) -> Iterator[tuple[int, float]]:
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "follower.cli", "serve", "--store", url, "--listen", f"127.0.0.1:{port}",
-             "--status-page", "off", "--ready-head-age-epochs", "0", *kind.arguments(new)],
+             "--status-page", "off", "--ready-head-age-epochs", "0", *kind.arguments(new), *more],
             cwd=kind.folder, env=environment, stdout=log, stderr=log,
         )  # fmt: skip
         try:
@@ -114,14 +129,19 @@ def tail(values: Sequence[float], share: float) -> float:
     return sorted(values)[int(len(values) * share)]
 
 
-def turns(url: str, kinds: Sequence[Kind], bodies: Sequence[bytes], count: int, slowest: int) -> None:
-    """Print a line for each kind: the median of the turns, the least and the most, in milliseconds."""
+def turns(url: str, kinds: Sequence[Kind], bodies: Sequence[bytes], count: int, slowest: int, folder: str) -> None:
+    """Print a line for each kind: the median of the turns, the least and the most, in milliseconds. `folder`: for what
+    lasts longer than a turn."""
     times: dict[str, list[list[float]]] = defaultdict(list)
     starts: dict[str, list[float]] = defaultdict(list)
     # one that does not count: the server's compiler, the files of the other version
     for turn in range(-1, count):
         for kind in kinds:
-            with tempfile.TemporaryDirectory() as new, started(kind, new, url) as (port, start):
+            with (
+                tempfile.TemporaryDirectory() as new,
+                kind.peer(folder, url, bodies) as peer,
+                started(kind, new, url, peer) as (port, start),
+            ):
                 took = one_by_one(port, bodies)
             if turn >= 0:
                 times[kind.name].append([one * 1e3 for one in took])
@@ -155,6 +175,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--mix", type=Path, help="a file of calls (default: the recorded mix)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of this version")
     parser.add_argument("--slowest", type=int, default=0, metavar="N", help="also print the N slowest calls")
+    parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help='of this version, e.g. "empty, a peer"')
     parser.add_argument("--cassandra", default="", metavar="HOST:PORT", help="a server that runs, not one started here")
     parser.add_argument("--imported", action="store_true", help="the chain is in that server already")
     args = parser.parse_args(arguments)
@@ -170,11 +191,14 @@ def main(arguments: list[str] | None = None) -> None:
         for trip in args.trip_ms:
             kinds = [] if args.before is None else [Kind("before", args.before)]
             kinds.append(Kind("tier empty", ROOT, "new", settings))
+            kinds.append(Kind("empty, a peer", ROOT, "new", settings, has_peer=True))
             kinds.append(Kind("tier filled", ROOT, f"{folder}/{trip:g}", settings))
+            kinds = [kind for kind in kinds if not args.only or kind.name in ("before", *args.only)]
             with far(int(server.rpartition(":")[2]), trip) as port:
                 print(f"{trip:g} ms more a round trip; {len(bodies)} calls, each once; milliseconds, median of "
                       f"{args.turns} turns (least-most; times {kinds[0].name})", flush=True)  # fmt: skip
-                turns(f"cassandra://127.0.0.1:{port}/{_KEYSPACE}", kinds, bodies, args.turns, args.slowest)
+                turns(f"cassandra://127.0.0.1:{port}/{_KEYSPACE}", kinds, bodies, args.turns, args.slowest,
+                      folder)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Reads ahead before a follower of a far store takes requests, so that its first answers wait for no round trip.
 
 First the rows of the newest tipsets, then what clients asked the process before this one. Where that is little, as on a
-new machine, the newest epochs: their blocks with events, and the upper nodes of their states. Questions go the way of a
-request, many at a time, so that whatever a request fills on its way is filled: rows, objects, decoded values, kept
-answers.
+new machine, what clients asked its peers; where that is little too, the newest epochs: their blocks with events, and
+the upper nodes of their states. Questions go the way of a request, many at a time, so that whatever a request fills on
+its way is filled: rows, objects, decoded values, kept answers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import orjson
 
@@ -25,15 +25,22 @@ from chain.errors import ChainError
 from chain.ipld.dag_cbor import links
 from chain.ipld.objects import Objects
 from follower.ahead.asked_before import AskedBefore, Question
+from follower.ahead.peer_questions import ask_peers
 from follower.ahead.rows_ahead import read_rows_ahead
+from follower.object_tier.peers import PeerSource
 from rpc.errors import RpcError
-from rpc.registry import V0, V1, V2, Cost
+from rpc.registry import V0, V1, V2, Cache, Cost
 from rpc.server.dispatch import Dispatcher
+from rpc.server.limits import READ_ONLY
+
+if TYPE_CHECKING:
+    from rpc.server.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-#: the part of the time that rows may take
+#: the parts of the time that rows may take, and beside them the peers' questions
 _ROWS_PART: Final = 1 / 3
+_PEERS_PART: Final = 1 / 3
 #: questions that tell what clients ask, so that nothing else is guessed
 _ENOUGH: Final = 500
 #: questions under way
@@ -45,32 +52,56 @@ _COSTS: Final = frozenset({Cost.FREE, Cost.CHAIN, Cost.STATE, Cost.SCAN})
 #: newest epochs that are read, a day; states that are read together
 _EPOCHS: Final = 2880
 _PART: Final = 32
+#: whose questions: this machine's, its peers'
+_OWN: Final = "own"
+_PEERS: Final = "peers"
 #: levels below a state root, and objects of one level of a part
 _LEVELS: Final = 6
 _LEVEL_OBJECTS: Final = 1024
 
 
 class StartAhead:
-    """`epochs`: the most of the newest ones. `asked`, `blocks`, `states`: how many questions were asked, of how many
-    epochs blocks were, and how many objects of states were read."""
+    """`epochs`: the most of the newest ones. `peers`: other followers, asked for what clients asked them where this
+    one knows little. `asked`, `blocks`, `states`: how many questions were asked, by whose they were, of how many epochs
+    blocks were, and how many objects of states were read."""
 
-    def __init__(self, dispatcher: Dispatcher, epochs: int = _EPOCHS) -> None:
+    def __init__(self, dispatcher: Dispatcher, epochs: int = _EPOCHS, peers: Sequence[PeerSource] = ()) -> None:
         self._dispatcher = dispatcher
         self._epochs = epochs
+        self._peers = peers
         self._services = dispatcher.services
-        self.asked = self.blocks = self.states = 0
+        self.asked = {_OWN: 0, _PEERS: 0}
+        self.blocks = self.states = 0
+        self.seconds = 0.0
+
+    def register(self, metrics: Metrics) -> None:
+        """Tell what was done."""
+        metrics.labelled_counter(
+            "follower_start_ahead_questions",
+            "Clients' questions that the process asked itself before it took requests, by whose they were: this "
+            "machine's (own), or its peers'.",
+            "of",
+            lambda: self.asked,
+        )
+        metrics.gauge(
+            "follower_start_ahead_seconds", "How long the process read ahead when it started.", lambda: self.seconds
+        )
 
     async def run(self, seconds: float, questions: Sequence[Question]) -> None:
         """Read for so many seconds at most. Nobody else may use the dispatcher yet: its counts begin anew."""
         dispatcher, loop = self._dispatcher, asyncio.get_running_loop()
         began = loop.time()
-        await read_rows_ahead(self._services.store, self._services.index, seconds * _ROWS_PART)
+        rows = read_rows_ahead(self._services.store, self._services.index, seconds * _ROWS_PART)
+        peers = self._peers if len(questions) < _ENOUGH else ()
+        _, of_peers = await asyncio.gather(rows, ask_peers(peers, seconds * _PEERS_PART))
         # own questions are no client's
         gate, dispatcher.gate = dispatcher.gate, None
         try:
             async with asyncio.timeout_at(began + seconds):
-                await self._ask(questions)
-                if self.asked < _ENOUGH:
+                await self._ask(questions, _OWN)
+                known = frozenset(questions)
+                await self._ask((one for one in of_peers if one not in known), _PEERS)
+                if sum(self.asked.values()) < _ENOUGH:
                     await self._read_newest()
         except TimeoutError:
             pass
@@ -82,20 +113,21 @@ class StartAhead:
             dispatcher.metrics.clear_methods()
             # what is kept now stays: Python's cycle collector need not look through it
             gc.freeze()
+        self.seconds = loop.time() - began
         log.info(
-            "read ahead in %.1f s: %d questions, blocks of %d epochs, %d objects of states",
-            loop.time() - began, self.asked, self.blocks, self.states,
+            "read ahead in %.1f s: %d own questions, %d of peers, blocks of %d epochs, %d objects of states",
+            self.seconds, self.asked[_OWN], self.asked[_PEERS], self.blocks, self.states,
         )  # fmt: skip
 
-    async def _ask(self, questions: Iterable[Question]) -> None:
+    async def _ask(self, questions: Iterable[Question], whose: str) -> None:
         """Ask them all again, some at a time."""
         waiting = iter(questions)
 
         async def ask_on() -> None:
             for version, body in waiting:
                 if self._is_wanted(version, body):
-                    await self._dispatcher.http(version, body)
-                    self.asked += 1
+                    await self._answer(version, body)
+                    self.asked[whose] += 1
                 await asyncio.sleep(0)
 
         async with asyncio.TaskGroup() as group:
@@ -108,7 +140,18 @@ class StartAhead:
             method = self._dispatcher.registry.names(_VERSIONS[version]).get(value["method"])
         except (orjson.JSONDecodeError, KeyError, IndexError, TypeError):
             return False
-        return method is not None and method.cost in _COSTS and not method.channel
+        if method is None or method.cost not in _COSTS or method.channel:
+            return False
+        # what makes something, as a filter, is no question
+        return method.perm in READ_ONLY and method.cache not in (None, Cache.NEVER)
+
+    async def _answer(self, version: int, body: bytes) -> bytes:
+        """The answer to a question of nobody: what may be read is read, whatever clients without a token may."""
+        ctx = self._dispatcher.context(version, READ_ONLY)
+        try:
+            return (await self._dispatcher.http(version, body, ctx))[1]
+        finally:
+            ctx.release()
 
     async def _read_newest(self) -> None:
         head = await self._services.store.head()
@@ -141,7 +184,7 @@ class StartAhead:
 
     async def _ask_one(self, method: str, *params: object) -> bytes:
         body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
-        return (await self._dispatcher.http(_V1, body))[1]
+        return await self._answer(_V1, body)
 
     async def _read_states(self, low: int, high: int) -> None:
         """The upper objects of the states before some epochs, the newest first, a level of several at a time."""
@@ -183,10 +226,13 @@ async def start_ahead(
     folder: Path | None,
     closing: contextlib.AsyncExitStack,
     epochs: int = _EPOCHS,
+    peers: Sequence[PeerSource] = (),
 ) -> None:
     """Read ahead; what is asked from now on is kept in `folder` for the next start, until `closing` is left."""
     before = None if folder is None else AskedBefore(folder)
-    await StartAhead(dispatcher, epochs).run(seconds, [] if before is None else await asyncio.to_thread(before.load))
+    ahead = StartAhead(dispatcher, epochs, peers)
+    ahead.register(dispatcher.metrics)
+    await ahead.run(seconds, [] if before is None else await asyncio.to_thread(before.load))
     if before is not None and dispatcher.answers is not None:
         task = asyncio.create_task(before.keep(dispatcher.answers.questions), name="questions for the next start")
 

@@ -72,11 +72,12 @@ class PeerSource:
 
     def __init__(self, url: str, secret: str) -> None:
         self.name = url
-        self._http = FollowerHttp(url, secret, connections=_AT_ONCE)
+        #: its connections
+        self.http = FollowerHttp(url, secret, connections=_AT_ONCE)
 
     async def close(self) -> None:
         """Close the connections. A second call does nothing."""
-        await self._http.close()
+        await self.http.close()
 
     async def read(self, keys: Sequence[bytes]) -> Sequence[Outcome]:
         """See Source."""
@@ -99,7 +100,7 @@ class PeerSource:
         """The object, None where the peer has it not near. Errors: StoreUnavailable."""
         try:
             async with asyncio.timeout(_SECONDS):
-                async with self._http.request("GET", f"{PATH}{Cid(_DAG_CBOR + multihash)}") as response:
+                async with self.http.request("GET", f"{PATH}{Cid(_DAG_CBOR + multihash)}") as response:
                     if response.status == 404:
                         return None
                     if response.status != 200:

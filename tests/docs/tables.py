@@ -29,6 +29,8 @@ from blockstore.tier.sources import RankedSources
 from chain.known_networks import CALIBNET
 from chain.network import NetworkRecord
 from follower.ahead.head_ahead import HeadAhead
+from follower.ahead.peer_questions import GivenQuestions
+from follower.ahead.start_ahead import StartAhead
 from follower.archives import register as register_archives
 from follower.commands.config import markdown_table
 from follower.execution_stop import ExecutionStop
@@ -130,6 +132,8 @@ async def _server_metrics() -> list[Metric]:
     route.register(server.metrics)
     Shadow(route, 0.0).register(server.metrics)
     HeadAhead(services(), 1).register(server.metrics)
+    StartAhead(server.dispatcher).register(server.metrics)
+    GivenQuestions(lambda _: [], None, "").register(server.metrics)
     Tracing("http://127.0.0.1:9", 0, {}).register(server.metrics)
     store = services().store
     objects = TieredObjects(store, RankedSources([StoreSource(store, "store")]))
