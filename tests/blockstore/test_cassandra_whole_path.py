@@ -61,6 +61,15 @@ def stored(request: pytest.FixtureRequest) -> tuple[str, str]:
     return folder, url
 
 
+async def until_visible(store: CassandraStore, heads: SharedStoreHeads) -> None:
+    """Wait until the last head is served: it becomes visible delta after it was published, or later."""
+    last = await store.head()
+    assert last is not None
+    async with asyncio.timeout(60):
+        while (await heads.current()).seq != last.seq:
+            await asyncio.sleep(0.01)
+
+
 @pytest.mark.recorded
 async def test_every_recorded_answer_is_equal(
     stored: tuple[str, str], record_property: Callable[[str, object], None]
@@ -73,6 +82,7 @@ async def test_every_recorded_answer_is_equal(
     services = replace(services, head_source=heads, checks=build_checks(heads, None, Freshness(5, 0, 30)))
     server = await serve(services, "127.0.0.1", 0)
     try:
+        await until_visible(store, heads)
         await assert_recorded_answers(f"http://127.0.0.1:{server.port}", folder, record_property)
     finally:
         await server.stop(0)
