@@ -56,7 +56,8 @@ def body_limit(members: Sequence[Member]) -> int:
 def body_too_large_answer(limit: int) -> str:
     """What a follower answers to a larger body, so that a client sees one node."""
     text = f"request bigger than maximum {limit} allowed"
-    return f'{{"error":{{"code":-32700,"message":"{text}"}},"id":null,"jsonrpc":"2.0"}}'
+    data = f'{{"limit":"max_body_mb","most":{limit}}}'
+    return f'{{"error":{{"code":-32700,"data":{data},"message":"{text}"}},"id":null,"jsonrpc":"2.0"}}'
 
 
 def no_follower_answer() -> str:

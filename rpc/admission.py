@@ -16,12 +16,14 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
-from rpc.errors import ClientLimit, ServerBusy
+from rpc.errors import ClientLimit, ServerBusy, limit_data
 
 #: clients in a budget's table beyond which those that use nothing are taken out
 _IDLE_CLIENTS: Final = 1024
+#: when a client that was refused may ask again, where no quota says it
+RETRY_AFTER_SECONDS: Final = 1
 
 
 class Budget:
@@ -52,7 +54,8 @@ class Budget:
             mine = self.by_client.get(client, 0) + amount
             if mine > self.client_cap:
                 self._refuse(client)
-                raise ClientLimit(f"too many {self.what} from this client: try again later")
+                text = f"too many {self.what} from this client: at most {self.client_cap}; try again later"
+                raise ClientLimit(text, self._data(f"{self.name}_per_client", self.client_cap))
             if self.used + amount <= self.cap:
                 self.by_client[client] = mine
                 self.used += amount
@@ -61,7 +64,15 @@ class Budget:
             self.used += amount
             return
         self._refuse(client)
-        raise ServerBusy(f"too many {self.what} at once: try again later")
+        raise self.busy()
+
+    def busy(self) -> ServerBusy:
+        """What is refused because all of it is used."""
+        return ServerBusy(f"too many {self.what} at once: try again later", self._data(self.name, self.cap))
+
+    @staticmethod
+    def _data(name: str, most: int) -> dict[str, Any]:
+        return limit_data(name, most, retry_after_seconds=RETRY_AFTER_SECONDS)
 
     def retake(self, client: str) -> None:
         """Use one more, whatever the caps: for what was taken before and only lent."""
@@ -125,7 +136,7 @@ class Lane:
                 # promised in the same moment: the next one gets it
                 self._pass_on()
             if isinstance(error, TimeoutError):
-                raise ServerBusy(f"too many {self.calls.what} at once: try again later") from None
+                raise self.calls.busy() from None
             raise
 
     def leave(self, client: str) -> None:

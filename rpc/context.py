@@ -119,7 +119,7 @@ class Context:
             if self.deadline is None:
                 self.deadline = now + self.time_budget_seconds
             elif now > self.deadline:
-                raise TimeBudgetExceeded(self.time_budget_seconds)
+                raise TimeBudgetExceeded(self.time_budget_seconds, self.time_budget_name)
         return DONE if pacer.try_turn(now) else pacer.turn()
 
     @contextlib.contextmanager
@@ -147,6 +147,11 @@ class Context:
             admission.waiting.give(self.account)
             if self.deadline is not None:
                 self.deadline += perf_counter() - started
+
+    @property
+    def time_budget_name(self) -> str:
+        """The setting that `time_budget_seconds` is."""
+        return "request_seconds" if self.lane_places is None else "batch_seconds"
 
     def reserve(self, size: int) -> None:
         """Count `size` more bytes of memory that this request holds until its answer has left. Errors: Refused."""

@@ -62,6 +62,22 @@ CONFIDENCE_REFUSED: Final = -32023
 CONNECTIONS_REFUSED: Final = -32024
 
 
+def limit_data(
+    limit: str, most: float, asked: float | None = None, *, retry_after_seconds: float | None = None
+) -> dict[str, Any]:
+    """`data` of a refusal: the limit's name, what it allows, what was asked for, and when to try again.
+
+    Without `retry_after_seconds` the same request is never taken: the client asks for less. docs/gate.md has the
+    names and their units.
+    """
+    found: dict[str, Any] = {"limit": limit, "most": most}
+    if asked is not None:
+        found["asked"] = asked
+    if retry_after_seconds is not None:
+        found["retryAfterSeconds"] = retry_after_seconds
+    return found
+
+
 class RpcError(Exception):
     """An answer with `error`. `data` is left out of the answer where it is None."""
 
@@ -145,10 +161,11 @@ class ExecutionRefused(LimitExceeded):
 
 
 class TimeBudgetExceeded(LimitExceeded):
-    """A request that took longer than it may."""
+    """A request that took longer than it may. `limit`: the setting's name."""
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"the request took longer than the {seconds:g} s allowed: ask for less at once")
+    def __init__(self, seconds: float, limit: str = "request_seconds") -> None:
+        text = f"the request took longer than the {seconds:g} s allowed: ask for less at once"
+        super().__init__(text, limit_data(limit, seconds))
 
 
 class Unavailable(RpcError):

@@ -25,7 +25,7 @@ import orjson
 from blockstore.cid import Cid
 from chain.address import Address
 from chain.tipset import TipsetKey
-from rpc.errors import ParseError, RpcError
+from rpc.errors import ParseError, RpcError, limit_data
 
 #: bodies up to this size are parsed without counting their values first
 SMALL_BODY: Final = 64 << 10
@@ -74,7 +74,8 @@ def check_values(body: bytes, most: int) -> int:
         return 0
     count = count_values(body)
     if count > most:
-        raise ParseError(f"request holds more than the {most} JSON values allowed")
+        text = f"request holds more than the {most} JSON values allowed"
+        raise ParseError(text, limit_data("json_values", most))
     return count
 
 

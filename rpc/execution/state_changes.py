@@ -20,7 +20,7 @@ from chain.ipld.kamt import Kamt, diff
 from chain.ipld.tree_nodes import NodeCache
 from chain.state.state_tree import Actor
 from rpc.context import Context
-from rpc.errors import LimitExceeded
+from rpc.errors import LimitExceeded, limit_data
 from rpc.executor import Applied, trace_parts
 from rpc.lookup.actor_states import load_tree, node_cache
 from rpc.lookup.eth.contracts import load_contract
@@ -139,4 +139,5 @@ def _address(actor_id: int, actor: Actor | None) -> bytes:
 
 def _bound(count: int) -> None:
     if count > _MAX_ENTRIES:
-        raise LimitExceeded(f"the execution changes more than {_MAX_ENTRIES} accounts or storage slots")
+        text = f"the execution changes more than {_MAX_ENTRIES} accounts or storage slots"
+        raise LimitExceeded(text, limit_data("state_changes", _MAX_ENTRIES, count))

@@ -18,7 +18,6 @@ from rpc.context import Context
 from rpc.errors import (
     InternalError,
     InvalidRequest,
-    LimitExceeded,
     MethodError,
     MethodNotFound,
     NotServed,
@@ -47,7 +46,7 @@ from rpc.registry import REGISTRY, V0, V1, V2, Method, Registry, Versions
 from rpc.server.answers.flight import Flight
 from rpc.server.answers.kept_answers import Answers, Kept
 from rpc.server.gate.gate import Gate
-from rpc.server.limits import ServerSettings, make_admission
+from rpc.server.limits import ServerSettings, answer_too_big, batch_answer_too_big, batch_too_big, make_admission
 from rpc.server.metrics import MethodStats, Metrics, now
 from rpc.server.observe.observer import Observer
 from rpc.server.refusal_log import RefusalLog
@@ -364,7 +363,7 @@ class Dispatcher:
     def _reserve_answer(self, ctx: Context, size: int, more: int) -> None:
         limit = self.settings.max_answer_bytes
         if size > limit:
-            raise LimitExceeded(f"the answer is longer than the {limit} bytes allowed: ask for less at once")
+            raise answer_too_big(limit)
         ctx.reserve(more)
 
     async def _encode_large(self, ctx: Context, result: Any) -> bytes:
@@ -386,7 +385,7 @@ class Dispatcher:
         if not values:
             raise InvalidRequest
         if len(values) > self.settings.max_batch:
-            raise InvalidRequest(f"batch of {len(values)} requests, at most {self.settings.max_batch} are answered")
+            raise batch_too_big(self.settings.max_batch, len(values))
         requests = [read_request(value) for value in values]
         ctx.stages = None
         ctx.time_budget_seconds, ctx.deadline = self.settings.batch_seconds, None
@@ -406,7 +405,7 @@ class Dispatcher:
                     forget_frames(error)
                     refused = error
             if size > self.settings.max_batch_answer_bytes:
-                refused = LimitExceeded("the answers to this batch are too big together: ask for less at once")
+                refused = batch_answer_too_big(self.settings.max_batch_answer_bytes)
             if refused is not None:
                 answers += [_refused(refused, request.id)[1] for request in part if request.id is not None]
                 continue

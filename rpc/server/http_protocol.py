@@ -25,6 +25,7 @@ from rpc.errors import InvalidRequest, ParseError, Refused, RpcError
 from rpc.json_wire import encode_error
 from rpc.server.gate.tenants import account_of
 from rpc.server.http_head import CLOSE, HEAD_END, RPC_BEGINNINGS, RPC_PATHS, STAY_OPEN, RequestHead
+from rpc.server.limits import body_too_big, head_too_long
 from rpc.server.run_until_blocked import Running, run_until_blocked
 from rpc.server.server_state import TURN_REQUESTS, ServerState, retry_after, wants_verbose
 
@@ -244,7 +245,7 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
 
     def _unfinished(self, data: bytes) -> None:
         if len(data) > self._shared.settings.max_head_bytes:
-            self._refuse(431, InvalidRequest("the request's head is too long"))
+            self._refuse(431, head_too_long(self._shared.settings.max_head_bytes))
         elif b"\n\n" in data or not data[:3].isalpha():
             # lines that end without a carriage return, or no HTTP: the other handler knows
             self._hand_over()
@@ -257,7 +258,7 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
     def _begin(self, data: bytes, head_end: int) -> None:
         """Read one head; what is no request of ours goes to the other handler, whole."""
         if head_end > self._shared.settings.max_head_bytes:
-            self._refuse(431, InvalidRequest("the request's head is too long"))
+            self._refuse(431, head_too_long(self._shared.settings.max_head_bytes))
             return
         head = data[:head_end]
         known = self._shared.known_heads.heads.get(head)
@@ -279,8 +280,7 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
         self._keep = known.keep and not self._shared.draining
         self._rest = b""
         if self.length > self._shared.settings.max_body_bytes:
-            limit = self._shared.settings.max_body_bytes
-            self._refuse(500, ParseError(f"request bigger than maximum {limit} allowed"))
+            self._refuse(500, body_too_big(self._shared.settings.max_body_bytes))
             return
         end = head_end + self.length
         if len(data) >= end:

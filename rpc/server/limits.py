@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from rpc.admission import Admission, Budget, Lane
+from rpc.errors import InvalidRequest, LimitExceeded, ParseError, limit_data
 from rpc.registry import Cost
 from rpc.server.client_address import PRIVATE
 from rpc.server.gate.connections import ConnectionBudget
@@ -108,6 +109,34 @@ class ServerSettings:
     cors_origin: str = "*"
     #: answer CORS preflights; Lotus does not, it answers an OPTIONS request like an empty one
     cors_preflight: bool = False
+
+
+def body_too_big(most: int) -> ParseError:
+    """As go-jsonrpc has it."""
+    return ParseError(f"request bigger than maximum {most} allowed", limit_data("max_body_mb", most))
+
+
+def head_too_long(most: int) -> InvalidRequest:
+    """The request line and headers."""
+    return InvalidRequest("the request's head is too long", limit_data("head_bytes", most))
+
+
+def batch_too_big(most: int, asked: int) -> InvalidRequest:
+    """More requests than one batch may have."""
+    text = f"batch of {asked} requests, at most {most} are answered"
+    return InvalidRequest(text, limit_data("max_batch", most, asked))
+
+
+def answer_too_big(most: int) -> LimitExceeded:
+    """One answer."""
+    text = f"the answer is longer than the {most} bytes allowed: ask for less at once"
+    return LimitExceeded(text, limit_data("max_answer_mb", most))
+
+
+def batch_answer_too_big(most: int) -> LimitExceeded:
+    """All answers of a batch."""
+    text = f"the answers to this batch are longer than {most} bytes together: ask for less at once"
+    return LimitExceeded(text, limit_data("max_batch_answer_mb", most))
 
 
 def make_admission(settings: ServerSettings, on_refusal: Callable[[str, str], object] | None = None) -> Admission:

@@ -23,7 +23,7 @@ from aiohttp.web_request import BaseRequest
 from prometheus_client import GCCollector, ProcessCollector
 
 from rpc.context import Context
-from rpc.errors import ParseError, Refused
+from rpc.errors import Refused
 from rpc.json_wire import encode_error
 from rpc.registry import REGISTRY, Registry
 from rpc.server.aiohttp_server import AiohttpHandler, AiohttpServer
@@ -35,7 +35,7 @@ from rpc.server.gate.tenants import account_of
 from rpc.server.health import Health
 from rpc.server.http_log import http_log
 from rpc.server.http_protocol import HttpProtocol
-from rpc.server.limits import ServerSettings
+from rpc.server.limits import ServerSettings, body_too_big
 from rpc.server.metrics import CONTENT_TYPE, Metrics
 from rpc.server.observe.observer import CallTracer, Observer
 from rpc.server.observe.request_log import RequestLog
@@ -313,9 +313,9 @@ class Server:
         try:
             body = await self._body(request, ctx)
             if body is None:
-                text = f"request bigger than maximum {self.settings.max_body_bytes} allowed"
-                self._shared.tell_refused(path, 500, ParseError.code, lambda: self._client(request))
-                answer = web.Response(status=500, body=encode_error(ParseError(text), b"null"), content_type=_JSON)
+                too_big = body_too_big(self.settings.max_body_bytes)
+                self._shared.tell_refused(path, 500, too_big.code, lambda: self._client(request))
+                answer = web.Response(status=500, body=encode_error(too_big, b"null"), content_type=_JSON)
                 answer.force_close()
                 return answer
             status, out = await self.dispatcher.http(version, body, ctx, request.headers.get("X-Filecoin-Min-Head"))

@@ -12,6 +12,7 @@ from time import perf_counter, time
 from typing import Final, Protocol
 from wsgiref.handlers import format_date_time
 
+from rpc.admission import RETRY_AFTER_SECONDS
 from rpc.context import Context
 from rpc.errors import RpcError
 from rpc.server.answers.kept_answers import HIT
@@ -29,8 +30,6 @@ _BEFORE_ID: Final = b'{"id":'
 _UNCOPIED: Final = 256 << 10
 #: requests that are begun in one turn of the loop, and beyond them of one client
 TURN_REQUESTS: Final = 64
-#: when a client that was refused may ask again, where no quota says it
-_RETRY_AFTER_SECONDS: Final = 1
 #: the header names of ours that a browser lets its page read
 EXPOSED: Final = "X-Filecoin-Head, X-Filecoin-Head-Age, X-Filecoin-Not-Found, X-Cache, Server-Timing"
 _HIT_LINE: Final = b"\r\nX-Cache: " + HIT
@@ -270,7 +269,7 @@ def retry_after(ctx: Context | None = None, error: RpcError | None = None) -> in
         return ctx.retry_after
     data = None if error is None else error.data
     wait = data.get("retryAfterSeconds") if isinstance(data, dict) else None
-    return _RETRY_AFTER_SECONDS if wait is None else max(1, math.ceil(wait))
+    return RETRY_AFTER_SECONDS if wait is None else max(1, math.ceil(wait))
 
 
 def wants_verbose(query: bytes) -> bool:

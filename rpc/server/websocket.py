@@ -15,8 +15,9 @@ from typing import Any, Final
 import orjson
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from rpc.admission import RETRY_AFTER_SECONDS
 from rpc.context import Context
-from rpc.errors import ClientLimit, ParseError, Refused, RpcError, wire_error
+from rpc.errors import ClientLimit, ParseError, Refused, RpcError, limit_data, wire_error
 from rpc.json_wire import check_values, encode_error, encode_id, parse
 from rpc.server.dispatch import UNCOUNTED_BYTES, Dispatcher
 from rpc.server.metrics import now
@@ -258,7 +259,11 @@ class WebSocketSession:
             async with asyncio.timeout(_FREE_PLACE_TIMEOUT_SECONDS):
                 await self._places.acquire()
         except TimeoutError:
-            await self._refuse(request, ClientLimit("too many calls at once on this connection"))
+            most = self._dispatcher.settings.ws_max_calls
+            again = limit_data("calls_per_connection", most, retry_after_seconds=RETRY_AFTER_SECONDS)
+            await self._refuse(
+                request, ClientLimit(f"too many calls at once of a connection: at most {most}", again)
+            )
             return
         task = run_until_blocked(self._loop, self._call(request, len(data))).task
         if task is None:
@@ -319,7 +324,9 @@ class WebSocketSession:
             if request.id is None:
                 return
             if self._channels >= dispatcher.settings.ws_max_channels:
-                raise ClientLimit("too many channels on this connection")
+                most = dispatcher.settings.ws_max_channels
+                data = limit_data("channels_per_connection", most)
+                raise ClientLimit(f"too many channels on this connection: at most {most}", data)
             if dispatcher.gate is not None:
                 await dispatcher.gate.check(ctx, call)
             self._admission.channels.take(self.account)

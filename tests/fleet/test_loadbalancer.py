@@ -166,6 +166,7 @@ async def test_what_is_passed_on_and_what_is_not(kind: str) -> None:
                 assert (await response.json())["error"] == {
                     "code": -32700,
                     "message": "request bigger than maximum 3000 allowed",
+                    "data": {"limit": "max_body_mb", "most": 3000},
                 }
             backend.requests.clear()
             for path in ("/", "/metrics", "/debug/metrics", "/rpc/v3", "/rpc/v1/x"):

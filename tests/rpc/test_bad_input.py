@@ -369,6 +369,7 @@ async def test_a_body_beyond_the_limit() -> None:
         assert json.loads(answer.body)["error"] == {
             "code": -32700,
             "message": "request bigger than maximum 1048576 allowed",
+            "data": {"limit": "max_body_mb", "most": MIB},
         }
         client = await RawClient.connect(n.port)
         await client.send(b"POST /rpc/v1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")

@@ -16,7 +16,7 @@ from chain.errors import NotFound
 from chain.eth.types import cid_of_hash
 from chain.tipset import Tipset
 from rpc.context import Context
-from rpc.errors import MethodError
+from rpc.errors import MethodError, limit_data
 from rpc.lookup.eth.block_parameter import select_hash
 from rpc.lookup.events.criteria import EventCriteria, Hit, join_json
 from rpc.lookup.events.event_search import event_search
@@ -36,7 +36,7 @@ async def collect_hits(hits: AsyncIterator[list[Hit]]) -> list[Hit]:
         found += some
         tipsets += 1
         if tipsets > 1 and len(found) > MAX_EVENTS:
-            raise MethodError(f"failed to get events: {_TOO_MANY}")
+            raise MethodError(f"failed to get events: {_TOO_MANY}", limit_data("events", MAX_EVENTS))
     return found
 
 

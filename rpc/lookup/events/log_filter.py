@@ -12,7 +12,7 @@ from blockstore.cid import RAW
 from chain.address import Address
 from chain.errors import BadAddress, BadRequest
 from chain.eth.types import filecoin_address
-from rpc.errors import LimitExceeded
+from rpc.errors import LimitExceeded, limit_data
 from rpc.lookup.eth.filter_values import OPTIONAL_TEXT, check_length, decode_one_or_more
 from rpc.lookup.events.criteria import EventCriteria, make_criteria
 from rpc.params import EthAddress, EthHash, EthUint64, field_of, mismatch, param_of
@@ -96,7 +96,8 @@ def parse_block_range(newest: int, low: str | None, high: str | None) -> tuple[i
         raise BadRequest(f"invalid epoch range: to block ({last}) must be after from block ({first})")
     span = (newest if last == -1 else last) - first
     if span > MAX_RANGE:
-        raise LimitExceeded(f"block range exceeds maximum of {MAX_RANGE} (got {span})")
+        text = f"block range exceeds maximum of {MAX_RANGE} (got {span})"
+        raise LimitExceeded(text, limit_data("block_range", MAX_RANGE, span))
     return first, last
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Final, NamedTuple
 
-from rpc.errors import LimitExceeded, MethodError
+from rpc.errors import LimitExceeded, MethodError, limit_data
 
 _IPV4_PREFIX: Final = 24
 _IPV6_PREFIX: Final = 48
@@ -97,13 +97,15 @@ def make_room(
         if len(own) >= limits.per_client:
             idle = _oldest_idle(own, limits, now_ms)
             if idle is None:
-                raise LimitExceeded(f"too many filters of one client: at most {limits.per_client}; uninstall some")
+                text = f"too many filters of one client: at most {limits.per_client}; uninstall some"
+                raise LimitExceeded(text, limit_data("filters_per_client", limits.per_client))
             return idle
         own = [one for one in held if one.owner.network == owner.network]
         if len(own) >= limits.per_network:
             idle = _oldest_idle(own, limits, now_ms)
             if idle is None:
-                raise LimitExceeded(f"too many filters of one network of clients: at most {limits.per_network}")
+                text = f"too many filters of one network of clients: at most {limits.per_network}"
+                raise LimitExceeded(text, limit_data("filters_per_network", limits.per_network))
             return idle
     if not is_full:
         return None

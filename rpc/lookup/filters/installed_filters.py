@@ -21,7 +21,7 @@ from chain.errors import BadObject
 from chain.ipld.dag_cbor import decode, encode
 from chain.tipset import TipsetKey
 from rpc.context import Context
-from rpc.errors import LimitExceeded, MethodError, Unavailable
+from rpc.errors import LimitExceeded, MethodError, Unavailable, limit_data
 from rpc.lookup.filters.filter_shares import NOBODY, FilterLimits, HeldFilter, Owner, make_room, owner_of
 from rpc.lookup.head_changes import Cursor
 from rpc.params import EthHash, param_of
@@ -161,7 +161,8 @@ class Filters:
         owner = owner_of(client)
         raw = encode_state(replace(state, polled_ms=self._now(), owner=owner))
         if len(raw) > _LARGEST:
-            raise LimitExceeded(f"the filter is too large: {len(raw)} bytes, at most {_LARGEST}")
+            text = f"the filter is too large: {len(raw)} bytes, at most {_LARGEST}"
+            raise LimitExceeded(text, limit_data("filter_bytes", _LARGEST, len(raw)))
         # the filters of a network stand in the same few partitions, and are counted there
         numbers = random.Random(owner.network or None).sample(range(self._partitions), min(_TRIES, self._partitions))
         partitions = [bytes((number,)) for number in numbers]

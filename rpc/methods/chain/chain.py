@@ -22,7 +22,7 @@ from chain.tipset import Tipset, TipsetKey
 from chain.tipset_messages import load_block_messages
 from rpc import lotus_json
 from rpc.context import Context
-from rpc.errors import LimitExceeded, MethodError
+from rpc.errors import LimitExceeded, MethodError, limit_data
 from rpc.lookup.long_answers import PacedReader
 from rpc.lookup.tipset_inclusion import included_in
 from rpc.lookup.tipsets import load_tipset, read_block, read_tipset, tipset_at
@@ -132,7 +132,7 @@ async def chain_get_path(ctx: Context, start: TipsetKey, end: TipsetKey) -> list
         if not (len(reverts) + len(applies)) % 16:
             await ctx.checkpoint()
         if len(reverts) + len(applies) >= MAX_PATH:
-            raise LimitExceeded(f"the path is longer than {MAX_PATH} tipsets")
+            raise LimitExceeded(f"the path is longer than {MAX_PATH} tipsets", limit_data("path_tipsets", MAX_PATH))
         if left.height > right.height:
             reverts.append(cache.head_change(REVERT, left))
             left = await ctx.index.parent(left)

@@ -16,7 +16,7 @@ import orjson
 from chain.errors import BadRequest, NotFound
 from rpc import eth_json
 from rpc.context import Context
-from rpc.errors import MethodError, Unavailable
+from rpc.errors import MethodError, Unavailable, limit_data
 from rpc.lookup.events.criteria import join_json
 from rpc.lookup.events.log_filter import LogFilterParam, log_criteria, parse_block_range
 from rpc.lookup.filters.filter_changes import find_filter_changes, load_history
@@ -69,7 +69,7 @@ async def _install(ctx: Context, state: FilterState) -> str:
     filters = filters_of(ctx)
     held = None if ctx.session is None else ctx.session.filter_ids
     if held is not None and len(held) >= filters.limits.per_connection:
-        raise MethodError(TOO_MANY_OF_CONNECTION)
+        raise MethodError(TOO_MANY_OF_CONNECTION, limit_data("filters_per_connection", filters.limits.per_connection))
     filter_id = await filters.install(state, ctx.client)
     if held is not None:
         held.add(filter_id)

@@ -18,7 +18,7 @@ import orjson
 from chain.tipset import TipsetKey
 from rpc import eth_json
 from rpc.context import Context
-from rpc.errors import MethodError
+from rpc.errors import MethodError, limit_data
 from rpc.lookup.eth.blocks import load_block_json
 from rpc.lookup.events.head_change_events import EventCondition, find_hits_of_entry
 from rpc.lookup.events.log_filter import LogFilter, PushedFilterParam
@@ -115,8 +115,9 @@ async def eth_subscribe(ctx: Context, params: RawParams) -> str:
     connection = ctx.session
     if connection is None:
         raise MethodError("connection doesn't support callbacks")
-    if len(connection.filter_ids) >= filters_of(ctx).limits.per_connection:
-        raise MethodError(TOO_MANY_OF_CONNECTION)
+    most = filters_of(ctx).limits.per_connection
+    if len(connection.filter_ids) >= most:
+        raise MethodError(TOO_MANY_OF_CONNECTION, limit_data("filters_per_connection", most))
     after = (await ctx.head()).seq
     values: AsyncIterator[Any]
     if kind == "newHeads":

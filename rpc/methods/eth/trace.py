@@ -20,7 +20,7 @@ from chain.index.recorded_answers import TRACES_INDEX
 from chain.tipset import Tipset
 from rpc import eth_json
 from rpc.context import Context
-from rpc.errors import LimitExceeded, MethodError, Unavailable
+from rpc.errors import LimitExceeded, MethodError, Unavailable, limit_data
 from rpc.lookup.eth.block_parameter import EARLIEST, LATEST, PENDING, block_hash, select_number, select_text
 from rpc.lookup.eth.recorded_traces import (
     TracesNotRecorded,
@@ -240,7 +240,8 @@ async def eth_trace_filter(ctx: Context, wanted: TraceFilterParam) -> Any:
     low = await _bound(ctx, wanted.low, "fromBlock")
     high = await _bound(ctx, wanted.high, "toBlock")
     if high - low > MAX_RANGE:
-        raise LimitExceeded(f"block range exceeds maximum of {MAX_RANGE} (got {high - low})")
+        text = f"block range exceeds maximum of {MAX_RANGE} (got {high - low})"
+        raise LimitExceeded(text, limit_data("block_range", MAX_RANGE, high - low))
     if wanted.count == 0:
         return []
     if wanted.count is not None and wanted.count > MAX_RESULTS:

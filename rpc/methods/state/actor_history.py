@@ -7,7 +7,7 @@ from typing import Any, Final
 from chain.address import Address
 from chain.errors import BadRequest
 from rpc.context import Context
-from rpc.errors import LimitExceeded
+from rpc.errors import LimitExceeded, limit_data
 from rpc.lookup.actor_history import changed_at, created_at
 from rpc.lookup.actor_states import in_prefix
 from rpc.lookup.tipsets import tipset_at
@@ -42,6 +42,7 @@ async def follower_state_changed_at(ctx: Context, address: Address, since: int, 
     if since > until:
         raise BadRequest(f"the range ends at epoch {until}, before it begins at epoch {since}")
     if until - since > MAX_EPOCHS:
-        raise LimitExceeded(f"a range of {until - since} epochs; at most {MAX_EPOCHS} can be asked for at once")
+        text = f"a range of {until - since} epochs; at most {MAX_EPOCHS} can be asked for at once"
+        raise LimitExceeded(text, limit_data("epoch_range", MAX_EPOCHS, until - since))
     top = await tipset_at(ctx, until, head)
     return await changed_at(ctx, await tipset_at(ctx, since, top), top, address)

@@ -40,7 +40,7 @@ class Flight:
                 return await future
         except TimeoutError:
             assert budget is not None
-            raise TimeBudgetExceeded(budget) from None
+            raise TimeBudgetExceeded(budget, ctx.time_budget_name) from None
 
     def end(self, found: bytes | None) -> None:
         """Tell those who wait. Only the first call counts."""
