@@ -261,9 +261,7 @@ class WebSocketSession:
         except TimeoutError:
             most = self._dispatcher.settings.ws_max_calls
             again = limit_data("calls_per_connection", most, retry_after_seconds=RETRY_AFTER_SECONDS)
-            await self._refuse(
-                request, ClientLimit(f"too many calls at once of a connection: at most {most}", again)
-            )
+            await self._refuse(request, ClientLimit(f"too many calls at once of a connection: at most {most}", again))
             return
         task = run_until_blocked(self._loop, self._call(request, len(data))).task
         if task is None:
