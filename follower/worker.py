@@ -410,8 +410,9 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
             if settings["read_through"]:
                 behind = server.dispatcher.read_through = ReadThrough(
                     lanes.forward,
+                    services,
                     fill_epochs=settings["read_through_fill_epochs"],
-                    address_prefix=network.address_prefix,
+                    link_epochs=settings["read_through_link_epochs"],
                 )
                 behind.register(server.metrics)
             if settings["shadow"]:

@@ -14,7 +14,7 @@ import math
 import re
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -145,6 +145,40 @@ class ForwardRoute:
             raise Unavailable(
                 "the full node behind this follower is busy: too many forwarded calls are in flight; ask again later"
             ) from None
+
+    async def one_by_one(self, method: str, params: list[Any], at: Tipset) -> AsyncIterator[tuple[str, Any]]:
+        """(name of the node, answer) of one node that holds a tipset after the other, best first: for what is verified.
+
+        Nothing is kept, and no node is asked ahead. Ends when all were asked: a node that fails or refuses is left out.
+        """
+        kind = kind_of(method)
+        seconds = self.times.of(method, kind)
+        hold_until = time.monotonic() + min(self.times.wait, seconds)
+        asked: set[str] = set()
+        answered = False
+        while True:
+            lacking = False
+            for node in self.ranked(kind, at):
+                if node.name in asked:
+                    continue
+                try:
+                    async with asyncio.timeout(seconds):
+                        answer = await self._attempt(node, method, params, at, kind, seconds)
+                except _NobodyHolds:
+                    lacking = True
+                    continue
+                except (NodeError, TimeoutError) as error:
+                    log.info("%s was asked of %s: %s", method, node.name, error)
+                    asked.add(node.name)
+                    continue
+                asked.add(node.name)
+                answered = True
+                note_source(node.name)
+                yield node.name, answer
+            # a node that is behind is waited for only while no other has answered
+            if answered or not lacking or time.monotonic() >= hold_until:
+                return
+            await asyncio.sleep(_PAUSE_SECONDS)
 
     # --- ranking ---------------------------------------------------------------------------------------------
 

@@ -23,6 +23,14 @@ READ_THROUGH_SETTINGS: Final = (
         "Epochs below the head that the bridge fetches when a follower was asked of them; 0: none.",
     ),
     Setting(
+        "read_through_link_epochs",
+        whole_number(0, 8192),
+        900,
+        SERVE,
+        "Epochs below the store's chain of which a follower fetches all headers, so that it verifies them by links; "
+        "deeper a node says which tipset lies at an epoch.",
+    ),
+    Setting(
         "read_through_free_gb",
         whole_number(0, 1 << 20),
         10,

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import copy
 import re
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import orjson
 import pytest
 
 from blockstore.errors import StoreUnavailable
@@ -23,27 +18,15 @@ from chain.index.coverage import covered
 from chain.index.kept import MESSAGES, Kept, save_kept
 from chain.index.wanted_epochs import load_wanted_epoch, want_epoch
 from chain.ipld.objects import Objects
-from chain.network import load_network
-from chain.tipset import Tipset
-from devnode.replay import ReplayNode, start_replay
+from devnode.replay import start_replay
 from follower.commands.comparison import Record, read_records
-from follower.forwarding.node import ForwardNode
-from follower.forwarding.read_through import ReadThrough
-from follower.forwarding.route import ForwardRoute
-from follower.head import StoreHeads
-from follower.lazy_objects import node_sources
 from leader_bridge.store import wanted_floor
-from rpc.client.client import NodeClient
-from rpc.client.node_info import parse_node_info
-from rpc.server.dispatch import Dispatcher
-from rpc.services import Services
+from tests.forwarding.read_through_follower import HELD, bridge_settings, follower
 from tests.observe.test_hidden_secrets import call, wait_for_head
-from tests.support.bridge.running import following, quick
+from tests.support.bridge.running import following
 from tests.support.processes import follower_process, free_port
 from tests.support.recorded import recorded
 
-#: epochs below the head that the store holds at first
-HELD = 10
 #: recorded questions of each method that are asked
 EACH = 4
 METHODS = (
@@ -52,98 +35,6 @@ METHODS = (
     "|Filecoin.StateSearchMsg|Filecoin.StateGetActor|eth_getBlockByNumber|eth_getBlockByHash"
     "|eth_getTransactionReceipt|eth_getTransactionByHash|eth_getBlockReceipts|eth_getBalance"
 )
-
-
-class Watched:
-    """A route to a node; notes what it is asked, and may lie or be gone."""
-
-    def __init__(self, route: ForwardRoute) -> None:
-        self._route = route
-        self.asked: list[str] = []
-        self.lie: Callable[[Any], None] = lambda _: None
-
-    async def call(self, method: str, params: list[Any], at: Tipset | None = None) -> Any:
-        self.asked.append(method)
-        found = copy.deepcopy(await self._route.call(method, params, at))
-        self.lie(found)
-        return found
-
-
-@dataclass
-class Follower:
-    """A follower's dispatcher over a store that holds little, and the node behind it."""
-
-    node: ReplayNode
-    store: MemoryStore
-    route: Watched
-    read_through: ReadThrough
-    dispatcher: Dispatcher
-
-    async def ask(self, method: str, *params: Any, version: int = 1) -> Any:
-        body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
-        return orjson.loads((await self.dispatcher.http(version, body))[1])
-
-    async def differences(self, records: list[Record]) -> list[str]:
-        """The recorded questions that are answered otherwise than Lotus answered."""
-        found = []
-        for record in records:
-            answer = await self.ask(record.method, *record.params, version=int(record.path[-1]))
-            if "result" in record.answer:
-                same = answer.get("result", "none") == record.answer["result"]
-            else:
-                same = answer.get("error", {}).get("code") == record.answer["error"]["code"]
-            if not same:
-                found.append(f"{record.call}: {orjson.dumps(answer)[:300]!r}")
-        return found
-
-
-def bridge_settings(fill_epochs: int) -> Any:
-    return quick(
-        backfill_epochs=HELD,
-        network_file=recorded("devnet/network.json"),
-        actor_code=True,
-        read_through_fill_epochs=fill_epochs,
-        read_through_look_seconds=0.02,
-    )
-
-
-@contextlib.asynccontextmanager
-async def follower(*, fetches: bool = True, fill_epochs: int = 1_000_000, ahead: int = 0) -> AsyncIterator[Follower]:
-    """`fetches`: as a follower with the setting does. `ahead`: head changes of the node that the store lacks."""
-    node = await start_replay(recorded("devnet/chain.car.zst").parent)
-    node.advance(len(node.chain.changes) - ahead)
-    store = MemoryStore()
-    async with following(store, [node.base], bridge_settings(0)) as bridge:
-        async with asyncio.timeout(60):
-            while bridge.head is None or bridge.head.head.key != node.head.key:
-                await asyncio.sleep(0.002)
-            await bridge.backfill.idle.wait()
-    network = await load_network(store)
-    assert network is not None
-    client = NodeClient(parse_node_info(node.base)[0], timeout=30)
-    route = ForwardRoute([ForwardNode.of(client)])
-    objects = Objects(store, fetch=node_sources([client], 256).read if fetches else None)
-    index = ChainIndex(store, objects, network, longest_walk=3)
-    services = Services(
-        store=store,
-        index=index,
-        objects=objects,
-        network=network,
-        head_source=StoreHeads(store, index),
-        node=route,
-    )
-    node.advance(ahead)
-    watched = Watched(route)
-    dispatcher = Dispatcher(services)
-    through = dispatcher.read_through = ReadThrough(
-        watched, fill_epochs=fill_epochs, address_prefix=network.address_prefix
-    )
-    try:
-        yield Follower(node, store, watched, through, dispatcher)
-    finally:
-        await route.close()
-        await client.close()
-        await node.stop()
 
 
 def questions() -> list[Record]:
@@ -185,29 +76,19 @@ async def test_what_is_not_held_is_answered_as_lotus_did_and_here_once_it_is_fil
         assert one.route.asked == []
 
 
-async def test_a_lie_is_refused_and_leaves_nothing_behind(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_object_that_no_node_gives_rightly_is_not_answered_nor_stored(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with follower() as one:
         height = one.node.head.height - 500
         tipset = await one.node.index.at_height(one.node.head, height)
         message = tipset.blocks[0].messages
         below = await one.node.index.parent(tipset)
-
-        def lie(answer: Any) -> None:
-            if isinstance(answer, dict) and "Blocks" in answer:
-                answer["Blocks"][0]["Messages"] = answer["Blocks"][0]["ParentStateRoot"]
-
-        one.route.lie = lie
-        answer = await one.ask("Filecoin.ChainGetTipSetByHeight", height, [])
-        assert answer["error"]["message"] == "the full node's answer is not what its CIDs say"
-        assert one.read_through.refused == 1 and "another tipset than" in caplog.text
-        assert await load_wanted_epoch(one.store) is None
-        # an object that does not hash to its CID is not answered, and a tipset of such headers neither
         one.node.faults.lies = {cid.multihash for cid in below.key.cids} | {message.multihash}
-        one.route.lie = lambda _: None
         assert "error" in await one.ask("Filecoin.ChainReadObj", {"/": str(message)})
         answer = await one.ask("Filecoin.ChainGetTipSetByHeight", below.height, [])
-        assert answer["error"]["message"] == "the full node's answer is not what its CIDs say"
-        assert one.read_through.refused == 2
+        assert "not held" in answer["error"]["message"]
+        assert await load_wanted_epoch(one.store) is None
         # nor does the bridge store it
         await want_epoch(one.store, below.height)
         caplog.clear()
@@ -220,18 +101,33 @@ async def test_a_lie_is_refused_and_leaves_nothing_behind(caplog: pytest.LogCapt
         assert (await covered(one.store, b"messages"))[-1][0] > height
 
 
-async def test_only_what_belongs_to_the_heads_chain_is_asked() -> None:
+async def test_ranges_that_end_at_the_head_are_those_of_its_chain() -> None:
+    """The node has gone on and has left the follower's head, by a reorg: nothing of its new chain is told."""
+    recorded_logs: list[Any] = []
+    async with follower(ahead=60) as one:
+        low = one.node.head.height - 300
+        head = (await one.ask("Filecoin.ChainHead"))["result"]["Height"]
+        answer = await one.ask("eth_getLogs", {"fromBlock": hex(low), "toBlock": "latest"})
+        recorded_logs = answer["result"]
+        assert recorded_logs and max(int(one["blockNumber"], 16) for one in recorded_logs) < head
+        index = one.node.index
+        anchor = await index.at_height(one.node.head, head)
+        for log in recorded_logs:
+            tipset = await index.at_height(anchor, int(log["blockNumber"], 16))
+            assert log["blockHash"] == "0x" + tipset.key.block_hash.hex()
+        # the store holds the upper part: each part alone is answered too, and both make the whole
+        middle = head - HELD // 2
+        parts = [
+            (await one.ask("eth_getLogs", {"fromBlock": hex(start), "toBlock": hex(end)}))["result"]
+            for start, end in ((low, middle), (middle + 1, head - 1))
+        ]
+        assert [*parts[0], *parts[1]] == recorded_logs
+
+
+async def test_without_objects_nothing_is_answered() -> None:
     async with follower(fetches=False) as one:
-        # the newest epochs of a range may differ from head to head: the node is not asked
-        answer = await one.ask("eth_getLogs", {"fromBlock": "0x1", "toBlock": "latest"})
-        assert "not held" in answer["error"]["message"]
-        answer = await one.ask("eth_getLogs", {"fromBlock": hex(one.node.head.height - 500), "toBlock": "latest"})
-        assert "not held" in answer["error"]["message"]
-        assert one.route.asked == []
-        # final ones do not
         answer = await one.ask("eth_getLogs", {"fromBlock": "0x1", "toBlock": "0x64"})
-        assert isinstance(answer["result"], list)
-        assert one.route.asked == ["Filecoin.EthGetLogs"]
+        assert "not held" in answer["error"]["message"]
 
 
 async def test_nothing_is_told_of_what_is_above_the_requests_head() -> None:
@@ -271,7 +167,7 @@ async def test_a_store_that_may_only_be_read_is_asked_of_the_node_each_time(monk
         monkeypatch.setattr(one.store, "write", refuse)
         for _ in range(2):
             assert (await one.ask("Filecoin.ChainGetTipSetByHeight", 7, []))["result"]["Height"] == 7
-        assert one.route.asked.count("Filecoin.ChainGetTipSetByHeight") == 2
+        assert one.read_through.answered == 2
         assert await load_wanted_epoch(one.store) is None
 
 

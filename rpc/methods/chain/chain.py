@@ -15,6 +15,7 @@ from blockstore.cid import Cid
 from blockstore.errors import Missing
 from chain.errors import BadObject, NotFound, NotHeld
 from chain.ipld.amt import Amt
+from chain.ipld.dag_cbor import encode
 from chain.ipld.dag_stat import stat_dag
 from chain.message import SignedMessage, decode_any_message, event_from_fields, receipt_from_fields
 from chain.state.tipset_events import EVENTS_BIT_WIDTH
@@ -266,9 +267,20 @@ async def chain_read_obj(ctx: Context, obj: Cid) -> bytes:
     if not obj:
         raise MethodError("blockstore get: error decoding identity cid b: multihash too short. must be >= 2 bytes")
     try:
-        return await ctx.objects.get(obj)
+        return await _read_object(ctx, obj)
     except Missing:
         raise NotFound(f"blockstore get: ipld: could not find {obj}") from None
+
+
+async def _read_object(ctx: Context, obj: Cid) -> bytes:
+    """An object. Tipset keys are objects too, as Lotus stores them: here they are made of rows. Errors: Missing."""
+    try:
+        return await ctx.objects.get(obj)
+    except Missing:
+        key = await ctx.index.key_of(obj)
+        if key is None:
+            raise
+        return encode(bytes(key))
 
 
 @method("Filecoin.ChainHasObj", cache=Cache.IMMUTABLE)
@@ -277,7 +289,7 @@ async def chain_has_obj(ctx: Context, obj: Cid) -> bool:
     if not obj:
         return True  # to a node's store the undefined CID is an identity CID, and these are always there
     try:
-        await ctx.objects.get(obj)
+        await _read_object(ctx, obj)
     except Missing:
         return False  # an absence, so it is never kept: objects come without a head too
     return True

@@ -14,7 +14,9 @@ from blockstore.errors import Missing
 from blockstore.store import COVERAGE, EVENTS, HEIGHTS, MESSAGES
 from chain.errors import BadObject, BadRequest, ChainError, NotHeld
 from chain.index.chain_index import height_row
+from chain.index.coverage import MESSAGES_INDEX, covered, ranges_text
 from chain.index.event_rows import (
+    EVENTS_INDEX,
     IndexedEvent,
     at_key,
     chunk_row,
@@ -73,6 +75,7 @@ async def chain_validate_index(ctx: Context, epoch: int, backfill: bool) -> dict
         )
     if epoch < 0:
         raise BadRequest(f"failed to get tipset at height {epoch}: height {epoch} is negative")
+    await _check_covered(ctx, MESSAGES_INDEX, epoch)
     tipset = await ctx.index.at_height(head, epoch)
     if tipset.height != epoch:
         # rows of a lost fork stay in the index: only the head's chain tells a null round
@@ -83,6 +86,13 @@ async def chain_validate_index(ctx: Context, epoch: int, backfill: bool) -> dict
         if backfill:
             raise MethodError(f"{error}; a follower cannot backfill: the bridge that writes the store does") from error
         raise
+
+
+async def _check_covered(ctx: Context, index: bytes, epoch: int) -> None:
+    """Errors: NotHeld, where the store has no rows of an epoch: there is nothing to compare, whatever a node holds."""
+    ranges = await covered(ctx.store, index)
+    if not any(low <= epoch <= high for low, high in ranges):
+        raise NotHeld(f"the index at height {epoch}: the store's index of {index.decode()} has {ranges_text(ranges)}")
 
 
 async def _validated(ctx: Context, head: Tipset, tipset: Tipset) -> dict[str, Any]:
@@ -121,6 +131,7 @@ async def _indexed_events(ctx: Context, tipset: Tipset) -> list[IndexedEvent]:
     key = at_key(height, digest)
     mark = await ctx.store.row(COVERAGE, mark_partition(height), key)
     if mark is None:
+        await _check_covered(ctx, EVENTS_INDEX, height)
         return []
     try:
         _, count = decode_mark(mark)
