@@ -215,6 +215,27 @@ async def test_a_source_tells_the_next_head_once_the_last_one_was_pushed() -> No
     assert most == 1
 
 
+async def test_others_have_their_turn_while_a_source_tells_many() -> None:
+    ctx, feed, told = Context(services()), Feed(), 0
+    channels = [heard(ctx, "feed", feed.make, 10) for _ in range(1000)]
+
+    def take(texts: Sequence[SharedText]) -> None:
+        nonlocal told
+        told += 1
+
+    for values in channels:
+        (await anext(values)).attach(take)
+    await feed.tell(shown(11, "a"))
+    turns = []
+    while told < 1000:
+        before = told
+        await asyncio.sleep(0)
+        turns.append(told - before)
+    assert 0 < max(turns) < 200
+    for values in channels:
+        await values.aclose()  # type: ignore[attr-defined]
+
+
 async def test_a_reader_that_nobody_attaches_holds_a_bounded_number() -> None:
     reader = SharedReader(5, buffer=3)
     for _ in range(4):
