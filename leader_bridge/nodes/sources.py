@@ -36,6 +36,9 @@ _BUSY_WORDS: Final = ("limit", "too many", "busy", "timeout", "timed out", "dead
 _LONGEST_BAD_OBJECT_COOLDOWN: Final = 600.0
 #: seconds in which a followed node that is cordoned is left
 _CORDON_SECONDS: Final = 1.0
+#: full batches after which a smaller batch grows again; twice as many each time that proves wrong
+_GROW_AFTER: Final = 16
+_MOST_GROW_AFTER: Final = 4096
 #: how long a node has to answer a probe
 _PROBE_TIMEOUT: Final = 2.0
 
@@ -65,7 +68,11 @@ class Source:
 
     def __init__(self, client: NodeClient, batch: int) -> None:
         self.client = client
-        self.batch = batch
+        self.batch = self._most_batch = batch
+        #: full batches that were answered since it got smaller, and after how many it grows
+        self._full_batches = 0
+        self._grow_after = _GROW_AFTER
+        self._has_grown = False
         self.refusal = ""
         #: an operator wants it to be left alone
         self.is_cordoned = False
@@ -86,6 +93,23 @@ class Source:
     def may_be_used(self) -> bool:
         """Whether it may be asked at all, when it does not cool down."""
         return not self.refusal and not self.is_cordoned
+
+    def shrink_batch(self, size: int) -> None:
+        """A batch of this size has failed as a whole: ask for half of it."""
+        self.batch = max(1, size // 2)
+        self._full_batches = 0
+        if self._has_grown:
+            # its own limit, most likely
+            self._grow_after, self._has_grown = min(2 * self._grow_after, _MOST_GROW_AFTER), False
+
+    def batch_answered(self, size: int) -> None:
+        """A batch was answered. After some full ones the next are larger: what failed may have been a bad moment."""
+        if size < self.batch or self.batch == self._most_batch:
+            return
+        self._full_batches += 1
+        if self._full_batches >= self._grow_after:
+            self.batch = min(2 * self.batch, self._most_batch)
+            self._full_batches, self._has_grown = 0, True
 
     def cool_down(self, seconds: float) -> None:
         """Leave the node alone for a while."""
@@ -281,10 +305,11 @@ class Sources:
                 if len(part) == 1:
                     raise
                 # an endpoint with a smaller limit for batches, or none at all
-                source.batch = max(1, len(part) // 2)
+                source.shrink_batch(len(part))
                 log.info("%s: batches of %d from now on (%s)", source.name, source.batch, error)
                 continue
             source.mark_healthy()
+            source.batch_answered(len(part))
             at += len(part)
             for cid, answer in zip(part, answers, strict=True):
                 if isinstance(answer, CallFailed):

@@ -69,18 +69,21 @@ async def _gaps_of_bucket(
         if digest is not None:
             expected.update(done_keys(height, digest, tasks))
     null_rounds: set[int] = set()
+    #: (epoch, task) where the chain could not be read
+    unread: set[tuple[int, bytes]] = set()
     async for page in report_pages(store, low, high):
         keys = [key for key, _ in page]
         expected.difference_update(keys)
         if since is not None:
-            failed = [decode_report(key, value) for key, value in page if key[40] and key[8:40] != NULL_ROUND]
-            expected.difference_update(
-                report_key(one.height, one.tipset, one.task, done=True) for one in failed if one.ended_ms >= since
-            )
+            failed = [one for key, value in page if key[40] and (one := decode_report(key, value)).ended_ms >= since]
+            expected.difference_update(report_key(one.height, one.tipset, one.task, done=True) for one in failed)
+            unread.update((one.height, one.task.encode()) for one in failed if one.tipset == NULL_ROUND)
         null_rounds.update(int.from_bytes(key[:8], "big") for key in keys if key[8:41] == NULL_ROUND + b"\0")
     missing: dict[int, set[bytes]] = {}
     for key in expected:
-        missing.setdefault(int.from_bytes(key[:8], "big"), set()).add(key)
+        height = int.from_bytes(key[:8], "big")
+        if (height, key[41:]) not in unread:
+            missing.setdefault(height, set()).add(key)
     gaps: Gaps = []
     for height in sorted(missing):
         keys_at = missing[height]

@@ -108,6 +108,10 @@ class Worker:
         except _FAILURES as error:
             log.warning("a job of class %s, epochs %d to %d, failed: %s", job.queue, job.low, job.high, error)
             failed = True
+        except Exception:
+            # a fault of the program: other jobs go on, and this one is not given out without end
+            log.exception("a job of class %s, epochs %d to %d, has met a fault", job.queue, job.low, job.high)
+            failed = True
         finally:
             metrics.POOL_JOB_SECONDS.labels(job.queue).observe(monotonic() - began)
         if not failed:
@@ -137,8 +141,12 @@ class Worker:
                 raise Defer(f"the head of this store is at epoch {head.height}, below {height}")
             try:
                 tipset = await self._context.index.at_height(head, height)
-            except NotHeld as error:
-                await self._not_held(job, height, str(error))
+            except (NotHeld, Missing) as error:
+                await self._not_read(job, height, Outcome(Status.SKIP, f"not held: {error}"))
+                continue
+            except ChainError as error:
+                await self._not_read(job, height, Outcome(Status.ERROR, f"{type(error).__name__}: {error}"))
+                failed = True
                 continue
             if tipset.height == height:
                 failed |= await self._tipset(job, tipset)
@@ -194,9 +202,8 @@ class Worker:
         reports = [self._made(height, NULL_ROUND, name, outcome, self._wall()) for name in lacking]
         await self._save(job, reports, failed_before)
 
-    async def _not_held(self, job: Job, height: int, why: str) -> None:
-        """Report that the chain is not held down to an epoch. Errors: StoreError."""
-        outcome = Outcome(Status.SKIP, f"not held: {why}")
+    async def _not_read(self, job: Job, height: int, outcome: Outcome) -> None:
+        """Report that the chain cannot be read down to an epoch. Errors: StoreError."""
         await self._save(job, [self._made(height, NULL_ROUND, name, outcome, self._wall()) for name in job.tasks])
 
     async def _save(self, job: Job, reports: list[Report], failed_before: Collection[str] = ()) -> None:

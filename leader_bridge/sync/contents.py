@@ -23,8 +23,8 @@ from leader_bridge.nodes.sources import Fetched
 from leader_bridge.store.mirror import Fetcher, is_walked
 from leader_bridge.sync.checkpoint import Checkpoint
 from leader_bridge.sync.downloads import Downloads
-from leader_bridge.sync.pool import NotHeldAnywhere, Pool
-from leader_bridge.sync.requests import Priority
+from leader_bridge.sync.pool import Pool
+from leader_bridge.sync.requests import NotHeldAnywhere, Priority
 from leader_bridge.sync.results import Result, Results
 from leader_bridge.sync.run_together import run_together
 from leader_bridge.sync.sources.source import Answer, BadSource, RangeWork

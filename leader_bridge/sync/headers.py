@@ -7,6 +7,7 @@ another chain is found out at the release: its results are withdrawn and asked f
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -21,12 +22,15 @@ from chain.tipset import Tipset, TipsetKey
 from leader_bridge.imports.progress import Reporter
 from leader_bridge.sync.checkpoint import Checkpoint
 from leader_bridge.sync.downloads import Downloads
-from leader_bridge.sync.pool import NotHeldAnywhere, Pool
+from leader_bridge.sync.pool import Pool
+from leader_bridge.sync.requests import NotHeldAnywhere
 from leader_bridge.sync.results import Result, Results
 from leader_bridge.sync.run_together import run_together
 from leader_bridge.sync.sources.source import Answer, BadSource, RangeWork
 from leader_bridge.sync.waiting_ranges import WaitingRanges
 from rpc.server.ranges.wire import HEADERS, RANGE_EPOCHS
+
+log = logging.getLogger(__name__)
 
 #: ranges that are released in one go
 _RELEASED: Final = 16
@@ -37,7 +41,7 @@ _MOST_BLOCKS: Final = 64
 
 
 class ChainEnds(Exception):
-    """No source holds the chain further down."""
+    """No source that can be asked holds the chain further down."""
 
 
 async def held_tipset(store: Store, key: TipsetKey) -> Tipset | None:
@@ -73,7 +77,16 @@ _Chain = Sequence[tuple[Tipset, Mapping[Cid, bytes]]]
 class HeaderStage:
     """Gets the headers from the chosen head down to `checkpoint.floor`, or to where they are held already."""
 
-    def __init__(self, store: Store, pool: Pool, checkpoint: Checkpoint, progress: Reporter) -> None:
+    def __init__(
+        self,
+        store: Store,
+        pool: Pool,
+        checkpoint: Checkpoint,
+        progress: Reporter,
+        offered: Mapping[str, int] | None = None,
+    ) -> None:
+        """`offered`: by source, the lowest epoch from which on it says that it holds headers."""
+        self._offered = offered or {}
         self._store = store
         self._pool = pool
         self._checkpoint = checkpoint
@@ -174,9 +187,18 @@ class HeaderStage:
             async with self._pool.answered(work, never=self._never.get(number, frozenset())) as (name, answer):
                 await self._take(number, name, answer, low, high)
                 await self._release()
-        except NotHeldAnywhere:
-            if self._never.pop(number, None) is None:
-                raise ChainEnds(f"no source holds the headers of epochs {low} to {high}") from None
+        except NotHeldAnywhere as error:
+            if self._never.pop(number, None) is not None:
+                return
+            text = f"no source holds the headers of epochs {low} to {high}"
+            offering = {name for name, lowest in self._offered.items() if lowest <= low}
+            if high >= self._checkpoint.height or not offering <= error.sources:
+                raise ChainEnds(f"{text} that can be asked now") from None
+            # whoever has offered them says now that it does not hold them
+            if high + 1 > self._checkpoint.floor:
+                log.warning("%s, though they were offered: the chain is filled down to epoch %d", text, high + 1)
+                self._checkpoint.floor = high + 1
+            self._downloads.end_at(number - 1)
 
     async def _take(self, number: int, name: str, answer: Answer, low: int, high: int) -> None:
         """Put a range in line; it outlives a kill, also while it waits for those above it."""

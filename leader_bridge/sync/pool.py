@@ -24,7 +24,9 @@ from leader_bridge.sync.requests import (
     REQUEST_SECONDS,
     Cancelled,
     Closed,
+    Lacks,
     NoSources,
+    NotHeldAnywhere,
     Priority,
     RequestError,
     Requests,
@@ -66,10 +68,6 @@ _SAY_SECONDS: Final = 60.0
 
 #: stores objects; how each is stored now
 StoreFound = Callable[[Mapping[Cid, bytes]], Awaitable[Mapping[Cid, Held]]]
-
-
-class NotHeldAnywhere(Exception):
-    """Every source that may be asked says that it does not hold it."""
 
 
 class Pool:
@@ -192,11 +190,11 @@ class Pool:
         while True:
             try:
                 return await self._first_answer(work, frozenset(lacking), priority)
-            except _Lacks as error:
+            except Lacks as error:
                 lacking.add(error.source)
             except NoSources:
                 if lacking:
-                    raise NotHeldAnywhere(f"none of {len(lacking)} sources holds it") from None
+                    raise NotHeldAnywhere(frozenset(lacking)) from None
                 self._say_that_it_waits()
                 await asyncio.sleep(1.0)
             except (Closed, NotHeldAnywhere):
@@ -226,7 +224,7 @@ class Pool:
                         return one.future.result()
                     if not tries:
                         one.future.result()
-                    if isinstance(one.future.exception(), _Lacks):
+                    if isinstance(one.future.exception(), Lacks):
                         never |= {one.ticket.source}
         finally:
             for one in tries:
@@ -299,13 +297,25 @@ class Pool:
         return await self.objects(cids)
 
     async def offer(self, name: str) -> Offer:
-        """What a source holds; the question counts like any other. Errors: SourceError."""
+        """What a source holds; the question counts like any other, and waits as long as the source wants.
+
+        Errors: SourceError.
+        """
         one = self.standings[name]
-        await asyncio.sleep(max(one.window.wait_seconds(monotonic()), self._all.wait_seconds(monotonic())))
+        # again after each wait: others that waited for the same moment may have been sent
+        while True:
+            now = monotonic()
+            waits = (one.told_to_wait_until - now, one.window.wait_seconds(now), self._all.wait_seconds(now))
+            if max(waits) <= 0:
+                break
+            await asyncio.sleep(max(waits))
         one.window.start(monotonic())
         self._all.start(monotonic())
         try:
             return await one.source.offer()
+        except SourceBusy as error:
+            self._told_to_wait(one, error)
+            raise
         finally:
             one.window.ended(monotonic())
 
@@ -434,12 +444,10 @@ class Pool:
             case NotHeldThere():
                 one.failures = 0
                 one.pauses.answered()
-                self._requests.fail(name, ticket.number, _Lacks(name))
+                self._requests.fail(name, ticket.number, Lacks(name))
                 return
             case SourceBusy():
-                one.limited += 1
-                metrics.LIMITED.labels(name).inc()
-                one.pauses.told_to_wait(monotonic(), error.seconds)
+                self._told_to_wait(one, error)
             case SourceRefuses():
                 self.refuse(name, str(error))
             case LyingSource():
@@ -449,6 +457,11 @@ class Pool:
             case _:
                 self._failed(one, error, is_own_fault=False)
         self._requests.fail(name, ticket.number, Cancelled(str(error)))
+
+    def _told_to_wait(self, one: Standing, error: SourceBusy) -> None:
+        one.limited += 1
+        metrics.LIMITED.labels(one.source.name).inc()
+        one.told_to_wait_until = one.pauses.told_to_wait(monotonic(), error.seconds)
 
     def _failed(self, one: Standing, error: Exception, *, is_own_fault: bool) -> None:
         metrics.FAILURES.labels(one.source.name).inc()
@@ -479,11 +492,3 @@ class _Try:
     @property
     def is_answered(self) -> bool:
         return self.future.done() and not self.future.cancelled() and self.future.exception() is None
-
-
-class _Lacks(RequestError):
-    """A source says that it does not hold what it was asked for."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__(f"{source} does not hold it")
-        self.source = source

@@ -51,6 +51,22 @@ class Cancelled(RequestError):
     """The caller took the request back."""
 
 
+class Lacks(RequestError):
+    """A source says that it does not hold what it was asked for."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(f"{source} does not hold it")
+        self.source = source
+
+
+class NotHeldAnywhere(Exception):
+    """Every source that may be asked says that it does not hold it: `sources`, with those that were not to be asked."""
+
+    def __init__(self, sources: frozenset[str] = frozenset()) -> None:
+        super().__init__(f"none of {len(sources)} sources holds it")
+        self.sources = sources
+
+
 class Priority(IntEnum):
     """Requests of the higher priority are sent first."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -45,14 +44,14 @@ from leader_bridge.sync.checkpoint import (
 )
 from leader_bridge.sync.contents import ContentStage
 from leader_bridge.sync.gather_most import gather_most
-from leader_bridge.sync.headers import HeaderStage, held_tipset
+from leader_bridge.sync.headers import ChainEnds, HeaderStage, held_tipset
 from leader_bridge.sync.pool import Pool
 from leader_bridge.sync.sources.node import NodeSource
 from leader_bridge.sync.sources.source import NotHeldThere, SourceBusy, SourceError, SourceRefuses
 from leader_bridge.sync.stage_progress import StageProgress
 from leader_bridge.sync.states import close_states
 from leader_bridge.sync.storing import StoringFetcher, prompt_mirror
-from leader_bridge.sync.votes import Chosen, NoMajority, choose_head
+from leader_bridge.sync.votes import Chosen, NoMajority, choose_head, choose_network
 from rpc.server.ranges.wire import Offer
 
 log = logging.getLogger(__name__)
@@ -66,6 +65,8 @@ _MOST_WITHOUT_STATE: Final = 3
 FINALITY: Final = 900
 #: seconds between two questions for heads that have no majority
 _ASK_AGAIN_SECONDS: Final = 5.0
+#: seconds between two lines about the same trouble
+_SAY_SECONDS: Final = 60.0
 _GROUP: Final = 256
 
 
@@ -173,7 +174,7 @@ class _Sync:
         """The head of most sources. Errors: SyncFailed, WrongNetwork."""
         self._progress.phase(HEADS_STAGE, len(self._pool.standings), "sources")
         give_up_at = asyncio.get_running_loop().time() + self._options.majority_seconds
-        said = ""
+        said, say_again_at = "", 0.0
         while True:
             await self._ask_for_offers()
             self._progress.at(len(self._offers))
@@ -182,10 +183,14 @@ class _Sync:
                 chains = {name: offer.chain for name, offer in self._offers.items() if self._votes(name)}
                 chosen = choose_head(chains)
             except NoMajority as error:
-                if asyncio.get_running_loop().time() >= give_up_at:
+                now = asyncio.get_running_loop().time()
+                if not self._offers:
+                    # the network is cut: nobody disagrees
+                    give_up_at = now + self._options.majority_seconds
+                if now >= give_up_at:
                     raise SyncFailed(f"{error}; nothing is filled from sources that do not agree") from None
-                if str(error) != said:
-                    said = str(error)
+                if str(error) != said or now >= say_again_at:
+                    said, say_again_at = str(error), now + _SAY_SECONDS
                     self._progress.say(f"{error}; asking again")
                 await asyncio.sleep(_ASK_AGAIN_SECONDS)
                 continue
@@ -225,7 +230,7 @@ class _Sync:
     async def _check_network(self) -> None:
         """Take the network that most sources are of, or that the store is of; others are no sources.
 
-        Errors: NoMajority (no source tells it), WrongNetwork (no source is of the store's).
+        Errors: NoMajority (no source tells it, or they differ), WrongNetwork (no source is of the store's).
         """
         record = self._network or await load_network(self._store)
         told: dict[str, NetworkRecord] = {}
@@ -236,8 +241,7 @@ class _Sync:
                 except BadRequest as error:
                     self._pool.refuse(name, f"{name}: {error}")
         if record is None and told:
-            (genesis, _), _ = Counter((one.genesis, one.name) for one in told.values()).most_common(1)[0]
-            record = next(one for one in told.values() if one.genesis == genesis)
+            record = choose_network(told)
         if record is None:
             record = await self._network_of_node()
         for name, one in told.items():
@@ -295,7 +299,11 @@ class _Sync:
 
     async def _fill(self, point: Checkpoint) -> bool:
         """Run the stages for one head; whether its state is held."""
-        await HeaderStage(self._store, self._pool, point, self._progress).run()
+        offered = {name: offer.held["headers"] for name, offer in self._offers.items() if "headers" in offer.held}
+        try:
+            await HeaderStage(self._store, self._pool, point, self._progress, offered).run()
+        except ChainEnds as error:
+            raise SyncFailed(f"{error}; the same command goes on when one gives them") from None
         await self._enter(point, CONTENTS_STAGE)
         policy = self._options.policy
         lowest = policy.lowest_messages(point.height)

@@ -28,7 +28,8 @@ from leader_bridge.clock import monotonic
 from leader_bridge.dispersal.folders import join_files
 from leader_bridge.imports.progress import Reporter
 from leader_bridge.sync.gather_most import gather_most
-from leader_bridge.sync.pool import NotHeldAnywhere, Pool
+from leader_bridge.sync.pool import Pool
+from leader_bridge.sync.requests import NotHeldAnywhere
 from leader_bridge.sync.run_together import run_together
 from leader_bridge.sync.sources.source import (
     Answer,

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from leader_bridge.tables.source import TipsetView
-from leader_bridge.tables.table import Row, Task, table
+from leader_bridge.tables.table import Row, Task, signed, table
 
 
 async def _headers(view: TipsetView) -> AsyncIterator[list[Row]]:
@@ -20,7 +20,7 @@ async def _headers(view: TipsetView) -> AsyncIterator[list[Row]]:
             str(block.parent_state_root),
             block.election_proof[0] if block.election_proof else 0,
             block.timestamp,
-            block.fork_signaling,
+            signed(block.fork_signaling),
         )
         for block in view.tipset.blocks
     ]
@@ -41,7 +41,7 @@ parent_base_fee    text    Base fee, attoFIL for a unit of gas.
 parent_state_root  text    CID of the state before the block's messages.
 win_count          bigint? Times that the miner won in this epoch.
 timestamp          bigint  Seconds since 1970.
-fork_signaling     bigint  Flag that the miner set.
+fork_signaling     bigint  What the miner set; from 2^63 on less 2^64.
 """,
     ),
     _headers,

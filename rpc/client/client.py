@@ -159,7 +159,7 @@ class NodeClient:
         if status in (401, 403):
             raise NodeRefused(f"{self.name}: the token is not taken (HTTP {status})")
         if status == 429:
-            seconds = float(retry_after) if retry_after.isdigit() else 5.0
+            seconds = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else 5.0
             raise RateLimited(f"{self.name}: asked to come later", min(seconds, 300.0))
         try:
             return orjson.loads(answer)

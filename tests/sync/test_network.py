@@ -17,8 +17,8 @@ from blockstore.store import Store
 from chain.tipset import TipsetKey
 from devnode.replay import start_replay
 from leader_bridge.sync.discovery import looking_for_sources
-from leader_bridge.sync.pool import NotHeldAnywhere, Pool
-from leader_bridge.sync.requests import Closed
+from leader_bridge.sync.pool import Pool
+from leader_bridge.sync.requests import Closed, NotHeldAnywhere
 from leader_bridge.sync.run import SyncOptions, sync_store
 from leader_bridge.sync.sources.node import NodeSource
 from leader_bridge.sync.sources.source import (

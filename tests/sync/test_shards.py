@@ -21,12 +21,14 @@ from blockstore.lmdb.store import LmdbStore
 from blockstore.shards.erasure import is_available
 from blockstore.shards.folder import find_shards, read_shard, write_shards
 from blockstore.store import Store
+from chain.errors import NotHeld
 from leader_bridge.dispersal.folders import cut_file
 from leader_bridge.imports.progress import Silent
 from leader_bridge.sync import shards as stage
 from leader_bridge.sync.pool import Pool
 from leader_bridge.sync.shards import files_of_shards
 from rpc.server.ranges.page import RangeLimits, RangePages
+from rpc.server.ranges.shard_files import ShardFiles
 from tests.support.paths import ROOT
 from tests.support.processes import clean_environment, follower_process
 from tests.support.proxies import free_port
@@ -200,6 +202,10 @@ async def test_a_damaged_file_costs_one_shard_and_blames_nobody(devnet: Store, t
     data[-1] ^= 1
     broken.write_bytes(data)
     (folders[1] / "a.shard").write_bytes(b"none")
+    with pytest.raises(NotHeld):
+        ShardFiles(folders[1]).content(broken.name)
+    with pytest.raises(NotHeld):
+        ShardFiles(folders[1]).content("../disk 0/snapshot.car.1.5.shard")
     async with kept_by(devnet, folders) as (pool, _):
         (path,), _ = await get(pool, tmp_path / "new")
         assert path.read_bytes() == DATA

@@ -219,6 +219,18 @@ async def test_a_password_is_in_no_error(place: Place) -> None:
         assert not [word for word in (PASSWORD, "s3cret", "s3c%ret") if word in str(error.value)], str(error.value)
 
 
+async def test_a_database_that_is_gone_is_noticed(place: Place) -> None:
+    if place.url.startswith("parquet:"):
+        return
+    for url, idle in ((place.url, "30"), (f"{place.url}&keepalives_idle=77", "77")):
+        sink = await open_sink(url, [])
+        assert isinstance(sink, postgres.PostgresSink)
+        told = sink._connection.info.get_parameters()
+        await sink.close()
+        assert (told["keepalives_idle"], told["keepalives_count"], told["tcp_user_timeout"]) == (idle, "6", "90000")
+        assert told["connect_timeout"] == "30"
+
+
 async def test_two_runs_into_one_folder(tmp_path: Path) -> None:
     sink = await open_sink(f"parquet:{tmp_path}", [])
     with pytest.raises(SinkError, match="another run writes tables into"):

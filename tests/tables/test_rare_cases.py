@@ -14,6 +14,7 @@ from chain.actors.load import States
 from chain.tipset import Tipset
 from chain.tipset_messages import IncludedMessage
 from leader_bridge.tables.actors import ACTOR_STATES, ACTORS
+from leader_bridge.tables.blocks import BLOCK_HEADERS
 from leader_bridge.tables.executed import GAS_OUTPUTS, PARSED_MESSAGES, RECEIPTS
 from leader_bridge.tables.extract import extract_tipset
 from leader_bridge.tables.messages import MESSAGES
@@ -124,6 +125,21 @@ async def test_a_method_of_64_bits(kind: str, store_of: StoreOf, tmp_path: Path)
     await sink.close()
     assert {row["method"] for task in tasks[:2] for row in place.rows(task.table)} == {-1}
     assert "18446744073709551615" in {row["method"] for row in place.rows(PARSED_MESSAGES.table)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_flag_of_64_bits_in_a_header(kind: str, store_of: StoreOf, tmp_path: Path) -> None:
+    """A miner may set any: no rule of the chain says what it is."""
+    store = await store_of("devnet")
+    source, tipset, child = await _tipset(store, 600)
+    odd = Tipset.of([replace(block, fork_signaling=(1 << 64) - 2) for block in tipset.blocks])
+    place = new_place(kind, lambda: tmp_path)
+    sink = await open_sink(place.url, [BLOCK_HEADERS.table])
+    await sink.begin(odd.height, odd.height, [BLOCK_HEADERS])
+    assert await extract_tipset(sink, BLOCK_HEADERS, source.view(odd, child))
+    await sink.end()
+    await sink.close()
+    assert {row["fork_signaling"] for row in place.rows(BLOCK_HEADERS.table)} == {-2}
 
 
 @pytest.mark.parametrize(

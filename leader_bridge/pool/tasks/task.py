@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 from blockstore.store import ObjectStore, Store
-from chain.errors import NotHeld
+from chain.errors import BadObject, NotHeld
 from chain.index.chain_index import ChainIndex
 from chain.ipld.objects import Objects
 from chain.network import NetworkRecord, load_network
@@ -70,8 +71,9 @@ class TaskContext:
         """A job on epochs `low` to `high` begins: read at once what its tasks ask for singly. Errors: StoreError."""
         self.head = head
         self._network = await load_network(self.store)
-        # each tipset is read with the one that stands on it
-        await self.index.read_rows(low, min(high + 1, head.height))
+        # each tipset is read with the one that stands on it; a damaged row is told where it is needed
+        with contextlib.suppress(BadObject):
+            await self.index.read_rows(low, min(high + 1, head.height))
 
     async def network(self) -> NetworkRecord:
         """The network's record. Errors: Defer (a new store does not say it yet)."""

@@ -58,9 +58,11 @@ class Pauses:
         self.until = max(self.until, now + seconds)
         return seconds
 
-    def told_to_wait(self, now: float, seconds: float) -> None:
-        """The source says when it may be asked again (429, `Retry-After`): no failure."""
-        self.until = max(self.until, now + min(seconds, self.LONGEST))
+    def told_to_wait(self, now: float, seconds: float) -> float:
+        """The source says when it may be asked again (429, `Retry-After`): no failure. When that is."""
+        until = now + min(seconds, self.LONGEST)
+        self.until = max(self.until, until)
+        return until
 
     def answered(self) -> None:
         """A good answer came."""

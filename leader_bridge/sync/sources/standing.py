@@ -23,6 +23,8 @@ class Standing:
     pauses: Pauses = field(default_factory=Pauses)
     #: in a row, by its own fault
     failures: int = 0
+    #: until then it does not want to be asked for anything
+    told_to_wait_until: float = 0.0
     errors: int = 0
     requests: int = 0
     objects: int = 0

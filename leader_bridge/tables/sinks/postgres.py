@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 
 from blockstore.store_url import public_url
@@ -23,6 +23,14 @@ LEDGER: Final = "extracted_tipsets"
 #: epochs of a transaction: a reader waits for no more, and a killed run loses no more
 SPAN_EPOCHS: Final = 60
 _CONNECT_SECONDS: Final = 30
+#: of a connection, where the URL says nothing else: a machine that is gone is noticed within a minute or two, though it
+#: closes nothing (seconds, tries; of the last one milliseconds)
+_KEEPALIVE: Final = {
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 6,
+    "tcp_user_timeout": 90_000,
+}
 #: seconds after which a server that does not answer a rollback is left
 _ROLLBACK_SECONDS: Final = 10.0
 #: rows of a task that wait to be sent, in about so many bytes of memory
@@ -247,7 +255,11 @@ def _clean(text: str) -> str:
 async def _connect(url: str, name: str) -> psycopg.AsyncConnection[Any]:
     """Errors: SinkError."""
     try:
-        return await psycopg.AsyncConnection.connect(url, connect_timeout=_CONNECT_SECONDS)
+        own = {"connect_timeout": _CONNECT_SECONDS, **_KEEPALIVE}
+        named = conninfo_to_dict(url)
+        return await psycopg.AsyncConnection.connect(
+            make_conninfo(url, **{name: value for name, value in own.items() if name not in named})
+        )
     except psycopg.Error as error:
         raise _sink_error(name, error) from None
 

@@ -98,6 +98,8 @@ def read_offer(body: bytes) -> Offer:
         limit = int(value["requests_per_second"])
         if not isinstance(value["network"], dict) or limit < 1:
             raise ValueError("no network, or no limit")
+        if min([0, *held.values(), *(height for height, _ in chain)]) < 0:
+            raise ValueError("an epoch below 0")
         return Offer(value["network"], chain, held, limit)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise BadWire(f"not an offer: {error}") from None
