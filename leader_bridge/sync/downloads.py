@@ -122,5 +122,6 @@ class Downloads:
         self._delivered = {one for one in self._delivered if one > self.done}
 
     def _retry(self, number: int) -> None:
-        if number not in self._retries:
+        # one that was under way when the end was found is not needed any more
+        if number not in self._retries and (self._last is None or number <= self._last):
             heapq.heappush(self._retries, number)

@@ -261,6 +261,16 @@ def test_the_head_is_the_highest_that_most_have() -> None:
     assert found.differ == set()
 
 
+def test_what_was_under_way_behind_the_end_is_not_asked_for_again() -> None:
+    made = Downloads(0, 9)
+    assert made.next_batch(4) == [1, 2, 3, 4]
+    made.end_at(2)
+    made.failed([2, 3, 4])
+    assert made.next_batch(9) == [2]
+    made.release(2)
+    assert made.is_complete
+
+
 def test_one_that_follows_another_chain_is_outvoted() -> None:
     lying = chain("x", 99, forks_at=5)
     found = choose_head({"a": chain("a", 10), "b": chain("b", 10), "x": lying, "y": chain("y", 7)})
