@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from blockstore.errors import StoreError
-from blockstore.shards.erasure import MOST_BYTES
+from blockstore.shards.files import SEGMENT_BYTES, figures_of
 from blockstore.shards.manifest import check_name
 from leader_bridge.dispersal.sender import Sender
-
-#: bytes of a segment: they and their shards are in memory at once
-SEGMENT_BYTES: Final = MOST_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +19,6 @@ class Delivery:
 
     digest: str
     failed: Mapping[str, str]
-
-
-def figures_of(path: Path) -> tuple[int, str]:
-    """The size of a file and its SHA-256. Errors: OSError."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return file.tell(), digest
 
 
 async def send_file(

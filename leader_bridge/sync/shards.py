@@ -22,10 +22,10 @@ from typing import Final
 
 from blockstore.errors import StoreFull
 from blockstore.shards.erasure import BadShards
+from blockstore.shards.files import join_files
 from blockstore.shards.folder import find_shards, read_shard, write_shards
 from blockstore.shards.manifest import Manifest
 from leader_bridge.clock import monotonic
-from leader_bridge.dispersal.folders import join_files
 from leader_bridge.imports.progress import Reporter
 from leader_bridge.sync.gather_most import gather_most
 from leader_bridge.sync.pool import Pool

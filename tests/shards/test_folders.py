@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from blockstore.shards.erasure import BadShards, is_available
-from leader_bridge.dispersal.folders import cut_file, join_files
+from blockstore.shards.files import cut_file, join_files
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="pyeclib is not installed")
 

@@ -19,10 +19,10 @@ from aiohttp.web_request import BaseRequest
 
 from blockstore.lmdb.store import LmdbStore
 from blockstore.shards.erasure import is_available
+from blockstore.shards.files import cut_file
 from blockstore.shards.folder import find_shards, read_shard, write_shards
 from blockstore.store import Store
 from chain.errors import NotHeld
-from leader_bridge.dispersal.folders import cut_file
 from leader_bridge.imports.progress import Silent
 from leader_bridge.sync import shards as stage
 from leader_bridge.sync.pool import Pool

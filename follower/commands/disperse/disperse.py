@@ -70,7 +70,7 @@ async def _send(settings: Settings, path: Path) -> int:
 
 def _cut(path: Path, folders: list[Path]) -> int:
     """Write the shards to folders. Errors: CannotRun, StoreUnavailable (no library), OSError."""
-    from leader_bridge.dispersal.folders import cut_file
+    from blockstore.shards.files import cut_file
 
     def show(done: int, total: int) -> None:
         print(f"{done / total:4.0%} of {total:,} bytes", flush=True)

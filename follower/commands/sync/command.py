@@ -100,7 +100,7 @@ async def _read_files(settings: Settings, store: Store, pool: Pool, sources: lis
     Errors: CannotRun (the shards of a file are too few, or not its own), StoreError, OSError.
     """
     from blockstore.shards.erasure import BadShards
-    from leader_bridge.dispersal.folders import join_files
+    from blockstore.shards.files import join_files
     from leader_bridge.imports.importer import import_car
     from leader_bridge.sync.checkpoint import load_checkpoint
     from leader_bridge.sync.shards import files_of_shards

@@ -8,16 +8,25 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
-from blockstore.shards.erasure import DATA_SHARDS, PARITY_SHARDS, BadShards, cut, join
+from blockstore.shards.erasure import DATA_SHARDS, MOST_BYTES, PARITY_SHARDS, BadShards, cut, join
 from blockstore.shards.folder import ShardFile, find_shards, read_shard, write_shards
 from blockstore.shards.manifest import Manifest, check_name, proven
-from leader_bridge.dispersal.files import SEGMENT_BYTES, figures_of
 
 log = logging.getLogger(__name__)
 
+#: bytes of a segment: they and their shards are in memory at once
+SEGMENT_BYTES: Final = MOST_BYTES
 #: the pieces of one file: by where they begin, by manifest, by index
 _Pieces = dict[int, dict[Manifest, dict[int, ShardFile]]]
+
+
+def figures_of(path: Path) -> tuple[int, str]:
+    """The size of a file and its SHA-256. Errors: OSError."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return file.tell(), digest
 
 
 def cut_file(
