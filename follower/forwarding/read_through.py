@@ -73,7 +73,7 @@ class ReadThrough:
 
     def __init__(self, nodes: Nodes, services: Services, *, fill_epochs: int, link_epochs: int) -> None:
         self._node = nodes
-        self._fill_epochs = fill_epochs
+        self.fill_epochs = fill_epochs
         self.lies = Lies()
         self._chain = UnheldChain(
             services.store, services.objects, services.network, nodes.one_by_one, self.lies, link_epochs=link_epochs
@@ -92,8 +92,10 @@ class ReadThrough:
         had_header = _NOT_FOUND in (ctx.headers or ())
         try:
             result = await run(ctx, call)
-        except (ChainError, StoreError, RpcError) as error:
-            if not (_may_ask(call.method) and _tells_absence(error, call)):
+        except (ChainError, StoreError, RpcError, NodeError) as error:
+            # a node's own error: it was asked for a pending transaction, because none was found on chain
+            is_lost = _tells_absence(error, call) or (field in _BY_HASH and isinstance(error, NodeError))
+            if not (is_lost and _may_ask(call.method)):
                 raise
             found = await self._answer(run, ctx, call)
             if found is None:
@@ -101,10 +103,13 @@ class ReadThrough:
             forget_frames(error)
             return found[0]
         if result is None and field in _BY_HASH and not await _is_whole(ctx):
-            if not had_header and ctx.headers:
-                ctx.headers.pop(_NOT_FOUND, None)
+            said = None if had_header or not ctx.headers else ctx.headers.pop(_NOT_FOUND, None)
             found = await self._answer(run, ctx, call)
-            return None if found is None else found[0]
+            if found is not None:
+                return found[0]
+            if said and ctx.headers is not None:
+                # null says nothing without it: no node could tell
+                ctx.headers[_NOT_FOUND] = said
         return result
 
     async def _answer(self, run: Run, ctx: Context, call: Call) -> tuple[Any] | None:
@@ -160,12 +165,12 @@ class ReadThrough:
 
     async def _want(self, ctx: Context, epochs: list[int], answer: Any, head: Tipset) -> None:
         """Tell the bridge which epochs the question was about, where it may fill them."""
-        if not self._fill_epochs:
+        if not self.fill_epochs:
             return
         told = _epoch_of(answer)
         if told is not None:
             epochs.append(told)
-        lowest = max(0, head.height - self._fill_epochs)
+        lowest = max(0, head.height - self.fill_epochs)
         ranges = await covered(ctx.store, MESSAGES_INDEX)
         lacking = [
             epoch

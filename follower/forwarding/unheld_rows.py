@@ -67,7 +67,10 @@ class UnheldRows:
         return found
 
     async def _message_of(self, digest: bytes) -> bytes | None:
-        """The CID of the message that was signed as the transaction with this hash, if a node knows it."""
+        """The CID of the message that was signed as the transaction with this hash, if a node knows it.
+
+        Errors: NotHeld (no node answers rightly).
+        """
         method = "Filecoin.EthGetMessageCidByTransactionHash"
         async for node, answer in self._ask(method, [eth_json.data(digest)], self._head):
             if answer is None:
@@ -86,16 +89,18 @@ class UnheldRows:
                 self._lies.note(node, f"the message of transaction {eth_json.data(digest)}: {error}")
                 continue
             return bytes(cid)
-        return None
+        raise NotHeld(f"transaction {eth_json.data(digest)}: no full node tells its message")
 
     async def _including(self, cid: Cid) -> Sequence[tuple[bytes, bytes]]:
-        """The MESSAGES row of the tipset that includes a message, if a node knows one."""
+        """The MESSAGES row of the tipset that includes a message, if a node knows one. Errors: NotHeld, as above."""
         links = [{"/": str(one)} for one in self._head.key.cids]
         async for node, answer in self._ask("Filecoin.StateSearchMsg", [links, {"/": str(cid)}, -1, False], self._head):
             if answer is None:
                 return []
             try:
                 executing = await self._chain.tipset(TipsetKey.of(parse(one["/"]) for one in answer["TipSet"]))
+                if parse(answer["Message"]["/"]) != cid or answer["Height"] != executing.height:
+                    raise BadObject("it names another message or epoch")
                 tipset = await self._chain.parent(executing)
                 if not await self._includes(tipset, cid):
                     raise BadObject(f"the tipset at epoch {tipset.height} does not include it")
@@ -104,7 +109,7 @@ class UnheldRows:
                 continue
             self.epochs.append(tipset.height)
             return [(tipset.height.to_bytes(8, "big") + tipset.key.cid, b"")]
-        return []
+        raise NotHeld(f"where message {cid} was executed: no full node tells it")
 
     async def _includes(self, tipset: Tipset, cid: Cid) -> bool:
         for block in tipset.blocks:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import orjson
 
 from blockstore.memory import MemoryStore
@@ -36,25 +37,34 @@ HELD = 10
 
 
 class Watched:
-    """A route to a node; notes what it is asked, and may lie or be gone."""
+    """A route to nodes; notes what they are asked, and may lie: `lie(node, method, answer)` changes an answer."""
 
     def __init__(self, route: ForwardRoute) -> None:
         self._route = route
         self.asked: list[str] = []
-        self.lie: Callable[[Any], None] = lambda _: None
+        #: the node whose answers come first; None: as the route ranks them
+        self.first: str | None = None
+        self.lie: Callable[[str, str, Any], None] = lambda node, method, answer: None
 
     async def call(self, method: str, params: list[Any], at: Tipset | None = None) -> Any:
         self.asked.append(method)
-        found = copy.deepcopy(await self._route.call(method, params, at))
-        self.lie(found)
-        return found
+        return await self._route.call(method, params, at)
 
     async def one_by_one(self, method: str, params: list[Any], at: Tipset) -> AsyncIterator[tuple[str, Any]]:
         self.asked.append(method)
-        async for node, answer in self._route.one_by_one(method, params, at):
-            found = copy.deepcopy(answer)
-            self.lie(found)
-            yield node, found
+        answers = self._route.one_by_one(method, params, at)
+        if self.first is not None:
+            # whichever is the faster one just now
+            both = [one async for one in answers]
+            for node, answer in sorted(both, key=lambda one: one[0] != self.first):
+                told = copy.deepcopy(answer)
+                self.lie(node, method, told)
+                yield node, told
+            return
+        async for node, answer in answers:
+            told = copy.deepcopy(answer)
+            self.lie(node, method, told)
+            yield node, told
 
 
 @dataclass
@@ -68,10 +78,24 @@ class Follower:
     read_through: ReadThrough
     dispatcher: Dispatcher
     services: Services
+    link_epochs: int
 
     async def ask(self, method: str, *params: Any, version: int = 1) -> Any:
         body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
         return orjson.loads((await self.dispatcher.http(version, body))[1])
+
+    async def ask_honest(self, version: int, method: str, params: list[Any]) -> Any:
+        """The answer of the honest node."""
+        body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+        async with aiohttp.ClientSession() as http, http.post(f"{self.node.base}/rpc/v{version}", data=body) as answer:
+            return orjson.loads(await answer.read())
+
+    def forget(self) -> None:
+        """A new read-through: what it found is forgotten; fetched objects stay stored."""
+        old = self.read_through
+        self.read_through = self.dispatcher.read_through = ReadThrough(
+            self.route, self.services, fill_epochs=old.fill_epochs, link_epochs=self.link_epochs
+        )
 
     async def differences(self, records: list[Record]) -> list[str]:
         """The recorded questions that are answered otherwise than Lotus answered."""
@@ -137,7 +161,7 @@ async def follower(
     dispatcher = Dispatcher(services)
     through = dispatcher.read_through = ReadThrough(watched, services, fill_epochs=fill_epochs, link_epochs=link_epochs)
     try:
-        yield Follower(node, nodes[:-1], store, watched, through, dispatcher, services)
+        yield Follower(node, nodes[:-1], store, watched, through, dispatcher, services, link_epochs)
     finally:
         await route.close()
         for client in clients:
