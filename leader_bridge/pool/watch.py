@@ -10,10 +10,11 @@ from typing import Final
 
 import orjson
 
+from blockstore.errors import StoreError
 from blockstore.store import REPORTS, Batch, HeadEntry, Store, TipsetRef
 from chain.index.chain_index import rows_down
 from chain.tipset import TipsetKey
-from leader_bridge.pool.engine import Engine
+from leader_bridge.pool.engine import Engine, QueueUnavailable
 from leader_bridge.pool.job import WATCH, Job
 from leader_bridge.pool.reports import digest_of, withdraw
 from leader_bridge.pool.ring import AddedBelowHead, ConfidenceRing, RevertedNotHead, RevertedOnEmpty
@@ -50,7 +51,17 @@ class Watcher:
             stopping.cancel()
 
     async def step(self) -> int:
-        """Enqueue what has become old enough since; how many tipsets. Errors: QueueUnavailable, StoreError."""
+        """Enqueue what has become old enough since; how many tipsets.
+
+        Errors: QueueUnavailable, StoreError: the next step goes on from what was enqueued last.
+        """
+        try:
+            return await self._step()
+        except (QueueUnavailable, StoreError):
+            self._seq = None
+            raise
+
+    async def _step(self) -> int:
         if self._seq is None and not await self._begin():
             return 0
         assert self._seq is not None
@@ -64,10 +75,11 @@ class Watcher:
                 self._seq = entry.seq
         if ready:
             # first, for what stands in the store is done whatever becomes of the queue
-            await self._note(ready)
+            await self._want(ready)
             jobs = [Job(WATCH, tipset.height, tipset.height, self._tasks, tipset.key) for tipset in ready]
             for at in range(0, len(jobs), CHUNK):
                 await self._engine.put(jobs[at : at + CHUNK])
+            await self._note(self.ring.head if len(self.ring) else ready[-1])
         return len(ready)
 
     async def _begin(self) -> bool:
@@ -82,6 +94,8 @@ class Watcher:
             raw = orjson.loads(value)
             at = TipsetRef(raw["height"], bytes.fromhex(raw["key"]))
         await self._warm(at)
+        if value is None:
+            await self._note(at)
         return True
 
     async def _warm(self, head: TipsetRef) -> None:
@@ -122,8 +136,8 @@ class Watcher:
     def _name(self) -> bytes:
         return orjson.dumps(sorted(self._tasks))
 
-    async def _note(self, ready: Sequence[TipsetRef]) -> None:
-        """Remember how far the watcher is, and that these epochs are wanted."""
+    async def _want(self, ready: Sequence[TipsetRef]) -> None:
+        """Remember that these epochs are wanted."""
         if self._range is None:
             name = Wanted(0, 0, self._tasks, watched=True).key
             known = [one for one in await load_wanted(self._store) if one.key == name]
@@ -132,7 +146,9 @@ class Watcher:
         low, high = min(self._range.low, ready[0].height), max(self._range.high, ready[-1].height)
         self._range = replace(self._range, low=low, high=high, cursor=high + 1)
         await save_wanted(self._store, self._range)
-        at = self.ring.head if len(self.ring) else ready[-1]
+
+    async def _note(self, at: TipsetRef) -> None:
+        """Remember how far the watcher is: `at` is the newest tipset that it has seen."""
         batch = Batch()
         place = {"seq": self._seq, "height": at.height, "key": at.key.hex()}
         batch.put(REPORTS, _PARTITION, self._name(), orjson.dumps(place))

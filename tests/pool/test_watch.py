@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
+from blockstore.errors import StoreUnavailable
 from blockstore.memory import MemoryStore
+from blockstore.store import HeadEntry
+from leader_bridge.pool import watch
 from leader_bridge.pool.engine import Handle, QueueUnavailable, Waiting
 from leader_bridge.pool.gaps import find_gaps
 from leader_bridge.pool.job import SHARES, WATCH, Job
@@ -164,6 +168,58 @@ async def test_what_is_lost_while_the_queue_is_away_is_filled() -> None:
     head = chain.head
     assert head is not None
     assert await find_gaps(chain.store, 3, head.height - 1, DEFAULT) == []
+
+
+async def test_the_next_step_enqueues_what_the_queue_did_not_take() -> None:
+    """Also while a long walk waits there, during which nothing is filled."""
+    chain = await pool_chain(MemoryStore(), 3)
+    engine = Noted()
+    watcher = Watcher(chain.store, engine, DEFAULT, confidence=1)
+    await watcher.step()
+    for _ in range(3):
+        await chain.grow()
+    engine.is_away = True
+    with pytest.raises(QueueUnavailable):
+        await watcher.step()
+    engine.is_away = False
+    await chain.grow()
+    await watcher.step()
+    assert heights(engine) == [3, 4, 5, 6]
+
+
+async def test_a_watcher_that_fails_while_it_follows_misses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = await pool_chain(MemoryStore(), 3)
+    engine = Noted()
+    watcher = Watcher(chain.store, engine, DEFAULT, confidence=1)
+    await watcher.step()
+    monkeypatch.setattr(watch, "_ENTRIES", 2)
+    for _ in range(5):
+        await chain.grow()
+    really_read, reads = chain.store.head_entries, 0
+
+    async def read(*arguments: Any, **options: Any) -> list[HeadEntry]:
+        nonlocal reads
+        reads += 1
+        if reads == 2:
+            raise StoreUnavailable("away")
+        return await really_read(*arguments, **options)
+
+    monkeypatch.setattr(chain.store, "head_entries", read)
+    with pytest.raises(StoreUnavailable):
+        await watcher.step()
+    assert heights(engine) == []
+    await watcher.step()
+    assert heights(engine) == [3, 4, 5, 6, 7]
+
+
+async def test_a_watcher_that_was_killed_before_its_first_job_is_gone_on_with() -> None:
+    chain = await pool_chain(MemoryStore(), 3)
+    engine = Noted()
+    await Watcher(chain.store, engine, DEFAULT, confidence=2).step()
+    for _ in range(4):
+        await chain.grow()
+    await Watcher(chain.store, engine, DEFAULT, confidence=2).step()
+    assert heights(engine) == [2, 3, 4, 5]
 
 
 async def test_a_walk_goes_on_at_its_cursor_in_chunks() -> None:
