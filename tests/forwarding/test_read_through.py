@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from blockstore.cid import parse
 from blockstore.errors import StoreUnavailable
 from blockstore.memory import MemoryStore
 from blockstore.store import FLEET, Batch
@@ -18,6 +19,7 @@ from chain.index.coverage import covered
 from chain.index.kept import MESSAGES, Kept, save_kept
 from chain.index.wanted_epochs import load_wanted_epoch, want_epoch
 from chain.ipld.objects import Objects
+from chain.tipset import TipsetKey
 from devnode.replay import start_replay
 from follower.commands.comparison import Record, read_records
 from leader_bridge.store import wanted_floor
@@ -27,6 +29,8 @@ from tests.support.bridge.running import following
 from tests.support.processes import follower_process, free_port
 from tests.support.recorded import recorded
 
+#: head changes at the end of the recording, the first of which reverts the head before it
+REVERTS = 33
 #: recorded questions of each method that are asked
 EACH = 4
 METHODS = (
@@ -102,26 +106,25 @@ async def test_an_object_that_no_node_gives_rightly_is_not_answered_nor_stored(
 
 
 async def test_ranges_that_end_at_the_head_are_those_of_its_chain() -> None:
-    """The node has gone on and has left the follower's head, by a reorg: nothing of its new chain is told."""
-    recorded_logs: list[Any] = []
-    async with follower(ahead=60) as one:
-        low = one.node.head.height - 300
-        head = (await one.ask("Filecoin.ChainHead"))["result"]["Height"]
-        answer = await one.ask("eth_getLogs", {"fromBlock": hex(low), "toBlock": "latest"})
-        recorded_logs = answer["result"]
-        assert recorded_logs and max(int(one["blockNumber"], 16) for one in recorded_logs) < head
-        index = one.node.index
-        anchor = await index.at_height(one.node.head, head)
-        for log in recorded_logs:
-            tipset = await index.at_height(anchor, int(log["blockNumber"], 16))
-            assert log["blockHash"] == "0x" + tipset.key.block_hash.hex()
+    """The node has gone on, and has reverted the follower's head: nothing of its newer chain is told."""
+    async with follower(ahead=REVERTS) as one:
+        told = (await one.ask("Filecoin.ChainHead"))["result"]
+        head, index = told["Height"], one.node.index
+        tipset = await index.tipset(TipsetKey.of(parse(cid["/"]) for cid in told["Cids"]))
+        assert (await index.at_height(one.node.head, head)).key != tipset.key
+        low = head - 300
+        logs = (await one.ask("eth_getLogs", {"fromBlock": hex(low), "toBlock": "latest"}))["result"]
+        assert logs and max(int(log["blockNumber"], 16) for log in logs) < head
+        for log in logs:
+            at = await index.at_height(tipset, int(log["blockNumber"], 16))
+            assert log["blockHash"] == "0x" + at.key.block_hash.hex()
         # the store holds the upper part: each part alone is answered too, and both make the whole
         middle = head - HELD // 2
         parts = [
             (await one.ask("eth_getLogs", {"fromBlock": hex(start), "toBlock": hex(end)}))["result"]
             for start, end in ((low, middle), (middle + 1, head - 1))
         ]
-        assert [*parts[0], *parts[1]] == recorded_logs
+        assert [*parts[0], *parts[1]] == logs
 
 
 async def test_without_objects_nothing_is_answered() -> None:
@@ -256,3 +259,30 @@ async def test_a_follower_and_its_bridge_read_through_and_fill(tmp_path: Path) -
                 before, number = now, number + 1
                 assert (await ask("Filecoin.ChainGetTipSetByHeight", number, []))["Height"] <= number
     await node.stop()
+
+
+async def test_the_index_of_what_is_not_held_is_not_validated() -> None:
+    """Neither a mismatch nor a node's word about its own index: the store's rows are meant."""
+    async with follower() as one:
+        head = one.node.head.height
+        for epoch in (head - HELD - 3, head - 300):
+            assert "result" in await one.ask("Filecoin.ChainGetTipSetByHeight", epoch, [])
+            answer = await one.ask("Filecoin.ChainValidateIndex", epoch, False)
+            assert answer["error"]["message"].startswith(f"not held: the index at height {epoch}: ")
+        held = [
+            await one.ask("Filecoin.ChainValidateIndex", epoch, False) for epoch in range(head - HELD + 1, head - 1)
+        ]
+        assert all("result" in answer for answer in held)
+
+
+async def test_a_deep_epoch_is_answered_by_a_nodes_word() -> None:
+    """Deeper than `link_epochs`: which tipset it is, is not linked; all under it is verified."""
+    async with follower(link_epochs=50) as one:
+        deep = one.node.head.height - 500
+        for method, params in (
+            ("eth_getBlockByNumber", [hex(deep), True]),
+            ("eth_getLogs", [{"fromBlock": hex(deep - 40), "toBlock": hex(deep)}]),
+            ("Filecoin.ChainGetTipSetByHeight", [deep, []]),
+        ):
+            assert await one.ask(method, *params) == await one.ask_honest(1, method, params)
+        assert len(one.route.asked) < 50

@@ -61,7 +61,7 @@ async def test_a_sample_of_the_recorded_answers(tmp_path: Path, record_property:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("folder", ["devnet"])
+@pytest.mark.parametrize("folder", ["devnet", "upgrades", "busy"])
 async def test_all_recorded_answers(folder: str, record_property: Callable[[str, object], None]) -> None:
     records = recorded(f"{folder}/rpc.jsonl.zst")
     lacking = count(records, "|".join(NOT_EQUAL), left_out(folder))
