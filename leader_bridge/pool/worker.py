@@ -24,6 +24,7 @@ from leader_bridge.clock import monotonic
 from leader_bridge.pool.engine import Again
 from leader_bridge.pool.job import LIMITS, Job
 from leader_bridge.pool.reports import NULL_ROUND, Report, Status, digest_of, reported_tasks, save_reports
+from leader_bridge.pool.tasks.tables import PREFIX as TABLE
 from leader_bridge.pool.tasks.task import Defer, Outcome, TaskContext, TaskRun
 from leader_bridge.store.execution import ExecutionDiffers
 from rpc.errors import RpcError
@@ -177,10 +178,9 @@ class Worker:
 
     async def _run(self, name: str, tipset: Tipset) -> Outcome:
         """Errors: Defer."""
-        # a place may stand behind a name (`tasks.moving`)
-        task = self._tasks.get(name.partition("@")[0])
+        task = self._task(name)
         if task is None:
-            return Outcome(Status.SKIP, f"this worker lacks what the task {name} needs")
+            return self._lacking(name)
         try:
             return await task(self._store, tipset) or Outcome()
         except Defer:
@@ -192,14 +192,28 @@ class Worker:
             log.exception("the task %s has a fault at epoch %d", name, tipset.height)
             return Outcome(Status.ERROR, f"a fault: {type(error).__name__}")
 
+    def _task(self, name: str) -> TaskRun | None:
+        # a place may stand behind a name (`tasks.moving`); rows of tables go to one place alone
+        found = self._tasks.get(name)
+        return self._tasks.get(name.partition("@")[0]) if found is None and not name.startswith(TABLE) else found
+
+    @staticmethod
+    def _lacking(name: str) -> Outcome:
+        return Outcome(Status.SKIP, f"this worker lacks what the task {name} needs")
+
     async def _null_round(self, job: Job, height: int) -> None:
         """Report a null round, once. Errors: StoreError."""
         done, failed_before = await reported_tasks(self._store, height, NULL_ROUND, job.tasks)
-        outcome = Outcome(Status.INFO, "null round")
+        nothing = Outcome(Status.INFO, "null round")
         lacking = [name for name in job.tasks if name not in done]
         if lacking and self._on_null_round is not None:
             await self._on_null_round(height)
-        reports = [self._made(height, NULL_ROUND, name, outcome, self._wall()) for name in lacking]
+        reports: list[Report] = []
+        for name in lacking:
+            # rows that a table has of a tipset of before are withdrawn at their own place alone
+            is_done = not name.startswith(TABLE) or self._task(name) is not None
+            outcome = nothing if is_done else self._lacking(name)
+            reports.append(self._made(height, NULL_ROUND, name, outcome, self._wall()))
         await self._save(job, reports, failed_before)
 
     async def _not_read(self, job: Job, height: int, outcome: Outcome) -> None:

@@ -204,13 +204,18 @@ async def test_tables_are_made_and_rows_of_an_epoch_that_is_a_null_round_are_wit
     first, other = [await placed(chain.store, ["table_block_headers"], at) for at in (place, place + "2")]
     assert first != other, "what is done for one place is not done for another"
     jobs = await TableJobs.open(place, ["block_headers"])
+    # a worker of the other place, which takes the job from the same queue, says of neither that it is done
+    stranger = Worker(TaskContext(chain.store), table_tasks(jobs, place + "2"), "other", job_seconds=60)
+    await stranger.handle(Job(FILL, 1, 6, first), 0)
+    told = {(one.height, one.status) async for one in reports_of(chain.store, 0, 9)}
+    assert told == {(height, Status.SKIP) for height in range(1, 7)}
     withdrawn: list[int] = []
 
     async def withdraw(height: int) -> None:
         withdrawn.append(height)
         await jobs.withdraw(height)
 
-    worker = Worker(TaskContext(chain.store), table_tasks(jobs), "test", job_seconds=60, on_null_round=withdraw)
+    worker = Worker(TaskContext(chain.store), table_tasks(jobs, place), "test", job_seconds=60, on_null_round=withdraw)
     assert await worker.handle(Job(FILL, 1, 6, first), 0) is None
     assert await find_gaps(chain.store, 1, 6, first) == []
     assert withdrawn == [4]

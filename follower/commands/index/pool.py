@@ -106,7 +106,7 @@ async def opened_worker(settings: Settings, store: Store, engine: Engine) -> Asy
         if settings["tables_store"]:
             jobs = await open_tables(settings["tables_store"])
             stack.push_async_callback(jobs.close)
-            tasks.update(table_tasks(jobs))
+            tasks.update(table_tasks(jobs, settings["tables_store"]))
             withdraw = jobs.withdraw
         yield Worker(
             context,

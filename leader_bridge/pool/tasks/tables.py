@@ -33,9 +33,9 @@ async def open_tables(place: str) -> TableJobs:
     return await TableJobs.open(place, ["all"])
 
 
-def table_tasks(jobs: TableJobs) -> dict[str, TaskRun]:
-    """The tasks that make them, by name."""
-    return {name: _task(job) for name, job in jobs.by_name().items()}
+def table_tasks(jobs: TableJobs, place: str) -> dict[str, TaskRun]:
+    """The tasks that make them, by full name: a worker of another place must not say that they are done here."""
+    return {placed_table(name, place): _task(job) for name, job in jobs.by_name().items()}
 
 
 def _task(job: TableJob) -> TaskRun:
