@@ -49,5 +49,9 @@ async def _add(pool: Pool, source: SyncSource) -> None:
             await source.offer()
     except (SourceError, TimeoutError):
         await source.close()
+    except BaseException:
+        # nobody else knows of it yet
+        await source.close()
+        raise
     else:
         pool.add(source)

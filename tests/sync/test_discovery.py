@@ -93,9 +93,11 @@ def test_closing_ends_within_100_ms_while_a_source_that_was_found_hangs() -> Non
             await asyncio.Event().wait()
             raise AssertionError("it does not come here")
 
+    found = Hangs("hangs", None)
+
     async def close() -> tuple[float, int]:
         pool = Pool([Named("first", 0.1)])
-        async with pool.running(), looking_for_sources(pool, lambda known: [Hangs("hangs", None)]):
+        async with pool.running(), looking_for_sources(pool, lambda known: [found]):
             await asyncio.sleep(65)
             began = asyncio.get_running_loop().time()
         return asyncio.get_running_loop().time() - began, len(asyncio.all_tasks())
@@ -103,6 +105,7 @@ def test_closing_ends_within_100_ms_while_a_source_that_was_found_hangs() -> Non
     took, tasks = run_virtual(close())
     assert took <= 0.1
     assert tasks == 1
+    assert found.closed == 1
 
 
 def settings(tmp_path: Path) -> Settings:
