@@ -64,8 +64,8 @@ class Generations:
         self.layout, self._row = layout, row
         return True
 
-    async def find(self, multihash: bytes) -> bytes | None:
-        """An object in any generation, or the lasting place."""
+    async def find(self, multihash: bytes, elsewhere: Callable[[bytes], Awaitable[bytes | None]]) -> bytes | None:
+        """An object in any generation, or the lasting place; or else what `elsewhere` knows of it."""
         if monotonic() - self._read_at > _FRESH_SECONDS:
             await self.follow()
         while True:
@@ -81,7 +81,7 @@ class Generations:
                 continue
             if found is None:
                 # a head may lead to what a newer generation has: the layout is read after the question
-                await self._follow_since(began)
+                found, _ = await asyncio.gather(elsewhere(multihash), self._follow_since(began))
             if found is not None or row == self._row:
                 return found
 

@@ -205,12 +205,11 @@ class CassandraStore:
         self._check_open()
         if not may_be_held(multihash):
             return None
-        found = await self._generations.find(multihash)
-        return await self._apart(bytes(multihash)) if found is None else found
+        return await self._generations.find(multihash, self._apart)
 
     async def _apart(self, multihash: bytes) -> bytes | None:
         """A loose object that a follower wrote, if its hash is right."""
-        rows = await self._execute(self._get_apart, [multihash])
+        rows = await self._execute(self._get_apart, [bytes(multihash)])
         if not rows:
             return None
         try:
@@ -240,7 +239,7 @@ class CassandraStore:
         return held
 
     async def _apart_of(self, multihash: bytes) -> bytes | None:
-        return await self._apart(bytes(multihash)) if may_be_held(multihash) else None
+        return await self._apart(multihash) if may_be_held(multihash) else None
 
     async def put_many(self, objects: Iterable[tuple[bytes, bytes]], *, closed: bool) -> None:
         self._writable()

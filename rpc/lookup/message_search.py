@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Annotated, Final
@@ -67,15 +68,28 @@ class NotAMessage(BadObject):
 _LOST: Final = "%!w(*errors.errorString=&{failed to load message})"
 
 
-async def load_message(ctx: Context, cid: Cid) -> Message:
-    """The unsigned message behind a CID. Errors: NotFound, NotAMessage."""
-    try:
-        raw = await ctx.objects.get(cid)
-    except Missing:
-        # a node stores tipset keys as objects
-        if await ctx.store.row(TIPSETS, cid, b"") is not None:
-            raise NotAMessage(f"{_LOST}: {_NO_ARRAY}") from None
-        raise NotFound(f"{_LOST}: ipld: could not find {cid}") from None
+async def load_message(ctx: Context, cid: Cid, *, at_once: bool = False) -> Message:
+    """The unsigned message behind a CID. `at_once`: for one that is likely absent. Errors: NotFound, NotAMessage."""
+    # a node stores tipset keys as objects
+    raw: bytes | BaseException
+    tipset: bytes | BaseException | None
+    if at_once:
+        raw, tipset = await asyncio.gather(
+            ctx.objects.get(cid), ctx.store.row(TIPSETS, cid, b""), return_exceptions=True
+        )
+    else:
+        try:
+            raw = await ctx.objects.get(cid)
+        except Missing as error:
+            raw, tipset = error, await ctx.store.row(TIPSETS, cid, b"")
+    if isinstance(raw, BaseException):
+        if not isinstance(raw, Missing):
+            raise raw
+        if isinstance(tipset, BaseException):
+            raise tipset
+        if tipset is not None:
+            raise NotAMessage(f"{_LOST}: {_NO_ARRAY}")
+        raise NotFound(f"{_LOST}: ipld: could not find {cid}")
     try:
         value = decode_any_message(raw)
     except BadObject:

@@ -5,6 +5,7 @@ Sources: Lotus `node/impl/eth/utils.go`, `chain/index/events.go`.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from chain.errors import ActorNotFound, BadObject
 from chain.eth.transaction import EthTx, eth_tx, is_eth, native_tx
 from chain.eth.types import REVERTED_ADDRESS, cid_of_hash, eth_address, hash_of, own_eth_address
 from chain.ipld.dag_cbor import decode
-from chain.message import Receipt
+from chain.message import Message, Receipt
 from chain.state.state_tree import StateTree
 from chain.tipset import Tipset
 from chain.tipset_messages import IncludedMessage
@@ -25,8 +26,10 @@ from rpc.eth_json import Log
 from rpc.lookup.actor_states import load_tree
 from rpc.lookup.decoded_cache import decoded_cache, keep
 from rpc.lookup.eth.executed_tipset import Executed, PostRoots
-from rpc.lookup.message_search import is_place_known
+from rpc.lookup.message_search import is_place_known, load_message
 
+#: the cache of the CIDs of transactions' messages
+_MESSAGE_OF: Final = "message_of_transaction"
 #: bytes of memory that a cached row takes
 _ROW_BYTES: Final = 400
 
@@ -112,7 +115,7 @@ def receipt_json(found: Executed, index: int, tx: EthTx, logs: Sequence[Log]) ->
 
 async def find_message_cid(ctx: Context, digest: bytes) -> Cid:
     """The CID of the message that a transaction hash is of, if there is one. One row, the first time it is found."""
-    cache = decoded_cache(ctx, "message_of_transaction")
+    cache = decoded_cache(ctx, _MESSAGE_OF)
     kept = cache.get(digest)
     if kept is not None:
         found: Cid = kept[0]
@@ -127,3 +130,27 @@ async def find_message_cid(ctx: Context, digest: bytes) -> Cid:
     found = Cid(row)
     keep(cache, digest, found, _ROW_BYTES)
     return found
+
+
+async def find_message(ctx: Context, digest: bytes) -> tuple[Cid, Message]:
+    """The message that a transaction hash is of, and its CID. Errors: NotFound, NotAMessage.
+
+    Of a hash that this process has not met, all is read at once: wallets ask for a transaction's receipt again and
+    again until it is on chain, and until then the row, the object and the tipset of this digest are all absent.
+    """
+    native = cid_of_hash(digest)
+    is_met = digest in decoded_cache(ctx, _MESSAGE_OF) or is_place_known(ctx, native)
+    # in lazy mode a full node would be asked for the object
+    if is_met or ctx.objects.is_lazy:
+        cid = await find_message_cid(ctx, digest)
+        return cid, await load_message(ctx, cid)
+    found, message = await asyncio.gather(
+        find_message_cid(ctx, digest), load_message(ctx, native, at_once=True), return_exceptions=True
+    )
+    if isinstance(found, BaseException):
+        raise found
+    if found != native:
+        return found, await load_message(ctx, found)
+    if isinstance(message, BaseException):
+        raise message
+    return native, message

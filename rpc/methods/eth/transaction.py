@@ -27,9 +27,9 @@ from rpc.lookup.decoded_cache import decoded_cache, keep
 from rpc.lookup.eth.block_parameter import block_hash, select_hash, select_text
 from rpc.lookup.eth.executed_tipset import Executed, PostRoots, find_post_roots, load_executed
 from rpc.lookup.eth.tipset_logs import load_logs_by_message
-from rpc.lookup.eth.transactions import find_message_cid, load_tree_after, receipt_json, to_transaction
+from rpc.lookup.eth.transactions import find_message, find_message_cid, load_tree_after, receipt_json, to_transaction
 from rpc.lookup.forward import forward
-from rpc.lookup.message_search import NO_LIMIT, Epochs, Found, Miss, NotAMessage, Replaced, load_message, search
+from rpc.lookup.message_search import NO_LIMIT, Epochs, Found, Miss, NotAMessage, Replaced, search
 from rpc.lookup.tipset_inclusion import included_in
 from rpc.lotus_json import json_cache
 from rpc.params import EthHash, EthUint64
@@ -148,9 +148,8 @@ async def _transaction(ctx: Context, tx_hash: bytes | None, limit: int) -> Any:
     place = await _known_place(ctx, tx_hash, limit)
     if place is not None and (kept := json_cache(ctx).get(_transaction_key(place.index, place.tipset))) is not None:
         return kept
-    cid = await find_message_cid(ctx, tx_hash)
     try:
-        await load_message(ctx, cid)
+        cid, _ = await find_message(ctx, tx_hash)
         found = await _find(ctx, tx_hash, cid, limit)
         if found is not None:
             return await _transaction_json(ctx, *found)
@@ -214,9 +213,8 @@ async def _receipt(ctx: Context, tx_hash: bytes, limit: int) -> orjson.Fragment 
     known = await _known_place(ctx, tx_hash, limit)
     if known is not None and (kept := cache.get(_receipt_key(known.index, known.tipset))) is not None:
         return kept
-    cid = await find_message_cid(ctx, tx_hash)
     try:
-        await load_message(ctx, cid)
+        cid, _ = await find_message(ctx, tx_hash)
     except NotFound:
         ctx.add_header("X-Filecoin-Not-Found", str(Miss.NOT_ON_CHAIN))
         return None
