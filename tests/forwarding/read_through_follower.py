@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,13 +130,15 @@ async def follower(
     ahead: int = 0,
     link_epochs: int = 900,
     liars: int = 0,
+    answers: Sequence[Path] = (),
 ) -> AsyncIterator[Follower]:
     """`fetches`: as a follower with the setting does. `ahead`: head changes of the node that the store lacks.
 
-    `liars`: more nodes of the same chain, before the first one; their `faults` can be set.
+    `answers`: files of recorded calls that the nodes answer from. `liars`: more nodes of the same chain, before the
+    first one; their `faults` can be set.
     """
     network_file = recorded(f"{folder}/network.json")
-    nodes = [await start_replay(network_file.parent) for _ in range(liars + 1)]
+    nodes = [await start_replay(network_file.parent, answers=answers) for _ in range(liars + 1)]
     node = nodes[-1]
     for one in nodes:
         one.advance(len(one.chain.changes) - ahead)

@@ -75,3 +75,19 @@ def count(records: Path, wanted: str, excluded: str) -> int:
         pattern.search(f"{record.call} ") is not None
         for record in read_records(records, re.compile(""), (), re.compile(excluded))
     )
+
+
+async def test_recorded_traces(tmp_path: Path) -> None:
+    """Traces are a node's word, of blocks of the head's chain alone."""
+    every = recorded("devnet/traces.jsonl.zst")
+    records = tmp_path / "traces.jsonl"
+    sample(every, records, SAMPLE)
+    async with follower(fill_epochs=0, answers=[every]) as one:
+        server = await serve(one.services, "127.0.0.1", 0, dispatcher=one.dispatcher)
+        try:
+            report = await compare(f"http://127.0.0.1:{server.port}", records)
+        finally:
+            await server.stop(0)
+    assert not report.differences, "\n".join(map(str, report.differences[:5]))
+    assert report.equal == report.total > 0
+    assert one.read_through.answered > report.total // 2

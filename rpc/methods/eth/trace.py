@@ -57,6 +57,21 @@ async def _from_node(ctx: Context, name: str, absent: TracesNotRecorded, params:
     return await forward(ctx, name, params)
 
 
+def _other_block(epoch: int) -> Unavailable:
+    return Unavailable(f"the full node behind this follower has another block at epoch {epoch} just now")
+
+
+async def _check_blocks(ctx: Context, traces: Any) -> None:
+    """Compare the blocks of a node's traces with the head's chain. Errors: Unavailable, NotHeld."""
+    head = (await ctx.head()).tipset
+    blocks = {(trace.get("blockNumber"), trace.get("blockHash")) for trace in traces or ()}
+    for epoch, digest in sorted(blocks, key=str):
+        await ctx.checkpoint()
+        at = await ctx.index.at_height(head, epoch) if type(epoch) is int and 0 <= epoch < head.height else None
+        if at is None or at.height != epoch or eth_json.data(block_hash(at)) != digest:
+            raise _other_block(epoch)
+
+
 async def _number_of(ctx: Context, tipset: Tipset) -> str:
     """How a node is asked for a tipset's traces: it takes no hashes."""
     return PENDING if tipset.key == (await ctx.head()).tipset.key else hex(tipset.height)
@@ -82,7 +97,7 @@ async def eth_trace_block(ctx: Context, block: str) -> Any:
         answer = await _from_node(ctx, "Filecoin.EthTraceBlock", absent, [await _number_of(ctx, tipset)])
     digest = eth_json.data(block_hash(tipset))
     if any(trace.get("blockHash") != digest for trace in answer or ()):
-        raise Unavailable(f"the full node behind this follower has another block at epoch {tipset.height} just now")
+        raise _other_block(tipset.height)
     return answer
 
 
@@ -104,13 +119,21 @@ async def eth_trace_replay_block_transactions(ctx: Context, block: str, kinds: l
         recorded = await read_tipset_traces(ctx, tipset)
     except TracesNotRecorded as absent:
         params = [await _number_of(ctx, tipset), kinds]
-        return await _from_node(ctx, "Filecoin.EthTraceReplayBlockTransactions", absent, params)
-    messages = await included_in(ctx, tipset)
+        answer = await _from_node(ctx, "Filecoin.EthTraceReplayBlockTransactions", absent, params)
+        if [one.get("transactionHash") for one in answer or ()] != await _hashes_of(ctx, tipset):
+            raise _other_block(tipset.height) from None
+        return answer
+    hashes = await _hashes_of(ctx, tipset)
+    return await traces_by_transaction(ctx, iterate_traces(ctx, recorded), hashes)
+
+
+async def _hashes_of(ctx: Context, tipset: Tipset) -> list[str]:
+    """The transaction hashes of a tipset's messages, in order of execution. Errors: NotHeld."""
     hashes: list[str] = []
-    for one in messages:
+    for one in await included_in(ctx, tipset):
         await ctx.checkpoint()
         hashes.append(eth_json.data(message_hash(one, ctx.network.eth_chain_id)))
-    return await traces_by_transaction(ctx, iterate_traces(ctx, recorded), hashes)
+    return hashes
 
 
 # --- of a transaction ----------------------------------------------------------------------------------
@@ -249,7 +272,9 @@ async def eth_trace_filter(ctx: Context, wanted: TraceFilterParam) -> Any:
     try:
         return await _filtered(ctx, wanted, low, high)
     except TracesNotRecorded as absent:
-        return await _from_node(ctx, "Filecoin.EthTraceFilter", absent, [_pinned(wanted, low, high)])
+        answer = await _from_node(ctx, "Filecoin.EthTraceFilter", absent, [_pinned(wanted, low, high)])
+    await _check_blocks(ctx, answer)
+    return answer
 
 
 def _pinned(wanted: TraceFilter, low: int, high: int) -> dict[str, Any]:

@@ -327,6 +327,29 @@ async def test_what_is_not_recorded_is_asked_of_the_node_behind_pinned_to_our_ti
     assert answer["error"]["code"] == -32002
 
 
+async def test_a_nodes_traces_of_other_blocks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, _ = await _answering()
+    batch = Batch()
+    await drop_answers(bench.chain.store, batch, [tipset.key.cid for tipset in bench.tipsets], TRACES)
+    await bench.chain.store.write(batch)
+    dispatcher = Dispatcher(replace(bench.chain.services(), node=bench.node))
+    wanted = {"fromBlock": "0x1", "toBlock": "0x7"}
+    blocks = [tipset for tipset in bench.tipsets if 1 <= tipset.height <= 7]
+    assert (await ask(dispatcher, "EthTraceFilter", wanted))["result"] == [made_trace(tipset) for tipset in blocks]
+    told = bench.node.call
+
+    async def of_a_fork(method: str, *params: Any) -> Any:
+        *common, last = await told(method, *params)
+        return [*common, last | {"blockHash": "0x" + "77" * 32}]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.node, "call", of_a_fork)
+        assert (await ask(dispatcher, "EthTraceFilter", wanted))["error"]["code"] == -32002
+    # the tipset has no message with that hash
+    answer = await ask(dispatcher, "EthTraceReplayBlockTransactions", "0x6", ["trace"])
+    assert answer["error"]["code"] == -32002
+
+
 async def _each(traces: list[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
     for trace in traces:
         yield trace

@@ -49,10 +49,16 @@ class Node:
 
     async def call(self, method: str, *params: Any) -> Any:
         # a follower's node takes the parameters as one list
-        height = int(params[0][0] if isinstance(params[0], list) else params[0], 16)
+        first = params[0][0] if isinstance(params[0], list) else params[0]
+        if method == "Filecoin.EthTraceFilter":
+            low, high = int(first["fromBlock"], 16), int(first["toBlock"], 16)
+            return [made_trace(tipset) for height, tipset in self.tipsets.items() if low <= height <= high]
+        height = int(first, 16)
         tipset = self.tipsets[height]
         if method == "eth_getBlockByNumber":
             return {"hash": hash_text(tipset)}
+        if method == "Filecoin.EthTraceReplayBlockTransactions":
+            return [{"transactionHash": made_trace(tipset)["transactionHash"]}]
         assert method in ("trace_block", "Filecoin.EthTraceBlock")
         self.asked.append(height)
         self.changed.set()
