@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import signal
 import time
+import urllib.request
 from pathlib import Path
 
 import aiohttp
@@ -17,6 +19,7 @@ from tests.support.cassandra.stores import emptied, keyspace_url
 from tests.support.processes import FollowerProcess, follower_process, free_port
 from tests.support.recorded import recorded
 
+_OF_PEERS = re.compile(r'^follower_start_ahead_questions_total\{of="peers"\} ([0-9.e+]+)$', re.M)
 _READS = re.compile(r'^follower_object_tier_reads_total\{tier="(\w+)"\} ([0-9.e+]+)$', re.M)
 
 
@@ -38,9 +41,14 @@ async def answers(port: int) -> tuple[list[bytes], dict[str, float]]:
                 return await response.read()
 
         found = [await ask(body) for body in questions()]
-        async with session.get("/metrics") as response:
-            text = await response.text()
-    return found, {tier: float(value) for tier, value in _READS.findall(text)}
+    return found, await reads_of(port)
+
+
+async def reads_of(port: int) -> dict[str, float]:
+    """What objects were read from so far."""
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as response:
+        text = await response.text()
+    return {tier: float(value) for tier, value in _READS.findall(text)}
 
 
 def until_it_answers(port: int, running: FollowerProcess) -> None:
@@ -60,9 +68,8 @@ async def _reach(port: int) -> None:
         await response.read()
 
 
-@pytest.mark.long
-@pytest.mark.recorded
-def test_hits_survive_a_restart_and_kill_9(tmp_path: Path) -> None:
+def filled() -> str:
+    """The URL of a keyspace with the recorded chain."""
     url = keyspace_url("follower_tier")
 
     async def fill() -> None:
@@ -71,6 +78,55 @@ def test_hits_survive_a_restart_and_kill_9(tmp_path: Path) -> None:
         await store.close()
 
     asyncio.run(fill())
+    return url
+
+
+def asked_of_peers(port: int) -> float:
+    """How many questions of its peers a follower asked itself when it started."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as response:
+        found = _OF_PEERS.search(response.read().decode())
+    assert found is not None
+    return float(found[1])
+
+
+@pytest.mark.long
+@pytest.mark.recorded
+def test_a_new_machine_is_as_warm_as_its_peer(tmp_path: Path) -> None:
+    url = filled()
+    secret = tmp_path / "secret"
+    secret.write_text("the secret of these followers\n")
+    first, second = free_port(), free_port()
+
+    def follower(port: int, folder: str, *more: str) -> contextlib.AbstractContextManager[FollowerProcess]:
+        listen = f"127.0.0.1:{port}"
+        return follower_process("serve", "--store", url, "--listen", listen, "--object-tier-dir",
+                                str(tmp_path / folder), "--object-peer-secret-file", str(secret), *more)  # fmt: skip
+
+    # a machine of any speed is given the time
+    peers = ("--object-peers", f"http://127.0.0.1:{first}", "--start-ahead-seconds", "120")
+    with follower(first, "first", "--start-ahead-seconds", "0") as running:
+        until_it_answers(first, running)
+        expected, cold = asyncio.run(answers(first))
+        assert cold["sources"] > 200
+        with follower(second, "second", *peers) as new:
+            until_it_answers(second, new)
+            assert asked_of_peers(second) > 100
+            before = asyncio.run(reads_of(second))
+            found, after = asyncio.run(answers(second))
+            assert found == expected
+            assert after["sources"] - before["sources"] < 0.02 * cold["sources"]
+            assert "the secret" not in new.output() and "eth_getB" not in new.output()
+    # the same, with a peer that is gone
+    with follower(second, "third", "--object-peers", f"http://127.0.0.1:{first}") as new:
+        until_it_answers(second, new)
+        assert asked_of_peers(second) == 0
+        assert asyncio.run(answers(second))[0] == expected
+
+
+@pytest.mark.long
+@pytest.mark.recorded
+def test_hits_survive_a_restart_and_kill_9(tmp_path: Path) -> None:
+    url = filled()
     expected: list[bytes] = []
     first: dict[str, float] = {}
     for turn, how in enumerate((signal.SIGKILL, signal.SIGTERM, signal.SIGTERM)):
