@@ -272,7 +272,10 @@ async def _prepared(args: argparse.Namespace) -> AsyncIterator[tuple[str, str]]:
                 await asyncio.to_thread(shutil.copytree, url.removeprefix("lmdb://"), folder / "store")
                 random.Random(1).shuffle(bodies)
                 questions.write_bytes(b"\n".join(bodies))
-        yield f"lmdb://{folder}/store", str(questions)
+        # a run that is cut short leaves the head among the changes: the next one begins anew
+        store = Path(temporary) / "played"
+        await asyncio.to_thread(shutil.copytree, folder / "store", store)
+        yield f"lmdb://{store}", str(questions)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
