@@ -246,11 +246,14 @@ def server_settings(settings: Settings) -> ServerSettings:
 def server_certificate(settings: Settings) -> ServerCertificate | None:
     """That of `tls_listen`; None where nothing is served with TLS. Errors: CannotRun."""
     if not settings["tls_listen"]:
+        if settings["tls_client_ca"]:
+            raise CannotRun("tls_client_ca needs tls_listen")
         return None
     if not settings["tls_cert"] or not settings["tls_key"]:
         raise CannotRun("tls_listen needs tls_cert and tls_key")
-    with reading("tls_cert, tls_key:", settings["tls_cert"]) as file:
-        return ServerCertificate(file, Path(settings["tls_key"]))
+    authorities = Path(settings["tls_client_ca"]) if settings["tls_client_ca"] else None
+    with reading("tls_cert, tls_key, tls_client_ca:", settings["tls_cert"]) as file:
+        return ServerCertificate(file, Path(settings["tls_key"]), authorities)
 
 
 def bucket_maker(settings: Settings) -> MakeBucket:

@@ -170,6 +170,13 @@ GATE_SETTINGS: Final = (
     ),
     Setting("tls_key", parse_text, "", SERVE, "PEM file with the key of tls_cert, without a password."),
     Setting(
+        "tls_client_ca",
+        parse_text,
+        "",
+        SERVE,
+        "PEM file with authorities: only clients with a certificate of theirs connect to tls_listen; empty: all do.",
+    ),
+    Setting(
         "cors_origin",
         parse_origin,
         "*",

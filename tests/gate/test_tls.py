@@ -95,6 +95,31 @@ async def test_a_changed_certificate_is_used_and_half_of_one_is_not(
         watching.cancel()
 
 
+async def test_only_clients_with_a_certificate_of_the_authorities_connect(tmp_path: Path) -> None:
+    cert, key = make_certificate(tmp_path, "one")
+    # a certificate that signs itself is its own authority
+    known, known_key = make_certificate(tmp_path, "known")
+    stranger, stranger_key = make_certificate(tmp_path, "stranger")
+
+    async def answer_to(own: tuple[Path, Path] | None) -> int:
+        trusting = ssl.create_default_context(cafile=str(cert))
+        if own is not None:
+            trusting.load_cert_chain(*own)
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trusting)) as session,
+            session.post(f"https://127.0.0.1:{port}/rpc/v1", data=ECHO % (1, 1)) as answer,
+        ):
+            return answer.status
+
+    async with node() as one:
+        _, port = await one.server.listen("127.0.0.1", 0, tls=ServerCertificate(cert, key, known).context)
+        assert await answer_to((known, known_key)) == 200
+        for own in (None, (stranger, stranger_key)):
+            with pytest.raises((aiohttp.ClientError, ssl.SSLError, ConnectionError)):
+                await answer_to(own)
+        assert await answer_to((known, known_key)) == 200
+
+
 def test_settings_that_do_not_go_together(tmp_path: Path) -> None:
     cert, key = make_certificate(tmp_path, "one")
     _, other_key = make_certificate(tmp_path, "two")
@@ -109,6 +134,11 @@ def test_settings_that_do_not_go_together(tmp_path: Path) -> None:
     for wrong in (str(other_key), str(tmp_path / "none")):
         with pytest.raises(CannotRun, match="tls_cert, tls_key"):
             given(tls_listen="127.0.0.1:0", tls_cert=str(cert), tls_key=wrong)
+    with pytest.raises(CannotRun, match="tls_client_ca needs tls_listen"):
+        given(tls_client_ca=str(cert))
+    for wrong in (str(other_key), str(tmp_path / "none")):
+        with pytest.raises(CannotRun, match="tls_client_ca"):
+            given(tls_listen="127.0.0.1:0", tls_cert=str(cert), tls_key=str(key), tls_client_ca=wrong)
     for origin in ("app.example.org", "https://a\r\nX: y"):
         with pytest.raises(SettingsError, match="cors_origin"):
             load_settings(environment={}, flags={"cors_origin": origin}, command="serve")
