@@ -4,7 +4,8 @@
 
 Three servers of one process each: one keeps answers, one makes each anew with its other caches warm, and a bare one
 only sends the bytes of the first one's answers: no follower could take less. A row asks them in turn. CPU time is the
-server's, its system calls included; the load generator is `wrk` with 32 connections where it is installed.
+server's, its system calls included; the load generator is `wrk` with 32 connections where it is installed. The last
+line names the rows at or over the aim.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import median
 
 from benches import chain_methods, eth_methods, state_methods
 from benches.answers.bare_server import answers_of, serving_bare
@@ -24,6 +26,8 @@ from benches.rpc_load import free_port, load, server_process
 
 #: questions of each method
 _QUESTIONS = 200
+#: microseconds of CPU below which a kept answer is to stay
+_AIM = 15
 
 
 async def questions(url: str, wanted: re.Pattern[str]) -> dict[str, Sequence[bytes]]:
@@ -51,12 +55,14 @@ def main(arguments: list[str] | None = None) -> None:
         whole = answers_of(ports[0], {body for bodies in asked.values() for body in bodies})
         ports.append(free_port())
         pids.append(stack.enter_context(server_process(serving_bare(whole), ports[2])))
+        took: dict[str, tuple[float, float]] = {}
         for name, bodies in asked.items():
             kept, made, bare = (
                 load(f"http://127.0.0.1:{port}/rpc/v1", bodies, pids=[pid], seconds=args.seconds)
                 for port, pid in zip(ports, pids, strict=True)
             )
             micros = [one.cpu / max(1, one.requests) * 1e6 for one in (kept, made, bare)]
+            took[name] = micros[0], micros[2]
             size = sum(len(whole[body]) for body in bodies) / len(bodies)
             print(
                 f"{name:34} {size:8,.0f} bytes   kept {micros[0]:6.1f} us CPU {kept.rate:8,.0f}/s"
@@ -64,6 +70,10 @@ def main(arguments: list[str] | None = None) -> None:
                 f"   bare {micros[2]:5.1f} us CPU",
                 flush=True,
             )
+
+        over = ", ".join(f"{name} {micros:.1f}" for name, (micros, _) in took.items() if micros >= _AIM)
+        medians = " ".join(f"{median(one):.1f}" for one in zip(*took.values(), strict=True))
+        print(f"{len(took)} rows, medians of kept and bare {medians} us; {_AIM} us or more: {over or 'none'}")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ methods   each of a list of methods, asked alone of 1 and of 3 followers over on
           recorded calls, but for the methods of the usual mix, whose calls are those of the mix
 heads     the usual mix, of 1 follower, with a head each 0.3 s and each 3 s: the difference is what a head costs
 check     the usual mix with a head each second, of 1, 2 and 3 followers. No model is fitted to these figures
-turns     the methods of the usual mix alone, of 1 and of 3 followers, and the whole mix of 1, 2 and 3, turn by turn,
-          instead of `check`: for a machine with other work
+turns     the methods of the usual mix alone, of 1 and of 3 followers, all of them in equal shares, and the whole mix of
+          1, 2 and 3, turn by turn, instead of `check`: for a machine with other work
 trips     store round trips and bytes of an answer, with fresh caches and again
 balancer  HAProxy before one follower: its processor time a request
 database  a Cassandra of its own: its processor time for a read and a write of an object, 64 at a time
@@ -167,16 +167,20 @@ async def methods(url: str, counts: Sequence[int], seconds: float, turns: int) -
     return found
 
 
-async def in_turns(url: str, seconds: float, turns: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+async def in_turns(url: str, seconds: float, turns: int) -> dict[str, list[dict[str, Any]]]:
     """The methods of the usual mix alone, of 1 and of 3 followers, and the whole mix of 1, 2 and 3, in short turns.
 
-    What the machine does meanwhile concerns both alike. (rows as of `methods`, rows as of `with_heads` with no head)
+    What the machine does meanwhile concerns all alike. `methods`: rows as of that part; `check`: as of `with_heads`
+    with no head; `among`: of 1 and 3 followers, the same methods in equal shares.
     """
-    alone, mixes = [], []
+    alone, mixes, among = [], [], []
     with contextlib.ExitStack() as stack:
         started = [stack.enter_context(followers(url, 1)) for _ in range(3)]
         calls = await make_mix(parse_target(started[0][0][0]))
         shares = {name: sum(call.method == name for call in calls) / len(calls) for name in SHARES}
+        by_name = {name: [call for call in calls if call.method == name] for name in SHARES}
+        evenly = [some[at % len(some)] for at in range(len(calls) // len(SHARES)) for some in by_name.values()]
+        equal = dict.fromkeys(SHARES, 1 / len(SHARES))
         first = {
             count: (
                 [one for some, _ in started[:count] for one in some],
@@ -187,12 +191,15 @@ async def in_turns(url: str, seconds: float, turns: int) -> tuple[list[dict[str,
         for turn in range(turns):
             for name in SHARES:
                 for count in (1, 3):
-                    row = await ask(*first[count], [call for call in calls if call.method == name], seconds)
+                    row = await ask(*first[count], by_name[name], seconds)
                     alone.append({"followers": count, "turn": turn, "method": name, **row})
+            for count in (1, 3):
+                row = await ask(*first[count], evenly, 2 * seconds)
+                among.append({"followers": count, "turn": turn, "interval": STANDING, "shares": equal, **row})
             for count in (1, 2, 3):
                 row = await ask(*first[count], calls, 2 * seconds)
                 mixes.append({"followers": count, "turn": turn, "interval": STANDING, "shares": shares, **row})
-    return alone, mixes
+    return {"methods": alone, "check": mixes, "among": among}
 
 
 @contextlib.asynccontextmanager
@@ -369,8 +376,9 @@ async def run(args: argparse.Namespace) -> None:
 
         await part("methods", lambda: methods(url, (1, 3), args.seconds, args.turns))
         if "turns" in args.parts:
-            alone, result["check"] = await in_turns(url, args.seconds, args.turns)
-            result["methods"] = [row for row in result.get("methods", []) if row["method"] not in SHARES] + alone
+            others = [row for row in result.get("methods", []) if row["method"] not in SHARES]
+            result |= await in_turns(url, args.seconds, args.turns)
+            result["methods"] = others + result["methods"]
             args.out.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
         await part("heads", lambda: mixes([(0.3, 1), (3.0, 1)]))
         await part("check", lambda: mixes([(1.0, 1), (1.0, 2), (1.0, 3)]))

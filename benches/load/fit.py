@@ -5,7 +5,8 @@
 A method costs the median of its turns with one follower; least and most are those of the turns. A cost class is the
 median, least and most of its methods. What a head costs comes from one follower with a head each 0.3 s and each 3 s.
 All are brought to one speed of the machine, by the fixed work beside each: the speed that a tenth of the rows had.
-What full cores add is the median ratio of three followers' methods to one's. Then the mix with a head each second, with
+What full cores add is the median ratio of three followers' methods to one's. What a method costs more among others than
+alone is measured with the methods of the usual mix in equal shares. Then the mix with a head each second, with
 1, 2 and 3 followers, is predicted and compared with the measured figures. Exit code 1 where one is more than 20 % off.
 With `--base`, a part of the costs is enough: the rest is that model's.
 """
@@ -27,7 +28,7 @@ from follower.commands.load.capacity import FORMAT, Estimate, Model
 #: the share by which a prediction may be off
 ALLOWED = 0.2
 #: parts of the costs that are rows with the fixed work beside them
-_ROWS = ("methods", "heads", "check")
+_ROWS = ("methods", "heads", "check", "among")
 #: requests of a row that are needed for a figure
 _LEAST_REQUESTS = 20
 
@@ -59,6 +60,19 @@ def full_cores(alone: dict[str, list[float]], together: dict[str, list[float]]) 
     ratios = sorted(median(together[name]) / median(alone[name]) for name in alone if together.get(name))
     quarter = len(ratios) // 4
     return [round(one, 3) for one in (median(ratios), ratios[quarter], ratios[-1 - quarter])]
+
+
+def among_others(rows: Iterable[dict[str, Any]], alone: dict[str, list[float]], base: dict[str, Any]) -> list[float]:
+    """How many times that of its methods alone a request of a mix costs one follower: [median, least, most] of turns.
+
+    The rows are of a mix that is not predicted afterwards. Without them, the figure of `base`, or 1.
+    """
+    found = [
+        row["cpu_us"] / sum(share * median(alone[name]) for name, share in row["shares"].items())
+        for row in rows
+        if row["followers"] == 1
+    ]
+    return estimate(found) if found else base.get("among_others", [1, 1, 1])
 
 
 def head_cost(rows: Sequence[dict[str, Any]]) -> list[float]:
@@ -114,6 +128,7 @@ def fit(found: dict[str, Any], others: dict[str, Any], base: dict[str, Any] | No
         },
         "kept_us": others["kept_us"],
         "full_cores": full_cores(alone, together),
+        "among_others": among_others(found.get("among", []), alone, base),
         "head_ms": head_cost(found["heads"]) if "heads" in found else base["head_ms"],
         "trips": [[row["megabytes"], [row["trips"]] * 3] for row in trips] or others["trips"],
         "trips_actors": trips[0]["actors"] if trips else others["trips_actors"],
@@ -178,6 +193,7 @@ def main() -> None:
     data = orjson.dumps(fit(found, orjson.loads(args.others.read_bytes()), base), option=orjson.OPT_INDENT_2)
     model = Model.load(data)
     worst = check(model, found["check"], found["classes"])
+    print(f"a method among others costs {model.among_others.value:.2f} times that of it alone")
     print(f"three followers on full cores: a request costs {model.full_cores.value:.2f} times that of one alone")
     print(f"a head costs a process {model.head_ms.value:.1f} ms ({model.head_ms.low:.1f}-{model.head_ms.high:.1f})")
     if args.out is not None:

@@ -27,7 +27,7 @@ _OUTBOX: Final = 256 << 10
 #: what every kept answer begins with
 _BEFORE_ID: Final = b'{"id":'
 #: bodies from this size on are sent as they are, in a system call of their own, which costs as much as copying them
-_UNCOPIED: Final = 256 << 10
+_UNCOPIED: Final = 96 << 10
 #: requests that are begun in one turn of the loop, and beyond them of one client
 TURN_REQUESTS: Final = 64
 #: the header names of ours that a browser lets its page read

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benches.load import fit as fit_file
-from benches.load.fit import by_method, fit, full_cores, head_cost, predict
+from benches.load.fit import among_others, by_method, fit, full_cores, head_cost, predict
 from follower.cli import build_parser
 from follower.commands.command import CANNOT_RUN, DONE
 from follower.commands.load import capacity as model_file
@@ -34,6 +34,7 @@ MODEL = Model(
     answer_bytes={"a": 1000, "free": 100, "state": 500},
     kept_us=Estimate(12, 10, 20),
     full_cores=Estimate(1.25, 1, 1.5),
+    among_others=Estimate(1, 1, 1),
     head_ms=Estimate(30, 15, 60),
     trips=((1, Estimate(4, 4, 4)), (16, Estimate(2, 2, 2)), (256, Estimate(1, 0.5, 1))),
     trips_actors=1_000_000,
@@ -226,6 +227,26 @@ def test_what_full_cores_add_is_a_ratio_of_methods() -> None:
     assert full_cores(alone, together) == [1.2, 1.1, 1.3]
     rows = [{"followers": 1, "method": "a", "cpu_us": 5.0, "requests": n} for n in (3, 300)]
     assert by_method(rows, 1) == {"a": [5.0]}
+
+
+def test_what_a_method_costs_more_among_others_is_fitted_to_another_mix() -> None:
+    alone = {"a": [10.0, 10.0], "b": [30.0]}
+    rows = [
+        {"followers": count, "shares": {"a": 0.5, "b": 0.5}, "cpu_us": cost}
+        for count, cost in ((1, 22.0), (1, 26.0), (1, 24.0), (3, 99.0))
+    ]
+    assert among_others(rows, alone, {}) == [1.2, 1.1, 1.3]
+    assert among_others([], alone, {"among_others": [1.1, 1, 1.2]}) == [1.1, 1, 1.2]
+    assert among_others([], alone, {}) == [1, 1, 1]
+
+
+def test_a_method_costs_more_in_a_mix_than_alone() -> None:
+    model, shares = replace(MODEL, among_others=Estimate(1.5, 1, 2)), {"a": 0.5, "b": 0.5}
+    assert model.request_us({"a": 1.0}, CLASSES) == Estimate(100, 80, 120)
+    assert model.request_us(shares, CLASSES) == Estimate(55 * 1.5, 42.5, 140)
+    # a kept answer is found without what the methods do
+    assert model.request_us(shares, CLASSES, kept=1).value == 12
+    assert model.request_us(shares, CLASSES, kept=0.5).value == 55 * 1.5 / 2 + 6
 
 
 def test_a_part_of_the_costs_changes_that_part_of_a_model() -> None:

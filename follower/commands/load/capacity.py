@@ -75,7 +75,8 @@ class Model:
 
     `methods`, `classes`: microseconds of a follower's CPU for a request whose answer is made, by method and by cost
     class; `kept_us`: for one whose answer is kept as bytes. `answer_bytes`: by method and class. `full_cores`: how many
-    times that a request costs where several followers share full cores.
+    times that a request costs where several followers share full cores; `among_others`: how many times that of it alone
+    a method costs in a mix (1 in models without it).
     `head_ms`: CPU that a head costs each serving process. `trips`: store round trips of an answer from the state
     tree, by MiB of object cache, on a chain of `trips_actors`. `balancer_us`: CPU of HAProxy a request. `read_us`,
     `write_us`: CPU of a database node for a read and a write of an object. `object_us`: CPU of the bridge an object;
@@ -87,6 +88,7 @@ class Model:
     answer_bytes: Mapping[str, float]
     kept_us: Estimate
     full_cores: Estimate
+    among_others: Estimate
     head_ms: Estimate
     trips: tuple[tuple[float, Estimate], ...]
     trips_actors: float
@@ -108,6 +110,7 @@ class Model:
                 methods={name: Estimate(*value) for name, value in found["methods"].items()},
                 classes={name: Estimate(*value) for name, value in found["classes"].items()},
                 answer_bytes={name: float(value) for name, value in found["answer_bytes"].items()},
+                among_others=Estimate(*found.get("among_others", (1, 1, 1))),
                 trips=tuple((float(size), Estimate(*value)) for size, value in found["trips"]),
                 trips_actors=float(found["trips_actors"]),
                 measured=found["measured"],
@@ -133,6 +136,8 @@ class Model:
             if cost is None:
                 cost = self.classes[classes[name]]
             found += cost.times(share)
+        if sum(share > 0 for share in shares.values()) > 1:
+            found = found * self.among_others
         return found.times(1 - kept) + self.kept_us.times(kept)
 
     def bytes_each(self, shares: Mapping[str, float], classes: Mapping[str, str]) -> float:
