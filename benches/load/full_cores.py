@@ -3,8 +3,8 @@
     python -m benches.load.full_cores [--turns N] [--seconds N] [--connections N ...] [--batch] [--pin]
 
 Followers of one worker each over one LMDB store of the recorded chain, whose head stands still; no answer is kept; the
-usual mix (`follower bench` without a file). One process asks all of them. Started with `nice -n -20`, other work of the
-machine takes next to nothing of the two cores.
+usual mix (`follower bench` without a file). One process asks all of them. Started with `nice -n -20` from a shell
+whose `/proc/self/autogroup` has -20 too, other work of the machine takes next to nothing of the cores.
 
 `--pin`: the followers share the first core, the generator has the last. `--batch`: followers under SCHED_BATCH too.
 `idle` is the share of all cores that nobody used meanwhile: where it is large, the cores were not full.
