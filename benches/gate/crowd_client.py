@@ -235,9 +235,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--idle", type=int, default=0, help="connections that ask once: half of them WebSockets")
     parser.add_argument("--subscriptions", type=int, default=0)
     parser.add_argument("--per-connection", type=int, default=8, help="subscriptions of a connection")
-    parser.add_argument("--nice", type=int, default=10, help="of this process: the clients are other machines' work")
     args = parser.parse_args(arguments)
-    os.nice(args.nice)
+    # clients work on machines of their own: here they get what the follower and the measuring client leave
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     uvloop.run(run(args.port, args.idle, args.subscriptions, args.per_connection))

@@ -5,11 +5,12 @@ A node is asked. What it says is looked up in objects that are fetched by CID, s
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from blockstore.cid import Cid, parse
-from blockstore.errors import BadCid, StoreError
+from blockstore.errors import BadCid, Missing, StoreError
 from blockstore.store import ETH_TXS, MESSAGES, Store, Table
 from chain.errors import BadObject, NotHeld
 from chain.eth.transaction import NotEthTx, eth_tx, is_eth
@@ -20,6 +21,8 @@ from chain.tipset import Tipset, TipsetKey
 from chain.tipset_messages import load_message_cids
 from follower.forwarding.unheld_chain import Ask, Lies, UnheldChain
 from rpc import eth_json
+
+log = logging.getLogger(__name__)
 
 
 class UnheldRows:
@@ -85,8 +88,11 @@ class UnheldRows:
                     raise BadObject(f"{cid} is no transaction")
                 if eth_tx(message, self._eth_chain_id).hash != digest:
                     raise BadObject(f"{cid} is another transaction")
-            except (BadCid, BadObject, NotEthTx, EthAddressError, StoreError, KeyError, TypeError) as error:
+            except (BadCid, BadObject, NotEthTx, EthAddressError, Missing, KeyError, TypeError) as error:
                 self._lies.note(node, f"the message of transaction {eth_json.data(digest)}: {error}")
+                continue
+            except StoreError as error:
+                log.info("%s names the message of transaction %s: %s", node, eth_json.data(digest), error)
                 continue
             return bytes(cid)
         raise NotHeld(f"transaction {eth_json.data(digest)}: no full node tells its message")
@@ -104,8 +110,11 @@ class UnheldRows:
                 tipset = await self._chain.parent(executing)
                 if not await self._includes(tipset, cid):
                     raise BadObject(f"the tipset at epoch {tipset.height} does not include it")
-            except (BadCid, BadObject, NotHeld, StoreError, KeyError, TypeError) as error:
+            except (BadCid, BadObject, NotHeld, Missing, KeyError, TypeError) as error:
                 self._lies.note(node, f"the place of message {cid}: {error}")
+                continue
+            except StoreError as error:
+                log.info("%s names the place of message %s: %s", node, cid, error)
                 continue
             self.epochs.append(tipset.height)
             return [(tipset.height.to_bytes(8, "big") + tipset.key.cid, b"")]
