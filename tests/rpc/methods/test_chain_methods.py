@@ -22,7 +22,7 @@ from chain.tipset import Tipset
 from chain.tipset_messages import load_tipset_messages
 from rpc.lotus_json import JsonCache
 from rpc.server.dispatch import Dispatcher
-from rpc.session import SharedReader
+from rpc.session import SharedReader, SharedText
 from tests.support.made_chain import NOWHERE, MadeChain, ask, link, links
 
 ALICE, BOB = b"\1" + b"a" * 20, b"\1" + b"b" * 20
@@ -329,11 +329,11 @@ async def test_notify_begins_with_the_head_and_keeps_changes_whole() -> None:
     # what follows is the same for all who hear it
     heard = await anext(stream)
     assert isinstance(heard, SharedReader)
-    texts: list[bytes] = []
+    texts: list[SharedText] = []
     heard.attach(texts.extend)
     async with asyncio.timeout(60):
         await heard.wake.wait()
-    assert [frames(orjson.loads(text)) for text in texts] == [
+    assert [frames(orjson.loads(one.text)) for one in texts] == [
         [("apply", 5)],
         [("revert", 4), ("revert", 2), ("apply", 3), ("apply", 4), ("apply", 6)],
     ]
