@@ -397,7 +397,7 @@ class Server:
     async def _websocket(self, request: BaseRequest, version: int, permissions: frozenset[str]) -> web.StreamResponse:
         offered = [p.strip() for p in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if p.strip()]
         ws = web.WebSocketResponse(
-            heartbeat=self.settings.ws_ping_seconds,
+            # no heartbeat: its timers are due at whole seconds, those of thousands at once; sessions ping in turns
             compress=False,
             max_msg_size=self.settings.max_ws_message_bytes,
             protocols=offered,

@@ -36,6 +36,8 @@ _CLOSE_TIMEOUT_SECONDS: Final = 5.0
 _CONTROL_FRAMES_BYTES: Final = 256
 #: bytes of an unfinished message that are not counted as memory
 _UNCOUNTED: Final = 16 << 10
+#: a server's frame that asks for a sign of life (RFC 6455, 5.5.2)
+_PING: Final = b"\x89\x00"
 _CANCEL: Final = "xrpc.cancel"
 _OTHERS: Final = frozenset({"", "xrpc.ch.val", "xrpc.ch.close"})
 
@@ -69,6 +71,9 @@ class WebSocketSession:
         self._sent_bytes = 0
         self._taken_bytes = 0
         self._loop = asyncio.get_running_loop()
+        #: when something came last, and since when a ping waits for an answer; 0: none does
+        self._heard_at = self._loop.time()
+        self._pinged_at = 0.0
         self._dispatcher = dispatcher
         self._socket = socket
         self._version = version
@@ -108,8 +113,9 @@ class WebSocketSession:
 
     def count_received(self, size: int) -> None:
         """Count bytes that have come, until they are a whole message. A client beyond its share loses the session."""
+        self._heard_at = self._loop.time()
         if not self._partial_bytes:
-            self._partial_since = self._loop.time()
+            self._partial_since = self._heard_at
         self._partial_bytes += size
         if self._partial_bytes <= _UNCOUNTED:
             return
@@ -128,7 +134,7 @@ class WebSocketSession:
             self._counted_bytes = 0
 
     def check_progress(self, now: float) -> None:
-        """End the session of a peer that sends a message too slowly, or does not read. Called each second."""
+        """End the session of a peer that sends a message too slowly, does not read or is gone. Called each second."""
         settings = self._dispatcher.settings
         if self._partial_bytes and not self._calls:
             allowed = settings.body_timeout_seconds + self._partial_bytes / settings.min_transfer_rate
@@ -149,6 +155,26 @@ class WebSocketSession:
             self._dispatcher.refusals.count("unread_answers", self.account)
             self._abort()
         self._taken_bytes = taken
+        self._check_life(now, settings.ws_ping_seconds)
+
+    def _check_life(self, now: float, ping_seconds: float) -> None:
+        """Ping a peer of which nothing was heard for so long; end the session when half as long brings no answer."""
+        # uvloop's clock knows whole milliseconds: an answer may come at the time of its ping
+        if self._heard_at >= self._pinged_at:
+            self._pinged_at = 0.0
+        if self._pinged_at:
+            if now - self._pinged_at > ping_seconds / 2:
+                self._abort()
+        elif now - self._heard_at >= ping_seconds:
+            self._pinged_at = now
+            # thousands may be due at once: they take turns with the pushes
+            self._dispatcher.services.pushes.add(self._ping)
+
+    def _ping(self) -> None:
+        transport = self._open_transport()
+        if transport is not None and not transport.is_closing():
+            self._sent_bytes += len(_PING)
+            transport.write(_PING)
 
     def _transport(self) -> asyncio.Transport | None:
         request = self._socket._req

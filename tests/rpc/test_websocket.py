@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from rpc.server.websocket import WebSocketSession
 from tests.support.wire_server import Node, call, node, soon, until
 
 #: transports differ in when they write and what they report: all of this holds on both
@@ -127,3 +128,50 @@ async def test_pongs_are_no_unfinished_message() -> None:
         held.check_progress(asyncio.get_running_loop().time() + 3600)
         await ws.send_str('{"jsonrpc":"2.0","id":2,"method":"Test.Echo","params":[1,2]}')
         assert (await receive(ws))["id"] == 2
+
+
+@asynccontextmanager
+async def looked_at(n: Node, autoping: bool) -> AsyncIterator[tuple[aiohttp.ClientWebSocketResponse, WebSocketSession]]:
+    """A client's socket, and its session once it has answered a call."""
+    async with aiohttp.ClientSession() as http, http.ws_connect(n.server.url, autoping=autoping) as ws:
+        await ws.send_bytes(call("Test.Echo", 1, id=1))
+        await receive(ws)
+        yield ws, next(iter(n.server._sockets.values()))
+
+
+async def test_who_does_not_answer_a_ping_loses_the_session() -> None:
+    async with node() as n, looked_at(n, autoping=False) as (ws, held):
+        ping_seconds = n.server.settings.ws_ping_seconds
+        now = asyncio.get_running_loop().time()
+        held.check_progress(now + ping_seconds / 2)
+        held.check_progress(now + ping_seconds + 1)
+        assert (await soon(ws.receive())).type is aiohttp.WSMsgType.PING
+        held.check_progress(now + ping_seconds * 1.4 + 1)
+        assert not ws.closed
+        held.check_progress(now + ping_seconds * 1.6 + 1)
+        assert (await soon(ws.receive())).type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
+
+
+async def test_who_answers_pings_keeps_the_session() -> None:
+    async with node() as n, looked_at(n, autoping=True) as (ws, held):
+        ping_seconds = n.server.settings.ws_ping_seconds
+        reading = asyncio.create_task(ws.receive())
+        # silent for that long, as seen now
+        held._heard_at -= ping_seconds + 1
+        held.check_progress(asyncio.get_running_loop().time())
+        await until(lambda: held._partial_bytes > 0)
+        held.check_progress(asyncio.get_running_loop().time() + ping_seconds * 0.6)
+        await ws.send_bytes(call("Test.Echo", 2, id=2))
+        assert json.loads((await soon(reading)).data)["id"] == 2
+
+
+async def test_pings_of_many_sessions_take_turns_with_pushes() -> None:
+    async with node() as n, looked_at(n, autoping=False) as (ws, held):
+        order: list[str] = []
+        pushes = n.server.dispatcher.services.pushes
+        pushes.add(lambda: order.append("before"))
+        held.check_progress(asyncio.get_running_loop().time() + n.server.settings.ws_ping_seconds + 1)
+        assert pushes.waiting == 2
+        await soon(pushes.reached())
+        assert order == ["before"]
+        assert (await soon(ws.receive())).type is aiohttp.WSMsgType.PING
