@@ -285,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--subscriptions", type=int, default=10_000)
     parser.add_argument("--rate", type=float, default=300.0, help="requests a second of the others")
     parser.add_argument("--rounds", type=int, default=3, help="of all four turns")
-    parser.add_argument("--interval", type=float, default=1.0, help="seconds between heads")
+    parser.add_argument("--interval", type=float, default=4.0, help="seconds between heads")
     parser.add_argument("--most", type=float, default=2.0, help="times p99 beside nobody")
     parser.add_argument("--rest", type=float, default=2.0, help="seconds before each turn")
     parser.add_argument("--workers", type=int, default=2)

@@ -55,7 +55,7 @@ _LEAST_SHUTDOWN: Final = 0.01
 #: seconds between two looks at the connections' deadlines
 _SWEEP: Final = 1.0
 #: connections that are looked at in one turn of the loop
-_SWEPT_AT_ONCE: Final = 256
+_SWEPT_AT_ONCE: Final = 32
 
 #: answers some paths, and gives None for those that it does not know
 Pages = Callable[[BaseRequest], Awaitable[web.StreamResponse | None]]
