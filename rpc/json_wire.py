@@ -135,6 +135,11 @@ def escape(text: bytes) -> bytes:
     return text
 
 
+def key_json(key: TipsetKey) -> list[dict[str, str]]:
+    """A tipset key as a parameter of a call to a full node."""
+    return [{"/": str(cid)} for cid in key.cids]
+
+
 @cache
 def encoder(address_prefix: str) -> Callable[[Any], bytes]:
     """A function that writes results; it raises TypeError for what has no JSON form.

@@ -272,6 +272,15 @@ class ChainIndex:
             found = self._posts[key] = (Cid(state), Cid(receipts))
         return found
 
+    async def post_by_child(self, head: Tipset, tipset: Tipset) -> tuple[Cid, Cid] | None:
+        """The same, by the child on the chain of `head`; None where it has none there. Errors: NotHeld."""
+        if tipset.height >= head.height:
+            return None
+        child = await self.at_height(head, tipset.height + 1, previous=False)
+        if child.parents != tipset.key:
+            return None
+        return child.parent_state_root, child.parent_message_receipts
+
     async def at_height(self, anchor: Tipset, height: int, *, previous: bool = True) -> Tipset:
         """The ancestor of `anchor` (or itself) at an epoch.
 

@@ -20,6 +20,11 @@ async def covered(store: Store, index: bytes) -> Ranges:
     return [] if value is None else [(low, high) for low, high in orjson.loads(value)]
 
 
+def contains(ranges: Ranges, epoch: int) -> bool:
+    """Whether an epoch is in one of the ranges."""
+    return any(low <= epoch <= high for low, high in ranges)
+
+
 def ranges_text(ranges: Ranges, most: int = 4) -> str:
     """Ranges in a few words, the newest of many: "epochs 3 to 7 and 9 to 20"."""
     if not ranges:

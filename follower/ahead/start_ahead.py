@@ -15,7 +15,7 @@ import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import orjson
 
@@ -32,9 +32,7 @@ from rpc.errors import RpcError
 from rpc.registry import V0, V1, V2, Cache, Cost
 from rpc.server.dispatch import Dispatcher
 from rpc.server.limits import READ_ONLY
-
-if TYPE_CHECKING:
-    from rpc.server.metrics import Metrics
+from rpc.server.metrics import Metrics
 
 log = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ from follower.forwarding.method_rules import Kind
 from follower.forwarding.response_times import ResponseTimes, blend
 from rpc.client.client import NodeClient
 from rpc.client.websocket import WsConnection
+from rpc.json_wire import key_json
 from rpc.node_errors import CallFailed, NodeBusy, NodeError, RateLimited
 from rpc.observe.call_record import node_call
 
@@ -160,8 +161,7 @@ class ForwardNode:
             if self.height is None or self.height < tipset.height:
                 await self.look(seconds, times)
             if key not in self._held and self.height is not None and self.height >= tipset.height:
-                links = [{"/": str(cid)} for cid in tipset.key.cids]
-                await self._watch_client.call("Filecoin.ChainGetTipSet", links, timeout=seconds)
+                await self._watch_client.call("Filecoin.ChainGetTipSet", key_json(tipset.key), timeout=seconds)
                 self._remember(key)
         except CallFailed as error:
             log.debug("%s does not hold %s: %s", self.name, tipset.key, error)

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from blockstore.store import Store
-from chain.index.chain_index import ChainIndex
-from chain.ipld.objects import Objects
-from chain.tipset import Tipset, TipsetKey
 from rpc.context import Context
 from rpc.services import Services
 
@@ -34,24 +30,12 @@ class _OtherServices:
     def services(self) -> Services:
         return self._services
 
-    @property
-    def store(self) -> Store:
-        return self._services.store
-
-    @property
-    def index(self) -> ChainIndex:
-        return self._services.index
-
-    @property
-    def objects(self) -> Objects:
-        return self._services.objects
-
-    @property
-    def extra(self) -> dict[str, Any]:
-        return self._services.extra
-
-    async def tipset(self, key: TipsetKey) -> Tipset:
-        return await self._services.index.tipset(key) if key else (await self._ctx.head()).tipset
+    # the context's own, which ask `services`
+    store = Context.store
+    index = Context.index
+    objects = Context.objects
+    extra = Context.extra
+    tipset = Context.tipset
 
 
 def with_services(ctx: Context, services: Services) -> Context:

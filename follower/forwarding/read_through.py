@@ -9,17 +9,17 @@ messages and receipts are those that the headers name, events those that the rec
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from blockstore.errors import Missing, StoreError
 from chain.consensus.ancestry import Ancestry
 from chain.errors import ChainError, NotFound, NotHeld, NullRound
-from chain.index.coverage import MESSAGES_INDEX, covered
+from chain.index.coverage import MESSAGES_INDEX, contains, covered
 from chain.index.wanted_epochs import want_epoch
 from chain.tipset import Tipset
 from follower.forwarding.other_services import with_services
+from follower.forwarding.route import LACKS
 from follower.forwarding.unheld_chain import Ask, Lies, UnheldChain
 from follower.forwarding.unheld_rows import UnheldRows
 from rpc.context import Context
@@ -53,8 +53,6 @@ _SETTINGS: Final = frozenset({"eth_filter_limits", "execution_gas_cap"})
 _CACHES: Final = ("decoded_cache_bytes", "event_cache_bytes", "json_cache_bytes", "node_cache_bytes")
 _CACHE_BYTES: Final = 4 << 20
 _NOT_FOUND: Final = "X-Filecoin-Not-Found"
-#: what a node says that lacks it too
-_LACKS: Final = re.compile(r"could not find|block not found|load(ing)? tipset|not held|lookback")
 
 
 class Nodes(NodeClient, Protocol):
@@ -126,7 +124,7 @@ class ReadThrough:
         except NullRound:
             raise
         except CallFailed as error:
-            if _LACKS.search(error.message):
+            if LACKS.search(error.message):
                 return None
             raise
         except (NodeError, StoreError, NotHeld) as error:
@@ -172,11 +170,7 @@ class ReadThrough:
             epochs.append(told)
         lowest = max(0, head.height - self.fill_epochs)
         ranges = await covered(ctx.store, MESSAGES_INDEX)
-        lacking = [
-            epoch
-            for epoch in epochs
-            if lowest <= epoch < head.height and not any(low <= epoch <= high for low, high in ranges)
-        ]
+        lacking = [epoch for epoch in epochs if lowest <= epoch < head.height and not contains(ranges, epoch)]
         if not lacking:
             return
         try:

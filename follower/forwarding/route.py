@@ -25,6 +25,7 @@ from follower.forwarding.joined_calls import JoinedCalls
 from follower.forwarding.method_rules import Kind, is_fixed, kind_of
 from follower.forwarding.node import ForwardNode
 from follower.forwarding.response_times import ResponseTimes
+from follower.forwarding.seldom import Seldom
 from rpc.errors import METHOD_NOT_FOUND, Unavailable
 from rpc.node_errors import (
     CallFailed,
@@ -51,10 +52,8 @@ _EQUAL_FACTOR: Final = 1.5
 #: of the calls, those that may be asked of a second node because the first is late; and how many may be saved up
 _HEDGED_SHARE: Final = 0.1
 _HEDGES_SAVED: Final = 32.0
-#: seconds between two lines of the log about writes without an answer
-_WARNING_SECONDS: Final = 10.0
 #: what nodes say that lack an object or a tipset which another node may hold
-_LACKS: Final = re.compile(r"could not find|block not found|load(ing)? tipset|not held|lookback")
+LACKS: Final = re.compile(r"could not find|block not found|load(ing)? tipset|not held|lookback")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +106,7 @@ class ForwardRoute:
         self.hedges = 0
         #: writes of which is not known whether the node has taken them
         self.unknown_writes = 0
-        self._next_warning = 0.0
+        self._lines = Seldom()
 
     async def watch(self, interval_seconds: float = 5.0) -> None:
         """Ask each node for its head regularly, until cancelled."""
@@ -258,7 +257,7 @@ class ForwardRoute:
                         lacking += 1
                     except CallFailed as error:
                         note_source(node.name)
-                        if error.code != METHOD_NOT_FOUND and not _LACKS.search(error.message):
+                        if error.code != METHOD_NOT_FOUND and not LACKS.search(error.message):
                             raise
                         # another node may hold it; where none does, the best one's error is the answer
                         refused = refused or error
@@ -352,9 +351,7 @@ class ForwardRoute:
 
     def _note_unknown(self, method: str, error: NodeError) -> None:
         self.unknown_writes += 1
-        now = time.monotonic()
-        if now >= self._next_warning:
-            self._next_warning = now + _WARNING_SECONDS
+        if self._lines.is_due():
             log.warning("%s was sent, and no answer came (%d such writes): %s", method, self.unknown_writes, error)
 
     # --- kept answers ----------------------------------------------------------------------------------------

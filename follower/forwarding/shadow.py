@@ -14,6 +14,7 @@ from chain.errors import ChainError
 from chain.tipset import Tipset, TipsetKey
 from rpc.context import Context
 from rpc.errors import RpcError
+from rpc.json_wire import key_json
 from rpc.lookup.eth.block_parameter import BlockParameter, node_block_parameter, select
 from rpc.node_errors import NodeError
 from rpc.registry import Cache, Method
@@ -123,7 +124,7 @@ async def _pinned(ctx: Context, call: AnsweredCall, params: list[Any]) -> tuple[
         if isinstance(value, BlockParameter):
             pinned[place] = node_block_parameter(await select(ctx, value))
         elif isinstance(value, TipsetKey) and not value:
-            pinned[place] = [{"/": str(cid)} for cid in at.key.cids]
+            pinned[place] = key_json(at.key)
     return pinned, at
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
@@ -25,8 +24,9 @@ from chain.ipld.dag_cbor import decode
 from chain.ipld.objects import ObjectReader
 from chain.network import NetworkRecord
 from chain.tipset import Tipset, TipsetKey
+from follower.forwarding.seldom import Seldom
 from rpc import lotus_json
-from rpc.json_wire import encoder
+from rpc.json_wire import encoder, key_json
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +43,6 @@ _CACHED: Final = 2048
 #: rows of linked tipsets that are kept, and answers of nodes about deep epochs
 _ROWS: Final = 65_536
 _CLAIMS: Final = 4096
-#: seconds between two lines of the log about wrong answers
-_WARNING_SECONDS: Final = 10.0
 
 
 class Lies:
@@ -52,14 +50,12 @@ class Lies:
 
     def __init__(self) -> None:
         self.count = 0
-        self._next_warning = 0.0
+        self._lines = Seldom()
 
     def note(self, node: str, why: str) -> None:
         """One more. The log has one of them in ten seconds."""
         self.count += 1
-        now = time.monotonic()
-        if now >= self._next_warning:
-            self._next_warning = now + _WARNING_SECONDS
+        if self._lines.is_due():
             log.warning("an answer of full node %s is refused (%d so far): %s", node, self.count, why)
 
 
@@ -187,8 +183,8 @@ class UnheldChain(ChainIndex):
 
     async def _hint(self, anchor: Tipset, height: int) -> tuple[str, Tipset]:
         """The first tipset at or after an epoch of `anchor`'s chain, as a node says; the node. Errors: NotHeld."""
-        links = [{"/": str(cid)} for cid in anchor.key.cids]
-        async for node, answer in self._ask("Filecoin.ChainGetTipSetAfterHeight", [height, links], anchor):
+        asked = [height, key_json(anchor.key)]
+        async for node, answer in self._ask("Filecoin.ChainGetTipSetAfterHeight", asked, anchor):
             try:
                 tipset = await self.tipset(TipsetKey.of(parse(cid["/"]) for cid in answer["Cids"]))
                 if orjson.loads(self._encode(lotus_json.tipset(tipset))) != answer:

@@ -21,6 +21,7 @@ from chain.tipset import Tipset, TipsetKey
 from chain.tipset_messages import load_message_cids
 from follower.forwarding.unheld_chain import Ask, Lies, UnheldChain
 from rpc import eth_json
+from rpc.json_wire import key_json
 
 log = logging.getLogger(__name__)
 
@@ -99,8 +100,8 @@ class UnheldRows:
 
     async def _including(self, cid: Cid) -> Sequence[tuple[bytes, bytes]]:
         """The MESSAGES row of the tipset that includes a message, if a node knows one. Errors: NotHeld, as above."""
-        links = [{"/": str(one)} for one in self._head.key.cids]
-        async for node, answer in self._ask("Filecoin.StateSearchMsg", [links, {"/": str(cid)}, -1, False], self._head):
+        asked = [key_json(self._head.key), {"/": str(cid)}, -1, False]
+        async for node, answer in self._ask("Filecoin.StateSearchMsg", asked, self._head):
             if answer is None:
                 return []
             try:

@@ -21,8 +21,9 @@ from chain.index.chain_index import ChainIndex
 from chain.ipld.objects import Objects
 from chain.tipset import Tipset, TipsetKey
 from leader_bridge.nodes.sources import Source
-from leader_bridge.nodes.subscription import APPLY, CURRENT, REVERT, Change, key_json, parse_changes, parse_tipset
+from leader_bridge.nodes.subscription import APPLY, CURRENT, REVERT, Change, parse_changes, parse_tipset
 from leader_bridge.store.tipset_writer import NotAvailableYet, TipsetWriter
+from rpc.json_wire import key_json
 from rpc.node_errors import BadAnswer, NodeError
 
 log = logging.getLogger(__name__)

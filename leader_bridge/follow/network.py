@@ -19,9 +19,10 @@ from blockstore.errors import WrongNetwork
 from blockstore.store import Batch, Store
 from chain.known_networks import known_network
 from chain.network import NetworkRecord, load_network, network_of, read_network_file, save_network
-from leader_bridge.nodes.subscription import fetch_chain_head, key_json, parse_key, parse_tipset
+from leader_bridge.nodes.subscription import fetch_chain_head, parse_key, parse_tipset
 from leader_bridge.store.recorder import keep_network_params
 from rpc.client.client import NodeClient
+from rpc.json_wire import key_json
 from rpc.node_errors import BadAnswer, CallFailed
 
 log = logging.getLogger(__name__)

@@ -26,8 +26,8 @@ from chain.network import (
 )
 from chain.tipset import Tipset, TipsetKey
 from leader_bridge.follow.network import schedule_of
-from leader_bridge.nodes.subscription import key_json
 from rpc.client.client import NodeClient
+from rpc.json_wire import key_json
 from rpc.node_errors import BadAnswer, CallFailed
 
 log = logging.getLogger(__name__)

@@ -39,11 +39,6 @@ def parse_key(cids: Any) -> TipsetKey:
         raise BadAnswer(f"not a tipset key: {error}") from None
 
 
-def key_json(key: TipsetKey) -> list[dict[str, str]]:
-    """The JSON form of a tipset key."""
-    return [{"/": str(cid)} for cid in key.cids]
-
-
 def parse_tipset(value: Any) -> tuple[int, TipsetKey]:
     """(height, key) of a tipset in its JSON form. Errors: BadAnswer."""
     if not isinstance(value, dict) or not isinstance(value.get("Height"), int):

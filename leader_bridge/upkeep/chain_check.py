@@ -27,7 +27,7 @@ from chain.index.chain_index import (
     post_row,
     row_of,
 )
-from chain.index.coverage import MESSAGES_INDEX, Ranges, covered
+from chain.index.coverage import MESSAGES_INDEX, Ranges, contains, covered
 from chain.index.eth_rows import ETH_TXS_INDEX, index_eth_txs
 from chain.index.event_index import index_events
 from chain.index.event_rows import EVENTS_INDEX, at_key, chunk_row, decode_mark, mark_partition
@@ -39,7 +39,7 @@ from chain.tipset_messages import load_message_cids
 from leader_bridge.store.coverage import TIPSETS_INDEX
 from leader_bridge.store.indexer import BlockMessages, index_tipset, signed_messages
 from leader_bridge.upkeep.careful import read_many
-from leader_bridge.upkeep.chain_walk import Headers, contains, decoded
+from leader_bridge.upkeep.chain_walk import Headers, decoded
 from leader_bridge.upkeep.damage import CheckReport, Kind
 from leader_bridge.upkeep.object_check import LinkCheck
 from leader_bridge.upkeep.repair import Mender

@@ -11,7 +11,7 @@ from blockstore.store import TIPSETS, Store
 from chain.block import decode_header
 from chain.errors import BadObject
 from chain.index.chain_index import TipsetRow, decode_row
-from chain.index.coverage import Ranges
+from chain.index.coverage import Ranges, contains
 from chain.tipset import Tipset, TipsetKey
 from leader_bridge.imports.progress import Reporter
 from leader_bridge.imports.spill_file import KeySpillFile
@@ -22,11 +22,6 @@ from leader_bridge.upkeep.repair import Mender
 
 #: tipsets between two rests
 _STEP = 256
-
-
-def contains(ranges: Ranges, epoch: int) -> bool:
-    """Whether an epoch is in one of the ranges."""
-    return any(low <= epoch <= high for low, high in ranges)
 
 
 def decoded(value: bytes | None) -> TipsetRow | None:

@@ -127,17 +127,6 @@ async def lookup_id(ctx: Context, address: Address, key: TipsetKey) -> Address:
         raise actor_not_found(error) from error
 
 
-async def _post(ctx: Context, tipset: Tipset) -> tuple[Cid, Cid] | None:
-    """The roots after a tipset by its row, else by its child on the head's chain. Errors: NotHeld."""
-    found = await ctx.index.post(tipset.key)
-    head = (await ctx.pin_head()).tipset
-    if found is None and tipset.height < head.height:
-        child = await ctx.index.at_height(head, tipset.height + 1, previous=False)
-        if child.parents == tipset.key:
-            return child.parent_state_root, child.parent_message_receipts
-    return found
-
-
 async def key_address(ctx: Context, tipset: Tipset, address: Address) -> Address:
     """The key or delegated address of an account. Errors: MethodError, ActorNotFound, and those of the account's state.
 
@@ -153,7 +142,10 @@ async def key_address(ctx: Context, tipset: Tipset, address: Address) -> Address
     try:
         return await before.account_key(address)
     except (ActorNotFound, UnresolvedAddress) as error:
-        after = await _post(ctx, tipset)
+        after = await ctx.index.post(tipset.key)
+        if after is None:
+            # snapshots have no such rows
+            after = await ctx.index.post_by_child((await ctx.pin_head()).tipset, tipset)
         if after is None or after[0] == tipset.parent_state_root:
             if isinstance(error, ActorNotFound):
                 raise ActorNotFound(f"failed to find actor: {in_prefix(ctx, address)}") from error

@@ -13,6 +13,7 @@ from chain.index.recorded_answers import F3_CERTIFICATE
 from chain.tipset import Tipset, TipsetKey
 from rpc.context import Context
 from rpc.errors import NeedsNode
+from rpc.json_wire import key_json
 from rpc.params import ABSENT, param_of
 
 _KEY: Final = param_of("tipset key", TipsetKey)
@@ -42,7 +43,7 @@ async def forward(
     elif at_head and at is None:
         at = (await ctx.head()).tipset
         if key is not None and key < len(given):
-            given = [*given[:key], [{"/": str(cid)} for cid in at.key.cids], *given[key + 1 :]]
+            given = [*given[:key], key_json(at.key), *given[key + 1 :]]
     return await ctx.node.call(name, given, at)
 
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -103,18 +104,22 @@ def test_it_takes_every_setting_of_the_bridge_that_it_becomes() -> None:
     assert lacking == []
 
 
+async def disperse(file: Path, folders: Sequence[Path]) -> None:
+    """Cut a file into shards in folders, with the command."""
+    command = [sys.executable, "-m", "follower.cli", "disperse", str(file), "--to-folders", ",".join(map(str, folders))]
+    cut = await asyncio.to_thread(
+        subprocess.run, command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=120
+    )
+    assert cut.returncode == 0, cut.stderr
+
+
 @pytest.mark.skipif(not is_available(), reason="pyeclib is not installed")
 @pytest.mark.long
 async def test_shards_of_a_file_save_requests_also_where_a_folder_of_them_is_lost(
     devnet: Store, tmp_path: Path
 ) -> None:
     folders = [tmp_path / f"disk {number}" for number in range(5)]
-    command = [sys.executable, "-m", "follower.cli", "disperse", str(recorded("devnet/chain.car.zst"))]
-    command += ["--to-folders", ",".join(map(str, folders))]
-    cut = await asyncio.to_thread(
-        subprocess.run, command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=120
-    )
-    assert cut.returncode == 0, cut.stderr
+    await disperse(recorded("devnet/chain.car.zst"), folders)
     shutil.rmtree(folders[1])
     async with giving(devnet) as (server, pages):
         left = ",".join(str(folder) for folder in folders if folder.exists())

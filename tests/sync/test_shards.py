@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import random
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,13 +27,12 @@ from leader_bridge.sync.pool import Pool
 from leader_bridge.sync.shards import files_of_shards
 from rpc.server.ranges.page import RangeLimits, RangePages
 from rpc.server.ranges.shard_files import ShardFiles
-from tests.support.paths import ROOT
-from tests.support.processes import clean_environment, follower_process
+from tests.support.processes import follower_process
 from tests.support.proxies import free_port
 from tests.support.recorded import recorded
 from tests.sync.conftest import FAST, TOKEN, assert_whole, giving, peer
 from tests.sync.faults import Fault, deny, fail, spoil, stall
-from tests.sync.test_command import output, start
+from tests.sync.test_command import disperse, output, start
 from tests.sync.test_repeats import quick_peer
 
 pytestmark = [
@@ -285,12 +282,7 @@ async def test_real_followers_give_a_snapshot_while_one_of_them_stands_still(
     devnet_folder: Path, tmp_path: Path
 ) -> None:
     folders = [tmp_path / f"disk {number}" for number in range(5)]
-    command = [sys.executable, "-m", "follower.cli", "disperse", str(recorded("devnet/chain.car.zst"))]
-    command += ["--to-folders", ",".join(map(str, folders))]
-    cut = await asyncio.to_thread(
-        subprocess.run, command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=120
-    )
-    assert cut.returncode == 0, cut.stderr
+    await disperse(recorded("devnet/chain.car.zst"), folders)
     tokens = tmp_path / "tokens"
     tokens.write_text(f"region-b {TOKEN}\n")
     ports = [free_port() for _ in folders]

@@ -11,7 +11,7 @@ from blockstore.cid import Cid, verify
 from blockstore.errors import BadCid, HashMismatch
 from chain.tipset import TipsetKey
 from leader_bridge.clock import monotonic
-from leader_bridge.nodes.subscription import fetch_chain_head, key_json, parse_tipset
+from leader_bridge.nodes.subscription import fetch_chain_head, parse_tipset
 from leader_bridge.sync.sources.source import (
     Answer,
     BadSource,
@@ -26,6 +26,7 @@ from leader_bridge.sync.sources.source import (
 )
 from leader_bridge.sync.sources.standing import WINDOW_SECONDS
 from rpc.client.client import NodeClient
+from rpc.json_wire import key_json
 from rpc.node_errors import BadAnswer, CallFailed, NodeError, NodeRefused, RateLimited
 from rpc.server.ranges.window import Window
 from rpc.server.ranges.wire import HEADERS, Offer

@@ -73,10 +73,9 @@ async def find_post_roots(ctx: Context, tipset: Tipset) -> PostRoots | None:
             return PostRoots(*found)
         if seen is not None:
             ctx.extra[_CHILDLESS] = seen
-    if tipset.height < head.height:
-        child = await ctx.index.at_height(head, tipset.height + 1, previous=False)
-        if child.parents == tipset.key:
-            return PostRoots(child.parent_state_root, child.parent_message_receipts)
+    found = await ctx.index.post_by_child(head, tipset)
+    if found is not None:
+        return PostRoots(*found)
     if ctx.executor is None:
         return None
     try:

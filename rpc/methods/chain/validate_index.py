@@ -14,7 +14,7 @@ from blockstore.errors import Missing
 from blockstore.store import COVERAGE, EVENTS, HEIGHTS, MESSAGES
 from chain.errors import BadObject, BadRequest, ChainError, NotHeld
 from chain.index.chain_index import height_row
-from chain.index.coverage import MESSAGES_INDEX, covered, ranges_text
+from chain.index.coverage import MESSAGES_INDEX, contains, covered, ranges_text
 from chain.index.event_rows import (
     EVENTS_INDEX,
     IndexedEvent,
@@ -91,7 +91,7 @@ async def chain_validate_index(ctx: Context, epoch: int, backfill: bool) -> dict
 async def _check_covered(ctx: Context, index: bytes, epoch: int) -> None:
     """Errors: NotHeld, where the store has no rows of an epoch: there is nothing to compare, whatever a node holds."""
     ranges = await covered(ctx.store, index)
-    if not any(low <= epoch <= high for low, high in ranges):
+    if not contains(ranges, epoch):
         raise NotHeld(f"the index at height {epoch}: the store's index of {index.decode()} has {ranges_text(ranges)}")
 
 

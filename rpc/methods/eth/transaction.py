@@ -16,7 +16,7 @@ from blockstore.errors import BadCid, Missing
 from chain.errors import ActorNotFound, BadObject, BadRequest, NotFound, NotHeld
 from chain.eth.transaction import NotEthTx, eth_tx, is_eth
 from chain.eth.types import EthAddressError, NotEthHash, hash_of
-from chain.index.coverage import MESSAGES_INDEX, covered, ranges_text
+from chain.index.coverage import MESSAGES_INDEX, contains, covered, ranges_text
 from chain.message import SignedMessage, decode_any_message
 from chain.tipset import Tipset, TipsetKey
 from rpc import eth_json
@@ -179,7 +179,7 @@ async def _check_indexed(ctx: Context, epoch: int) -> None:
     """Errors: NotHeld, for an epoch below the head whose messages are not indexed: what is not found may be there."""
     if epoch < (await ctx.pin_head()).tipset.height:
         ranges = await covered(ctx.store, MESSAGES_INDEX)
-        if not any(low <= epoch <= high for low, high in ranges):
+        if not contains(ranges, epoch):
             raise NotHeld(f"messages of epoch {epoch} (indexed: {ranges_text(ranges)})")
 
 

@@ -16,6 +16,7 @@ from rpc.execution.call import NodePanics
 from rpc.execution.message_param import MessageParam
 from rpc.execution.or_forward import execute_or_forward
 from rpc.executor import Executor
+from rpc.json_wire import key_json
 from rpc.lookup.gas_premium import estimate_premium, with_noise
 from rpc.lookup.tipsets import read_tipset
 from rpc.params import BigInt, Exactly, Int64, Uint64, field_of, mismatch, param_of
@@ -44,10 +45,6 @@ class _SpecDecoder:
 SendSpec = Annotated[tuple[int, bool], _SpecDecoder()]
 
 
-def _links(key: TipsetKey) -> list[dict[str, str]]:
-    return [{"/": str(cid)} for cid in key.cids]
-
-
 @method("Filecoin.GasEstimateGasPremium", cost=Cost.SCAN, cache=Cache.NEVER)
 async def gas_estimate_gas_premium(
     ctx: Context, within: Uint64, sender: Address, gas_limit: Int64, key: TipsetKey
@@ -73,7 +70,7 @@ async def gas_estimate_gas_limit(ctx: Context, message: MessageParam, key: Tipse
         except NodePanics:
             raise NodePanics("Filecoin.GasEstimateGasLimit") from None
 
-    params = [lotus_json.message(message), _links(key)]
+    params = [lotus_json.message(message), key_json(key)]
     return await execute_or_forward(ctx, run, "Filecoin.GasEstimateGasLimit", params, 1)
 
 
@@ -90,5 +87,5 @@ async def gas_estimate_message_gas(ctx: Context, message: MessageParam, spec: Se
             raise NodePanics("Filecoin.GasEstimateMessageGas") from None
         return lotus_json.message(found)
 
-    params = [lotus_json.message(message), {"MaxFee": str(spec[0]), "MaximizeFeeCap": spec[1]}, _links(key)]
+    params = [lotus_json.message(message), {"MaxFee": str(spec[0]), "MaximizeFeeCap": spec[1]}, key_json(key)]
     return await execute_or_forward(ctx, run, "Filecoin.GasEstimateMessageGas", params, 2)

@@ -17,6 +17,7 @@ from rpc.execution.message_param import MessageParam
 from rpc.execution.or_forward import execute_or_forward
 from rpc.execution.replay import compute, replay
 from rpc.executor import Executor
+from rpc.json_wire import key_json
 from rpc.lookup.message_search import NO_LIMIT, Epochs, Found, Miss, search
 from rpc.lookup.tipset_execution import EVENTS_SINCE, crosses_migration
 from rpc.lookup.tipsets import load_tipset, read_tipset
@@ -42,7 +43,7 @@ async def state_call(ctx: Context, message: MessageParam, key: TipsetKey) -> Any
         has_events = ctx.network.version_at(tipset.height) >= EVENTS_SINCE
         return await invocation_json(ctx, done.message, done.applied, has_gas_cost=False, has_events=has_events)
 
-    params = [lotus_json.message(message), _links(key)]
+    params = [lotus_json.message(message), key_json(key)]
     return await execute_or_forward(ctx, run, "Filecoin.StateCall", params, 1)
 
 
@@ -63,12 +64,8 @@ async def state_replay(ctx: Context, key: TipsetKey, cid: Cid) -> Any:
             tipset = await load_tipset(ctx, key)
         return await replay(ctx, executor, tipset, cid)
 
-    params = [_links(key), {"/": str(cid)} if cid else None]
+    params = [key_json(key), {"/": str(cid)} if cid else None]
     return await execute_or_forward(ctx, run, "Filecoin.StateReplay", params)
-
-
-def _links(key: TipsetKey) -> list[dict[str, str]]:
-    return [{"/": str(cid)} for cid in key.cids]
 
 
 async def _execution(ctx: Context, message: Cid) -> tuple[TipsetKey, Cid]:
@@ -94,5 +91,5 @@ async def state_compute(ctx: Context, height: Epochs, messages: list[MessagePara
         tipset: Tipset = await read_tipset(ctx, key)
         return await compute(ctx, executor, height, messages, tipset)
 
-    params = [height, [lotus_json.message(one) for one in messages], _links(key)]
+    params = [height, [lotus_json.message(one) for one in messages], key_json(key)]
     return await execute_or_forward(ctx, run, "Filecoin.StateCompute", params, 2)

@@ -68,7 +68,7 @@ class Outbox:
         for channel, reader, texts in self._waiting:
             if channel.is_over:
                 continue
-            if channel.queued_bytes:
+            if channel.is_behind:
                 channel.keep(reader, texts)
                 continue
             for number, text in enumerate(texts):
