@@ -22,7 +22,7 @@ SERVING_SETTINGS: Final = (
     Setting(
         "start_ahead_seconds",
         number(0, 600),
-        5.0,
+        10.0,
         SERVE,
         "Seconds that a process over a shared store reads ahead when it starts, before it takes requests. 0: none.",
     ),

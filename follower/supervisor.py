@@ -110,8 +110,9 @@ class Supervisor:
                 env={**os.environ, **child.environment, **({"PYTHONUNBUFFERED": "1"} if relayed else {})},
                 stdout=asyncio.subprocess.PIPE if relayed else None,
                 stderr=asyncio.subprocess.STDOUT if relayed else None,
-                # its own session: Ctrl-C reaches this process alone, which then stops them in order
-                start_new_session=True,
+                # its own group: Ctrl-C reaches this process alone, which then stops them in order. Not a session: where
+                # Linux shares the cores among sessions, the priorities of these processes would mean nothing
+                preexec_fn=os.setpgrp,
             )
             self._running[child.name] = process
             relaying = None

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import gc
 import logging
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -24,6 +24,7 @@ from blockstore.errors import StoreError
 from chain.errors import ChainError
 from chain.ipld.dag_cbor import links
 from chain.ipld.objects import Objects
+from chain.tipset import Tipset
 from follower.ahead.asked_before import AskedBefore, Question
 from follower.ahead.peer_questions import ask_peers
 from follower.ahead.rows_ahead import read_rows_ahead
@@ -47,9 +48,10 @@ _VERSIONS: Final = (V0, V1, V2)
 _V1: Final = 1
 #: what is asked again: not what walks whole trees, executes or waits
 _COSTS: Final = frozenset({Cost.FREE, Cost.CHAIN, Cost.STATE, Cost.SCAN})
-#: newest epochs that are read, a day; states that are read together
+#: newest epochs that are read, a day; those whose objects are read together; those whose blocks are made together
 _EPOCHS: Final = 2880
 _PART: Final = 32
+_BLOCKS_TOGETHER: Final = 16
 #: whose questions: this machine's, its peers'
 _OWN: Final = "own"
 _PEERS: Final = "peers"
@@ -160,16 +162,31 @@ class StartAhead:
         # the head's own block needs its execution
         top = head.head.height - 1
         low = max(0, top - self._epochs)
-        heights = iter(range(top, low - 1, -1))
-        async with asyncio.TaskGroup() as group:
-            for _ in range(_TOGETHER):
-                group.create_task(self._read_blocks(heights))
-            group.create_task(self._read_states(low, top))
+        # older states are asked for less than older blocks
+        newest = max(low, top - _PART + 1)
+        await asyncio.gather(self._read_blocks(low, top), self._read_states(newest, top))
+        await self._read_states(low, newest - 1)
 
-    async def _read_blocks(self, heights: Iterable[int]) -> None:
-        for height in heights:
-            await self._read_block(height)
-            await asyncio.sleep(0)
+    async def _read_blocks(self, low: int, high: int) -> None:
+        """Ask for the blocks of some epochs, the newest first. What those of one part need is read together, while the
+        part before it is answered."""
+        before: Sequence[int] = ()
+        for part in _parts(low, high):
+            await asyncio.gather(self._read_messages(part), self._ask_blocks(before))
+            before = part
+        await self._ask_blocks(before)
+
+    async def _ask_blocks(self, heights: Iterable[int]) -> None:
+        waiting = iter(heights)
+
+        async def ask_on() -> None:
+            for height in waiting:
+                await self._read_block(height)
+                await asyncio.sleep(0)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_BLOCKS_TOGETHER):
+                group.create_task(ask_on())
 
     async def _read_block(self, height: int) -> None:
         await self._ask_one("eth_getBlockByNumber", hex(height), True)
@@ -184,20 +201,45 @@ class StartAhead:
         body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
         return await self._answer(_V1, body)
 
+    async def _read_messages(self, heights: Sequence[int]) -> None:
+        """The messages, receipts and events of some epochs, a level of all at a time."""
+        roots: list[Cid] = []
+        for tipset in await self._tipsets(heights):
+            roots.append(tipset.parent_message_receipts)
+            roots += [block.messages for block in tipset.blocks]
+        async for _ in self._read_levels(roots):
+            pass
+
     async def _read_states(self, low: int, high: int) -> None:
         """The upper objects of the states before some epochs, the newest first, a level of several at a time."""
+        for part in _parts(low, high):
+            roots = [tipset.parent_state_root for tipset in await self._tipsets(part)]
+            async for count in self._read_levels(roots):
+                self.states += count
+
+    async def _tipsets(self, heights: Sequence[int]) -> Sequence[Tipset]:
+        """Those of the head's chain at these epochs; none where they are held no more, or no head may be served yet."""
         services = self._services
         try:
             newest = (await services.head_source.current()).tipset
-            for top in range(high, low - 1, -_PART):
-                part = range(max(low, top - _PART + 1), top + 1)
-                tipsets = [await services.index.at_height(newest, height) for height in part]
-                roots = list(dict.fromkeys(tipset.parent_state_root for tipset in tipsets))
-                async for count in read_levels(services.objects, roots, _LEVELS, _LEVEL_OBJECTS):
-                    self.states += count
+            return [await services.index.at_height(newest, height) for height in heights]
         except (StoreError, ChainError, RpcError) as error:
-            # older states are held no more; or no head may be served yet
-            log.debug("no more states are read ahead: %s", error)
+            log.debug("nothing is read ahead for epoch %d and others: %s", heights[0], error)
+            return ()
+
+    async def _read_levels(self, roots: Iterable[Cid]) -> AsyncIterator[int]:
+        """As `read_levels`, as far as the objects are held."""
+        try:
+            async for count in read_levels(self._services.objects, list(dict.fromkeys(roots)), _LEVELS, _LEVEL_OBJECTS):
+                yield count
+        except (StoreError, ChainError) as error:
+            log.debug("not all objects are read ahead: %s", error)
+
+
+def _parts(low: int, high: int) -> Iterator[range]:
+    """The epochs from `low` to `high` in parts, the newest first."""
+    for top in range(high, low - 1, -_PART):
+        yield range(top, max(low, top - _PART + 1) - 1, -1)
 
 
 async def read_levels(objects: Objects, roots: Sequence[Cid], levels: int, most: int) -> AsyncIterator[int]:

@@ -71,9 +71,11 @@ async def _keep_running(environment: Mapping[str, str]) -> None:
     pause = _FIRST_DELAY_SECONDS
     while True:
         began = time.monotonic()
+        # a group of its own, so that Ctrl-C reaches the parent alone. Not a session: where Linux shares the cores among
+        # sessions, an executor in its own would take as much as the workers, whatever its priority
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "follower.cli", "execute", "--with-parent",
-            env={**os.environ, **environment}, stdin=asyncio.subprocess.PIPE, start_new_session=True,
+            env={**os.environ, **environment}, stdin=asyncio.subprocess.PIPE, preexec_fn=os.setpgrp,
         )  # fmt: skip
         try:
             code = await process.wait()

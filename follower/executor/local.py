@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
@@ -36,6 +37,8 @@ T = TypeVar("T")
 _READ_SECONDS = 30.0
 #: places that calls are prepared for: heads, and epochs that clients ask for
 _PLACES: Final = 256
+#: of the thread that compiles: what else runs goes first. Not more, or a busy machine would not execute for long
+_COMPILER_NICENESS: Final = 10
 _AMOUNTS = ("penalty", "miner_tip", "base_fee_burn", "over_estimation_burn", "refund")
 
 
@@ -149,6 +152,17 @@ class LocalExecutor:
         supply = await self._supply(place)
         arguments = (place, steps, keep_state, objects, anchor, supply)
         return await self._loop.run_in_executor(self._pool, self._run, *arguments)
+
+    async def compile(self, place: Place) -> None:
+        """Compile the code of the actors at `place`, at a low priority: it takes CPU for seconds. Errors: as `run`."""
+        anchor, supply = await self._index.tipset(place.anchor), await self._supply(place)
+        # a thread of its own: without rights a thread cannot get its priority back. Those that the compiler starts
+        # inherit it
+        pool = ThreadPoolExecutor(1, "compiler", _lower_priority)
+        try:
+            await self._loop.run_in_executor(pool, self._run, place, (), False, False, anchor, supply)
+        finally:
+            pool.shutdown(wait=False)
 
     async def get(self, cid: bytes) -> bytes:
         """An object, of the store or of a state that was made here. Errors: Missing."""
@@ -268,6 +282,13 @@ class LocalExecutor:
         witnesses = one, other, extra
         found = await find_fault(self, self._index, self._network, anchor, place.root, place.epoch, witnesses)
         return None if found is None else (found.miner, found.epoch, found.kind)
+
+
+def _lower_priority() -> None:
+    """Of the calling thread alone, as Linux has it."""
+    thread = threading.get_native_id()
+    if os.getpriority(os.PRIO_PROCESS, thread) < _COMPILER_NICENESS:
+        os.setpriority(os.PRIO_PROCESS, thread, _COMPILER_NICENESS)
 
 
 class _OwnCalls:

@@ -92,7 +92,7 @@ async def _keep_compiled(executor: LocalExecutor, sources: Sources, server: Exec
                         tipset.parent_base_fee,
                         tipset.key,
                     )
-                    await executor.run(place, [])
+                    await executor.compile(place)
                     if not compiled:
                         await server.start(path)
                         log.info("executing messages at %s, network version %d", path, version)

@@ -84,10 +84,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def executor_of(follower: FollowerProcess) -> int:
     """The process id of a follower's executor."""
-    children = Path(f"/proc/{follower.process.pid}/task/{follower.process.pid}/children").read_text().split()
-    found = [int(pid) for pid in children if b"execute" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
+    found = executors_of(follower)
     assert len(found) == 1, follower.output()
     return found[0]
+
+
+def executors_of(follower: FollowerProcess) -> list[int]:
+    """The process ids of its children that execute."""
+    children = Path(f"/proc/{follower.process.pid}/task/{follower.process.pid}/children").read_text().split()
+    return [int(pid) for pid in children if b"execute" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
 
 
 async def wrong_answers(client: Rpc, numbers: range) -> tuple[int, int, list[Any]]:
@@ -129,6 +134,27 @@ async def frames_to(path: Path, data: bytes) -> list[Any]:
 
 @pytest.mark.recorded
 @pytest.mark.timeout(900)
+def priorities_of(pid: int) -> list[int]:
+    """The nice value of each thread of a process."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return [int((one / "stat").read_text().rpartition(")")[2].split()[16]) for one in threads]
+
+
+async def test_what_compiles_leaves_the_cores_to_what_answers(store: str) -> None:
+    require_machine()
+    port = free_port()
+    arguments = ("serve", "--store", store, "--listen", f"127.0.0.1:{port}", "--execution", "on")
+    with follower_process(*arguments) as follower:
+        end = time.monotonic() + _READY_SECONDS
+        while not executors_of(follower) or max(found := priorities_of(pid := executor_of(follower))) < 10:
+            assert time.monotonic() < end, follower.output()
+            await asyncio.sleep(0.02)
+        assert min(found) == 5, "what it executes with is not at the compiler's priority"
+        # Linux may share the cores among sessions first: in another one, the priority would mean nothing
+        assert os.getsid(pid) == os.getsid(follower.process.pid)
+        assert os.getpgid(pid) != os.getpgid(follower.process.pid), "Ctrl-C is the parent's"
+
+
 async def test_a_killed_executor_costs_answers_but_makes_none_wrong(store: str) -> None:
     """One run of the process: garbage on its socket, calls in concurrency, kill -9 among them, its restart."""
     require_machine()

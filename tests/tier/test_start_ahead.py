@@ -106,6 +106,13 @@ async def test_on_a_new_machine_the_newest_epochs_need_no_read(devnet: Path, tmp
         assert not far.reads
 
 
+async def test_the_objects_of_many_epochs_are_read_together(devnet: Path, tmp_path: Path) -> None:
+    async with follower(devnet, tmp_path, 120.0, 96) as (far, _):
+        reads = sum(read.startswith("get") for read in far.reads)
+    # parts of 32 epochs, a few levels of each, and parts of states; each block on its own took 826
+    assert reads < 500
+
+
 async def test_a_store_that_hangs_delays_the_start_no_longer_than_that(devnet: Path, tmp_path: Path) -> None:
     store = await LmdbStore.open(devnet)
     far = Far(store)

@@ -55,6 +55,8 @@ _SCANS: Final = 16
 _SLICE: Final = 256
 #: groups from which on a further posting list is read rather than the groups themselves
 _NARROW: Final = 256
+#: events up to which those in memory are searched: a posting list would be a read of the store
+_IN_MEMORY: Final = 1024
 _CACHE_BYTES: Final = 64 << 20
 #: what a decoded event takes beside its bytes
 _OVERHEAD: Final = 900
@@ -82,15 +84,15 @@ class _Group:
 
     def hits(self, criteria: EventCriteria) -> Sequence[Hit]:
         """Those that match."""
-        if not criteria.matches_emitter(self._first):
+        if (criteria.ids or criteria.delegated) and not criteria.matches_emitter(self._first):
             return ()
         if criteria.values or not criteria.is_raw_only:
+            shown = self._shown
+            # what `EventCriteria.matches_values` says, without a call for each event
+            for wanted in criteria.values:
+                shown = [one for one in shown if not wanted.isdisjoint(one[1])]
             includes_empty = criteria.includes_empty
-            return [
-                hit
-                for hit, values in self._shown
-                if (hit.entries or includes_empty) and criteria.matches_values(values)
-            ]
+            return [hit for hit, _ in shown if hit.entries or includes_empty]
         if self._raw is None:
             self._raw = [
                 hit if len(entries) == len(hit.entries) else Hit(hit.place, hit.found, entries)
@@ -234,6 +236,12 @@ class EventSearch:
         events = sum(marks[block_hash].events for block_hash in places)
         if events <= _NARROW:
             return None  # fewer events than a posting list may have rows
+        if events <= _IN_MEMORY and all(
+            (block_hash, chunk, _ALL) in self._groups
+            for block_hash in places
+            for chunk in range(marks[block_hash].chunks)
+        ):
+            return None
         # a condition of more terms than there are events is looked for in the events themselves
         conditions = [terms for terms in await self._terms_by_condition(ctx, criteria) if len(terms) <= events]
         if not conditions:
@@ -257,7 +265,15 @@ class EventSearch:
 
         Errors: NotHeld, BadObject.
         """
-        found = [self._cached(*one) for one in wanted]
+        # whole chunks are looked up without a call for each
+        kept = self._groups
+        found: list[Sequence[_Group] | None] = []
+        for one in wanted:
+            if one[2] is not None:
+                found.append(self._cached(one[0], one[1], one[2]))
+            else:
+                entry = kept.get((one[0].block_hash, one[1], _ALL))
+                found.append(None if entry is None else entry[0])
         missing = [at for at, groups in enumerate(found) if groups is None]
         rows = [chunk_row(place.height, place.block_hash, chunk) for place, chunk, _ in (wanted[at] for at in missing)]
         # a row that was not there may have come before its mark did
@@ -270,10 +286,8 @@ class EventSearch:
             found[at] = await self._decoded(ctx, place, chunk, refs, data)
         return found  # type: ignore[return-value]
 
-    def _cached(self, place: Ancestor, chunk: int, refs: Sequence[int] | None) -> Sequence[_Group] | None:
-        if refs is None:
-            entry = self._groups.get((place.block_hash, chunk, _ALL))
-            return None if entry is None else entry[0]
+    def _cached(self, place: Ancestor, chunk: int, refs: Sequence[int]) -> Sequence[_Group] | None:
+        """Some groups of a chunk; None where one is not in memory."""
         found: list[_Group] = []
         for at in refs:
             entry = self._groups.get((place.block_hash, chunk, at))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -180,6 +181,42 @@ class Slow(MemoryStore):
             self.late = False
             return [None] * len(keys)
         return found
+
+
+class Counting(MemoryStore):
+    """Counts reads of rows and of posting lists."""
+
+    reads = 0
+
+    async def rows(self, table: Table, keys: Sequence[tuple[bytes, bytes]]) -> list[bytes | None]:
+        self.reads += 1
+        return await super().rows(table, keys)
+
+    async def scan(self, *arguments: Any, **named: Any) -> list[tuple[bytes, bytes]]:
+        self.reads += 1
+        return await super().scan(*arguments, **named)
+
+
+async def test_a_range_whose_events_are_in_memory_is_searched_without_a_read() -> None:
+    store, batch = Counting(), Batch()
+    shown = [(EventEntry(3, "t1", RAW, word),) for word in WORDS]
+    # more than are searched without a posting list where they must be read
+    for height in range(20):
+        events = [event(index, EMITTERS[index % 3], shown[index % 4]) for index in range(24)]
+        put_events(batch, height, place(height, 0).block_hash, events)
+    await store.write(batch)
+    ctx, search = await search_over(store)
+    search = EventSearch(ctx, 64 << 20)
+    line = [place(height, 0) for height in range(20)]
+    for one in line:
+        await found(search, ctx, [one], EventCriteria())
+    one_topic = EventCriteria(values=(frozenset({("t1", RAW, WORDS[2])}),))
+    store.reads = 0
+    assert len(await found(search, ctx, line, one_topic)) == 20 * 24 // 4
+    assert not store.reads
+    # what is not in memory is not read whole: the posting list names the few groups
+    assert len(await found(EventSearch(ctx, 64 << 20), ctx, line, one_topic)) == 20 * 24 // 4
+    assert store.reads
 
 
 @pytest.mark.parametrize("late", [False, True])
