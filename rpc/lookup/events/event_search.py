@@ -73,11 +73,13 @@ _TURN: Final = 1 << 20
 class _Group:
     """A decoded group: events of one emitter, and their hits, which are made once."""
 
-    __slots__ = ("_first", "_raw", "_shown", "size")
+    __slots__ = ("_first", "_raw", "_shown", "_values", "size")
 
     def __init__(self, place: Ancestor, events: list[IndexedEvent]) -> None:
         self._first = events[0].event
         self._shown = [(Hit(place, one, one.event.entries), indexed_values(one.event)) for one in events]
+        #: of any of the events: mostly tells at once that none matches
+        self._values = frozenset().union(*(values for _, values in self._shown))
         self._raw: list[Hit] | None = None
         #: about how many bytes it takes, JSON of its logs included
         self.size = sum(_OVERHEAD + sum(200 + 3 * len(entry.value) for entry in one.event.entries) for one in events)
@@ -88,6 +90,10 @@ class _Group:
             return ()
         if criteria.values or not criteria.is_raw_only:
             shown = self._shown
+            values = self._values
+            for wanted in criteria.values:
+                if wanted.isdisjoint(values):
+                    return ()
             # what `EventCriteria.matches_values` says, without a call for each event
             for wanted in criteria.values:
                 shown = [one for one in shown if not wanted.isdisjoint(one[1])]
