@@ -78,8 +78,8 @@ class _Group:
     def __init__(self, place: Ancestor, events: list[IndexedEvent]) -> None:
         self._first = events[0].event
         self._shown = [(Hit(place, one, one.event.entries), indexed_values(one.event)) for one in events]
-        #: of any of the events: mostly tells at once that none matches
-        self._values = frozenset().union(*(values for _, values in self._shown))
+        #: of any of the events, where they are few: mostly tells at once that none matches
+        self._values = frozenset().union(*(one[1] for one in self._shown)) if len(events) <= _RUN else None
         self._raw: list[Hit] | None = None
         #: about how many bytes it takes, JSON of its logs included
         self.size = sum(_OVERHEAD + sum(200 + 3 * len(entry.value) for entry in one.event.entries) for one in events)
@@ -91,9 +91,8 @@ class _Group:
         if criteria.values or not criteria.is_raw_only:
             shown = self._shown
             values = self._values
-            for wanted in criteria.values:
-                if wanted.isdisjoint(values):
-                    return ()
+            if values is not None and any(wanted.isdisjoint(values) for wanted in criteria.values):
+                return ()
             # what `EventCriteria.matches_values` says, without a call for each event
             for wanted in criteria.values:
                 shown = [one for one in shown if not wanted.isdisjoint(one[1])]

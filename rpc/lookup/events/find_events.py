@@ -62,7 +62,10 @@ async def logs_json(ctx: Context, hits: Sequence[Hit], removed: bool = False) ->
     for at in range(0, len(hits), _RUN):
         await ctx.checkpoint()
         logs += [log for hit in hits[at : at + _RUN] if (log := hit.log(removed)) is not None]
-    return join_json(logs)
+    joined = join_json(logs)
+    # a copy of megabytes takes milliseconds, and more copies follow
+    await ctx.checkpoint()
+    return joined
 
 
 def tipset_not_found(cid: Cid) -> NotFound:
