@@ -207,15 +207,23 @@ class StartAhead:
         for tipset in await self._tipsets(heights):
             roots.append(tipset.parent_message_receipts)
             roots += [block.messages for block in tipset.blocks]
-        async for _ in self._read_levels(roots):
-            pass
+        try:
+            async for _ in self._read_levels(roots):
+                pass
+        except (StoreError, ChainError) as error:
+            # who is asked for these blocks says what is not held
+            log.debug("not all messages are read ahead: %s", error)
 
     async def _read_states(self, low: int, high: int) -> None:
         """The upper objects of the states before some epochs, the newest first, a level of several at a time."""
-        for part in _parts(low, high):
-            roots = [tipset.parent_state_root for tipset in await self._tipsets(part)]
-            async for count in self._read_levels(roots):
-                self.states += count
+        try:
+            for part in _parts(low, high):
+                roots = [tipset.parent_state_root for tipset in await self._tipsets(part)]
+                async for count in self._read_levels(roots):
+                    self.states += count
+        except (StoreError, ChainError) as error:
+            # older states are held no more
+            log.debug("no more states are read ahead: %s", error)
 
     async def _tipsets(self, heights: Sequence[int]) -> Sequence[Tipset]:
         """Those of the head's chain at these epochs; none where they are held no more, or no head may be served yet."""
@@ -227,13 +235,8 @@ class StartAhead:
             log.debug("nothing is read ahead for epoch %d and others: %s", heights[0], error)
             return ()
 
-    async def _read_levels(self, roots: Iterable[Cid]) -> AsyncIterator[int]:
-        """As `read_levels`, as far as the objects are held."""
-        try:
-            async for count in read_levels(self._services.objects, list(dict.fromkeys(roots)), _LEVELS, _LEVEL_OBJECTS):
-                yield count
-        except (StoreError, ChainError) as error:
-            log.debug("not all objects are read ahead: %s", error)
+    def _read_levels(self, roots: Iterable[Cid]) -> AsyncIterator[int]:
+        return read_levels(self._services.objects, list(dict.fromkeys(roots)), _LEVELS, _LEVEL_OBJECTS)
 
 
 def _parts(low: int, high: int) -> Iterator[range]:
