@@ -12,10 +12,10 @@ import asyncio
 import contextlib
 import gc
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import orjson
 
@@ -36,6 +36,8 @@ from rpc.server.limits import READ_ONLY
 from rpc.server.metrics import Metrics
 
 log = logging.getLogger(__name__)
+
+A = TypeVar("A")
 
 #: the parts of the time that rows may take, and beside them the peers' questions
 _ROWS_PART: Final = 1 / 3
@@ -121,18 +123,14 @@ class StartAhead:
 
     async def _ask(self, questions: Iterable[Question], whose: str) -> None:
         """Ask them all again, some at a time."""
-        waiting = iter(questions)
 
-        async def ask_on() -> None:
-            for version, body in waiting:
-                if self._is_wanted(version, body):
-                    await self._answer(version, body)
-                    self.asked[whose] += 1
-                await asyncio.sleep(0)
+        async def ask(question: Question) -> None:
+            version, body = question
+            if self._is_wanted(version, body):
+                await self._answer(version, body)
+                self.asked[whose] += 1
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(_TOGETHER):
-                group.create_task(ask_on())
+        await _each(ask, questions, _TOGETHER)
 
     def _is_wanted(self, version: int, body: bytes) -> bool:
         try:
@@ -172,21 +170,9 @@ class StartAhead:
         part before it is answered."""
         before: Sequence[int] = ()
         for part in _parts(low, high):
-            await asyncio.gather(self._read_messages(part), self._ask_blocks(before))
+            await asyncio.gather(self._read_messages(part), _each(self._read_block, before, _BLOCKS_TOGETHER))
             before = part
-        await self._ask_blocks(before)
-
-    async def _ask_blocks(self, heights: Iterable[int]) -> None:
-        waiting = iter(heights)
-
-        async def ask_on() -> None:
-            for height in waiting:
-                await self._read_block(height)
-                await asyncio.sleep(0)
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(_BLOCKS_TOGETHER):
-                group.create_task(ask_on())
+        await _each(self._read_block, before, _BLOCKS_TOGETHER)
 
     async def _read_block(self, height: int) -> None:
         await self._ask_one("eth_getBlockByNumber", hex(height), True)
@@ -235,8 +221,22 @@ class StartAhead:
             log.debug("nothing is read ahead for epoch %d and others: %s", heights[0], error)
             return ()
 
-    def _read_levels(self, roots: Iterable[Cid]) -> AsyncIterator[int]:
-        return read_levels(self._services.objects, list(dict.fromkeys(roots)), _LEVELS, _LEVEL_OBJECTS)
+    def _read_levels(self, roots: Sequence[Cid]) -> AsyncIterator[int]:
+        return read_levels(self._services.objects, roots, _LEVELS, _LEVEL_OBJECTS)
+
+
+async def _each(work: Callable[[A], Awaitable[None]], items: Iterable[A], together: int) -> None:
+    """`work` of every item, so many under way; the loop has a turn behind each. An error ends them all."""
+    waiting = iter(items)
+
+    async def work_on() -> None:
+        for item in waiting:
+            await work(item)
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(together):
+            group.create_task(work_on())
 
 
 def _parts(low: int, high: int) -> Iterator[range]:

@@ -148,21 +148,24 @@ class LocalExecutor:
         if keep_state and self._lacking_keys and any(isinstance(step, Reward) for step in steps):
             # a whole tipset: its proofs would count as wrong
             raise NotHeld(self._lacking_keys)
-        anchor = await self._index.tipset(place.anchor)
-        supply = await self._supply(place)
-        arguments = (place, steps, keep_state, objects, anchor, supply)
-        return await self._loop.run_in_executor(self._pool, self._run, *arguments)
+        return await self._run_in(self._pool, place, steps, keep_state, objects)
 
     async def compile(self, place: Place) -> None:
         """Compile the code of the actors at `place`, at a low priority: it takes CPU for seconds. Errors: as `run`."""
-        anchor, supply = await self._index.tipset(place.anchor), await self._supply(place)
         # a thread of its own: without rights a thread cannot get its priority back. Those that the compiler starts
         # inherit it
         pool = ThreadPoolExecutor(1, "compiler", _lower_priority)
         try:
-            await self._loop.run_in_executor(pool, self._run, place, (), False, False, anchor, supply)
+            await self._run_in(pool, place, (), False, False)
         finally:
             pool.shutdown(wait=False)
+
+    async def _run_in(
+        self, pool: ThreadPoolExecutor, place: Place, steps: Sequence[Step | Reward], keep_state: bool, objects: bool
+    ) -> Run:
+        anchor = await self._index.tipset(place.anchor)
+        supply = await self._supply(place)
+        return await self._loop.run_in_executor(pool, self._run, place, steps, keep_state, objects, anchor, supply)
 
     async def get(self, cid: bytes) -> bytes:
         """An object, of the store or of a state that was made here. Errors: Missing."""

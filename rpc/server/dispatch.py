@@ -294,6 +294,8 @@ class Dispatcher:
                 text = self.encode(result)
                 if len(text) > UNCOUNTED_BYTES:
                     self._reserve_answer(ctx, len(text), len(text))
+                    result = None
+                    await ctx.checkpoint()
             if self.shadow is not None:
                 self.shadow.look(ctx, call, request.params, text)
             if flight is not None and self.answers is not None:

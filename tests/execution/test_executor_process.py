@@ -132,14 +132,14 @@ async def frames_to(path: Path, data: bytes) -> list[Any]:
         writer.close()
 
 
-@pytest.mark.recorded
-@pytest.mark.timeout(900)
 def priorities_of(pid: int) -> list[int]:
     """The nice value of each thread of a process."""
     threads = Path(f"/proc/{pid}/task").iterdir()
     return [int((one / "stat").read_text().rpartition(")")[2].split()[16]) for one in threads]
 
 
+@pytest.mark.recorded
+@pytest.mark.timeout(900)
 async def test_what_compiles_leaves_the_cores_to_what_answers(store: str) -> None:
     require_machine()
     port = free_port()
@@ -155,6 +155,8 @@ async def test_what_compiles_leaves_the_cores_to_what_answers(store: str) -> Non
         assert os.getpgid(pid) != os.getpgid(follower.process.pid), "Ctrl-C is the parent's"
 
 
+@pytest.mark.recorded
+@pytest.mark.timeout(900)
 async def test_a_killed_executor_costs_answers_but_makes_none_wrong(store: str) -> None:
     """One run of the process: garbage on its socket, calls in concurrency, kill -9 among them, its restart."""
     require_machine()

@@ -86,13 +86,12 @@ class _Group:
 
     def hits(self, criteria: EventCriteria) -> Sequence[Hit]:
         """Those that match."""
-        if (criteria.ids or criteria.delegated) and not criteria.matches_emitter(self._first):
+        if not criteria.matches_emitter(self._first):
             return ()
         if criteria.values or not criteria.is_raw_only:
-            shown = self._shown
-            values = self._values
-            if values is not None and any(wanted.isdisjoint(values) for wanted in criteria.values):
+            if self._values is not None and not criteria.matches_values(self._values):
                 return ()
+            shown = self._shown
             # what `EventCriteria.matches_values` says, without a call for each event
             for wanted in criteria.values:
                 shown = [one for one in shown if not wanted.isdisjoint(one[1])]
@@ -270,15 +269,7 @@ class EventSearch:
 
         Errors: NotHeld, BadObject.
         """
-        # whole chunks are looked up without a call for each
-        kept = self._groups
-        found: list[Sequence[_Group] | None] = []
-        for one in wanted:
-            if one[2] is not None:
-                found.append(self._cached(one[0], one[1], one[2]))
-            else:
-                entry = kept.get((one[0].block_hash, one[1], _ALL))
-                found.append(None if entry is None else entry[0])
+        found = [self._cached(*one) for one in wanted]
         missing = [at for at, groups in enumerate(found) if groups is None]
         rows = [chunk_row(place.height, place.block_hash, chunk) for place, chunk, _ in (wanted[at] for at in missing)]
         # a row that was not there may have come before its mark did
@@ -291,8 +282,10 @@ class EventSearch:
             found[at] = await self._decoded(ctx, place, chunk, refs, data)
         return found  # type: ignore[return-value]
 
-    def _cached(self, place: Ancestor, chunk: int, refs: Sequence[int]) -> Sequence[_Group] | None:
-        """Some groups of a chunk; None where one is not in memory."""
+    def _cached(self, place: Ancestor, chunk: int, refs: Sequence[int] | None) -> Sequence[_Group] | None:
+        if refs is None:
+            entry = self._groups.get((place.block_hash, chunk, _ALL))
+            return None if entry is None else entry[0]
         found: list[_Group] = []
         for at in refs:
             entry = self._groups.get((place.block_hash, chunk, at))

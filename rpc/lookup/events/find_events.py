@@ -63,7 +63,7 @@ async def logs_json(ctx: Context, hits: Sequence[Hit], removed: bool = False) ->
         await ctx.checkpoint()
         logs += [log for hit in hits[at : at + _RUN] if (log := hit.log(removed)) is not None]
     joined = join_json(logs)
-    # a copy of megabytes takes milliseconds, and more copies follow
+    # a copy of megabytes takes milliseconds, and the encoder makes the next one
     await ctx.checkpoint()
     return joined
 

@@ -129,10 +129,7 @@ async def _receipts(ctx: Context, block: BlockParam, limit: int) -> Any:
         await ctx.checkpoint()
         # written and freed one by one: all at once, those of a large block would keep the loop
         receipts.append(orjson.Fragment(encode(receipt_json(found, at, tx, logs.pop(at, ())))))
-    joined = cache.keep(key, receipts)
-    # a copy of megabytes takes milliseconds, and more copies follow
-    await ctx.checkpoint()
-    return joined
+    return cache.keep(key, receipts)
 
 
 @method(

@@ -205,7 +205,7 @@ async def test_a_range_whose_events_are_in_memory_is_searched_without_a_read() -
         events = [event(index, EMITTERS[index % 3], shown[index % 4]) for index in range(24)]
         put_events(batch, height, place(height, 0).block_hash, events)
     await store.write(batch)
-    ctx, search = await search_over(store)
+    ctx, _ = await search_over(store)
     search = EventSearch(ctx, 64 << 20)
     line = [place(height, 0) for height in range(20)]
     for one in line:
