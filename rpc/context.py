@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from blockstore.store import Store
+from chain.address import Address
 from chain.index.chain_index import ChainIndex
 from chain.ipld.objects import Objects
 from chain.network import NetworkRecord
+from chain.state.state_tree import Actor, StateTree
 from chain.tipset import Tipset, TipsetKey
 from rpc.admission import Admission, Lane
 from rpc.errors import TimeBudgetExceeded, Unavailable
@@ -41,6 +43,18 @@ class _Done:
 DONE: Final = _Done()
 
 
+#: how a state tree follows from a head: a name or a block tag, and the network version where the answer needs it
+StateView = tuple[str, int]
+
+
+class SeenActor(NamedTuple):
+    """An actor that an answer is a function of, as it was found under an address."""
+
+    view: StateView
+    address: Address
+    actor: Actor
+
+
 class Context:
     """One per HTTP request (a whole batch shares it) or WebSocket call.
 
@@ -51,8 +65,8 @@ class Context:
 
     __slots__ = (
         "account", "admission", "asked_node", "cache_status", "deadline", "depends_on", "find_client", "headers",
-        "lane_places", "permissions", "pinned", "reserved_bytes", "retry_after", "search_limit", "services", "session",
-        "stages", "time_budget_seconds", "verbose", "version", "waits",
+        "lane_places", "permissions", "pinned", "reserved_bytes", "retry_after", "search_limit", "seen", "services",
+        "session", "stages", "time_budget_seconds", "verbose", "version", "waits",
     )  # fmt: skip
 
     def __init__(
@@ -93,6 +107,8 @@ class Context:
         #: up to which epoch of the head's chain the answer depends on it: NOTHING, an epoch, or WHOLE_HEAD. The calls
         #: of a batch share it, so it only grows
         self.depends_on = NOTHING
+        #: the actor through which alone the answer depends on the head, and the tree that it was found in
+        self.seen: tuple[SeenActor, StateTree] | None = None
         #: whether the full node behind was looked at
         self.asked_node = False
         #: what `X-Cache` says of a single call; None: nothing
@@ -256,6 +272,15 @@ class Context:
         """Note that the answer depends on the head's chain, but on nothing above this epoch. See `pin_head`."""
         if epoch > self.depends_on:
             self.depends_on = epoch
+
+    def note_actor(self, view: StateView, tree: StateTree, address: Address, actor: Actor) -> None:
+        """Note that the answer, though it depends on the head, is a function of one actor and of the parameters.
+
+        `view`: how the state tree follows from the head. Two trees of one view and one head are the same.
+        """
+        # the calls of a batch share this context
+        if self.lane_places is None:
+            self.seen = SeenActor(view, address, actor), tree
 
     async def pin_head(self) -> Head:
         """As `head`, where the answer does not depend on the whole of it: the caller notes on what it does.

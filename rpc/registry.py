@@ -75,7 +75,8 @@ class Method:
     `cache` says how long its answers may be kept; None: nobody has said, so never.
 
     `raw` marks a method that takes its parameters as they came (`RawParams`); `channel`, one whose handler
-    is an async generator and whose values are pushed over a WebSocket.
+    is an async generator and whose values are pushed over a WebSocket. `proves_empty` marks one whose empty answers are
+    found in what is held, and are errors where it is not held: they are kept as others, not as absences.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Method:
     returns: Any
     doc: str
     cache: Cache | None = None
+    proves_empty: bool = False
 
     @property
     def field(self) -> str:
@@ -139,6 +141,7 @@ class Registry:
         answered: str = "decoded",
         channel: bool = False,
         cache: Cache | None = None,
+        proves_empty: bool = False,
     ) -> Callable[[H], H]:
         """Declare a method. `perm` is "read", "write", "sign" or "admin"."""
 
@@ -159,6 +162,7 @@ class Registry:
                     returns=returns,
                     doc=inspect.cleandoc(handler.__doc__ or ""),
                     cache=cache,
+                    proves_empty=proves_empty,
                 )
             )
             return handler

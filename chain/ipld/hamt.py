@@ -30,6 +30,9 @@ _KIND: Final = b"H"
 #: (bitfield, pointers); a pointer is bytes (a link) or a list of [key, value]
 Node = tuple[int, list[Any]]
 
+UNREAD: Final = object()
+"""Of a look-up in memory: it does not say."""
+
 DELETED: Final = object()
 """In the changes of `hamt_set`: remove this key. In a `diff`: the map lacks this key."""
 
@@ -102,7 +105,7 @@ class Hamt:
         return self
 
     async def _node(self, cid: bytes) -> Node:
-        node: Node | None = None if self._cache is None else self._cache.get(_KIND + cid)
+        node = self._cached(cid)
         return await self._read(cid) if node is None else _fitting(node, self.bit_width)
 
     async def _read(self, cid: bytes) -> Node:
@@ -119,22 +122,48 @@ class Hamt:
 
     async def get(self, key: bytes, default: Any = None) -> Any:
         """The value of a key. One read a level. Errors: BadObject, Missing."""
-        hashed = int.from_bytes(sha256(key).digest(), "big")
-        shift, width, mask = _HASH_BITS, self.bit_width, self._mask
+        hashed, shift = int.from_bytes(sha256(key).digest(), "big"), _HASH_BITS - self.bit_width
         cid: bytes = self.root
-        cache = self._cache
-        while (shift := shift - width) >= 0:
-            # no coroutine for a node that is cached
-            node = None if cache is None else cache.get(_KIND + cid)
-            bits, pointers = await self._read(cid) if node is None else _fitting(node, width)
+        node = self._cached(cid)
+        while True:
+            if node is None:
+                node = await self._read(cid)
+            value, cid, shift = self._descend(node, hashed, shift, key, default)
+            if value is not UNREAD:
+                return value
+            node = None
+
+    def peek(self, key: bytes, default: Any = None) -> Any:
+        """The value of a key, or `UNREAD` where a node on the way is not cached. Errors: BadObject."""
+        node = self._cached(self.root)
+        if node is None:
+            return UNREAD
+        hashed = int.from_bytes(sha256(key).digest(), "big")
+        return self._descend(node, hashed, _HASH_BITS - self.bit_width, key, default)[0]
+
+    def _cached(self, cid: bytes) -> Node | None:
+        return None if self._cache is None else self._cache.get(_KIND + cid)
+
+    def _descend(self, node: Node, hashed: int, shift: int, key: bytes, default: Any) -> tuple[Any, bytes, int]:
+        """Down from a node, whose place is at `shift` of the hash, through cached ones: the value; or `UNREAD`, with
+        the node that is not cached and its shift. Errors: BadObject."""
+        width, mask, cache = self.bit_width, self._mask, self._cache
+        while True:
+            bits, pointers = _fitting(node, width)
             place = hashed >> shift & mask
             if not bits >> place & 1:
-                return default
+                return default, b"", 0
             pointer = pointers[(bits & ((1 << place) - 1)).bit_count()]
             if type(pointer) is list:
-                return _in_bucket(pointer, key, default)
+                return _in_bucket(pointer, key, default), b"", 0
+            shift -= width
+            if shift < 0:
+                raise BadObject("attempted to traverse HAMT beyond max-depth")
             cid = check_link(pointer)
-        raise BadObject("attempted to traverse HAMT beyond max-depth")
+            below = None if cache is None else cache.get(_KIND + cid)
+            if below is None:
+                return UNREAD, cid, shift
+            node = below
 
     async def get_many(self, keys: Sequence[bytes], default: Any = None) -> list[Any]:
         """The values of many keys, in their order. One read a level for all, of nodes that are not cached.

@@ -18,7 +18,7 @@ from chain.address import Address, from_id
 from chain.errors import ActorNotFound, BadAddress, BadObject, ChainError, NotHeld
 from chain.ipld.bigint import decode_bigint
 from chain.ipld.dag_cbor import decode
-from chain.ipld.hamt import DELETED, Hamt, get_each
+from chain.ipld.hamt import DELETED, UNREAD, Hamt, get_each
 from chain.ipld.hamt import diff as diff_maps
 from chain.ipld.objects import ObjectReader
 from chain.ipld.tree_nodes import NodeCache
@@ -146,28 +146,60 @@ class StateTree:
         """
         if not address:
             raise ChainError("GetActor called on undefined address")
-        key = actor_key(self.root, address)
-        known: Actor | None = None if self.cache is None else self.cache.get(key)
+        known = self._asked_before(address) if is_asked else self._cached(address)
         if known is not None:
             return known
-        # once for each root and address: what is found now is in the cache from here on
-        ahead = None if self._recent is None or not is_asked else self._recent.take(self.root, address)
-        if ahead is not None and self.cache is not None:
-            self.cache.put(key, ahead, _ACTOR_BYTES)
-            return ahead
-        if address[0]:
-            try:
-                address = await self.lookup_id(address)
-            except ActorNotFound as error:
-                raise ActorNotFound(f"resolution lookup failed ({address}): {error}") from None
-        found = await self.actors.get(address)
+        try:
+            address_id = await self.lookup_id(address) if address[0] else address
+        except ActorNotFound as error:
+            raise ActorNotFound(f"resolution lookup failed ({address}): {error}") from None
+        found = await self.actors.get(address_id)
         if found is None:
             raise ActorNotFound
         actor = decode_actor(found, self.version)
         # what is in the cache is not noted when it is asked for
-        if self.cache is not None and is_asked:
-            self.cache.put(key, actor, _ACTOR_BYTES)
+        if is_asked:
+            self._keep(address, actor)
         return actor
+
+    def peek(self, address: Address) -> Actor | None:
+        """The actor that a request asks for, as far as memory tells: None where it does not, or where there is none.
+
+        Errors: BadObject.
+        """
+        known = self._asked_before(address)
+        if known is not None:
+            return known
+        address_id = address
+        if address[0]:
+            found = UNREAD if self._init is None else self._init.addresses.peek(address)
+            if found is UNREAD or found is None:
+                return None
+            address_id = _id(found)
+        value = self.actors.peek(address_id)
+        if value is UNREAD or value is None:
+            return None
+        actor = decode_actor(value, self.version)
+        self._keep(address, actor)
+        return actor
+
+    def _cached(self, address: Address) -> Actor | None:
+        return None if self.cache is None else self.cache.get(actor_key(self.root, address))
+
+    def _keep(self, address: Address, actor: Actor) -> None:
+        if self.cache is not None:
+            self.cache.put(actor_key(self.root, address), actor, _ACTOR_BYTES)
+
+    def _asked_before(self, address: Address) -> Actor | None:
+        """An actor that is cached, or was read ahead; notes that it is asked for."""
+        known = self._cached(address)
+        if known is not None or self._recent is None:
+            return known
+        # once for each root and address: what is found now is in the cache from here on
+        ahead = self._recent.take(self.root, address)
+        if ahead is not None:
+            self._keep(address, ahead)
+        return ahead
 
     async def find(self, address: Address, prefix: str) -> Actor:
         """As `get`; texts of errors name addresses with the network's `prefix`."""

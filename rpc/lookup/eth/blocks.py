@@ -47,8 +47,10 @@ async def load_block_json(ctx: Context, tipset: Tipset, full: bool) -> Any:
     value = eth_json.block(
         tipset, shown, gas_used, FULL_BLOOM if bloom is None else bloom, tipset.parents.block_hash, block_hash(tipset)
     )
-    # events that are not held now may come
-    return value if bloom is None else cache.keep(key, value)
+    if bloom is None:
+        await ctx.head()  # events that are not held now may come
+        return value
+    return cache.keep(key, value)
 
 
 async def _find_bloom(ctx: Context, tipset: Tipset, post: PostRoots) -> bytes | None:

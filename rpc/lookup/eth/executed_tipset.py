@@ -7,6 +7,7 @@ bounded by bytes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -61,9 +62,10 @@ class Executed:
 async def find_post_roots(ctx: Context, tipset: Tipset) -> PostRoots | None:
     """What is there after a tipset. Known from a child (at most one row, usually cached), else executed; else None.
 
-    That the head has no child is read once a head: `pending` asks for it again and again.
+    That the head has no child is read once a head: `pending` asks for it again and again. What is found is a function
+    of the tipset; that nothing is found depends on the head.
     """
-    newest = await ctx.head()
+    newest = await ctx.pin_head()
     head = newest.tipset
     seen = (newest.seq, tipset.key) if tipset.key == head.key else None
     if seen is None or ctx.extra.get(_CHILDLESS) != seen:
@@ -76,12 +78,11 @@ async def find_post_roots(ctx: Context, tipset: Tipset) -> PostRoots | None:
     found = await ctx.index.post_by_child(head, tipset)
     if found is not None:
         return PostRoots(*found)
-    if ctx.executor is None:
-        return None
-    try:
-        return PostRoots(*await executed_roots(ctx, ctx.executor, tipset))
-    except (NotHeld, Unavailable):
-        return None
+    if ctx.executor is not None:
+        with suppress(NotHeld, Unavailable):
+            return PostRoots(*await executed_roots(ctx, ctx.executor, tipset))
+    await ctx.head()
+    return None
 
 
 async def load_receipts(ctx: Context, tipset: Tipset, post: PostRoots) -> list[Receipt]:

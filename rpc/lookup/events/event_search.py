@@ -319,8 +319,8 @@ class EventSearch:
         self, ctx: Context, low: int, high: int, criteria: EventCriteria
     ) -> AsyncIterator[list[Hit]]:
         """The hits from epoch `low` to `high` on the chain of the request's head: in order, those of one tipset at a
-        time. Errors: NotHeld (names what is covered)."""
-        places = await self._ancestry.tipsets_between((await ctx.head()).tipset, low, high)
+        time. Errors: NotHeld (names what is covered). The caller notes what of the chain the answer depends on."""
+        places = await self._ancestry.tipsets_between((await ctx.pin_head()).tipset, low, high)
         async for hits in self.search_tipsets(ctx, places, criteria):
             yield hits
 

@@ -41,8 +41,11 @@ async def collect_hits(hits: AsyncIterator[list[Hit]]) -> list[Hit]:
 
 
 async def find_range(ctx: Context, low: int, high: int, wanted: EventCriteria) -> list[Hit]:
-    """What a filter finds from epoch `low` to `high` of the head's chain, below the head. Errors: as `collect_hits`."""
-    head = (await ctx.head()).tipset
+    """What a filter finds from epoch `low` to `high` of the head's chain, below the head. Errors: as `collect_hits`.
+
+    The caller notes what of the chain that depends on.
+    """
+    head = (await ctx.pin_head()).tipset
     return await collect_hits(event_search(ctx).search_epochs(ctx, low, min(high, head.height - 1), wanted))
 
 

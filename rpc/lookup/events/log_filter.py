@@ -22,6 +22,8 @@ MAX_RANGE: Final = 2880
 MAX_TOPICS: Final = 4
 #: topics beyond which a filter is not even decoded
 MAX_TOPICS_READ: Final = 64
+#: how a range's end names the newest executed tipset
+NEWEST: Final = (None, "", "latest")
 _OPTIONAL_HASH: Final = param_of("blockHash", EthHash | None)
 _HASH: Final = param_of("hash", EthHash)
 _ADDRESS: Final = param_of("address", EthAddress)
@@ -90,8 +92,8 @@ def _parse_epoch(text: str, name: str) -> int:
 
 def parse_block_range(newest: int, low: str | None, high: str | None) -> tuple[int, int]:
     """(first epoch, last epoch or -1 for the newest) of a range. Errors: BadRequest, LimitExceeded."""
-    first = newest if low in (None, "", "latest") else 0 if low == "earliest" else _parse_epoch(low or "", "FromBlock")
-    last = -1 if high in (None, "", "latest") else 0 if high == "earliest" else _parse_epoch(high or "", "ToBlock")
+    first = newest if low in NEWEST else 0 if low == "earliest" else _parse_epoch(low or "", "FromBlock")
+    last = -1 if high in NEWEST else 0 if high == "earliest" else _parse_epoch(high or "", "ToBlock")
     if 0 <= last < first:
         raise BadRequest(f"invalid epoch range: to block ({last}) must be after from block ({first})")
     span = (newest if last == -1 else last) - first

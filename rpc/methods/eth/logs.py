@@ -7,43 +7,56 @@ from typing import Final
 import orjson
 
 from chain.errors import BadRequest, NotFound
-from chain.tipset import Tipset
 from rpc.context import Context
 from rpc.errors import MethodError
 from rpc.lookup.eth.block_parameter import is_canonical
+from rpc.lookup.events.criteria import EventCriteria
 from rpc.lookup.events.find_events import find_in, find_range, logs_json, tipset_by_hash
-from rpc.lookup.events.log_filter import LogFilter, LogFilterParam, log_criteria, parse_block_range
+from rpc.lookup.events.log_filter import NEWEST, LogFilter, LogFilterParam, log_criteria, parse_block_range
 from rpc.registry import EVERY_VERSION, Cache, Cost, method
 
 _NOT_YET: Final = "events for the requested block are not yet available"
 
 
-async def _one_tipset(ctx: Context, digest: bytes) -> Tipset:
-    """Errors: BadRequest (its events are not there yet), NotFound, NotHeld."""
+async def _find_in_block(ctx: Context, digest: bytes, conditions: EventCriteria) -> orjson.Fragment:
+    """The logs of one tipset, on whatever fork. Errors: BadRequest (not executed yet), NotFound, NotHeld."""
     tipset = await tipset_by_hash(ctx, digest)
-    if tipset.height >= (await ctx.head()).tipset.height:
+    if tipset.height >= (await ctx.pin_head()).tipset.height:
         raise BadRequest(_NOT_YET)
-    return tipset
+    found = await find_in(ctx, [tipset], conditions)
+    is_removed = not await is_canonical(ctx, tipset)
+    # that it is executed depends on a tipset above it
+    ctx.note_chain(tipset.height + 1)
+    return await logs_json(ctx, found, is_removed)
+
+
+async def _find_in_range(ctx: Context, low: int, high: int, conditions: EventCriteria) -> orjson.Fragment:
+    """The logs of a range of epochs. Errors: BadRequest (the head is not above it), NotHeld."""
+    head = (await ctx.pin_head()).tipset
+    if low >= head.height or high >= head.height:
+        raise BadRequest(_NOT_YET)
+    # the tipsets of the range, and that there is one above them
+    ctx.note_chain(high + 1)
+    return await logs_json(ctx, await find_range(ctx, low, high, conditions))
 
 
 async def _find(ctx: Context, wanted: LogFilter) -> orjson.Fragment:
-    head = (await ctx.head()).tipset
+    newest = (await ctx.pin_head()).tipset.height - 1
     low = high = 0
     try:
         if wanted.block_hash is not None:
             if wanted.low is not None or wanted.high is not None:
                 raise BadRequest("must not specify block hash and from/to block")
         else:
-            low, high = parse_block_range(head.height - 1, wanted.low, wanted.high)
+            low, high = parse_block_range(newest, wanted.low, wanted.high)
         conditions = log_criteria(wanted)
     except BadRequest as error:
         raise BadRequest(f"failed to parse eth filter spec: {error}") from None
     if wanted.block_hash is not None:
-        tipset = await _one_tipset(ctx, wanted.block_hash)
-        return await logs_json(ctx, await find_in(ctx, [tipset], conditions), not await is_canonical(ctx, tipset))
-    if low >= head.height or high >= head.height:
-        raise BadRequest(_NOT_YET)
-    return await logs_json(ctx, await find_range(ctx, low, head.height - 1 if high == -1 else high, conditions))
+        return await _find_in_block(ctx, wanted.block_hash, conditions)
+    if wanted.low in NEWEST or wanted.high in NEWEST:
+        await ctx.head()  # all of it: the range ends elsewhere after the next one
+    return await _find_in_range(ctx, low, newest if high == -1 else high, conditions)
 
 
 @method(
@@ -52,7 +65,8 @@ async def _find(ctx: Context, wanted: LogFilter) -> orjson.Fragment:
     versions=EVERY_VERSION,
     cost=Cost.SCAN,
     answered="indexed",
-    cache=Cache.HEAD,
+    cache=Cache.CHAIN,
+    proves_empty=True,
 )
 async def eth_get_logs(ctx: Context, wanted: LogFilterParam) -> orjson.Fragment:
     """The logs of a block or a range of up to 2,880 epochs that match addresses and topics; at most 10,000.

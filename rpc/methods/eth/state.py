@@ -132,6 +132,11 @@ class _After:
             return
         await self._states.kind_of(system)
 
+    def note(self, ctx: Context, block: BlockParameter, address: Address, actor: Actor | None) -> None:
+        """Note that an answer about a tag's block is a function of this actor and the network version."""
+        if block.tag is not None and actor is not None:
+            ctx.note_actor((block.tag, self._states.network_version), self._states.tree, address, actor)
+
     async def contract(self, actor: Actor | None) -> Loaded | None:
         """The state of a contract; None for any other actor. Errors: NotHeld (an unknown actors version)."""
         return await load_contract(self._states, actor)
@@ -156,7 +161,9 @@ async def eth_get_balance(ctx: Context, address: EthAddress, block: BlockParam) 
         return await forward(
             ctx, "Filecoin.EthGetBalance", [eth_json.data(address), node_block_parameter(tipset)], at=tipset
         )
-    actor = await (await _After.load(ctx, tipset, post)).actor(wanted)
+    after = await _After.load(ctx, tipset, post)
+    actor = await after.actor(wanted)
+    after.note(ctx, block, wanted, actor)
     return hex(0 if actor is None else actor.balance)
 
 
@@ -189,6 +196,7 @@ async def eth_get_transaction_count(ctx: Context, address: EthAddress, block: Bl
     if actor is None:
         return hex(0)
     contract = await after.contract(actor)
+    after.note(ctx, block, wanted, actor)
     if contract is None:
         return hex(actor.nonce)
     return hex(contract.state["Nonce"] if contract.state["Tombstone"] is None else 0)
@@ -208,7 +216,9 @@ async def eth_get_code(ctx: Context, address: EthAddress, block: BlockParam) -> 
             ctx, "Filecoin.EthGetCode", [eth_json.data(address), node_block_parameter(tipset)], at=tipset
         )
     after = await _After.load(ctx, tipset, post)
-    contract = await after.contract(await after.actor(wanted))
+    actor = await after.actor(wanted)
+    contract = await after.contract(actor)
+    after.note(ctx, block, wanted, actor)
     if contract is None or contract.state["Tombstone"] is not None:
         return eth_json.data(b"")
     return eth_json.data(await ctx.objects.get(Cid(contract.state["Bytecode"])))
@@ -233,7 +243,9 @@ async def eth_get_storage_at(ctx: Context, address: EthAddress, position: EthByt
         params = [eth_json.data(address), eth_json.data(position), node_block_parameter(tipset)]
         return await forward(ctx, "Filecoin.EthGetStorageAt", params, at=tipset)
     after = await _After.load(ctx, tipset, post)
-    contract = await after.contract(await after.actor(wanted))
+    actor = await after.actor(wanted)
+    contract = await after.contract(actor)
+    after.note(ctx, block, wanted, actor)
     value = 0
     if contract is not None and contract.state["Tombstone"] is None:
         storage = Kamt(ctx.objects, contract.state["ContractState"], node_cache(ctx))

@@ -6,7 +6,7 @@ state after them too. Sources: Lotus `node/impl/full/state.go`, `wallet.go`, `ch
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import orjson
 
@@ -19,7 +19,7 @@ from chain.errors import ActorNotFound, BadAddress, NotFound, NotHeld
 from chain.state.actor_ids import ActorIds
 from chain.state.state_tree import StateTree
 from chain.tipset import TipsetKey
-from rpc.context import Context
+from rpc.context import Context, StateView
 from rpc.errors import MethodError, error_prefix
 from rpc.lookup.actor_states import actor_json, in_prefix, key_address, load_tree, lookup_id, tree_at
 from rpc.lookup.decoded_cache import KeptTexts, decoded_cache
@@ -27,6 +27,8 @@ from rpc.lookup.long_answers import PacedReader, object_of
 from rpc.params import Integer
 from rpc.registry import Cache, Cost, method
 
+#: the view of the actors before the head's messages, for answers in which the network version has no part
+_AT_HEAD: Final[StateView] = ("", 0)
 NetworkVersion = Annotated[int, Integer("network.Version", 0, (1 << 64) - 1)]
 
 
@@ -34,7 +36,10 @@ NetworkVersion = Annotated[int, Integer("network.Version", 0, (1 << 64) - 1)]
 async def state_get_actor(ctx: Context, actor: Address, tipset_key: TipsetKey) -> dict[str, Any]:
     """An actor's code, head, nonce, balance and delegated address. Errors: actor not found."""
     tree = await tree_at(ctx, tipset_key)
-    return actor_json(ctx, await tree.find(actor, ctx.network.address_prefix))
+    found = await tree.find(actor, ctx.network.address_prefix)
+    if not tipset_key:
+        ctx.note_actor(_AT_HEAD, tree, actor, found)
+    return actor_json(ctx, found)
 
 
 @method("Filecoin.WalletBalance", cost=Cost.STATE, cache=Cache.HEAD)
@@ -42,9 +47,11 @@ async def wallet_balance(ctx: Context, address: Address) -> str:
     """The balance of an address at the head, in attoFIL. 0 for an address without an actor."""
     tree = await tree_at(ctx, TipsetKey())
     try:
-        return str((await tree.get(address)).balance)
+        actor = await tree.get(address)
     except ActorNotFound:
         return "0"
+    ctx.note_actor(_AT_HEAD, tree, address, actor)
+    return str(actor.balance)
 
 
 @method("Filecoin.WalletValidateAddress", cost=Cost.FREE, answered="local", cache=Cache.IMMUTABLE)

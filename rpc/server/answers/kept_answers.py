@@ -3,6 +3,8 @@
 An entry holds the epoch of the head's chain up to which its answer depends on it. A new head drops nothing by itself:
 `head_changes.common_epoch` says how far the chains of the two heads agree, and an entry that depends on no more than
 that stands. Entries that do not are taken for absent, and leave as others come: nothing is swept.
+An answer that is a function of one actor stands under any head at which that actor is the same, which is looked up in
+memory once for each head (`Context.note_actor`).
 Identical calls under way are joined: one computes, the others wait for its bytes.
 """
 
@@ -20,8 +22,9 @@ from cachetools import LRUCache
 from blockstore.errors import StoreError
 from chain.errors import ChainError
 from chain.index.kept import FRESH_SECONDS
+from chain.state.state_tree import StateTree
 from rpc.admission import Admission
-from rpc.context import NOTHING, WHOLE_HEAD, Context
+from rpc.context import NOTHING, WHOLE_HEAD, Context, SeenActor, StateView
 from rpc.errors import Refused, RpcError
 from rpc.registry import Cache, Method
 from rpc.server.answers.flight import FAILED, Flight
@@ -37,6 +40,8 @@ MISS: Final = b"MISS"
 FETCHING: Final = b"FETCHING"
 #: what an entry, and a request's bytes that lead to one, take beside their text: measured with sys.getsizeof
 _ENTRY_BYTES: Final = 400
+#: what the actor takes that an answer is a function of, measured as above
+_SEEN_BYTES: Final = 800
 #: the share of all bytes that requests' bytes may take, and the most that one answer may
 _RAW_SHARE: Final = 4
 _ANSWER_SHARE: Final = 16
@@ -44,24 +49,36 @@ _ANSWER_SHARE: Final = 16
 _COUNTED: Final = 64 << 10
 #: what stands for the id in the key of a request's bytes, by API version: bytes that no JSON text has in it
 _ID_OF: Final = (b"\0", b"\1", b"\2")
+_NO_TREE: Final[tuple[int, StateTree | None]] = (0, None)
 #: head changes with reverts that are remembered; what was kept before them is dropped
 _MOST_FORKS: Final = 64
 
 
 class Kept:
-    """One answer. `text`: all of it behind the id. `epoch`: what it depends on of the chain, as of `head_number`."""
+    """One answer. `text`: all of it behind the id. `epoch`: what it depends on of the chain, as of `head_number`.
 
-    __slots__ = ("epoch", "head_number", "perm", "size", "stats", "text")
+    `seen`: of an answer that depends on the head by one actor alone, that actor.
+    """
+
+    __slots__ = ("epoch", "head_number", "perm", "seen", "size", "stats", "text")
 
     def __init__(
-        self, text: bytes, epoch: int, head_number: int, perm: str, stats: MethodStats, key_bytes: int = 0
+        self,
+        text: bytes,
+        epoch: int,
+        head_number: int,
+        perm: str,
+        stats: MethodStats,
+        key_bytes: int = 0,
+        seen: SeenActor | None = None,
     ) -> None:
         self.text = text
         self.epoch = epoch
         self.head_number = head_number
         self.perm = perm
         self.stats = stats
-        self.size = len(text) + key_bytes + _ENTRY_BYTES
+        self.seen = seen
+        self.size = len(text) + key_bytes + _ENTRY_BYTES + (0 if seen is None else _SEEN_BYTES)
 
 
 class Answers:
@@ -85,6 +102,8 @@ class Answers:
         self._head_number = 0
         #: the heads that took something back: (number, epoch up to which the chain was left alone)
         self._forks: deque[tuple[int, int]] = deque()
+        #: by view, the newest tree that an answer was found in, and the number of its head
+        self._trees: dict[StateView, tuple[int, StateTree]] = {}
         #: what was kept before this head may have been taken back since
         self._oldest_number = 0
         self._following = asyncio.Lock()
@@ -218,6 +237,11 @@ class Answers:
         """Whether an answer that depends on the chain is that of the newest head."""
         if kept.head_number == self._head_number:
             return True
+        if kept.seen is not None:
+            if not self._is_as_seen(kept.seen):
+                return False
+            kept.head_number = self._head_number
+            return True
         if kept.epoch == WHOLE_HEAD or kept.head_number < self._oldest_number:
             return False
         for number, common in self._forks:
@@ -225,6 +249,16 @@ class Answers:
                 return False
         kept.head_number = self._head_number
         return True
+
+    def _is_as_seen(self, seen: SeenActor) -> bool:
+        """Whether an actor is the same at the newest head. False where memory does not say: the method will."""
+        number, tree = self._trees.get(seen.view, _NO_TREE)
+        if tree is None or number != self._head_number:
+            return False
+        try:
+            return tree.peek(seen.address) == seen.actor
+        except ChainError:
+            return False  # the method says it in its own way
 
     async def follow(self, head: Head) -> None:
         """Take a new head over: know which entries stand. An older head than the newest changes nothing."""
@@ -275,12 +309,17 @@ class Answers:
             return text
         # a call that was not asked of a head, and depends on one: others may have pinned another
         flight.end(text if flight.head is not None or epoch == NOTHING else FAILED)
-        if flight.method.cache is Cache.HEAD or is_absence(result):
+        is_final = flight.method.proves_empty or not is_absence(result)
+        if flight.method.cache is Cache.HEAD or not is_final:
             epoch = WHOLE_HEAD
         if epoch != NOTHING and (ctx.pinned is None or not self._is_newest(ctx.pinned)):
             return text
+        seen = None
+        if ctx.seen is not None and epoch == WHOLE_HEAD and is_final:
+            seen, tree = ctx.seen
+            self._trees[seen.view] = self._head_number, tree
         key = flight.place[0]
-        kept = Kept(text, epoch, self._head_number, flight.method.perm, flight.stats, len(key))
+        kept = Kept(text, epoch, self._head_number, flight.method.perm, flight.stats, len(key), seen)
         if kept.size <= self._most:
             self._entries[key] = kept
             if body is not None:

@@ -121,6 +121,7 @@ async def test_answers_are_the_same_with_and_without_caches() -> None:
     [
         ("draws lots", "gasPrice"),
         ("heads are not followed", "eth_|ChainHead"),
+        ("actors are taken for unchanged", "StateGetActor|WalletBalance|eth_get(Balance|TransactionCount)"),
         pytest.param("reorgs are not followed", "eth_get(Block|Tr|Bal|Log)", marks=pytest.mark.long),
         pytest.param("the chain is taken for the request", "eth_get(Block|Tr|Bal|Log)", marks=pytest.mark.long),
     ],
@@ -137,12 +138,90 @@ async def test_the_judge_sees_what_is_kept_too_long(fault: str, only: str, monke
         registry = declared("Filecoin.EthGasPrice", Cache.HEAD)
     elif fault == "heads are not followed":
         monkeypatch.setattr(Answers, "_stands", lambda self, kept: True)
+    elif fault == "actors are taken for unchanged":
+        monkeypatch.setattr(Answers, "_is_as_seen", lambda self, seen: True)
     elif fault == "reorgs are not followed":
         monkeypatch.setattr(kept_answers, "common_epoch", nothing_reverted)
     else:
         monkeypatch.setattr(Context, "note_chain", lambda self, epoch: None)
     with pytest.raises(AssertionError, match=r" at \d+ "):
         await compare_while_moving("devnet", 3, 60, 40, registry=registry, only=only)
+
+
+async def test_answers_about_an_actor_outlive_the_heads_that_leave_it_alone() -> None:
+    """Each method whose answers are functions of one actor is asked again at the next head: few actors change."""
+    register_all()
+    chain = await MovingChain.load("devnet")
+    cached, plain = cached_and_plain(chain, REGISTRY)
+    at = len(chain.line) - 60
+    await chain.move(chain.line[at])
+    ids = range(100, 107)
+    contracts = sorted(
+        {
+            record["params"][0]
+            for record in read_records(recorded("devnet/rpc.jsonl.zst"))
+            if record["method"] == "eth_getCode" and len(record.get("result", "")) > 2
+        }
+    )
+    assert contracts
+    addresses = [*contracts, *("0xff" + number.to_bytes(19, "big").hex() for number in ids)]
+    asked: list[Question] = [(1, "Filecoin.StateGetActor", [f"t0{number}", []]) for number in ids]
+    asked += [(1, "Filecoin.WalletBalance", [f"t0{number}"]) for number in ids]
+    for tag in ("latest", "safe", "finalized"):
+        asked += [(1, f"eth_get{what}", [one, tag]) for one in addresses for what in ("Balance", "TransactionCount")]
+        asked += [(1, "eth_getStorageAt", [one, "0x0", tag]) for one in addresses]
+        asked += [(1, "eth_getCode", [one, tag]) for one in contracts]
+    runs = 0
+    for step in range(6):
+        for question in asked:
+            sent = body(question, 1)
+            got = await answer_cached(cached, question[0], sent)
+            assert got == (await plain.http(question[0], sent))[1], question
+        stats = {one.name: one for one in cached.metrics.methods()}
+        before, runs = runs, sum(one.misses for one in stats.values())
+        if step:
+            # those that find the tree of a view or a node of it, and those whose actor has changed
+            assert runs - before < len(asked) // 4
+        await chain.move(chain.line[at + step + 1])
+    assert all(
+        stats[name].hits for name in ("Filecoin.EthGetCode", "Filecoin.EthGetStorageAt", "Filecoin.StateGetActor")
+    )
+
+
+async def test_logs_of_executed_epochs_outlive_a_head() -> None:
+    """Found or not: those of a closed range and of a block are kept over the next head, those up to it are not."""
+    register_all()
+    chain = await MovingChain.load("devnet")
+    cached, plain = cached_and_plain(chain, REGISTRY)
+    at = len(chain.line) - 60
+    await chain.move(chain.line[at])
+    nobody = "0x" + "11" * 20
+    below = [chain.line[at - back] for back in (300, 40, 1)]
+    spans = [{"fromBlock": hex(below[0].height), "toBlock": hex(one.height)} for one in below]
+    closed = [*spans, {**spans[1], "address": nobody}, {"blockHash": "0x" + below[1].key.block_hash.hex()}]
+    opened = [{"fromBlock": hex(below[1].height)}, {"fromBlock": "latest", "toBlock": "latest"}]
+    asked: list[Question] = [(1, "eth_getLogs", [one]) for one in (*closed, *opened)]
+    for step in range(4):
+        for question in asked:
+            sent = body(question, 1)
+            assert await answer_cached(cached, 1, sent) == (await plain.http(1, sent))[1], question
+        (stats,) = (one for one in cached.metrics.methods() if one.name == "Filecoin.EthGetLogs")
+        assert stats.misses == len(closed) + len(opened) * (step + 1)
+        await chain.move(chain.line[at + step + 1])
+
+
+async def test_an_actor_of_one_call_of_a_batch_says_nothing_of_the_others() -> None:
+    register_all()
+    chain = await MovingChain.load("devnet")
+    cached, plain = cached_and_plain(chain, REGISTRY)
+    at = len(chain.line) - 60
+    questions_ = [("Filecoin.StateGetActor", ["t0101", []]), ("Filecoin.ChainHead", []), ("eth_blockNumber", [])]
+    calls = [{"jsonrpc": "2.0", "id": 1, "method": name, "params": params} for name, params in questions_]
+    for step in range(3):
+        await chain.move(chain.line[at + step])
+        await cached.http(1, orjson.dumps(calls))
+        for call in calls:
+            assert await answer_cached(cached, 1, orjson.dumps(call)) == (await plain.http(1, orjson.dumps(call)))[1]
 
 
 async def test_calls_that_overtake_each_other_and_the_head_have_the_answers_of_their_own_head() -> None:
