@@ -17,7 +17,8 @@ SERVING_SETTINGS: Final = (
         whole_number(0, 100_000),
         1024,
         SERVE,
-        "Actors that a process reads ahead when a head comes, of those asked for at the last heads. 0: none, ever.",
+        "Actors that a process reads ahead when a head comes, of those asked for at the last heads; over LMDB none: "
+        "its disk is as near. 0: nothing is read ahead at a head.",
     ),
     Setting(
         "start_ahead_seconds",

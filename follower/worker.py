@@ -441,7 +441,9 @@ async def run_worker(settings: Settings, *, started: Callable[[str], None] | Non
             watchers.append(in_background(stop_of_execution.run(), "the watch of execution"))
         watchers.append(in_background(readiness.run(), "the watch of readiness"))
         if settings["read_ahead_actors"]:
-            ahead = HeadAhead(services, settings["read_ahead_actors"], heads.last_head)
+            # on this machine's disk an actor is found as fast by who asks for it
+            actors = settings["read_ahead_actors"] if sources.ranked else 0
+            ahead = HeadAhead(services, actors, heads.last_head)
             ahead.register(server.metrics)
             heads.newest.after_new_head = ahead.begin
             watchers.append(in_background(ahead.run(), "reading ahead"))

@@ -37,8 +37,8 @@ _DONE, _CUT, _LATE, _FAILED = "done", "next head", "time", "error"
 
 
 class HeadAhead:
-    """Reads ahead at each head. `most_actors`: how many actors are remembered, and read at a head. `look`: looks for
-    the newest head, and does not make a follower look busy (default: the services' own source)."""
+    """Reads ahead at each head. `most_actors`: how many actors are remembered, and read at a head; 0 for none. `look`:
+    looks for the newest head, and does not make a follower look busy (default: the services' own source)."""
 
     def __init__(
         self, services: Services, most_actors: int, look: Callable[[], Awaitable[Head | None]] | None = None
@@ -46,7 +46,9 @@ class HeadAhead:
         self._look = look
         # the same caches, but a smaller part of each turn
         self._services = replace(services, pacer=LoopPacer(_SLICE_SECONDS))
-        self._recent = services.extra[RECENT_ACTORS] = RecentActors(most_actors)
+        self._recent = RecentActors(most_actors)
+        if most_actors:
+            services.extra[RECENT_ACTORS] = self._recent
         self._task: asyncio.Task[None] | None = None
         self.outcomes: dict[str, int] = dict.fromkeys((_DONE, _CUT, _LATE, _FAILED), 0)
         self.seconds = 0.0

@@ -12,7 +12,7 @@ from blockstore.cid import cid_of
 from blockstore.errors import Missing
 from chain.errors import BadObject
 from chain.ipld.dag_cbor import encode
-from chain.ipld.hamt import DELETED, Hamt, decode_node, diff, hamt_build, hamt_set
+from chain.ipld.hamt import DELETED, UNREAD, Hamt, decode_node, diff, hamt_build, hamt_set
 from chain.ipld.tree_nodes import NodeCache, Raw
 from tests.chain.tree_tools import TREES, Heap, dag_cbor_values, expand, plain
 
@@ -76,6 +76,23 @@ async def test_changes_give_the_root_of_the_whole(
     result = {key: value for key, value in {**items, **changes}.items() if value is not DELETED}
     assert after == hamt_build(Heap().put, result, width)
     assert await everything(heap, after, width) == {key: plain(value) for key, value in result.items()}
+
+
+@given(st.dictionaries(keys, dag_cbor_values(4), max_size=80), st.lists(keys, max_size=8), widths)
+@settings(max_examples=40, deadline=None)
+async def test_memory_tells_what_was_read_before(items: dict[bytes, Any], asked: list[bytes], width: int) -> None:
+    """`peek` reads nothing: it says what `get` says, or that it does not know; never that nothing is there."""
+    heap = Heap()
+    root = hamt_build(heap.put, items, width)
+    hamt = Hamt.load(heap, root, width, NodeCache(1 << 20))
+    assert Hamt.load(heap, root, width).peek(b"") is UNREAD
+    for key in asked:
+        await hamt.get(key)
+        trips = heap.trips
+        assert hamt.peek(key, "none") == plain(items.get(key, "none"))
+        for other in items:
+            assert (seen := hamt.peek(other, "none")) is UNREAD or seen == plain(items[other])
+        assert heap.trips == trips
 
 
 @given(

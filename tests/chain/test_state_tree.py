@@ -201,6 +201,29 @@ async def test_a_point_look_up_is_one_read_a_level() -> None:
     assert heap.trips <= 4
 
 
+async def test_memory_tells_of_an_actor_what_a_read_tells() -> None:
+    heap = Heap()
+    robust = [secp256k1(bytes([at]) * 65) for at in range(40)]
+    actors = {from_id(100 + at): Actor(CODE, HEAD, at, 10**at) for at in range(40)}
+    root, everyone = write(heap, actors, {address: 100 + at for at, address in enumerate(robust)})
+    tree = await StateTree.load(heap, root, NodeCache(1 << 20))
+    assert tree.peek(from_id(100)) is None
+    assert tree.peek(robust[0]) is None
+    await tree.get(robust[0])
+    known = 0
+    for at, address in enumerate(robust):
+        trips = heap.trips
+        for one in (address, from_id(100 + at)):
+            seen = tree.peek(one)
+            known += seen is not None
+            assert seen is None or seen == everyone[from_id(100 + at)]
+        assert heap.trips == trips
+        await tree.get(address)
+        assert tree.peek(address) == tree.peek(from_id(100 + at)) == everyone[from_id(100 + at)]
+    assert known > 40
+    assert tree.peek(from_id(7)) is None
+
+
 @pytest.mark.parametrize(
     "value",
     [[-1, HEAD, HEAD], [5, 5, HEAD], ["5", HEAD, HEAD], [5, b"no cid", HEAD], {"a": 1}, 7, b"x"],

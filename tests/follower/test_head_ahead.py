@@ -15,6 +15,9 @@ from devnode.sim_chain import SimSettings
 from devnode.simulate import SimulatedNode
 from follower.ahead.head_ahead import HeadAhead
 from follower.head import NewestHead
+from rpc.context import Context
+from rpc.lookup.actor_states import RECENT_ACTORS
+from rpc.lookup.decoded_cache import decoded_cache
 from rpc.methods import register_all
 from rpc.server.dispatch import Dispatcher
 from rpc.server.metrics import Metrics
@@ -45,10 +48,10 @@ class Slow:
 class Follower:
     """Methods over the chain of a simulated node, with caches of their own, and reading ahead."""
 
-    def __init__(self, node: SimulatedNode) -> None:
+    def __init__(self, node: SimulatedNode, most_actors: int = 64) -> None:
         self.store = Slow(node.store)
         self.services: Services = replace(node._services, objects=Objects(self.store), extra={})
-        self.ahead = HeadAhead(self.services, 64)
+        self.ahead = HeadAhead(self.services, most_actors)
         self.dispatcher = Dispatcher(self.services)
 
     def begin(self, node: SimulatedNode) -> None:
@@ -176,6 +179,26 @@ async def test_a_process_that_nobody_asks_reads_nothing(node: SimulatedNode) -> 
     # the head's parent alone: the header that `latest` needs
     assert follower.services.objects.reads <= 3 * 4
     assert follower.ahead._recent.read == 0
+
+
+async def test_without_actors_the_blocks_are_read_ahead_all_the_same(node: SimulatedNode) -> None:
+    """A follower over its machine's disk remembers no actors; the messages of the head wait for its block."""
+    follower = Follower(node, most_actors=0)
+    follower.begin(node)
+    await follower.actors(node)
+    await ask(follower.dispatcher, "EthGetBlockByNumber", "latest", True)
+    for _ in range(3):
+        await node.extend()
+        follower.begin(node)
+        await follower.done()
+        assert decoded_cache(Context(follower.services), "included").get(node.head.key) is not None
+        reads = follower.services.objects.reads
+        block = await ask(follower.dispatcher, "EthGetBlockByNumber", "latest", True)
+        assert follower.services.objects.reads == reads
+        bare = Dispatcher(replace(node._services, objects=Objects(node.store), extra={}))
+        assert block == await ask(bare, "EthGetBlockByNumber", "latest", True)
+    assert follower.ahead._recent.read == 0
+    assert RECENT_ACTORS not in follower.services.extra
 
 
 async def test_it_follows_heads_without_requests(node: SimulatedNode) -> None:

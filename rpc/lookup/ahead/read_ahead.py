@@ -22,7 +22,7 @@ from rpc.context import Context
 from rpc.errors import RpcError
 from rpc.lookup.actor_states import RECENT_ACTORS, load_tree, node_cache
 from rpc.lookup.ahead.recent_questions import Question, recent_questions
-from rpc.lookup.eth.blocks import load_block_json
+from rpc.lookup.eth.blocks import decode_ahead, load_block_json
 from rpc.lookup.eth.executed_tipset import PostRoots
 from rpc.lookup.eth.paid_fees import all_paid
 from rpc.lookup.finality import safe_tipset
@@ -62,6 +62,8 @@ async def read_ahead(ctx: Context, actors: Sequence[Address]) -> None:
         await ctx.checkpoint()
         if questions.is_wanted(question):
             await _try(question.value, step())
+    if questions.is_wanted(Question.BLOCK) or questions.is_wanted(Question.FULL_BLOCK):
+        await _try("the next block", decode_ahead(ctx, head))
 
 
 def _after(child: Tipset) -> PostRoots:

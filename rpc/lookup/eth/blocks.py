@@ -6,7 +6,6 @@ from typing import Any
 
 from chain.errors import NotHeld
 from chain.eth.types import FULL_BLOOM
-from chain.index.event_index import message_hash
 from chain.tipset import Tipset
 from rpc import eth_json
 from rpc.context import Context
@@ -15,8 +14,9 @@ from rpc.lookup.eth.block_parameter import (
 )
 from rpc.lookup.eth.executed_tipset import PostRoots, find_post_roots, load_executed
 from rpc.lookup.eth.tipset_logs import load_events, tipset_bloom
-from rpc.lookup.eth.transactions import to_transactions
+from rpc.lookup.eth.transactions import to_transactions, tx_hash
 from rpc.lookup.forward import forward
+from rpc.lookup.tipset_inclusion import included_in
 from rpc.lotus_json import json_cache
 
 
@@ -41,7 +41,7 @@ async def load_block_json(ctx: Context, tipset: Tipset, full: bool) -> Any:
     else:
         for one in found.messages:
             await ctx.checkpoint()
-            shown.append(eth_json.data(message_hash(one, ctx.network.eth_chain_id)))
+            shown.append(eth_json.data(tx_hash(ctx, one)))
     bloom = await _find_bloom(ctx, tipset, post)
     gas_used = sum(receipt.gas_used for receipt in found.receipts)
     value = eth_json.block(
@@ -51,6 +51,16 @@ async def load_block_json(ctx: Context, tipset: Tipset, full: bool) -> Any:
         await ctx.head()  # events that are not held now may come
         return value
     return cache.keep(key, value)
+
+
+async def decode_ahead(ctx: Context, tipset: Tipset) -> None:
+    """Have the messages and hashes of a tipset in memory, for the time when it is executed and asked for as a block.
+
+    Errors: NotHeld, BadObject, NotEthTx, EthAddressError, NotEthHash.
+    """
+    for one in await included_in(ctx, tipset):
+        await ctx.checkpoint()
+        tx_hash(ctx, one)
 
 
 async def _find_bloom(ctx: Context, tipset: Tipset, post: PostRoots) -> bytes | None:

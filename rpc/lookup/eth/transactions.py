@@ -30,6 +30,10 @@ from rpc.lookup.message_search import is_place_known, load_message
 
 #: the cache of the CIDs of transactions' messages
 _MESSAGE_OF: Final = "message_of_transaction"
+#: the cache of transactions that were signed as such, by the CIDs of their messages
+_SIGNED: Final = "signed_transactions"
+#: bytes of memory that a transaction takes besides its input
+_TX_BYTES: Final = 1000
 #: bytes of memory that a cached row takes
 _ROW_BYTES: Final = 400
 
@@ -54,14 +58,37 @@ async def resolve_eth_address(tree: StateTree, address: Address) -> bytes:
     return eth_address(actor_id) if delegated is None else delegated
 
 
+def signed_tx(ctx: Context, one: IncludedMessage) -> EthTx | None:
+    """The transaction that a message was made from, cached; None for a native message.
+
+    Errors: NotEthTx, EthAddressError.
+    """
+    if one.signed is None or not is_eth(one.signed):
+        return None
+    cache = decoded_cache(ctx, _SIGNED)
+    kept = cache.get(one.cid)
+    if kept is not None:
+        found: EthTx = kept[0]
+        return found
+    found = eth_tx(one.signed, ctx.network.eth_chain_id)
+    keep(cache, one.cid, found, _TX_BYTES + 2 * len(found.input))
+    return found
+
+
+def tx_hash(ctx: Context, one: IncludedMessage) -> bytes:
+    """The hash by which Ethereum clients know a message. Errors: NotEthTx, EthAddressError, NotEthHash."""
+    signed = signed_tx(ctx, one)
+    return hash_of(one.cid) if signed is None else signed.hash
+
+
 async def to_transaction(ctx: Context, tree: StateTree, one: IncludedMessage) -> EthTx:
     """A message as a transaction; native ones need the state after it.
 
     Errors: NotEthTx, EthAddressError, NotEthHash, ActorNotFound (the sender), Missing.
     """
-    chain_id = ctx.network.eth_chain_id
-    if one.signed is not None and is_eth(one.signed):
-        return eth_tx(one.signed, chain_id)
+    signed = signed_tx(ctx, one)
+    if signed is not None:
+        return signed
     message = one.message
     prefix = ctx.network.address_prefix
     try:
@@ -75,7 +102,7 @@ async def to_transaction(ctx: Context, tree: StateTree, one: IncludedMessage) ->
         to = await resolve_eth_address(tree, Address(message.to))
     except ActorNotFound:
         to = REVERTED_ADDRESS
-    return native_tx(message, hash_of(one.cid), sender, to, chain_id)
+    return native_tx(message, hash_of(one.cid), sender, to, ctx.network.eth_chain_id)
 
 
 async def to_transactions(ctx: Context, found: Executed) -> list[EthTx]:
@@ -84,8 +111,9 @@ async def to_transactions(ctx: Context, found: Executed) -> list[EthTx]:
     transactions: list[EthTx] = []
     for one in found.messages:
         await ctx.checkpoint()
-        if one.signed is not None and is_eth(one.signed):
-            transactions.append(eth_tx(one.signed, ctx.network.eth_chain_id))
+        signed = signed_tx(ctx, one)
+        if signed is not None:
+            transactions.append(signed)
             continue
         if tree is None:
             tree = await load_tree_after(ctx, found.tipset, found.post)

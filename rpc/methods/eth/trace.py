@@ -15,7 +15,6 @@ import orjson
 from chain.errors import BadRequest, NotHeld
 from chain.index.coverage import covered, ranges_text
 from chain.index.eth_rows import ETH_TXS_INDEX
-from chain.index.event_index import message_hash
 from chain.index.recorded_answers import TRACES_INDEX
 from chain.tipset import Tipset
 from rpc import eth_json
@@ -31,6 +30,7 @@ from rpc.lookup.eth.recorded_traces import (
 )
 from rpc.lookup.eth.trace_filter import TRACE_COUNT, TraceFilter, TraceFilterParam
 from rpc.lookup.eth.transaction_tipset import transaction_tipset
+from rpc.lookup.eth.transactions import tx_hash
 from rpc.lookup.forward import forward
 from rpc.lookup.message_search import Miss
 from rpc.lookup.tipset_inclusion import included_in
@@ -132,7 +132,7 @@ async def _hashes_of(ctx: Context, tipset: Tipset) -> list[str]:
     hashes: list[str] = []
     for one in await included_in(ctx, tipset):
         await ctx.checkpoint()
-        hashes.append(eth_json.data(message_hash(one, ctx.network.eth_chain_id)))
+        hashes.append(eth_json.data(tx_hash(ctx, one)))
     return hashes
 
 
