@@ -7,12 +7,11 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
-from cachetools import LRUCache
-
 from blockstore.cid import Cid, verify
 from blockstore.errors import HashMismatch, Missing, StoreError, StoreUnavailable
 from blockstore.store import ObjectStore
 from chain.genesis_parent import GENESIS_PARENT, GENESIS_PARENT_MULTIHASH
+from chain.ipld.object_cache import ObjectCache
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +21,6 @@ Fetch = Callable[[Sequence[Cid]], Awaitable[Sequence[bytes | StoreError | None]]
 
 _Found = bytes | StoreError | None
 
-#: bytes of memory that a cached entry takes besides its content
-_OVERHEAD = 150
 _MADE_BYTES = 64 << 20
 
 
@@ -61,10 +58,9 @@ class Objects:
     def __init__(self, store: ObjectStore, *, cache_bytes: int = 64 << 20, fetch: Fetch | None = None) -> None:
         self._store = store
         self._fetch = fetch
-        self._cache: LRUCache[bytes, bytes] = LRUCache(cache_bytes, getsizeof=lambda v: len(v) + _OVERHEAD)
-        self._cache_limit = cache_bytes // 16
+        self._cache = ObjectCache(cache_bytes)
         #: objects of states that were executed here and are on no chain yet
-        self._made: LRUCache[bytes, bytes] = LRUCache(_MADE_BYTES, getsizeof=lambda v: len(v) + _OVERHEAD)
+        self._made = ObjectCache(_MADE_BYTES)
         #: the fetch that is under way for each multihash
         self._waiting: dict[bytes, asyncio.Future[_Found]] = {}
         self._to_fetch: list[Cid] = []
@@ -76,12 +72,12 @@ class Objects:
     @property
     def cached_bytes(self) -> int:
         """The memory of the cached objects, in bytes."""
-        return int(self._cache.currsize)
+        return self._cache.used_bytes
 
     @property
     def cache_bytes(self) -> int:
         """The most that they may take."""
-        return int(self._cache.maxsize)
+        return self._cache.max_bytes
 
     @property
     def is_lazy(self) -> bool:
@@ -101,8 +97,7 @@ class Objects:
         data = await self._store.get(multihash) or self._made.get(multihash)
         if data is None:
             data = (await self._fetch_missing([Cid(cid)]))[0]
-        if len(data) < self._cache_limit:
-            self._cache[multihash] = data
+        self._cache.put(multihash, data)
         return data
 
     async def get_many(self, cids: Sequence[bytes]) -> list[bytes]:
@@ -129,14 +124,12 @@ class Objects:
                     missing.append(at)
                     continue
                 out[at] = data
-                if len(data) < self._cache_limit:
-                    self._cache[multihash] = data
+                self._cache.put(multihash, data)
             if missing:
                 wanted = [Cid(cids[at]) for at in missing]
                 for at, data in zip(missing, await self._fetch_missing(wanted), strict=True):
                     out[at] = data
-                    if len(data) < self._cache_limit:
-                        self._cache[Cid(cids[at]).multihash] = data
+                    self._cache.put(Cid(cids[at]).multihash, data)
         return out  # type: ignore[return-value]
 
     def is_cached(self, cid: bytes) -> bool:
@@ -158,8 +151,7 @@ class Objects:
     def remember(self, objects: Mapping[bytes, bytes]) -> None:
         """Keep objects (bytes by multihash) that are not stored, the newest 64 MiB of them, in memory."""
         for multihash, data in objects.items():
-            if len(data) < _MADE_BYTES // 16:
-                self._made[multihash] = data
+            self._made.put(multihash, data)
 
     async def _fetch_missing(self, cids: Sequence[Cid]) -> list[bytes]:
         if any(cid.multihash == GENESIS_PARENT_MULTIHASH for cid in cids):

@@ -131,7 +131,7 @@ async def test_caches_are_dropped(tmp_path: Path) -> None:
         dispatcher = control._server.dispatcher
         assert dispatcher.answers is not None
         objects = dispatcher.services.objects
-        objects._cache[b"x"] = b"y" * 100
+        objects._cache.put(b"x", b"y" * 100)
         nodes, decoded = NodeCache(1 << 20), LRUCache[str, str](10)
         nodes.put(b"n", "node", 100)
         decoded["k"] = "v"
