@@ -8,10 +8,10 @@ from cachetools import LRUCache
 
 #: bytes of memory that an entry takes besides its content
 _OVERHEAD: Final = 150
-#: a dictionary of 700,000 entries keeps the event loop for 160 ms when it grows; one of 64 parts takes 2
-_MOST_PARTS: Final = 64
-#: an object of 2 MiB, the largest that a chain's state has, fits
+#: a dictionary of 700,000 entries keeps the event loop for 160 ms when it grows, and those of a part for 2 or 3. An
+#: object of 2 MiB, the largest that a chain's state has, fits
 _LEAST_PART: Final = 4 << 20
+_MOST_PARTS: Final = 1 << 16
 
 
 class ObjectCache:
@@ -33,17 +33,20 @@ class ObjectCache:
         count = self._mask + 1
         return [LRUCache(self.max_bytes // count, getsizeof=lambda v: len(v) + _OVERHEAD) for _ in range(count)]
 
+    def _part(self, multihash: bytes) -> LRUCache[bytes, bytes]:
+        return self._parts[int.from_bytes(multihash[-2:], "big") & self._mask]
+
     def get(self, multihash: bytes) -> bytes | None:
         """An object, or None."""
-        return self._parts[multihash[-1] & self._mask].get(multihash)
+        return self._part(multihash).get(multihash)
 
     def put(self, multihash: bytes, data: bytes) -> None:
         """Keep an object, unless it is too large."""
         if len(data) < self._largest:
-            self._parts[multihash[-1] & self._mask][multihash] = data
+            self._part(multihash)[multihash] = data
 
     def __contains__(self, multihash: bytes) -> bool:
-        return multihash in self._parts[multihash[-1] & self._mask]
+        return multihash in self._part(multihash)
 
     @property
     def used_bytes(self) -> int:

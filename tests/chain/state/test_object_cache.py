@@ -63,6 +63,13 @@ def test_no_part_takes_long_to_grow(limit: int) -> None:
     assert max(sizes) < 16_000
 
 
+def test_a_larger_cache_has_more_parts_not_larger_ones() -> None:
+    for gib in (1, 16, 64):
+        parts = ObjectCache(gib << 30)._parts
+        assert {part.maxsize for part in parts} == {4 << 20}
+        assert len(parts) * (4 << 20) == gib << 30
+
+
 def test_an_object_of_2_mib_is_kept_by_default() -> None:
     cache = ObjectCache(64 << 20)
     cache.put(digest(1), bytes((2 << 20) - 200))
