@@ -7,7 +7,6 @@ bounded by bytes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -62,8 +61,8 @@ class Executed:
 async def find_post_roots(ctx: Context, tipset: Tipset) -> PostRoots | None:
     """What is there after a tipset. Known from a child (at most one row, usually cached), else executed; else None.
 
-    That the head has no child is read once a head: `pending` asks for it again and again. What is found is a function
-    of the tipset; that nothing is found depends on the head.
+    That the head has no child is read once a head: `pending` asks for it again and again. What a child names is a
+    function of the tipset. That there is none depends on the head, and what is executed here may yet prove wrong.
     """
     newest = await ctx.pin_head()
     head = newest.tipset
@@ -78,11 +77,13 @@ async def find_post_roots(ctx: Context, tipset: Tipset) -> PostRoots | None:
     found = await ctx.index.post_by_child(head, tipset)
     if found is not None:
         return PostRoots(*found)
-    if ctx.executor is not None:
-        with suppress(NotHeld, Unavailable):
-            return PostRoots(*await executed_roots(ctx, ctx.executor, tipset))
     await ctx.head()
-    return None
+    if ctx.executor is None:
+        return None
+    try:
+        return PostRoots(*await executed_roots(ctx, ctx.executor, tipset))
+    except (NotHeld, Unavailable):
+        return None
 
 
 async def load_receipts(ctx: Context, tipset: Tipset, post: PostRoots) -> list[Receipt]:
