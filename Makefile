@@ -47,7 +47,7 @@ run: $(if $(wildcard $(READY)),$(READY),$(RUNNABLE))
 test: $(READY)
 	$(BIN)/python -m pytest -m "not long" --numprocesses auto --dist loadfile
 
-test-long: $(READY)
+test-long: $(READY) test-lowest
 	$(BIN)/python -m pytest
 
 test-store: $(READY)

@@ -87,7 +87,9 @@ def _changed(copy: Path) -> set[str]:
     return changed
 
 
-@pytest.mark.parametrize("title", ["A method", "A setting", "A metric"])
+@pytest.mark.parametrize(
+    "title", ["A method", *(pytest.param(one, marks=pytest.mark.long) for one in ("A setting", "A metric"))]
+)
 def test_a_recipe_works_as_it_is_written(title: str, tmp_path: Path) -> None:
     recipe = RECIPES[title]
     copy = _copy(tmp_path / "tree")

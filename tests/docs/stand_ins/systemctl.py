@@ -1,7 +1,7 @@
 """`systemctl` for a machine that is a folder: it starts what a unit's ExecStart says, with its environment.
 
-The unit is that of the folder's /etc/systemd/system, else the real machine's (HAProxy's). Sandboxing, users and
-restarts of a service that ends are left to systemd itself.
+The unit is that of the folder's /etc/systemd/system, else the real machine's (HAProxy's). A service of the type
+`notify` has started when it says so. Sandboxing, users and restarts of a service that ends are left to systemd itself.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 MACHINE = Path(os.environ["MACHINE"])
+START_SECONDS = 90.0
 STOP_SECONDS = 60.0
 
 
@@ -66,11 +69,33 @@ def start(name: str) -> None:
         words += shlex.split(variables.get(variable[1], "")) if variable else [word]
     folder = Path(unit.get("WorkingDirectory", [str(MACHINE)])[-1])
     folder.mkdir(parents=True, exist_ok=True)
-    with log_file(name).open("ab") as log:
-        process = subprocess.Popen(
-            words, cwd=folder, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
-    pid_file(name).write_text(str(process.pid))
+    # a path of its own: that of a socket may have 107 bytes, and the machine's folder is longer
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified, tempfile.TemporaryDirectory() as place:
+        notified.bind(f"{place}/notify")
+        tells = unit.get("Type", [""])[-1] == "notify"
+        if tells:
+            variables["NOTIFY_SOCKET"] = f"{place}/notify"
+        with log_file(name).open("ab") as log:
+            process = subprocess.Popen(
+                words, cwd=folder, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+        pid_file(name).write_text(str(process.pid))
+        if tells:
+            await_ready(name, process, notified)
+
+
+def await_ready(name: str, process: subprocess.Popen[bytes], notified: socket.socket) -> None:
+    """Wait until a service says that it is ready, as systemd does."""
+    deadline = time.monotonic() + START_SECONDS
+    notified.settimeout(0.1)
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            if b"READY=1" in notified.recv(4096).splitlines():
+                return
+        except TimeoutError:
+            continue
+    sys.exit(f"Job for {name}.service failed: it has not said that it is ready")
 
 
 def stop(name: str) -> None:
