@@ -123,15 +123,12 @@ class Hamt:
     async def get(self, key: bytes, default: Any = None) -> Any:
         """The value of a key. One read a level. Errors: BadObject, Missing."""
         hashed, shift = int.from_bytes(sha256(key).digest(), "big"), _HASH_BITS - self.bit_width
-        cid: bytes = self.root
-        node = self._cached(cid)
-        while True:
-            if node is None:
-                node = await self._read(cid)
-            value, cid, shift = self._descend(node, hashed, shift, key, default)
-            if value is not UNREAD:
-                return value
-            node = None
+        # no coroutine for a node that is cached
+        node = self._cached(self.root) or await self._read(self.root)
+        value, cid, shift = self._descend(node, hashed, shift, key, default)
+        while value is UNREAD:
+            value, cid, shift = self._descend(await self._read(cid), hashed, shift, key, default)
+        return value
 
     def peek(self, key: bytes, default: Any = None) -> Any:
         """The value of a key, or `UNREAD` where a node on the way is not cached. Errors: BadObject."""

@@ -14,7 +14,7 @@ from rpc.lookup.eth.block_parameter import (
 )
 from rpc.lookup.eth.executed_tipset import PostRoots, find_post_roots, load_executed
 from rpc.lookup.eth.tipset_logs import load_events, tipset_bloom
-from rpc.lookup.eth.transactions import to_transactions, tx_hash
+from rpc.lookup.eth.transactions import to_transactions, tx_hashes
 from rpc.lookup.forward import forward
 from rpc.lookup.tipset_inclusion import included_in
 from rpc.lotus_json import json_cache
@@ -39,9 +39,7 @@ async def load_block_json(ctx: Context, tipset: Tipset, full: bool) -> Any:
             await ctx.checkpoint()
             shown.append(eth_json.transaction(tx, found.place(at)))
     else:
-        for one in found.messages:
-            await ctx.checkpoint()
-            shown.append(eth_json.data(tx_hash(ctx, one)))
+        shown += await tx_hashes(ctx, found.messages)
     bloom = await _find_bloom(ctx, tipset, post)
     gas_used = sum(receipt.gas_used for receipt in found.receipts)
     value = eth_json.block(
@@ -58,9 +56,7 @@ async def decode_ahead(ctx: Context, tipset: Tipset) -> None:
 
     Errors: NotHeld, BadObject, NotEthTx, EthAddressError, NotEthHash.
     """
-    for one in await included_in(ctx, tipset):
-        await ctx.checkpoint()
-        tx_hash(ctx, one)
+    await tx_hashes(ctx, await included_in(ctx, tipset))
 
 
 async def _find_bloom(ctx: Context, tipset: Tipset, post: PostRoots) -> bytes | None:

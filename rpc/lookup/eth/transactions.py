@@ -81,6 +81,15 @@ def tx_hash(ctx: Context, one: IncludedMessage) -> bytes:
     return hash_of(one.cid) if signed is None else signed.hash
 
 
+async def tx_hashes(ctx: Context, messages: Sequence[IncludedMessage]) -> list[str]:
+    """The hashes of many, as JSON has them. Errors: as `tx_hash`."""
+    hashes: list[str] = []
+    for one in messages:
+        await ctx.checkpoint()
+        hashes.append(eth_json.data(tx_hash(ctx, one)))
+    return hashes
+
+
 async def to_transaction(ctx: Context, tree: StateTree, one: IncludedMessage) -> EthTx:
     """A message as a transaction; native ones need the state after it.
 

@@ -106,23 +106,31 @@ async def filecoin_address_to_eth_address(ctx: Context, params: RawParams) -> st
 
 
 class _After:
-    """The actors after a tipset."""
+    """The actors after the tipset of a block parameter."""
 
-    def __init__(self, states: States) -> None:
+    def __init__(self, ctx: Context, block: BlockParameter, states: States) -> None:
+        self._ctx = ctx
+        self._block = block
         self._states = states
 
     @classmethod
-    async def load(cls, ctx: Context, tipset: Tipset, post: PostRoots) -> _After:
+    async def load(cls, ctx: Context, block: BlockParameter, tipset: Tipset, post: PostRoots) -> _After:
+        tree = await load_tree_after(ctx, tipset, post)
         version = ctx.network.version_at(tipset.height + 1)
-        return cls(States(ctx.objects, await load_tree_after(ctx, tipset, post), version, ctx.network.address_prefix))
+        return cls(ctx, block, States(ctx.objects, tree, version, ctx.network.address_prefix))
 
     async def actor(self, address: Address) -> Actor | None:
-        """The actor at an address; None where there is none. Errors: NotHeld (actors of an unknown version)."""
+        """The one actor that the answer is about; None where there is none. What is answered must be a function of it
+        and the network version: that is noted. Errors: NotHeld (actors of an unknown version)."""
         try:
-            return await self._states.tree.get(address)
+            actor = await self._states.tree.get(address)
         except ActorNotFound:
             await self._check_version()
             return None
+        if self._block.tag is not None:
+            view = self._block.tag, self._states.network_version
+            self._ctx.note_actor(view, self._states.tree, address, actor)
+        return actor
 
     async def _check_version(self) -> None:
         """Refuse to say that an actor is absent in a state whose actors version is unknown. Errors: NotHeld."""
@@ -131,11 +139,6 @@ class _After:
         except ActorNotFound:
             return
         await self._states.kind_of(system)
-
-    def note(self, ctx: Context, block: BlockParameter, address: Address, actor: Actor | None) -> None:
-        """Note that an answer about a tag's block is a function of this actor and the network version."""
-        if block.tag is not None and actor is not None:
-            ctx.note_actor((block.tag, self._states.network_version), self._states.tree, address, actor)
 
     async def contract(self, actor: Actor | None) -> Loaded | None:
         """The state of a contract; None for any other actor. Errors: NotHeld (an unknown actors version)."""
@@ -161,9 +164,8 @@ async def eth_get_balance(ctx: Context, address: EthAddress, block: BlockParam) 
         return await forward(
             ctx, "Filecoin.EthGetBalance", [eth_json.data(address), node_block_parameter(tipset)], at=tipset
         )
-    after = await _After.load(ctx, tipset, post)
+    after = await _After.load(ctx, block, tipset, post)
     actor = await after.actor(wanted)
-    after.note(ctx, block, wanted, actor)
     return hex(0 if actor is None else actor.balance)
 
 
@@ -191,12 +193,11 @@ async def eth_get_transaction_count(ctx: Context, address: EthAddress, block: Bl
         return await forward(
             ctx, "Filecoin.EthGetTransactionCount", [eth_json.data(address), node_block_parameter(tipset)], at=tipset
         )
-    after = await _After.load(ctx, tipset, post)
+    after = await _After.load(ctx, block, tipset, post)
     actor = await after.actor(wanted)
     if actor is None:
         return hex(0)
     contract = await after.contract(actor)
-    after.note(ctx, block, wanted, actor)
     if contract is None:
         return hex(actor.nonce)
     return hex(contract.state["Nonce"] if contract.state["Tombstone"] is None else 0)
@@ -215,10 +216,8 @@ async def eth_get_code(ctx: Context, address: EthAddress, block: BlockParam) -> 
         return await forward(
             ctx, "Filecoin.EthGetCode", [eth_json.data(address), node_block_parameter(tipset)], at=tipset
         )
-    after = await _After.load(ctx, tipset, post)
-    actor = await after.actor(wanted)
-    contract = await after.contract(actor)
-    after.note(ctx, block, wanted, actor)
+    after = await _After.load(ctx, block, tipset, post)
+    contract = await after.contract(await after.actor(wanted))
     if contract is None or contract.state["Tombstone"] is not None:
         return eth_json.data(b"")
     return eth_json.data(await ctx.objects.get(Cid(contract.state["Bytecode"])))
@@ -242,10 +241,8 @@ async def eth_get_storage_at(ctx: Context, address: EthAddress, position: EthByt
     if post is None:
         params = [eth_json.data(address), eth_json.data(position), node_block_parameter(tipset)]
         return await forward(ctx, "Filecoin.EthGetStorageAt", params, at=tipset)
-    after = await _After.load(ctx, tipset, post)
-    actor = await after.actor(wanted)
-    contract = await after.contract(actor)
-    after.note(ctx, block, wanted, actor)
+    after = await _After.load(ctx, block, tipset, post)
+    contract = await after.contract(await after.actor(wanted))
     value = 0
     if contract is not None and contract.state["Tombstone"] is None:
         storage = Kamt(ctx.objects, contract.state["ContractState"], node_cache(ctx))

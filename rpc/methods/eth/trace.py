@@ -30,7 +30,7 @@ from rpc.lookup.eth.recorded_traces import (
 )
 from rpc.lookup.eth.trace_filter import TRACE_COUNT, TraceFilter, TraceFilterParam
 from rpc.lookup.eth.transaction_tipset import transaction_tipset
-from rpc.lookup.eth.transactions import tx_hash
+from rpc.lookup.eth.transactions import tx_hashes
 from rpc.lookup.forward import forward
 from rpc.lookup.message_search import Miss
 from rpc.lookup.tipset_inclusion import included_in
@@ -129,11 +129,7 @@ async def eth_trace_replay_block_transactions(ctx: Context, block: str, kinds: l
 
 async def _hashes_of(ctx: Context, tipset: Tipset) -> list[str]:
     """The transaction hashes of a tipset's messages, in order of execution. Errors: NotHeld."""
-    hashes: list[str] = []
-    for one in await included_in(ctx, tipset):
-        await ctx.checkpoint()
-        hashes.append(eth_json.data(tx_hash(ctx, one)))
-    return hashes
+    return await tx_hashes(ctx, await included_in(ctx, tipset))
 
 
 # --- of a transaction ----------------------------------------------------------------------------------

@@ -148,13 +148,24 @@ async def test_the_judge_sees_what_is_kept_too_long(fault: str, only: str, monke
         await compare_while_moving("devnet", 3, 60, 40, registry=registry, only=only)
 
 
-async def test_answers_about_an_actor_outlive_the_heads_that_leave_it_alone() -> None:
-    """Each method whose answers are functions of one actor is asked again at the next head: few actors change."""
+async def some_way_below() -> tuple[MovingChain, int, Dispatcher, Dispatcher]:
+    """A chain whose head is 60 tipsets below its last one, that head's place, and methods with caches and without."""
     register_all()
     chain = await MovingChain.load("devnet")
-    cached, plain = cached_and_plain(chain, REGISTRY)
     at = len(chain.line) - 60
     await chain.move(chain.line[at])
+    return chain, at, *cached_and_plain(chain, REGISTRY)
+
+
+async def compare(cached: Dispatcher, plain: Dispatcher, question: Question) -> None:
+    sent = body(question, 1)
+    wanted = (await plain.http(question[0], sent))[1]
+    assert await answer_cached(cached, question[0], sent) == wanted, question
+
+
+async def test_answers_about_an_actor_outlive_the_heads_that_leave_it_alone() -> None:
+    """Each method whose answers are functions of one actor is asked again at the next head: few actors change."""
+    chain, at, cached, plain = await some_way_below()
     ids = range(100, 107)
     contracts = sorted(
         {
@@ -174,9 +185,7 @@ async def test_answers_about_an_actor_outlive_the_heads_that_leave_it_alone() ->
     runs = 0
     for step in range(6):
         for question in asked:
-            sent = body(question, 1)
-            got = await answer_cached(cached, question[0], sent)
-            assert got == (await plain.http(question[0], sent))[1], question
+            await compare(cached, plain, question)
         stats = {one.name: one for one in cached.metrics.methods()}
         before, runs = runs, sum(one.misses for one in stats.values())
         if step:
@@ -190,11 +199,7 @@ async def test_answers_about_an_actor_outlive_the_heads_that_leave_it_alone() ->
 
 async def test_logs_of_executed_epochs_outlive_a_head() -> None:
     """Found or not: those of a closed range and of a block are kept over the next head, those up to it are not."""
-    register_all()
-    chain = await MovingChain.load("devnet")
-    cached, plain = cached_and_plain(chain, REGISTRY)
-    at = len(chain.line) - 60
-    await chain.move(chain.line[at])
+    chain, at, cached, plain = await some_way_below()
     nobody = "0x" + "11" * 20
     below = [chain.line[at - back] for back in (300, 40, 1)]
     spans = [{"fromBlock": hex(below[0].height), "toBlock": hex(one.height)} for one in below]
@@ -203,25 +208,22 @@ async def test_logs_of_executed_epochs_outlive_a_head() -> None:
     asked: list[Question] = [(1, "eth_getLogs", [one]) for one in (*closed, *opened)]
     for step in range(4):
         for question in asked:
-            sent = body(question, 1)
-            assert await answer_cached(cached, 1, sent) == (await plain.http(1, sent))[1], question
+            await compare(cached, plain, question)
         (stats,) = (one for one in cached.metrics.methods() if one.name == "Filecoin.EthGetLogs")
         assert stats.misses == len(closed) + len(opened) * (step + 1)
         await chain.move(chain.line[at + step + 1])
 
 
 async def test_an_actor_of_one_call_of_a_batch_says_nothing_of_the_others() -> None:
-    register_all()
-    chain = await MovingChain.load("devnet")
-    cached, plain = cached_and_plain(chain, REGISTRY)
-    at = len(chain.line) - 60
-    questions_ = [("Filecoin.StateGetActor", ["t0101", []]), ("Filecoin.ChainHead", []), ("eth_blockNumber", [])]
-    calls = [{"jsonrpc": "2.0", "id": 1, "method": name, "params": params} for name, params in questions_]
+    chain, at, cached, plain = await some_way_below()
+    asked: list[Question] = [
+        (1, "Filecoin.StateGetActor", ["t0101", []]), (1, "Filecoin.ChainHead", []), (1, "eth_blockNumber", []),
+    ]  # fmt: skip
     for step in range(3):
-        await chain.move(chain.line[at + step])
-        await cached.http(1, orjson.dumps(calls))
-        for call in calls:
-            assert await answer_cached(cached, 1, orjson.dumps(call)) == (await plain.http(1, orjson.dumps(call)))[1]
+        await chain.move(chain.line[at + step + 1])
+        await cached.http(1, b"[%b]" % b",".join(body(question, 1) for question in asked))
+        for question in asked:
+            await compare(cached, plain, question)
 
 
 async def test_calls_that_overtake_each_other_and_the_head_have_the_answers_of_their_own_head() -> None:
