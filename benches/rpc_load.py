@@ -27,6 +27,7 @@ local bodies = {}
 for line in io.lines("%s") do bodies[#bodies + 1] = line end
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
+%s
 local at = 0
 function request()
   at = at %% #bodies + 1
@@ -90,15 +91,16 @@ def load(
     pids: Sequence[int] = (),
     seconds: float = 3.0,
     connections: int = 32,
+    takes_gzip: bool = False,
 ) -> Load:
     """Post `bodies` in turn for a while. They must hold no line feed. Errors: CalledProcessError (wrk)."""
     if not bodies or any(b"\n" in body for body in bodies):
         raise ValueError("bodies must be there, and on one line each")
     before = cpu_seconds(pids)
     if shutil.which("wrk"):
-        result = _with_wrk(url, bodies, seconds, connections)
+        result = _with_wrk(url, bodies, seconds, connections, takes_gzip)
     else:
-        result = asyncio.run(_with_asyncio(url, bodies, seconds, connections))
+        result = asyncio.run(_with_asyncio(url, bodies, seconds, connections, takes_gzip))
     return Load(**result, cpu=cpu_seconds(pids) - before)
 
 
@@ -121,11 +123,11 @@ def recorded_bodies(records: Path, method: str, *, path: str = "/rpc/v1", limit:
     return bodies
 
 
-def _with_wrk(url: str, bodies: Sequence[bytes], seconds: float, connections: int) -> dict[str, Any]:
+def _with_wrk(url: str, bodies: Sequence[bytes], seconds: float, connections: int, takes_gzip: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         lines, script = Path(folder, "bodies"), Path(folder, "load.lua")
         lines.write_bytes(b"\n".join(bodies) + b"\n")
-        script.write_text(_SCRIPT % lines)
+        script.write_text(_SCRIPT % (lines, 'wrk.headers["Accept-Encoding"] = "gzip"' if takes_gzip else ""))
         command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", str(script), url]
         out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for line in out.splitlines():
@@ -135,9 +137,12 @@ def _with_wrk(url: str, bodies: Sequence[bytes], seconds: float, connections: in
     raise RuntimeError(f"wrk printed no result:\n{out}")
 
 
-async def _with_asyncio(url: str, bodies: Sequence[bytes], seconds: float, connections: int) -> dict[str, Any]:
+async def _with_asyncio(
+    url: str, bodies: Sequence[bytes], seconds: float, connections: int, takes_gzip: bool
+) -> dict[str, Any]:
     parts = urlsplit(url)
-    head = b"POST %s HTTP/1.1\r\nHost: %s\r\nContent-Length: " % (parts.path.encode(), parts.netloc.encode())
+    lines = "Accept-Encoding: gzip\r\n" if takes_gzip else ""
+    head = f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n{lines}Content-Length: ".encode()
     took: list[float] = []
     errors = 0
     end = time.perf_counter() + seconds

@@ -35,6 +35,13 @@ SERVING_SETTINGS: Final = (
         "Memory for answers that are kept as bytes, a process, in MiB; 0: none is kept.",
     ),
     Setting(
+        "gzip_from_kb",
+        whole_number(0, 8 << 10),
+        16,
+        SERVE,
+        "Answers over HTTP from so many KiB on are compressed for clients that take gzip; 0: none are.",
+    ),
+    Setting(
         "server_timing",
         parse_boolean,
         False,

@@ -208,6 +208,7 @@ def server_settings(settings: Settings) -> ServerSettings:
         max_ws_message_bytes=settings["max_ws_message_mb"] << 20,
         max_answer_bytes=settings["max_answer_mb"] << 20,
         answer_cache_bytes=settings["answer_cache_mb"] << 20,
+        gzip_from_bytes=settings["gzip_from_kb"] << 10,
         server_timing=settings["server_timing"],
         request_log_level=getattr(logging, settings["request_log_level"].upper(), 0),
         max_batch_answer_bytes=settings["max_batch_answer_mb"] << 20,

@@ -250,7 +250,7 @@ class Context:
     @property
     def node(self) -> NodeClient | None:
         """The full node behind, where there is one. What it answers is not kept."""
-        self.asked_node = True
+        self.asked_node |= self.services.node is not None
         return self.services.node
 
     @property

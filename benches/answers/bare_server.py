@@ -9,16 +9,17 @@ from collections.abc import Callable, Iterable, Mapping
 from rpc.server.http_head import HEAD_END
 
 
-def answers_of(port: int, bodies: Iterable[bytes]) -> dict[bytes, bytes]:
+def answers_of(port: int, bodies: Iterable[bytes], *, takes_gzip: bool = False) -> dict[bytes, bytes]:
     """The whole answers of a server, head included, by the requests' bodies; each is asked three times.
 
-    A method's first call is not kept, and the second makes what the third finds.
+    A method's first call is not kept, and the second makes what the third finds. `takes_gzip`: long ones come in that.
     """
     found: dict[bytes, bytes] = {}
+    headers = {"Content-Type": "application/json"} | ({"Accept-Encoding": "gzip"} if takes_gzip else {})
     connection = http.client.HTTPConnection("127.0.0.1", port)
     for body in bodies:
         for _ in range(3):
-            connection.request("POST", "/rpc/v1", body, {"Content-Type": "application/json"})
+            connection.request("POST", "/rpc/v1", body, headers)
             answer = connection.getresponse()
             text = answer.read()
         head = b"".join(f"{name}: {value}\r\n".encode() for name, value in answer.getheaders())

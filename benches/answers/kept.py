@@ -1,11 +1,11 @@
 """CPU time of an answer that is kept and of one that is made, over HTTP from an LMDB store, method by method.
 
-    python -m benches.answers.kept [--store URL] [--seconds N] [--methods REGEX]
+    python -m benches.answers.kept [--store URL] [--seconds N] [--turns N] [--methods REGEX] [--gzip]
 
 Three servers of one process each: one keeps answers, one makes each anew with its other caches warm, and a bare one
-only sends the bytes of the first one's answers: no follower could take less. A row asks them in turn. CPU time is the
-server's, its system calls included; the load generator is `wrk` with 32 connections where it is installed. The last
-line names the rows at or over the aim.
+only sends the bytes of the first one's answers: no follower could take less. A row asks them in turn, and tells the
+middle of each one's turns. CPU time is the server's, its system calls included; the load generator is `wrk` with 32
+connections where it is installed. The last line names the rows at or over the aim.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import re
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
+from operator import attrgetter
 from pathlib import Path
 from statistics import median
 
@@ -42,7 +43,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benches.answers.kept", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--store", metavar="URL", help="a store with a chain in it (default: the recorded chain)")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each server and row (default 1)")
+    parser.add_argument(
+        "--turns", type=int, default=1, help="of each row; on a machine that is not quiet, 3 (default 1)"
+    )
     parser.add_argument("--methods", default="", metavar="REGEX", help="only rows in which this is found")
+    parser.add_argument("--gzip", action="store_true", help="ask as the clients do that take gzip: most do")
     args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         url = args.store or asyncio.run(import_chain(Path(folder)))
@@ -52,16 +57,29 @@ def main(arguments: list[str] | None = None) -> None:
             stack.enter_context(server_process(serving(url, False, keeps=keeps), port))
             for keeps, port in zip((True, False), ports, strict=True)
         ]
-        whole = answers_of(ports[0], {body for bodies in asked.values() for body in bodies})
+        every = {body for bodies in asked.values() for body in bodies}
+        whole = answers_of(ports[0], every, takes_gzip=args.gzip)
         ports.append(free_port())
         pids.append(stack.enter_context(server_process(serving_bare(whole), ports[2])))
         took: dict[str, tuple[float, float]] = {}
         for name, bodies in asked.items():
+            turns = [
+                [
+                    load(
+                        f"http://127.0.0.1:{port}/rpc/v1",
+                        bodies,
+                        pids=[pid],
+                        seconds=args.seconds,
+                        takes_gzip=args.gzip,
+                    )
+                    for port, pid in zip(ports, pids, strict=True)
+                ]
+                for _ in range(args.turns)
+            ]
             kept, made, bare = (
-                load(f"http://127.0.0.1:{port}/rpc/v1", bodies, pids=[pid], seconds=args.seconds)
-                for port, pid in zip(ports, pids, strict=True)
+                sorted(one, key=attrgetter("cpu_each"))[len(one) // 2] for one in zip(*turns, strict=True)
             )
-            micros = [one.cpu / max(1, one.requests) * 1e6 for one in (kept, made, bare)]
+            micros = [one.cpu_each * 1e6 for one in (kept, made, bare)]
             took[name] = micros[0], micros[2]
             size = sum(len(whole[body]) for body in bodies) / len(bodies)
             print(

@@ -6,6 +6,8 @@ from typing import Final, NamedTuple
 
 import httptools
 
+from rpc.server.answers.packed import accepts_gzip
+
 #: what ends the head of a request or an answer
 HEAD_END: Final = b"\r\n\r\n"
 #: how the head of an answer ends that says what becomes of the connection
@@ -25,7 +27,7 @@ class KnownHead(NamedTuple):
     """What a head said that has come before. `keep`: whether the connection stays open behind its answer.
 
     `version`: the API's, where the URL is a path without a query, no certain head is asked for and the connection stays
-    open; else -1. `last_lines`: how the head of its answer ends.
+    open; else -1. `last_lines`: how the head of its answer ends. `gzip`: whether its client takes that.
     """
 
     url: bytes
@@ -36,6 +38,7 @@ class KnownHead(NamedTuple):
     keep: bool
     version: int
     last_lines: bytes
+    gzip: bool
 
 
 class KnownHeads:
@@ -58,7 +61,10 @@ class KnownHeads:
 class RequestHead:
     """The fields of the head that is being read. httptools calls the `on_…` methods."""
 
-    __slots__ = ("authorization", "forwarded", "has_connection_header", "is_special", "length", "min_head", "url")
+    __slots__ = (
+        "accept_encoding", "authorization", "forwarded", "gzip", "has_connection_header", "is_special", "length",
+        "min_head", "url",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.begin_head()
@@ -75,10 +81,13 @@ class RequestHead:
         #: X-Forwarded-For, all of them joined
         self.forwarded = b""
         self.has_connection_header = False
+        #: Accept-Encoding, all of them joined, and whether gzip is among them
+        self.accept_encoding = b""
+        self.gzip = False
 
     def take_head(self, head: KnownHead) -> None:
         """Be what this head says, as if it had been read."""
-        self.url, self.length, self.min_head, self.forwarded, self.has_connection_header, _, _, _ = head
+        self.url, self.length, self.min_head, self.forwarded, self.has_connection_header, _, _, _, self.gzip = head
         self.is_special, self.authorization = False, None
 
     def read_head(self, parser: httptools.HttpRequestParser, head: bytes) -> KnownHead:
@@ -90,9 +99,11 @@ class RequestHead:
             self.is_special = True
         keep = parser.should_keep_alive()
         version = RPC_PATHS.get(self.url, -1) if keep and self.min_head is None else -1
+        self.gzip = accepts_gzip(self.accept_encoding)
         says = self.has_connection_header
         last_lines = CLOSE if not keep else STAY_OPEN if says else HEAD_END
-        return KnownHead(self.url, self.length, self.min_head, self.forwarded, says, keep, version, last_lines)
+        known = self.url, self.length, self.min_head, self.forwarded, says, keep, version, last_lines, self.gzip
+        return KnownHead(*known)
 
     def on_url(self, url: bytes) -> None:
         self.url += url
@@ -114,6 +125,8 @@ class RequestHead:
         elif size == 15:
             if name.lower() == b"x-forwarded-for":
                 self.forwarded = self.forwarded + b"," + value if self.forwarded else value
+            elif name.lower() == b"accept-encoding":
+                self.accept_encoding += b"," + value
         elif size == 6:
             if name.lower() == b"expect":
                 self.is_special = True

@@ -6,9 +6,8 @@ answer; the next request of the connection is looked at only then, so answers ke
 connection holds one request. Anything else (WebSocket upgrades, GET, chunked bodies, health, metrics) is
 handed over, with its bytes and the transport, to what `ServerState.other` makes: aiohttp's handler.
 
-Everything here is bounded: the head, the body, the memory of all bodies and unsent answers together
-(`Admission.memory`), the time that each stage may take, and what is read ahead while an answer is under way or the peer
-does not take it.
+Everything here is bounded: the head, the body, the memory of all bodies and unsent answers (`Admission.memory`), the
+time that each stage may take, and what is read ahead while an answer is under way or the peer does not take it.
 """
 
 from __future__ import annotations
@@ -228,7 +227,9 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
                 self._find_account()
             shared.turn_total += 1
             body = data[end:]
-            sent = shared.send_kept(self.transport, known.version, body, None, self._account, known.last_lines)
+            sent = shared.send_kept(
+                self.transport, known.version, body, None, self._account, known.last_lines, known.gzip
+            )
             if sent is False:
                 self.take_head(known)
                 self._is_parsed, self._keep = False, True
@@ -287,10 +288,9 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
             self._rest = data[end:]
             self._whole(data[head_end:end])
             return
-        self._body = data[head_end:]
         self._find_account()
         self._state = _BODY
-        self._body = bytearray(self._body)
+        self._body = bytearray(data[head_end:])
         self._body_started = self._shared.loop.time()
         self._resume()
         self._reserve_body()
@@ -367,7 +367,7 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
         if shared.dispatcher.finds_raw and not query and self.min_head is None:
             keep = self._keep and not shared.draining
             last_lines = CLOSE if not keep else STAY_OPEN if self.has_connection_header else HEAD_END
-            sent = shared.send_kept(self.transport, version, body, permissions, account, last_lines)
+            sent = shared.send_kept(self.transport, version, body, permissions, account, last_lines, self.gzip)
             if sent is not False:
                 self._release()
                 self._state = _HEAD
@@ -446,7 +446,7 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
     def _write(self, status: int, body: bytes, close: bool, ctx: Context | None = None, lines: bytes = b"") -> None:
         """Write an answer. `lines`: header lines, each with its line end before it."""
         last_lines = CLOSE if close else STAY_OPEN if self.has_connection_header else HEAD_END
-        self._shared.send_answer(self.transport, self._shared.head(status, len(body), last_lines, ctx, lines), body)
+        self._shared.send_made(self.transport, status, body, last_lines, self.gzip, ctx, lines)
 
     def _refuse(self, status: int, error: RpcError) -> None:
         """Answer that nothing more is read of this connection, and let the peer read the answer."""

@@ -45,6 +45,8 @@ class ServerSettings:
     max_answer_bytes: int = 64 << 20
     #: answers that a process keeps as bytes (`rpc/server/answers`); 0: none
     answer_cache_bytes: int = 64 << 20
+    #: answers over HTTP from this size on, to clients that take it, in gzip's form; 0: none
+    gzip_from_bytes: int = 16 << 10
     #: whether answers say in `Server-Timing` how long each stage took
     server_timing: bool = False
     #: the level, one of `logging`'s, at which each request gets a line of the log; 0: none does

@@ -448,9 +448,8 @@ class Server:
 
     def _register_metrics(self) -> None:
         metrics = self.metrics
-        shared = self._shared
         metrics.gauge("follower_rpc_in_flight", "Requests under way.", lambda: self.dispatcher.in_flight)
-        metrics.gauge("follower_rpc_connections", "Connections on the hot path.", lambda: len(shared.connections))
+        self._shared.register_metrics(metrics)
         metrics.gauge("follower_rpc_websockets", "WebSocket sessions.", lambda: len(self._sockets))
         metrics.add_budgets(self.dispatcher.admission, self.dispatcher.refusals)
         answers = self.dispatcher.answers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,10 +17,12 @@ from rpc.admission import RETRY_AFTER_SECONDS
 from rpc.context import Context
 from rpc.errors import RpcError
 from rpc.server.answers.kept_answers import HIT
+from rpc.server.answers.packed import GZIP, MOST_PACKED, VARY, Packed, pack
 from rpc.server.client_address import Clients
 from rpc.server.dispatch import Dispatcher
 from rpc.server.http_head import RPC_PATHS, KnownHeads
 from rpc.server.limits import ServerSettings
+from rpc.server.metrics import Metrics
 from rpc.services import Head
 
 #: bytes of answers that wait for the end of a turn of the loop
@@ -93,6 +96,19 @@ class ServerState:
     #: the head of the last kept answer that has one, and its lines with that of its cache
     _kept_head: Head | None = None
     _kept_lines: bytes = b""
+    #: the shortest answer that clients get in gzip's form who take it; those that did, and the bytes that it saved
+    gzip_from: int = field(init=False)
+    _gzip_answers: int = 0
+    _gzip_saved: int = 0
+
+    def __post_init__(self) -> None:
+        self.gzip_from = self.settings.gzip_from_bytes or sys.maxsize
+
+    def register_metrics(self, metrics: Metrics) -> None:
+        """Have these metrics tell of the connections and of what leaves by them."""
+        metrics.gauge("follower_rpc_connections", "Connections on the hot path.", lambda: len(self.connections))
+        metrics.counter("follower_rpc_gzip_answers", "Answers sent in gzip's form.", lambda: self._gzip_answers)
+        metrics.counter("follower_rpc_gzip_saved_bytes", "Bytes that it saved.", lambda: self._gzip_saved)
 
     def tell_refused(self, url: bytes, status: int, code: int, client: Callable[[], str]) -> None:
         """Tell the observer, where there is one, of a request that was refused before it was read."""
@@ -127,7 +143,31 @@ class ServerState:
                 # so that the transport can say that its peer does not read
                 self.flush()
 
-    def send_answer(self, transport: asyncio.Transport, start: bytes, body: bytes) -> None:
+    def send_made(
+        self,
+        transport: asyncio.Transport,
+        status: int,
+        body: bytes,
+        last_lines: bytes,
+        gzip: bool,
+        ctx: Context | None,
+        lines: bytes,
+    ) -> None:
+        """Write an answer. `lines`: header lines, each with its line end before it; the rest as for `send_kept`."""
+        if status == 200 and len(body) >= self.gzip_from:
+            lines += VARY
+            if gzip and len(body) <= MOST_PACKED:
+                lines += GZIP
+                plain_length = len(body)
+                body = pack(body)
+                self._count_packed(plain_length, len(body))
+        self._send(transport, self.head(status, len(body), last_lines, ctx, lines), body)
+
+    def _count_packed(self, plain_length: int, length: int) -> None:
+        self._gzip_answers += 1
+        self._gzip_saved += max(0, plain_length - length)
+
+    def _send(self, transport: asyncio.Transport, start: bytes, body: bytes) -> None:
         """Write a body behind its `start`."""
         if len(body) < _UNCOPIED:
             self.send(transport, start + body)
@@ -210,15 +250,17 @@ class ServerState:
         permissions: frozenset[str] | None,
         account: str,
         last_lines: bytes,
+        gzip: bool,
     ) -> Context | bool:
         """Answer a request with these bytes, where its answer is kept; whether it is.
 
-        Of a large answer, what counts its memory. `last_lines`: how the answer's HTTP head ends.
+        Of a large answer, what counts its memory. `last_lines`: how the answer's HTTP head ends. `gzip`: whether the
+        client takes it.
         """
         answers = self.dispatcher.answers
         if answers is None:
             return False
-        found = answers.find_raw(version, body, permissions, account)
+        found = answers.find_raw(version, body, permissions, account, gzip)
         if found is None:
             return False
         request_id, text, head, started, counted = found
@@ -231,6 +273,13 @@ class ServerState:
             lines = self._kept_lines
         if self.settings.server_timing:
             lines += b"\r\nServer-Timing: cache;dur=%.3f" % ((perf_counter() - started) * 1e3)
+        if isinstance(text, Packed):
+            whole = text.behind(_BEFORE_ID + request_id)
+            self._count_packed(text.plain_length, len(whole))
+            self._send(transport, b"%b%d%b%b" % (self._start, len(whole), lines + VARY + GZIP, last_lines), whole)
+            return True if counted is None else counted
+        if len(text) >= self.gzip_from:
+            lines += VARY
         length = len(_BEFORE_ID) + len(request_id) + len(text)
         if len(text) < _UNCOPIED:
             values = self._start, length, lines, last_lines, request_id, text

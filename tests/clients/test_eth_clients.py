@@ -24,6 +24,7 @@ from follower.commands.comparison import read_records
 from leader_bridge.bridge import Bridge
 from leader_bridge.settings import BridgeSettings
 from rpc.client.node_info import parse_node_info
+from rpc.server.limits import ServerSettings
 from rpc.server.server import Server
 from tests.clients.test_eth_streams import recorded_stream
 from tests.support.node_packages import installed
@@ -228,7 +229,8 @@ async def whole() -> AsyncIterator[Server]:
     async with _bridged(node, store, 2000) as bridge:
         async with asyncio.timeout(100):
             await bridge.backfill.idle.wait()
-    async with served(store) as server:
+    # nearly all answers are long enough to be packed
+    async with served(store, settings=ServerSettings(gzip_from_bytes=256)) as server:
         yield server
 
 
@@ -239,6 +241,7 @@ async def test_reads_are_what_lotus_answered(
 ) -> None:
     asked = tmp_path / "asked.json"
     asked.write_text(json.dumps({**questions, "http": f"http://127.0.0.1:{whole.port}/rpc/v1"}))
+    before = _packed_answers(whole)
     script = await Script.start(commands[client], "reads", asked)
     try:
         async with asyncio.timeout(120):
@@ -246,6 +249,12 @@ async def test_reads_are_what_lotus_answered(
     finally:
         await script.stop()
     _judge(questions, found)
+    # each of these clients takes gzip, without being told to
+    assert _packed_answers(whole) - before > 100
+
+
+def _packed_answers(server: Server) -> float:
+    return server.metrics.registry.get_sample_value("follower_rpc_gzip_answers_total") or 0
 
 
 def _judge(questions: dict[str, Any], found: dict[str, Any]) -> None:

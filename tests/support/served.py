@@ -16,6 +16,7 @@ from follower.archives import objects_below
 from follower.head import StoreHeads
 from follower.readiness import Freshness, build_checks
 from rpc.methods import register_all
+from rpc.server.limits import ServerSettings
 from rpc.server.server import Server, serve
 from rpc.services import Services
 
@@ -39,12 +40,16 @@ async def services_over(store: Store, fetch: Fetch | None = None, archives: Arch
 
 @contextlib.asynccontextmanager
 async def served(
-    store: Store | Path, fetch: Fetch | None = None, archives: Archives | None = None
+    store: Store | Path,
+    fetch: Fetch | None = None,
+    archives: Archives | None = None,
+    settings: ServerSettings | None = None,
 ) -> AsyncIterator[Server]:
     """Serve a store (or the LMDB store in a folder) as a follower does."""
     register_all()
     opened = await open_store(f"lmdb://{store}") if isinstance(store, Path) else None
-    server = await serve(await services_over(opened or store, fetch, archives), "127.0.0.1", 0)  # type: ignore[arg-type]
+    services = await services_over(opened or store, fetch, archives)  # type: ignore[arg-type]
+    server = await serve(services, "127.0.0.1", 0, settings=settings)
     try:
         yield server
     finally:

@@ -166,7 +166,7 @@ async def chain_get_block_messages(ctx: Context, block: Cid) -> dict[str, Any]:
     return found  # type: ignore[return-value]
 
 
-@method("Filecoin.ChainGetParentMessages", cache=Cache.IMMUTABLE)
+@method("Filecoin.ChainGetParentMessages", cache=Cache.IMMUTABLE, proves_empty=True)
 async def chain_get_parent_messages(ctx: Context, block: Cid) -> list[dict[str, Any]] | None:
     """The messages of a block's parent tipset, each once, in the order of their receipts.
 
@@ -183,7 +183,7 @@ async def chain_get_parent_messages(ctx: Context, block: Cid) -> list[dict[str, 
     return found  # type: ignore[return-value]
 
 
-@method("Filecoin.ChainGetMessagesInTipset", cache=Cache.TIPSET)
+@method("Filecoin.ChainGetMessagesInTipset", cache=Cache.TIPSET, proves_empty=True)
 async def chain_get_messages_in_tipset(ctx: Context, key: TipsetKey) -> list[dict[str, Any]] | None:
     """The messages of a tipset, each once, in the order of execution.
 
@@ -193,7 +193,7 @@ async def chain_get_messages_in_tipset(ctx: Context, key: TipsetKey) -> list[dic
     return None if tipset.height == 0 else await messages_of(ctx, tipset)
 
 
-@method("Filecoin.ChainGetParentReceipts", cache=Cache.IMMUTABLE)
+@method("Filecoin.ChainGetParentReceipts", cache=Cache.IMMUTABLE, proves_empty=True)
 async def chain_get_parent_receipts(ctx: Context, block: Cid) -> list[dict[str, Any]] | None:
     """The receipts of the messages of a block's parent tipset; null for the genesis.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from itertools import islice
 from time import perf_counter
 from typing import Any, Final
@@ -29,6 +29,7 @@ from rpc.errors import Refused, RpcError
 from rpc.registry import Cache, Method
 from rpc.server.answers.flight import FAILED, Flight
 from rpc.server.answers.head_changes import common_epoch
+from rpc.server.answers.packed import MOST_PACKED, Packed
 from rpc.server.answers.question import is_absence, needs_head, question_key, tipset_places
 from rpc.server.answers.raw_request import ID, MAX_RAW, find_id, is_id
 from rpc.server.metrics import MethodStats
@@ -57,10 +58,11 @@ _MOST_FORKS: Final = 64
 class Kept:
     """One answer. `text`: all of it behind the id. `epoch`: what it depends on of the chain, as of `head_number`.
 
-    `seen`: of an answer that depends on the head by one actor alone, that actor.
+    `seen`: of an answer that depends on the head by one actor alone, that actor. `headers`: those that the method
+    added. `packed`: the text for clients that take gzip, made for the first of them.
     """
 
-    __slots__ = ("epoch", "head_number", "perm", "seen", "size", "stats", "text")
+    __slots__ = ("epoch", "head_number", "headers", "packed", "perm", "seen", "size", "stats", "text")
 
     def __init__(
         self,
@@ -71,26 +73,36 @@ class Kept:
         stats: MethodStats,
         key_bytes: int = 0,
         seen: SeenActor | None = None,
+        headers: Mapping[str, list[str]] | None = None,
     ) -> None:
         self.text = text
+        self.packed: Packed | None = None
         self.epoch = epoch
         self.head_number = head_number
         self.perm = perm
         self.stats = stats
         self.seen = seen
+        self.headers = headers
         self.size = len(text) + key_bytes + _ENTRY_BYTES + (0 if seen is None else _SEEN_BYTES)
+        if headers is not None:
+            self.size += _SEEN_BYTES * len(headers)
 
 
 class Answers:
-    """The answers that a process keeps: at most `limit` bytes."""
+    """The answers that a process keeps: at most `limit` bytes. `gzip_from`: see `ServerSettings.gzip_from_bytes`."""
 
-    def __init__(self, services: Services, admission: Admission, permissions: frozenset[str], limit: int) -> None:
+    def __init__(
+        self, services: Services, admission: Admission, permissions: frozenset[str], limit: int, gzip_from: int = 0
+    ) -> None:
         self._services = services
         self._admission = admission
         self._working = admission.working
         self._permissions = permissions
         self.limit = limit
         self._most = limit // _ANSWER_SHARE
+        #: the shortest text that is packed, and the shortest that needs more than a look
+        self._gzip_from = gzip_from or MOST_PACKED + 1
+        self._long = min(self._gzip_from, _COUNTED + 1)
         raw = limit // _RAW_SHARE
         self._entries: LRUCache[bytes, Kept] = LRUCache(limit - raw, getsizeof=lambda kept: kept.size)
         #: (key of an entry, bytes in use) by the bytes of requests
@@ -139,13 +151,13 @@ class Answers:
     # --- finding -------------------------------------------------------------------------------------
 
     def find_raw(
-        self, version: int, body: bytes, permissions: frozenset[str] | None, account: str
-    ) -> tuple[bytes, bytes, Head | None, float, Context | None] | None:
+        self, version: int, body: bytes, permissions: frozenset[str] | None, account: str, gzip: bool = False
+    ) -> tuple[bytes, bytes | Packed, Head | None, float, Context | None] | None:
         """The answer to a request with these bytes: `{"id":`, then the id (the first item), then the kept text. Beside
         them its head, when the search began, and of a large answer what counts its memory. None where none is kept.
 
         Counts the request. What needs more than a look is left to the dispatcher: a head that has not been seen yet, a
-        client at its limits.
+        client at its limits, headers of the method's own. `gzip`: whether the client takes it: long texts are packed.
         """
         started = perf_counter()
         if len(body) > MAX_RAW:
@@ -156,10 +168,11 @@ class Answers:
             return None
         start, end = match.span(1)
         try:
-            kept = self._entries[self._raw[body[:start] + _ID_OF[version] + body[end:]][0]]
+            key = self._raw[body[:start] + _ID_OF[version] + body[end:]][0]
+            kept = self._entries[key]
         except KeyError:
             return None
-        if kept.perm not in (self._permissions if permissions is None else permissions):
+        if kept.headers is not None or kept.perm not in (self._permissions if permissions is None else permissions):
             return None
         working = self._working
         used = working.used
@@ -170,16 +183,27 @@ class Answers:
             head = None if self._peek is None else self._peek()
             if head is None or head is not self._head or not self._stands(kept):
                 return None
+        text: bytes | Packed = kept.text
         counted = None
-        if len(kept.text) > _COUNTED:
-            counted = Context(self._services, version=version)
-            counted.admission, counted.account = self._admission, account
-            try:
-                counted.reserve(len(kept.text))
-            except Refused:
-                return None
+        if len(text) >= self._long:
+            if gzip and self._gzip_from <= len(text) <= MOST_PACKED:
+                text = kept.packed or self._pack(key, kept)
+            if len(text) > _COUNTED:
+                counted = Context(self._services, version=version)
+                counted.admission, counted.account = self._admission, account
+                try:
+                    counted.reserve(len(text))
+                except Refused:
+                    return None
         kept.stats.add_hit(started)
-        return body[start:end], kept.text, head, started, counted
+        return body[start:end], text, head, started, counted
+
+    def _pack(self, key: bytes, kept: Kept) -> Packed:
+        """Pack an entry's text, and count what that takes."""
+        packed = kept.packed = Packed(kept.text)
+        kept.size += len(packed)
+        self._entries[key] = kept
+        return packed
 
     async def ask(self, ctx: Context, method: Method, stats: MethodStats, params: Any) -> Kept | Flight | None:
         """The answer that is kept or that another call is about to have; a flight, where the caller is to compute it.
@@ -209,6 +233,9 @@ class Answers:
             if kept is not None and (kept.epoch == NOTHING or (self._is_newest(head) and self._stands(kept))):
                 ctx.cache_status = HIT
                 stats.hits += 1
+                for name, values in (kept.headers or {}).items():
+                    for value in values:
+                        ctx.add_header(name, value)
                 return kept
             place = (key, b"" if head is None else head.tipset.key)
             flight = self._flights.get(place)
@@ -304,8 +331,10 @@ class Answers:
         # one copy of what may be long
         text = b"".join((b',"jsonrpc":"2.0","result":', result, b"}\n"))
         epoch = ctx.depends_on
+        # who waits has headers of its own; those of a batch are all calls'
         if ctx.asked_node or ctx.headers is not None:
             flight.end(FAILED)
+        if ctx.asked_node or (ctx.headers is not None and body is None):
             return text
         # a call that was not asked of a head, and depends on one: others may have pinned another
         flight.end(text if flight.head is not None or epoch == NOTHING else FAILED)
@@ -319,7 +348,7 @@ class Answers:
             seen, tree = ctx.seen
             self._trees[seen.view] = self._head_number, tree
         key = flight.place[0]
-        kept = Kept(text, epoch, self._head_number, flight.method.perm, flight.stats, len(key), seen)
+        kept = Kept(text, epoch, self._head_number, flight.method.perm, flight.stats, len(key), seen, ctx.headers)
         if kept.size <= self._most:
             self._entries[key] = kept
             if body is not None:

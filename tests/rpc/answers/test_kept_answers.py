@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -14,13 +15,14 @@ from blockstore.store import Batch
 from chain.errors import NotFound
 from chain.index.kept import Kept, save_kept
 from chain.tipset import TipsetKey
-from rpc.context import Context
+from rpc.context import WHOLE_HEAD, Context
 from rpc.registry import Cache, Registry
 from rpc.server.answers.raw_request import find_id, is_id
 from rpc.server.dispatch import Dispatcher
 from rpc.server.limits import ServerSettings
 from rpc.server.request import read_request
 from rpc.server.server import serve
+from tests.rpc.answers.as_a_client import answer_of
 from tests.support.made_chain import MadeChain, links
 
 Answer = Callable[..., Awaitable[Any]]
@@ -80,11 +82,12 @@ class Counted:
             self._count("T.Long")
             return "x" * size
 
-        @method("T.Noted", cache=Cache.IMMUTABLE)
-        async def noted(ctx: Context) -> int:
-            self._count("T.Noted")
-            ctx.add_header("X-Filecoin-Not-Found", "beyond")
-            return 7
+        @method("T.Absent", cache=Cache.CHAIN)
+        async def absent(ctx: Context, number: int) -> None:
+            self._count("T.Absent")
+            await ctx.pin_head()
+            ctx.note_chain(WHOLE_HEAD)
+            ctx.add_header("X-Filecoin-Not-Found", str(number))
 
         @method("T.Node", cache=Cache.HEAD)
         async def node(ctx: Context) -> bool:
@@ -115,9 +118,7 @@ class Asker:
         return orjson.loads(await self.raw(body)), sum(self.counted.runs.values()) - before
 
     async def raw(self, body: bytes) -> bytes:
-        assert self.dispatcher.answers is not None
-        found = self.dispatcher.answers.find_raw(1, body, None, "")
-        return (await self.dispatcher.http(1, body))[1] if found is None else b'{"id":' + found[0] + found[1]
+        return await answer_of(self.dispatcher, 1, body)
 
     async def runs(self, method: str, *params: Any, **more: Any) -> int:
         return (await self(method, *params, **more))[1]
@@ -143,11 +144,44 @@ async def test_an_immutable_answer_is_computed_once() -> None:
     assert ask.counted.runs == {"T.Constant": 1}
 
 
-@pytest.mark.parametrize("method", ["T.Never", "T.Silent", "T.Fails", "T.Nothing", "T.Noted", "T.Node"])
+@pytest.mark.parametrize("method", ["T.Never", "T.Silent", "T.Fails", "T.Nothing"])
 async def test_what_is_not_kept(method: str) -> None:
-    """Undeclared, errors, absences that are of no head, answers with a header, answers for which a node was asked."""
+    """Undeclared, errors, absences that are of no head."""
     ask, _, _ = await made()
     assert [await ask.runs(method) for _ in range(3)] == [1, 1, 1]
+
+
+async def test_what_a_node_was_asked_for_is_not_kept() -> None:
+    ask, chain, _ = await made()
+    assert [await ask.runs("T.Node") for _ in range(3)] == [1, 0, 0]
+    node: Any = object()
+    behind = Asker(Dispatcher(replace(chain.services(), node=node), ask.counted.registry), ask.counted)
+    assert [await behind.runs("T.Node") for _ in range(3)] == [1, 1, 1]
+
+
+async def test_a_kept_answer_has_the_headers_of_its_method() -> None:
+    ask, chain, tipsets = await made()
+    server = await serve(chain.services(), "127.0.0.1", 0, registry=ask.counted.registry)
+    try:
+        async with aiohttp.ClientSession() as session:
+
+            async def post(request: Any) -> tuple[str | None, str | None]:
+                async with session.post(server.url, json=request) as response:
+                    await response.read()
+                    return response.headers.get("X-Cache"), response.headers.get("X-Filecoin-Not-Found")
+
+            def request(number: int, method: str = "T.Absent") -> dict[str, Any]:
+                return {"jsonrpc": "2.0", "id": number, "method": method, "params": [number]}
+
+            # what a batch's calls add is not told apart, so nothing of it is kept
+            assert await post([request(1), request(2), request(1, "T.Chain")]) == (None, "1, 2")
+            assert [await post(request(1)) for _ in range(3)] == [("MISS", "1"), ("HIT", "1"), ("HIT", "1")]
+            assert await post([request(1), request(1, "T.Chain")]) == (None, "1")
+            assert await post(request(1, "T.Chain")) == ("MISS", None)
+            chain.log.publish([], tipsets[5:])
+            assert await post(request(1)) == ("MISS", "1")
+    finally:
+        await server.stop(0)
 
 
 async def test_what_follows_the_head_dies_with_it() -> None:

@@ -21,6 +21,7 @@ from rpc.server.answers.kept_answers import Answers
 from rpc.server.dispatch import Dispatcher
 from rpc.server.limits import ServerSettings
 from rpc.services import Head
+from tests.rpc.answers.as_a_client import answer_of
 from tests.rpc.answers.moving_chain import MovingChain
 from tests.support.recorded import recorded
 
@@ -56,16 +57,13 @@ def body(question: Question, request_id: Any, turned: bool = False) -> bytes:
     return orjson.dumps(dict(reversed(request.items())) if turned else request)
 
 
-async def answer_cached(dispatcher: Dispatcher, version: int, sent: bytes) -> bytes:
-    """An answer as a connection gets it: by the request's bytes, else through the dispatcher."""
-    assert dispatcher.answers is not None
-    found = dispatcher.answers.find_raw(version, sent, None, "")
-    return (await dispatcher.http(version, sent))[1] if found is None else b'{"id":' + found[0] + found[1]
-
-
 def cached_and_plain(chain: MovingChain, registry: Registry) -> tuple[Dispatcher, Dispatcher]:
-    plain = ServerSettings(answer_cache_bytes=0)
-    return Dispatcher(chain.serve(cold=False), registry), Dispatcher(chain.serve(cold=True), settings=plain)
+    # many answers are packed for those who take that
+    keeps, plain = ServerSettings(gzip_from_bytes=1 << 10), ServerSettings(answer_cache_bytes=0)
+    return (
+        Dispatcher(chain.serve(cold=False), registry, settings=keeps),
+        Dispatcher(chain.serve(cold=True), settings=plain),
+    )
 
 
 def declared(name: str, cache: Cache) -> Registry:
@@ -101,7 +99,7 @@ async def compare_while_moving(
             sent = body(question, rng.choice(IDS), rng.random() < 0.3)
             state = rng.getrandbits(64)
             random.seed(state)
-            got = await answer_cached(cached, question[0], sent)
+            got = await answer_of(cached, question[0], sent, takes_gzip=rng.random() < 0.5)
             random.seed(state)
             _, wanted = await plain.http(question[0], sent)
             assert got == wanted, f"{question} at {target.height} {target.key}\n{got[:600]!r}\n{wanted[:600]!r}"
@@ -160,7 +158,7 @@ async def some_way_below() -> tuple[MovingChain, int, Dispatcher, Dispatcher]:
 async def compare(cached: Dispatcher, plain: Dispatcher, question: Question) -> None:
     sent = body(question, 1)
     wanted = (await plain.http(question[0], sent))[1]
-    assert await answer_cached(cached, question[0], sent) == wanted, question
+    assert await answer_of(cached, question[0], sent) == wanted, question
 
 
 async def test_answers_about_an_actor_outlive_the_heads_that_leave_it_alone() -> None:
