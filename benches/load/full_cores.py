@@ -118,11 +118,13 @@ async def run(args: argparse.Namespace) -> None:
                 found.setdefault((connections, batch, count), []).append(row)
     for (connections, batch, count), rows in found.items():
         middle = {name: median(row[name] for row in rows) for name in rows[0]}
-        one = median(row["cpu_us"] for row in found[connections, batch, 1])
+        ones = [row["cpu_us"] for row in found[connections, batch, 1]]
+        paired = median(row["cpu_us"] / one for row, one in zip(rows, ones, strict=True))
         turns = " ".join(f"{row['cpu_us']:.1f}" for row in rows)
         print(
             f"{count} followers, {connections} connections each{', SCHED_BATCH' if batch else ''}: "
-            f"{middle['cpu_us']:.1f} us ({turns}), {middle['cpu_us'] / one:.2f} times one's; "
+            f"{middle['cpu_us']:.1f} us ({turns}), {middle['cpu_us'] / median(ones):.2f} times one's, "
+            f"{paired:.2f} times that of the same turn; "
             f"{middle['waits']:.3f} waits for work, {middle['preempted']:.3f} times taken off, "
             f"{middle['queued_us']:.0f} us waiting for a core; {middle['rate']:,.0f}/s, {middle['idle']:.0%} idle",
             flush=True,
