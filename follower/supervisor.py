@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from follower.child_command import start_command
 from follower.logs.set_up import report_failure
 from follower.settings import split_listen
 
@@ -102,17 +101,11 @@ class Supervisor:
         while not self._stopping.is_set():
             began = time.monotonic()
             relayed = self._relay is not None
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "follower.cli",
-                *child.arguments,
-                env={**os.environ, **child.environment, **({"PYTHONUNBUFFERED": "1"} if relayed else {})},
+            process = await start_command(
+                child.arguments,
+                {**child.environment, **({"PYTHONUNBUFFERED": "1"} if relayed else {})},
                 stdout=asyncio.subprocess.PIPE if relayed else None,
                 stderr=asyncio.subprocess.STDOUT if relayed else None,
-                # its own group: Ctrl-C reaches this process alone, which then stops them in order. Not a session: where
-                # Linux shares the cores among sessions, the priorities of these processes would mean nothing
-                preexec_fn=os.setpgrp,
             )
             self._running[child.name] = process
             relaying = None

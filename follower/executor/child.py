@@ -6,14 +6,13 @@ import asyncio
 import contextlib
 import importlib.util
 import logging
-import os
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from follower.child_command import start_command
 from follower.executor.client import RemoteExecutor
 from follower.settings import CannotRun, Settings
 
@@ -71,12 +70,7 @@ async def _keep_running(environment: Mapping[str, str]) -> None:
     pause = _FIRST_DELAY_SECONDS
     while True:
         began = time.monotonic()
-        # a group of its own, so that Ctrl-C reaches the parent alone. Not a session: where Linux shares the cores among
-        # sessions, an executor in its own would take as much as the workers, whatever its priority
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "follower.cli", "execute", "--with-parent",
-            env={**os.environ, **environment}, stdin=asyncio.subprocess.PIPE, preexec_fn=os.setpgrp,
-        )  # fmt: skip
+        process = await start_command(("execute", "--with-parent"), environment, stdin=asyncio.subprocess.PIPE)
         try:
             code = await process.wait()
         except asyncio.CancelledError:

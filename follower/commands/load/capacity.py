@@ -288,7 +288,7 @@ def _limits(model: Model, case: Case, request: Estimate, size: float, trips: Est
         Limit(
             "network", f"{case.gigabits:g} Gbit/s of a balancer",
             Estimate.exactly(case.gigabits * 1e9 / 8 * case.utilisation / size),
-            "compress answers, or several balancers",
+            "a lower gzip_from_kb, or several balancers",
         ),
     ]  # fmt: skip
     reading = trips * model.read_us.times(case.read_copies)
