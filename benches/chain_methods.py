@@ -29,7 +29,7 @@ from chain.network import load_network
 from chain.tipset import Tipset
 from follower.head import StoreHeads
 from rpc.server.limits import ServerSettings
-from rpc.services import Services
+from rpc.services import CacheSizes, Services
 
 _SAMPLES = 200
 #: for servers whose answers are made each time: what a method costs is measured
@@ -48,7 +48,7 @@ async def services_over(store: Store, cold: bool = False) -> Services:
         store=store, index=index, objects=objects, network=network, head_source=StoreHeads(store, index)
     )
     if cold:
-        services.extra["json_cache_bytes"] = 1
+        services.cache_sizes = CacheSizes(json=1)
     return services
 
 

@@ -15,6 +15,7 @@ import asyncio
 import re
 import tempfile
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ def serving(url: str, cold: bool) -> Callable[[int], None]:
 async def _services(url: str, cold: bool) -> Services:
     services = await services_over(await open_store(url, readonly=True), cold)
     if cold:
-        services.extra["node_cache_bytes"] = 1
+        services.cache_sizes = replace(services.cache_sizes, nodes=1)
     return services
 
 

@@ -25,6 +25,7 @@ import tempfile
 import time
 import tracemalloc
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -200,7 +201,7 @@ async def run(actors: int, store_dir: str) -> dict[str, Any]:
     some = [pick.randrange(actors) for _ in range(3000)]
     few = some[:300]
     cold = await services_over(store, cold=True)
-    cold.extra["node_cache_bytes"] = 1
+    cold.cache_sizes = replace(cold.cache_sizes, nodes=1)
     result["method_cold"] = await methods(cold, some)
     warm = await services_over(store)
     await methods(warm, few)

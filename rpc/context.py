@@ -263,6 +263,11 @@ class Context:
         """What this kind of process adds to the services."""
         return self.services.extra
 
+    @property
+    def caches(self) -> dict[str, Any]:
+        """What methods keep for all requests of the process, by their own keys."""
+        return self.services.caches
+
     async def head(self) -> Head:
         """The head of this request, pinned at first use. Errors: NotHeld, StoreError."""
         self.depends_on = WHOLE_HEAD

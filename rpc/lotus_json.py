@@ -205,10 +205,10 @@ _CACHE: Final = "lotus_json"
 
 def json_cache(ctx: Context) -> JsonCache:
     """The cache of the server that a request came to; made at first use."""
-    extra = ctx.services.extra
-    cache = extra.get(_CACHE)
+    services = ctx.services
+    cache = services.caches.get(_CACHE)
     if cache is None:
-        cache = extra[_CACHE] = JsonCache(ctx.network.address_prefix, extra.get("json_cache_bytes", 32 << 20))
+        cache = services.caches[_CACHE] = JsonCache(ctx.network.address_prefix, services.cache_sizes.json)
     assert isinstance(cache, JsonCache)
     return cache
 

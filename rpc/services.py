@@ -120,6 +120,22 @@ class Checks:
     fresh: dict[str, Check] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class CacheSizes:
+    """Bytes of a process's caches of what it has decoded. `decoded`: of each that `rpc.lookup.decoded_cache` makes."""
+
+    json: int = 32 << 20
+    nodes: int = 64 << 20
+    decoded: int = 32 << 20
+    events: int = 64 << 20
+    executed: int = 32 << 20
+
+    @classmethod
+    def all_of(cls, size: int) -> CacheSizes:
+        """Each of so many bytes."""
+        return cls(size, size, size, size, size)
+
+
 @dataclass(slots=True, kw_only=True)
 class Services:
     """Everything a method can reach. `extra` holds what one kind of process adds, by its own key."""
@@ -145,6 +161,9 @@ class Services:
     #: when this process began to serve, Unix seconds
     started_at: float = field(default_factory=time.time)
     extra: dict[str, Any] = field(default_factory=dict)
+    cache_sizes: CacheSizes = field(default_factory=CacheSizes)
+    #: what methods keep for all requests of the process, by their own keys
+    caches: dict[str, Any] = field(default_factory=dict)
 
 
 @asynccontextmanager

@@ -58,6 +58,7 @@ from rpc.methods import register_all
 from rpc.registry import REGISTRY, V1
 from rpc.server.dispatch import Dispatcher
 from rpc.server.limits import ServerSettings
+from rpc.services import CacheSizes
 from tests.support.cassandra.server import cassandra_hosts
 from tests.support.recorded import recorded
 
@@ -331,7 +332,7 @@ async def cache(url: str) -> list[dict[str, float]]:
         services = await services_over(store)
         services.objects = type(services.objects)(store, cache_bytes=megabytes << 20)
         # decoded nodes and kept answers would hide what the object cache does
-        services.extra["node_cache_bytes"] = 1
+        services.cache_sizes = CacheSizes(nodes=1)
         dispatcher = Dispatcher(services, settings=ServerSettings(answer_cache_bytes=0))
         half = reads = 0
         for number, address in enumerate(asked):

@@ -298,7 +298,7 @@ async def fresh_services(url: str | None, actors: int, epochs: int) -> AsyncIter
     print(f"{actors:,} actors, {epochs} epochs: {time.monotonic() - began:.0f} s", flush=True)
 
     async def fresh() -> Services:
-        return replace(node._services, objects=Objects(node.store), extra={})
+        return replace(node._services, objects=Objects(node.store), caches={})
 
     try:
         yield fresh

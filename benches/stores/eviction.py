@@ -36,7 +36,7 @@ from rpc.lookup.actor_states import states_at
 from rpc.methods import register_all
 from rpc.server.dispatch import Dispatcher
 from rpc.server.limits import ServerSettings
-from rpc.services import Head, Services
+from rpc.services import CacheSizes, Head, Services
 from tests.support.recorded import recorded
 
 #: of 100 questions, those that read objects in the recorded mix (without calls that execute)
@@ -117,8 +117,10 @@ async def traced(url: str, requests: int, seed: int, repeats: bool) -> Trace:
     assert network is not None
     index = ChainIndex(store, objects, network, cached_rows=65536, cached_tipsets=1)
     heads = MovingHead(StoreHeads(store, index))
-    services = Services(store=store, index=index, objects=objects, network=network, head_source=heads)
-    services.extra.update(dict.fromkeys(("json_cache_bytes", "decoded_cache_bytes", "node_cache_bytes"), 1))
+    sizes = CacheSizes(json=1, decoded=1, nodes=1)
+    services = Services(
+        store=store, index=index, objects=objects, network=network, head_source=heads, cache_sizes=sizes
+    )
     # no answer is kept either
     dispatcher = Dispatcher(services, settings=ServerSettings(answer_cache_bytes=0))
     newest = await heads.current()

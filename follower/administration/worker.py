@@ -122,7 +122,7 @@ class WorkerControl:
     # --- caches ----------------------------------------------------------------------------------------------
 
     def _decoded(self) -> list[NodeCache | Cache[Any, Any]]:
-        return [one for one in self._server.dispatcher.services.extra.values() if isinstance(one, NodeCache | Cache)]
+        return [one for one in self._server.dispatcher.services.caches.values() if isinstance(one, NodeCache | Cache)]
 
     def _cache_bytes(self) -> dict[str, int | None]:
         """By name, the bytes in use; None for a cache that this process does not have."""

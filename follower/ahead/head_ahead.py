@@ -48,7 +48,7 @@ class HeadAhead:
         self._services = replace(services, pacer=LoopPacer(_SLICE_SECONDS))
         self._recent = RecentActors(most_actors)
         if most_actors:
-            services.extra[RECENT_ACTORS] = self._recent
+            services.caches[RECENT_ACTORS] = self._recent
         self._task: asyncio.Task[None] | None = None
         self.outcomes: dict[str, int] = dict.fromkeys((_DONE, _CUT, _LATE, _FAILED), 0)
         self.seconds = 0.0

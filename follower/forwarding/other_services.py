@@ -35,6 +35,7 @@ class _OtherServices:
     index = Context.index
     objects = Context.objects
     extra = Context.extra
+    caches = Context.caches
     tipset = Context.tipset
 
 

@@ -30,7 +30,7 @@ from rpc.registry import Method
 from rpc.server.gate.lookbacks import named_epochs
 from rpc.server.metrics import Metrics
 from rpc.server.request import Call, Run
-from rpc.services import NodeClient, Services
+from rpc.services import CacheSizes, NodeClient, Services
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +48,6 @@ _BY_HASH: Final = frozenset(
 )  # fmt: skip
 #: methods about the store itself, of which nodes know nothing
 _OF_THE_STORE: Final = frozenset({"ChainValidateIndex", "EthNewFilter", "EthGetFilterChanges"})
-#: what of a process's `Services.extra` is no cache, and the sizes of caches there
-_SETTINGS: Final = frozenset({"eth_filter_limits", "execution_gas_cap"})
-_CACHES: Final = ("decoded_cache_bytes", "event_cache_bytes", "json_cache_bytes", "node_cache_bytes")
 _CACHE_BYTES: Final = 4 << 20
 _NOT_FOUND: Final = "X-Filecoin-Not-Found"
 
@@ -77,9 +74,9 @@ class ReadThrough:
             services.store, services.objects, services.network, nodes.one_by_one, self.lies, link_epochs=link_epochs
         )
         # caches of their own: what was found over this chain must not be taken for what the store holds
-        extra = {name: value for name, value in services.extra.items() if name in _SETTINGS}
-        extra |= dict.fromkeys(_CACHES, _CACHE_BYTES) | {"ancestry": Ancestry(self._chain, depth=_TRUNK)}
-        self._services = replace(services, index=self._chain, extra=extra)
+        caches = {"ancestry": Ancestry(self._chain, depth=_TRUNK)}
+        sizes = CacheSizes.all_of(_CACHE_BYTES)
+        self._services = replace(services, index=self._chain, caches=caches, cache_sizes=sizes)
         #: questions that were answered so; how often the bridge was told
         self.answered = 0
         self.wanted = 0

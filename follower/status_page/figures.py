@@ -19,7 +19,7 @@ from rpc.services import Services
 _WINDOW: Final = 10.0
 _MOST_METHODS: Final = 25
 
-#: caches by their key in `Services.extra`, and what they hold
+#: caches by their key in `Services.caches`, and what they hold
 _CACHES: Final = {
     "node_cache": "decoded tree nodes",
     "lotus_json": "JSON of tipsets and blocks",
@@ -114,7 +114,7 @@ def caches(services: Services) -> list[dict[str, Any]]:
     objects = services.objects
     found = [{"name": "objects", "used": objects.cached_bytes, "cap": objects.cache_bytes, "unit": "bytes"}]
     for key, name in _CACHES.items():
-        value = services.extra.get(key)
+        value = services.caches.get(key)
         value = getattr(value, "kept", value)
         if isinstance(value, NodeCache):
             found.append({"name": name, "used": value.used_bytes, "cap": value.max_bytes, "unit": "bytes"})

@@ -13,7 +13,6 @@ from rpc.errors import ExecutionReverted
 
 T = TypeVar("T", bytes, int)
 
-_CACHE_BYTES: Final = 32 << 20
 #: memory of an entry beside its key and answer
 _OVERHEAD: Final = 300
 
@@ -28,9 +27,9 @@ class _Answers:
 
 async def answer_once(ctx: Context, key: bytes, make: Callable[[], Awaitable[T]]) -> T:
     """The kept answer for `key`, or what `make` answers. Errors: those of `make`; ExecutionReverted is kept too."""
-    answers: _Answers | None = ctx.extra.get("executed_answers")
+    answers: _Answers | None = ctx.caches.get("executed_answers")
     if answers is None:
-        answers = ctx.extra["executed_answers"] = _Answers(ctx.extra.get("executed_answers_bytes", _CACHE_BYTES))
+        answers = ctx.caches["executed_answers"] = _Answers(ctx.services.cache_sizes.executed)
     kept = answers.kept.get(key)
     if kept is not None:
         if isinstance(kept[0], ExecutionReverted):

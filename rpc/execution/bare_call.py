@@ -23,7 +23,7 @@ from rpc.executor import Call, Executor, Outcome, Place
 from rpc.lookup.tipset_execution import explicit, place_at, refuse_migration
 from rpc.lookup.tipset_inclusion import included_in
 
-#: the name of the cache in `Services.extra`
+#: the name of the cache in `Services.caches`
 CACHE: Final = "places_of_calls"
 _PLACES: Final = 256
 #: what the signature of an account of this protocol adds to a message on chain: the heads of an array of two and of a
@@ -100,9 +100,9 @@ async def _run_messages(ctx: Context, executor: Executor, tipset: Tipset) -> Cid
 
 
 def _places(ctx: Context) -> _Places:
-    found: _Places | None = ctx.extra.get(CACHE)
+    found: _Places | None = ctx.caches.get(CACHE)
     if found is None:
-        found = ctx.extra[CACHE] = _Places()
+        found = ctx.caches[CACHE] = _Places()
     return found
 
 

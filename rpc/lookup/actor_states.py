@@ -21,7 +21,6 @@ from rpc.context import Context
 from rpc.errors import MethodError
 from rpc.lookup.long_answers import PacedReader
 
-_NODE_CACHE_BYTES = 64 << 20
 #: where a process that reads ahead keeps its `RecentActors`
 RECENT_ACTORS = "recent_actors"
 #: trees whose roots are kept decoded, about 4 KB each: most requests ask about the same tipsets
@@ -43,11 +42,10 @@ async def states_of(ctx: Context, tipset: Tipset, *, walks: bool = False) -> Sta
 
 
 def node_cache(ctx: Context) -> NodeCache:
-    """The process's cache of decoded tree nodes, `extra["node_cache"]`. Its size: `extra["node_cache_bytes"]`."""
-    extra = ctx.extra
-    cache: NodeCache | None = extra.get("node_cache")
+    """The process's cache of decoded tree nodes."""
+    cache: NodeCache | None = ctx.caches.get("node_cache")
     if cache is None:
-        cache = extra["node_cache"] = NodeCache(extra.get("node_cache_bytes", _NODE_CACHE_BYTES))
+        cache = ctx.caches["node_cache"] = NodeCache(ctx.services.cache_sizes.nodes)
     return cache
 
 
@@ -83,15 +81,15 @@ async def load_tree(ctx: Context, root: Cid, epoch: int, *, walks: bool = False)
         raise Dropped(f"state of epoch {epoch}; {kept.text()}")
     if walks:
         return await StateTree.load(PacedReader(ctx), root, None, partial(check_code, network, epoch))
-    trees: OrderedDict[tuple[Cid, int], tuple[NetworkRecord, StateTree]] | None = ctx.extra.get("state_trees")
+    trees: OrderedDict[tuple[Cid, int], tuple[NetworkRecord, StateTree]] | None = ctx.caches.get("state_trees")
     if trees is None:
-        trees = ctx.extra["state_trees"] = OrderedDict()
+        trees = ctx.caches["state_trees"] = OrderedDict()
     known = trees.get((root, epoch))
     if known is not None and known[0] is network:
         trees.move_to_end((root, epoch))
         return known[1]
     check = partial(check_code, network, epoch)
-    tree = await StateTree.load(ctx.objects, root, node_cache(ctx), check, ctx.extra.get(RECENT_ACTORS))
+    tree = await StateTree.load(ctx.objects, root, node_cache(ctx), check, ctx.caches.get(RECENT_ACTORS))
     trees[root, epoch] = network, tree
     if len(trees) > _STATE_TREES:
         trees.popitem(last=False)

@@ -8,7 +8,7 @@ from rpc.context import Context
 
 def ancestry_of(ctx: Context) -> Ancestry:
     """The process's `Ancestry`."""
-    found: Ancestry | None = ctx.extra.get("ancestry")
+    found: Ancestry | None = ctx.caches.get("ancestry")
     if found is None:
-        found = ctx.extra["ancestry"] = Ancestry(ctx.index)
+        found = ctx.caches["ancestry"] = Ancestry(ctx.index)
     return found

@@ -8,7 +8,6 @@ from cachetools import LRUCache
 
 from rpc.context import Context
 
-_CACHE_BYTES: Final = 32 << 20
 #: what an entry costs beside its text
 _OVERHEAD: Final = 250
 
@@ -16,11 +15,11 @@ DecodedCache = LRUCache[bytes, tuple[Any, int]]
 
 
 def decoded_cache(ctx: Context, name: str) -> DecodedCache:
-    """The cache of this name. `extra["decoded_cache_bytes"]` sets how large each may become (32 MiB)."""
-    cache: DecodedCache | None = ctx.extra.get(name)
+    """The cache of this name."""
+    cache: DecodedCache | None = ctx.caches.get(name)
     if cache is None:
-        limit = ctx.extra.get("decoded_cache_bytes", _CACHE_BYTES)
-        cache = ctx.extra[name] = LRUCache(limit, getsizeof=lambda entry: entry[1])
+        limit = ctx.services.cache_sizes.decoded
+        cache = ctx.caches[name] = LRUCache(limit, getsizeof=lambda entry: entry[1])
     return cache
 
 

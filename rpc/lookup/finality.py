@@ -62,7 +62,7 @@ async def blocks_by_epoch(ctx: Context, head: Tipset) -> list[int] | None:
 async def ec_finality(ctx: Context) -> EcFinality:
     """The calculator's result at the request's head, computed once a head. Errors: NotHeld."""
     head = (await ctx.head()).tipset
-    kept: dict[TipsetKey, asyncio.Task[EcFinality]] = ctx.extra.setdefault("ec_finality", {})
+    kept: dict[TipsetKey, asyncio.Task[EcFinality]] = ctx.caches.setdefault("ec_finality", {})
     task = kept.get(head.key)
     if task is None or _has_failed(task):
         # of the request that came first, but shared: it goes on when that client leaves
@@ -129,9 +129,9 @@ async def f3_finalized(ctx: Context, above: int) -> Tipset | None:
     that came late for this head does not take finality back.
     """
     head = await ctx.head()
-    cache: LRUCache[TipsetKey, _Certified] | None = ctx.extra.get("f3_certified")
+    cache: LRUCache[TipsetKey, _Certified] | None = ctx.caches.get("f3_certified")
     if cache is None:
-        cache = ctx.extra["f3_certified"] = LRUCache(_HEADS)
+        cache = ctx.caches["f3_certified"] = LRUCache(_HEADS)
     found = cache.get(head.tipset.key)
     # a tipset that becomes the head again may have got a newer certificate
     if found is None or found.seq != head.seq:

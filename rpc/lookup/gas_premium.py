@@ -66,9 +66,9 @@ async def estimate_premium(ctx: Context, within: int, key: TipsetKey) -> int:
     if within in _QUESTIONS:
         note_question(ctx, _QUESTIONS[within])
     tipset = await read_tipset(ctx, key)
-    kept: LRUCache[tuple[TipsetKey, int], int] | None = ctx.extra.get("gas_premiums")
+    kept: LRUCache[tuple[TipsetKey, int], int] | None = ctx.caches.get("gas_premiums")
     if kept is None:
-        kept = ctx.extra["gas_premiums"] = LRUCache(_KEPT)
+        kept = ctx.caches["gas_premiums"] = LRUCache(_KEPT)
     premium = kept.get((tipset.key, within))
     if premium is None:
         premium = kept[tipset.key, within] = await _premium(ctx, within, tipset)

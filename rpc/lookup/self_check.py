@@ -29,7 +29,7 @@ from rpc.services import Services
 log = logging.getLogger("follower.execution")
 
 _EXECUTED: Final = "executed_tipsets"
-#: the caches, by their names in `Services.extra`, that may hold what follows from the executed head
+#: the caches, by their names in `Services.caches`, that may hold what follows from the executed head
 _CACHES: Final = (
     _EXECUTED, "eth_events", "eth_executed", "event_search", "executed_answers", "executed_traces", "lotus_json",
     "places_of_calls",
@@ -122,7 +122,7 @@ class CheckedExecutor:
     def _forget(self) -> None:
         # whoever is at work for one of them now fills what nobody reads any more
         for name in _CACHES:
-            self._services.extra.pop(name, None)
+            self._services.caches.pop(name, None)
 
     def _refuse(self) -> None:
         if self.stopped is not None:
@@ -182,9 +182,9 @@ class _ExecutedTipsets:
 
 
 def _executed(services: Services) -> _ExecutedTipsets:
-    known: _ExecutedTipsets | None = services.extra.get(_EXECUTED)
+    known: _ExecutedTipsets | None = services.caches.get(_EXECUTED)
     if known is None:
-        known = services.extra[_EXECUTED] = _ExecutedTipsets()
+        known = services.caches[_EXECUTED] = _ExecutedTipsets()
     return known
 
 
@@ -206,7 +206,7 @@ async def check_executed(services: Services) -> None:
 
 def check_post(services: Services, tipset: Tipset, chain: Roots) -> None:
     """Compare what was executed of a tipset, if it was, with the roots that its child's header has."""
-    known: _ExecutedTipsets | None = services.extra.get(_EXECUTED)
+    known: _ExecutedTipsets | None = services.caches.get(_EXECUTED)
     found = None if known is None else known.waiting.pop(tipset.key, None)
     if found is not None and found[1] != chain:
         _stop(services, tipset, found[1], chain)

@@ -126,9 +126,9 @@ class SharedValues:
 
 def shared_values(ctx: Context) -> SharedValues:
     """The process's `SharedValues`."""
-    found: SharedValues | None = ctx.extra.get(_KEY)
+    found: SharedValues | None = ctx.caches.get(_KEY)
     if found is None:
-        found = ctx.extra[_KEY] = SharedValues()
+        found = ctx.caches[_KEY] = SharedValues()
     return found
 
 

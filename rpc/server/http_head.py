@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 import httptools
@@ -21,6 +22,11 @@ RPC_BEGINNINGS: Final = tuple(
 #: heads that are remembered in one process, and the longest of them
 _KNOWN_HEADS: Final = 1024
 _KNOWN_HEAD_BYTES: Final = 1024
+
+
+def header_lines(headers: Iterable[tuple[str, str]]) -> bytes:
+    """Header lines as they go into a head, each with its line end before it."""
+    return "".join(f"\r\n{name}: {value}" for name, value in headers).encode()
 
 
 class KnownHead(NamedTuple):

@@ -20,7 +20,7 @@ from rpc.server.answers.kept_answers import HIT
 from rpc.server.answers.packed import GZIP, MOST_PACKED, VARY, Packed, pack
 from rpc.server.client_address import Clients
 from rpc.server.dispatch import Dispatcher
-from rpc.server.http_head import RPC_PATHS, KnownHeads
+from rpc.server.http_head import RPC_PATHS, KnownHeads, header_lines
 from rpc.server.limits import ServerSettings
 from rpc.server.metrics import Metrics
 from rpc.services import Head
@@ -231,7 +231,7 @@ class ServerState:
             if ctx.pinned is not None:
                 lines = self.head_lines(ctx.pinned) + lines
             if ctx.has_headers:
-                lines = "".join(f"\r\n{name}: {value}" for name, value in ctx.added_headers()).encode() + lines
+                lines = header_lines(ctx.added_headers()) + lines
         return b"%b%d%b%b" % (start, length, lines, last_lines)
 
     def head_lines(self, head: Head) -> bytes:
@@ -263,7 +263,7 @@ class ServerState:
         found = answers.find_raw(version, body, permissions, account, gzip)
         if found is None:
             return False
-        request_id, text, head, started, counted = found
+        request_id, text, head, started, counted, own_lines = found
         if started >= self._second_ends:
             self._begin_second()
         lines = _HIT_LINE
@@ -271,6 +271,8 @@ class ServerState:
             if head is not self._kept_head:
                 self._kept_head, self._kept_lines = head, self.head_lines(head) + _HIT_LINE
             lines = self._kept_lines
+        if own_lines:
+            lines += own_lines
         if self.settings.server_timing:
             lines += b"\r\nServer-Timing: cache;dur=%.3f" % ((perf_counter() - started) * 1e3)
         if isinstance(text, Packed):

@@ -135,7 +135,7 @@ async def test_caches_are_dropped(tmp_path: Path) -> None:
         nodes, decoded = NodeCache(1 << 20), LRUCache[str, str](10)
         nodes.put(b"n", "node", 100)
         decoded["k"] = "v"
-        dispatcher.services.extra |= {"node_cache": nodes, "some_decoded": decoded}
+        dispatcher.services.caches |= {"node_cache": nodes, "some_decoded": decoded}
         assert (await ask(control, "drop_cache", "objects"))["dropped_bytes"]["objects"] > 0
         assert objects.cached_bytes == 0
         assert nodes.used_bytes

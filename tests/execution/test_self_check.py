@@ -121,7 +121,7 @@ async def test_a_child_that_contradicts_stops_execution(store: str, wrong: str) 
             assert json_cache(ctx).get(b"EF" + head.key) is not None
             return
         # what was served is withdrawn
-        assert "eth_executed" not in services.extra
+        assert "eth_executed" not in services.caches
         assert json_cache(ctx).get(b"EF" + head.key) is None
         assert checked.stopped is not None
         assert (checked.stopped.epoch, checked.stopped.executed) == (head.height, roots)
@@ -148,7 +148,7 @@ async def test_an_old_tipset_is_checked_when_it_is_executed(store: str) -> None:
         parent = await ctx.index.parent(head)
         number = hex(parent.height)
         assert "result" in await asking.ask("trace_block", number)
-        services.extra.pop("executed_traces")
+        services.caches.pop("executed_traces")
         # the row of a child that is not the head's
         batch = Batch()
         child = replace(head.blocks[0], parent_state_root=parent.parent_state_root)

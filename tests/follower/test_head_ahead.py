@@ -50,7 +50,7 @@ class Follower:
 
     def __init__(self, node: SimulatedNode, most_actors: int = 64) -> None:
         self.store = Slow(node.store)
-        self.services: Services = replace(node._services, objects=Objects(self.store), extra={})
+        self.services: Services = replace(node._services, objects=Objects(self.store), caches={})
         self.ahead = HeadAhead(self.services, most_actors)
         self.dispatcher = Dispatcher(self.services)
 
@@ -92,7 +92,7 @@ async def test_what_was_asked_for_is_not_read_again(node: SimulatedNode) -> None
         block = await ask(follower.dispatcher, "EthGetBlockByNumber", "latest", True)
         assert "result" in await ask(follower.dispatcher, "EthGasPrice")
         assert follower.services.objects.reads == reads
-        bare = Dispatcher(replace(node._services, objects=Objects(node.store), extra={}))
+        bare = Dispatcher(replace(node._services, objects=Objects(node.store), caches={}))
         assert answers == [await ask(bare, "StateGetActor", f"f0{1000 + at}", []) for at in range(40)]
         assert block == await ask(bare, "EthGetBlockByNumber", "latest", True)
     recent = follower.ahead._recent
@@ -195,10 +195,10 @@ async def test_without_actors_the_blocks_are_read_ahead_all_the_same(node: Simul
         reads = follower.services.objects.reads
         block = await ask(follower.dispatcher, "EthGetBlockByNumber", "latest", True)
         assert follower.services.objects.reads == reads
-        bare = Dispatcher(replace(node._services, objects=Objects(node.store), extra={}))
+        bare = Dispatcher(replace(node._services, objects=Objects(node.store), caches={}))
         assert block == await ask(bare, "EthGetBlockByNumber", "latest", True)
     assert follower.ahead._recent.read == 0
-    assert RECENT_ACTORS not in follower.services.extra
+    assert RECENT_ACTORS not in follower.services.caches
 
 
 async def test_it_follows_heads_without_requests(node: SimulatedNode) -> None:

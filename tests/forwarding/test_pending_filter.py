@@ -80,7 +80,7 @@ async def test_another_process_says_what_it_has_missed_and_goes_on() -> None:
         filter_id = (await ask(server.url, "eth_newPendingTransactionFilter"))["result"]
         route = ForwardRoute([ForwardNode.of(NodeClient(parse_node_info(nodes[0].base)[0], timeout=5))])
         feed = MempoolFeed(route)
-        other = await serve(replace(_services(server), mempool=feed, extra={}), "127.0.0.1", 0)
+        other = await serve(replace(_services(server), mempool=feed, caches={}), "127.0.0.1", 0)
         try:
             await asyncio.sleep(0.005)
             assert (await ask(other.url, "eth_getFilterChanges", filter_id))["error"]["message"] == MISSED
@@ -97,7 +97,7 @@ async def test_another_process_says_what_it_has_missed_and_goes_on() -> None:
 
 async def test_no_filter_where_no_node_tells() -> None:
     async with follower(1) as (_, _, server):
-        bare = await serve(replace(_services(server), mempool=None, extra={}), "127.0.0.1", 0)
+        bare = await serve(replace(_services(server), mempool=None, caches={}), "127.0.0.1", 0)
         try:
             error = (await ask(bare.url, "eth_newPendingTransactionFilter"))["error"]
             assert error["code"] == NEEDS_NODE

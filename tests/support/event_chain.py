@@ -182,7 +182,7 @@ async def follower_over(store: Store, filters: Filters | None = None) -> Dispatc
     register_all()
     services = await services_over(store)
     if filters is not None:
-        services.extra["eth_filters"] = filters
+        services.caches["eth_filters"] = filters
     return Dispatcher(services)
 
 

@@ -79,7 +79,7 @@ async def _try(what: str, step: Awaitable[Any]) -> None:
 
 
 async def _actors(ctx: Context, head: Tipset, addresses: Sequence[Address]) -> None:
-    recent: RecentActors | None = ctx.extra.get(RECENT_ACTORS)
+    recent: RecentActors | None = ctx.caches.get(RECENT_ACTORS)
     if recent is None or not addresses:
         return
     root = head.parent_state_root

@@ -48,9 +48,9 @@ class RecentQuestions:
 
 def recent_questions(ctx: Context) -> RecentQuestions:
     """The process's `RecentQuestions`."""
-    found: RecentQuestions | None = ctx.extra.get(_KEY)
+    found: RecentQuestions | None = ctx.caches.get(_KEY)
     if found is None:
-        found = ctx.extra[_KEY] = RecentQuestions()
+        found = ctx.caches[_KEY] = RecentQuestions()
     return found
 
 

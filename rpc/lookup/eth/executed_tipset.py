@@ -67,13 +67,13 @@ async def find_post_roots(ctx: Context, tipset: Tipset) -> PostRoots | None:
     newest = await ctx.pin_head()
     head = newest.tipset
     seen = (newest.seq, tipset.key) if tipset.key == head.key else None
-    if seen is None or ctx.extra.get(_CHILDLESS) != seen:
+    if seen is None or ctx.caches.get(_CHILDLESS) != seen:
         found = await ctx.index.post(tipset.key)
         if found is not None:
             check_post(ctx.services, tipset, found)
             return PostRoots(*found)
         if seen is not None:
-            ctx.extra[_CHILDLESS] = seen
+            ctx.caches[_CHILDLESS] = seen
     found = await ctx.index.post_by_child(head, tipset)
     if found is not None:
         return PostRoots(*found)

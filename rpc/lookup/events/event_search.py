@@ -57,7 +57,6 @@ _SLICE: Final = 256
 _NARROW: Final = 256
 #: events up to which those in memory are searched: a posting list would be a read of the store
 _IN_MEMORY: Final = 1024
-_CACHE_BYTES: Final = 64 << 20
 #: what a decoded event takes beside its bytes
 _OVERHEAD: Final = 900
 #: stands for all groups of a chunk
@@ -421,7 +420,7 @@ def _ordered(hits: list[Hit]) -> list[Hit]:
 
 def event_search(ctx: Context) -> EventSearch:
     """The process's search."""
-    found: EventSearch | None = ctx.extra.get("event_search")
+    found: EventSearch | None = ctx.caches.get("event_search")
     if found is None:
-        found = ctx.extra["event_search"] = EventSearch(ctx, ctx.extra.get("event_cache_bytes", _CACHE_BYTES))
+        found = ctx.caches["event_search"] = EventSearch(ctx, ctx.services.cache_sizes.events)
     return found

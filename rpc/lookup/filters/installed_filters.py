@@ -241,7 +241,7 @@ def _partition(filter_id: bytes) -> bytes:
 
 def filters_of(ctx: Context) -> Filters:
     """The process's view of the store's filters."""
-    found: Filters | None = ctx.extra.get("eth_filters")
+    found: Filters | None = ctx.caches.get("eth_filters")
     if found is None:
-        found = ctx.extra["eth_filters"] = Filters(ctx.store, ctx.extra.get("eth_filter_limits"))
+        found = ctx.caches["eth_filters"] = Filters(ctx.store, ctx.extra.get("eth_filter_limits"))
     return found

@@ -113,10 +113,10 @@ def pending_hashes(ctx: Context) -> PendingHashes:
     mempool = ctx.services.mempool
     if mempool is None:
         raise NeedsNode("Filecoin.EthNewPendingTransactionFilter")
-    found: PendingHashes | None = ctx.extra.get(_KEY)
+    found: PendingHashes | None = ctx.caches.get(_KEY)
     if found is None:
         limits = filters_of(ctx).limits
-        found = ctx.extra[_KEY] = PendingHashes(mempool, ctx.network.eth_chain_id, limits.results, limits.ttl_seconds)
+        found = ctx.caches[_KEY] = PendingHashes(mempool, ctx.network.eth_chain_id, limits.results, limits.ttl_seconds)
     return found
 
 

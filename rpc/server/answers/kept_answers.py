@@ -32,6 +32,7 @@ from rpc.server.answers.head_changes import common_epoch
 from rpc.server.answers.packed import MOST_PACKED, Packed
 from rpc.server.answers.question import is_absence, needs_head, question_key, tipset_places
 from rpc.server.answers.raw_request import ID, MAX_RAW, find_id, is_id
+from rpc.server.http_head import header_lines
 from rpc.server.metrics import MethodStats
 from rpc.server.request import Request
 from rpc.services import Head, Services
@@ -41,7 +42,7 @@ MISS: Final = b"MISS"
 FETCHING: Final = b"FETCHING"
 #: what an entry, and a request's bytes that lead to one, take beside their text: measured with sys.getsizeof
 _ENTRY_BYTES: Final = 400
-#: what the actor takes that an answer is a function of, measured as above
+#: what the actor takes that an answer is a function of, measured as above, and no header takes more
 _SEEN_BYTES: Final = 800
 #: the share of all bytes that requests' bytes may take, and the most that one answer may
 _RAW_SHARE: Final = 4
@@ -51,6 +52,7 @@ _COUNTED: Final = 64 << 10
 #: what stands for the id in the key of a request's bytes, by API version: bytes that no JSON text has in it
 _ID_OF: Final = (b"\0", b"\1", b"\2")
 _NO_TREE: Final[tuple[int, StateTree | None]] = (0, None)
+_NO_HEADERS: Final[Mapping[str, list[str]]] = {}
 #: head changes with reverts that are remembered; what was kept before them is dropped
 _MOST_FORKS: Final = 64
 
@@ -59,10 +61,11 @@ class Kept:
     """One answer. `text`: all of it behind the id. `epoch`: what it depends on of the chain, as of `head_number`.
 
     `seen`: of an answer that depends on the head by one actor alone, that actor. `headers`: those that the method
-    added. `packed`: the text for clients that take gzip, made for the first of them.
+    added, `lines` the same as bytes, each with its line end before it. `packed`: the text for clients that take gzip,
+    made for the first of them.
     """
 
-    __slots__ = ("epoch", "head_number", "headers", "packed", "perm", "seen", "size", "stats", "text")
+    __slots__ = ("epoch", "head_number", "headers", "lines", "packed", "perm", "seen", "size", "stats", "text")
 
     def __init__(
         self,
@@ -73,7 +76,7 @@ class Kept:
         stats: MethodStats,
         key_bytes: int = 0,
         seen: SeenActor | None = None,
-        headers: Mapping[str, list[str]] | None = None,
+        headers: Mapping[str, list[str]] = _NO_HEADERS,
     ) -> None:
         self.text = text
         self.packed: Packed | None = None
@@ -83,9 +86,9 @@ class Kept:
         self.stats = stats
         self.seen = seen
         self.headers = headers
-        self.size = len(text) + key_bytes + _ENTRY_BYTES + (0 if seen is None else _SEEN_BYTES)
-        if headers is not None:
-            self.size += _SEEN_BYTES * len(headers)
+        self.lines = header_lines((name, ", ".join(values)) for name, values in headers.items())
+        more = len(headers) + (0 if seen is None else 1)
+        self.size = len(text) + key_bytes + _ENTRY_BYTES + more * _SEEN_BYTES
 
 
 class Answers:
@@ -152,12 +155,13 @@ class Answers:
 
     def find_raw(
         self, version: int, body: bytes, permissions: frozenset[str] | None, account: str, gzip: bool = False
-    ) -> tuple[bytes, bytes | Packed, Head | None, float, Context | None] | None:
+    ) -> tuple[bytes, bytes | Packed, Head | None, float, Context | None, bytes] | None:
         """The answer to a request with these bytes: `{"id":`, then the id (the first item), then the kept text. Beside
-        them its head, when the search began, and of a large answer what counts its memory. None where none is kept.
+        them its head, when the search began, of a large answer what counts its memory, and its own header lines. None
+        where none is kept.
 
         Counts the request. What needs more than a look is left to the dispatcher: a head that has not been seen yet, a
-        client at its limits, headers of the method's own. `gzip`: whether the client takes it: long texts are packed.
+        client at its limits. `gzip`: whether the client takes it: long texts are packed.
         """
         started = perf_counter()
         if len(body) > MAX_RAW:
@@ -172,7 +176,7 @@ class Answers:
             kept = self._entries[key]
         except KeyError:
             return None
-        if kept.headers is not None or kept.perm not in (self._permissions if permissions is None else permissions):
+        if kept.perm not in (self._permissions if permissions is None else permissions):
             return None
         working = self._working
         used = working.used
@@ -196,7 +200,7 @@ class Answers:
                 except Refused:
                     return None
         kept.stats.add_hit(started)
-        return body[start:end], text, head, started, counted
+        return body[start:end], text, head, started, counted, kept.lines
 
     def _pack(self, key: bytes, kept: Kept) -> Packed:
         """Pack an entry's text, and count what that takes."""
@@ -233,7 +237,7 @@ class Answers:
             if kept is not None and (kept.epoch == NOTHING or (self._is_newest(head) and self._stands(kept))):
                 ctx.cache_status = HIT
                 stats.hits += 1
-                for name, values in (kept.headers or {}).items():
+                for name, values in kept.headers.items():
                     for value in values:
                         ctx.add_header(name, value)
                 return kept
@@ -348,7 +352,7 @@ class Answers:
             seen, tree = ctx.seen
             self._trees[seen.view] = self._head_number, tree
         key = flight.place[0]
-        kept = Kept(text, epoch, self._head_number, flight.method.perm, flight.stats, len(key), seen, ctx.headers)
+        kept = Kept(text, epoch, self._head_number, flight.method.perm, flight.stats, len(key), seen, ctx.headers or {})
         if kept.size <= self._most:
             self._entries[key] = kept
             if body is not None:

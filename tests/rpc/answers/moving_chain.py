@@ -15,7 +15,7 @@ from devnode.faults import Faults, FaultyStore
 from devnode.played_node import RowWriter
 from devnode.recorded_chain import RecordedChain
 from follower.head import StoreHeads
-from rpc.services import Services
+from rpc.services import CacheSizes, Services
 from tests.support.recorded import recorded
 
 
@@ -88,14 +88,13 @@ class MovingChain:
         objects = Objects(store, cache_bytes=1 if cold else 64 << 20)
         sizes = {"cached_rows": 1, "cached_tipsets": 1} if cold else {}
         index = ChainIndex(store, objects, self.chain.network, **sizes)
-        extra = {"json_cache_bytes": 1, "decoded_cache_bytes": 1} if cold else {}
         made = Services(
             store=store,
             index=index,
             objects=objects,
             network=self.chain.network,
             head_source=StoreHeads(store, index),
-            extra=extra,
+            cache_sizes=CacheSizes(json=1, decoded=1) if cold else CacheSizes(),
         )
         self.services.append(made)
         return made

@@ -313,7 +313,7 @@ async def test_an_actor_older_than_what_is_held() -> None:
     for root in gone:
         services.store._objects.pop(root.multihash, None)
     objects = Objects(services.store)
-    services = replace(services, objects=objects, extra={})
+    services = replace(services, objects=objects, caches={})
     answer = await call(Dispatcher(services), "FollowerActorCreatedAt", str(address))
     text = answer["error"]["message"]
     assert text.startswith("not held: state of epoch ")

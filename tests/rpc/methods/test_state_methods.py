@@ -48,7 +48,7 @@ async def test_many_look_ups_share_decoded_nodes() -> None:
     for _ in range(3):
         for number in range(1000, 1100):
             await ask(dispatcher, "/rpc/v1", "Filecoin.StateGetActor", [f"f0{number}", None])
-    cache = services.extra["node_cache"]
+    cache = services.caches["node_cache"]
     assert cache.hits > 2 * cache.misses
 
 

@@ -43,10 +43,10 @@ async def test_kept_places_follow_the_head(node: SimulatedNode) -> None:
         asked = list(hashes)
         kept = await _answers(keeping, asked)
         # what has been kept so far is forgotten, and everything is looked for anew
-        known = dict(node._services.extra)
-        node._services.extra.clear()
+        known = dict(node._services.caches)
+        node._services.caches.clear()
         assert kept == await _answers(Dispatcher(node._services), asked), f"step {step}"
-        node._services.extra.update(known)
+        node._services.caches.update(known)
         seen_gone = seen_gone or None in kept
     assert seen_gone, "no transaction left the chain: nothing was tried"
 
