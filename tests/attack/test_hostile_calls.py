@@ -130,7 +130,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     ("count", "kills"),
-    [(30, False), pytest.param(1000, False, marks=pytest.mark.long), pytest.param(200, True, marks=pytest.mark.long)],
+    [(20, False), pytest.param(1000, False, marks=pytest.mark.long), pytest.param(200, True, marks=pytest.mark.long)],
 )
 async def test_hostile_calls_end_and_harm_nobody(count: int, kills: bool, store: str, tmp_path: Path) -> None:
     pytest.importorskip("lotus_follower_execution", reason="the virtual machine is not installed (make execution)")

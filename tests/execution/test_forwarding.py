@@ -75,6 +75,7 @@ async def test_the_next_nonce_says_that_no_mempool_is_here(store: str) -> None:
         answer = orjson.loads((await dispatcher.http(1, orjson.dumps(request), ctx))[1])
         assert int(answer["result"], 16) > 0
         assert "pending messages are not counted" in dict(ctx.added_headers())["X-Filecoin-Note"]
+        # a process has its node from its start on: what was kept without one is not of that process
         services.node = Node("Filecoin.EthGetTransactionCount")  # type: ignore[assignment]
-        answer = await ask(dispatcher, "eth_getTransactionCount", [address, "pending"])
+        answer = await ask(Dispatcher(services), "eth_getTransactionCount", [address, "pending"])
         assert answer["result"] == "of the node"

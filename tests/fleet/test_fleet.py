@@ -109,6 +109,7 @@ async def test_a_short_run_with_every_trouble_of_ours(tmp_path: Path) -> None:
 
 
 @pytest.mark.recorded
+@pytest.mark.long
 async def test_without_a_leader_every_follower_is_behind_and_none_is_down(tmp_path: Path) -> None:
     required("haproxy")
     url = await one_node()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 
+import pytest
+
 from leader_bridge.pool.job import FILL, INDEX, SHARES, WALK, WATCH, slots_of
 from leader_bridge.pool.slots import Slots
 
@@ -75,6 +77,7 @@ async def test_a_lent_slot_goes_back_to_the_class_that_has_the_smallest_part_of_
     users.cancel()
 
 
+@pytest.mark.long
 async def test_where_all_have_much_to_do_each_has_its_share() -> None:
     users = ten()
     for queue in users.held:
