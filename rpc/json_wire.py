@@ -140,6 +140,15 @@ def key_json(key: TipsetKey) -> list[dict[str, str]]:
     return [{"/": str(cid)} for cid in key.cids]
 
 
+class JsonText:
+    """A result that is JSON in its last form: the encoder gives its bytes on, without a copy of what may be long."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+
+
 @cache
 def encoder(address_prefix: str) -> Callable[[Any], bytes]:
     """A function that writes results; it raises TypeError for what has no JSON form.
@@ -163,6 +172,8 @@ def encoder(address_prefix: str) -> Callable[[Any], bytes]:
             return int(value)
         if isinstance(value, float):
             return float(value)
+        if isinstance(value, JsonText):
+            return orjson.Fragment(value.text)
         if isinstance(value, dict):
             return dict(value)
         if isinstance(value, list | tuple):
@@ -172,6 +183,8 @@ def encoder(address_prefix: str) -> Callable[[Any], bytes]:
     dumps = orjson.dumps
 
     def encode(value: Any) -> bytes:
+        if type(value) is JsonText:
+            return value.text
         try:
             return escape(dumps(value, default, _OPTIONS))
         except TypeError:

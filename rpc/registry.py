@@ -5,8 +5,9 @@
         '''The block header with this CID. Errors: Missing.'''
 
 The parameters behind the context are positional and exact in number, as in go-jsonrpc; `rpc/params.py` says
-how each type is decoded. The result is JSON-ready and may hold `Cid`, `TipsetKey`, `Address`, `bytes` and
-`orjson.Fragment`. A method that takes another form under /rpc/v0 is declared twice, with other `versions`.
+how each type is decoded. The result is JSON-ready and may hold `Cid`, `TipsetKey`, `Address`, `bytes`,
+`orjson.Fragment` and `JsonText`. A method that takes another form under /rpc/v0 is declared twice, with other
+`versions`.
 """
 
 from __future__ import annotations

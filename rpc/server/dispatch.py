@@ -104,7 +104,7 @@ class Dispatcher:
         limit = self.settings.answer_cache_bytes
         #: the answers that are kept; a guard is asked before each call, so nothing is kept past it
         self.answers = (
-            Answers(services, self.admission, self.settings.default_permissions, limit, self.settings.gzip_from_bytes)
+            Answers(services, self.admission, self.settings.default_permissions, limit, self.settings.gzip_from)
             if limit and guard is None
             else None
         )

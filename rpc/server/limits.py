@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -111,6 +112,11 @@ class ServerSettings:
     cors_origin: str = "*"
     #: answer CORS preflights; Lotus does not, it answers an OPTIONS request like an empty one
     cors_preflight: bool = False
+
+    @property
+    def gzip_from(self) -> int:
+        """The shortest answer that is sent in gzip's form: beyond all lengths where none is."""
+        return self.gzip_from_bytes or sys.maxsize
 
 
 def body_too_big(most: int) -> ParseError:

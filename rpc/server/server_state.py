@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -102,7 +101,7 @@ class ServerState:
     _gzip_saved: int = 0
 
     def __post_init__(self) -> None:
-        self.gzip_from = self.settings.gzip_from_bytes or sys.maxsize
+        self.gzip_from = self.settings.gzip_from
 
     def register_metrics(self, metrics: Metrics) -> None:
         """Have these metrics tell of the connections and of what leaves by them."""

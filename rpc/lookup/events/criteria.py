@@ -15,6 +15,7 @@ from chain.index.event_rows import IndexedEvent
 from chain.message import EventEntry
 from chain.state.tipset_events import INDEXED, TipsetEvent
 from rpc import eth_json
+from rpc.json_wire import JsonText
 from rpc.lookup.eth.tipset_logs import raw_entries, to_log
 
 #: (key, codec, value) of an indexed entry
@@ -118,6 +119,6 @@ class Hit:
         return (self._log.replace(_NOT_REMOVED, _REMOVED, 1) if removed else self._log) or None
 
 
-def join_json(logs: Iterable[bytes]) -> orjson.Fragment:
-    """A JSON array of encoded values."""
-    return orjson.Fragment(b"[" + b",".join(logs) + b"]")
+def join_json(logs: Iterable[bytes]) -> JsonText:
+    """A JSON array of encoded values, of which none has a character that Go escapes."""
+    return JsonText(b"[%b]" % b",".join(logs))

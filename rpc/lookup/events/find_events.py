@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-import orjson
-
 from blockstore.cid import Cid
 from chain.consensus.ancestry import Ancestor
 from chain.errors import NotFound
@@ -17,6 +15,7 @@ from chain.eth.types import cid_of_hash
 from chain.tipset import Tipset
 from rpc.context import Context
 from rpc.errors import MethodError, limit_data
+from rpc.json_wire import JsonText
 from rpc.lookup.eth.block_parameter import select_hash
 from rpc.lookup.events.criteria import EventCriteria, Hit, join_json
 from rpc.lookup.events.event_search import event_search
@@ -56,7 +55,7 @@ async def find_in(ctx: Context, tipsets: Sequence[Tipset], wanted: EventCriteria
     )
 
 
-async def logs_json(ctx: Context, hits: Sequence[Hit], removed: bool = False) -> orjson.Fragment:
+async def logs_json(ctx: Context, hits: Sequence[Hit], removed: bool = False) -> JsonText:
     """Events as logs; those that no contract emits in this form are left out.
 
     Errors: NotEthTx, EthAddressError.
@@ -66,7 +65,7 @@ async def logs_json(ctx: Context, hits: Sequence[Hit], removed: bool = False) ->
         await ctx.checkpoint()
         logs += [log for hit in hits[at : at + _RUN] if (log := hit.log(removed)) is not None]
     joined = join_json(logs)
-    # a copy of megabytes takes milliseconds, and the encoder makes the next one
+    # a copy of megabytes takes milliseconds, and the answer is the next one
     await ctx.checkpoint()
     return joined
 

@@ -17,6 +17,7 @@ from chain.errors import BadRequest, NotFound
 from rpc import eth_json
 from rpc.context import Context
 from rpc.errors import MethodError, Unavailable, limit_data
+from rpc.json_wire import JsonText
 from rpc.lookup.events.criteria import join_json
 from rpc.lookup.events.log_filter import LogFilterParam, log_criteria, parse_block_range
 from rpc.lookup.filters.filter_changes import find_filter_changes, load_history
@@ -38,7 +39,7 @@ from rpc.registry import EVERY_VERSION, Cache, Cost, method
 _TRIES: Final = 8
 
 
-async def _poll(ctx: Context, filter_id: bytes, kinds: tuple[str, ...]) -> orjson.Fragment:
+async def _poll(ctx: Context, filter_id: bytes, kinds: tuple[str, ...]) -> JsonText:
     filters = filters_of(ctx)
     for _ in range(_TRIES):
         raw, state = await filters.read(filter_id)
@@ -139,7 +140,7 @@ async def eth_new_pending_transaction_filter(ctx: Context) -> str:
     answered="indexed",
     cache=Cache.NEVER,
 )
-async def eth_get_filter_changes(ctx: Context, filter_id: FilterId) -> orjson.Fragment:
+async def eth_get_filter_changes(ctx: Context, filter_id: FilterId) -> JsonText:
     """What a filter has to tell since it was last polled: logs (removed ones too, after a reorg), block hashes, or
     hashes of pending transactions.
 
@@ -157,7 +158,7 @@ async def eth_get_filter_changes(ctx: Context, filter_id: FilterId) -> orjson.Fr
     answered="indexed",
     cache=Cache.NEVER,
 )
-async def eth_get_filter_logs(ctx: Context, filter_id: FilterId) -> orjson.Fragment:
+async def eth_get_filter_logs(ctx: Context, filter_id: FilterId) -> JsonText:
     """As `EthGetFilterChanges`, of filters of logs alone. Errors: "wrong filter type", and as there."""
     return await _poll(ctx, filter_id, (LOGS,))
 

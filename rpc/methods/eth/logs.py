@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-import orjson
-
 from chain.errors import BadRequest, NotFound
 from rpc.context import Context
 from rpc.errors import MethodError
+from rpc.json_wire import JsonText
 from rpc.lookup.eth.block_parameter import is_canonical
 from rpc.lookup.events.criteria import EventCriteria
 from rpc.lookup.events.find_events import find_in, find_range, logs_json, tipset_by_hash
@@ -18,7 +17,7 @@ from rpc.registry import EVERY_VERSION, Cache, Cost, method
 _NOT_YET: Final = "events for the requested block are not yet available"
 
 
-async def _find_in_block(ctx: Context, digest: bytes, conditions: EventCriteria) -> orjson.Fragment:
+async def _find_in_block(ctx: Context, digest: bytes, conditions: EventCriteria) -> JsonText:
     """The logs of one tipset, on whatever fork. Errors: BadRequest (not executed yet), NotFound, NotHeld."""
     tipset = await tipset_by_hash(ctx, digest)
     if tipset.height >= (await ctx.pin_head()).tipset.height:
@@ -30,7 +29,7 @@ async def _find_in_block(ctx: Context, digest: bytes, conditions: EventCriteria)
     return await logs_json(ctx, found, is_removed)
 
 
-async def _find_in_range(ctx: Context, low: int, high: int, conditions: EventCriteria) -> orjson.Fragment:
+async def _find_in_range(ctx: Context, low: int, high: int, conditions: EventCriteria) -> JsonText:
     """The logs of a range of epochs. Errors: BadRequest (the head is not above it), NotHeld."""
     head = (await ctx.pin_head()).tipset
     if low >= head.height or high >= head.height:
@@ -40,7 +39,7 @@ async def _find_in_range(ctx: Context, low: int, high: int, conditions: EventCri
     return await logs_json(ctx, await find_range(ctx, low, high, conditions))
 
 
-async def _find(ctx: Context, wanted: LogFilter) -> orjson.Fragment:
+async def _find(ctx: Context, wanted: LogFilter) -> JsonText:
     newest = (await ctx.pin_head()).tipset.height - 1
     low = high = 0
     try:
@@ -68,7 +67,7 @@ async def _find(ctx: Context, wanted: LogFilter) -> orjson.Fragment:
     cache=Cache.CHAIN,
     proves_empty=True,
 )
-async def eth_get_logs(ctx: Context, wanted: LogFilterParam) -> orjson.Fragment:
+async def eth_get_logs(ctx: Context, wanted: LogFilterParam) -> JsonText:
     """The logs of a block or a range of up to 2,880 epochs that match addresses and topics; at most 10,000.
 
     Errors: LimitExceeded (the range), too many results, a block that is not executed yet, NotFound, NotHeld (names

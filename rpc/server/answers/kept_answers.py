@@ -92,10 +92,10 @@ class Kept:
 
 
 class Answers:
-    """The answers that a process keeps: at most `limit` bytes. `gzip_from`: see `ServerSettings.gzip_from_bytes`."""
+    """The answers that a process keeps: at most `limit` bytes. `gzip_from`: see `ServerSettings.gzip_from`."""
 
     def __init__(
-        self, services: Services, admission: Admission, permissions: frozenset[str], limit: int, gzip_from: int = 0
+        self, services: Services, admission: Admission, permissions: frozenset[str], limit: int, gzip_from: int
     ) -> None:
         self._services = services
         self._admission = admission
@@ -104,8 +104,8 @@ class Answers:
         self.limit = limit
         self._most = limit // _ANSWER_SHARE
         #: the shortest text that is packed, and the shortest that needs more than a look
-        self._gzip_from = gzip_from or MOST_PACKED + 1
-        self._long = min(self._gzip_from, _COUNTED + 1)
+        self._gzip_from = gzip_from
+        self._long = min(gzip_from, _COUNTED + 1)
         raw = limit // _RAW_SHARE
         self._entries: LRUCache[bytes, Kept] = LRUCache(limit - raw, getsizeof=lambda kept: kept.size)
         #: (key of an entry, bytes in use) by the bytes of requests

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import zlib
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import aiohttp
 import orjson
@@ -79,18 +80,21 @@ class _Client:
         return response
 
 
+@asynccontextmanager
 async def _client(**settings: int) -> AsyncIterator[_Client]:
     counted, chain, _ = await made()
     registry = counted.counted.registry
     server = await serve(chain.services(), "127.0.0.1", 0, registry=registry, settings=ServerSettings(**settings))
     async with aiohttp.ClientSession(auto_decompress=False) as session:
-        yield _Client(server, session)
-    await server.stop(0)
+        try:
+            yield _Client(server, session)
+        finally:
+            await server.stop(0)
 
 
 @pytest.mark.parametrize("cache_bytes", [64 << 20, 0])
 async def test_who_takes_gzip_gets_long_answers_in_it(cache_bytes: int) -> None:
-    async for client in _client(answer_cache_bytes=cache_bytes):
+    async with _client(answer_cache_bytes=cache_bytes) as client:
         for request_id in range(1, 5):
             for accepts in ("gzip, deflate", "identity"):
                 answer = await client.ask(_FROM, accepts, request_id)
@@ -103,7 +107,7 @@ async def test_who_takes_gzip_gets_long_answers_in_it(cache_bytes: int) -> None:
 
 
 async def test_none_is_packed_where_the_setting_says_so() -> None:
-    async for client in _client(gzip_from_bytes=0):
+    async with _client(gzip_from_bytes=0) as client:
         for request_id in range(1, 4):
             answer = await client.ask(1 << 20, "gzip", request_id)
             assert "Content-Encoding" not in answer.headers
@@ -111,7 +115,7 @@ async def test_none_is_packed_where_the_setting_says_so() -> None:
 
 
 async def test_very_long_answers_stay_as_they_are() -> None:
-    async for client in _client(answer_cache_bytes=256 << 20):
+    async with _client(answer_cache_bytes=256 << 20) as client:
         for request_id in range(1, 4):
             answer = await client.ask(MOST_PACKED, "gzip", request_id)
             assert "Content-Encoding" not in answer.headers
@@ -120,7 +124,7 @@ async def test_very_long_answers_stay_as_they_are() -> None:
 
 
 async def test_what_packing_takes_is_counted() -> None:
-    async for client in _client(answer_cache_bytes=2 << 20):
+    async with _client(answer_cache_bytes=2 << 20) as client:
         answers = client.server.dispatcher.answers
         assert answers is not None
         for request_id in (1, 2):
@@ -141,7 +145,7 @@ async def test_what_packing_takes_is_counted() -> None:
 
 
 async def test_packed_answers_free_their_memory() -> None:
-    async for client in _client():
+    async with _client() as client:
         memory = client.server.dispatcher.admission.memory
         for request_id in range(1, 5):
             await client.ask(1 << 20, "gzip", request_id)
