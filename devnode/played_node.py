@@ -23,6 +23,7 @@ from chain.tipset_messages import load_message_cids
 from devnode.faults import Faults, FaultyStore
 from devnode.node_heads import NodeHeads
 from rpc.context import Context
+from rpc.json_wire import Text
 from rpc.methods import register_all
 from rpc.registry import REGISTRY, Registry
 from rpc.server.dispatch import Dispatcher
@@ -227,7 +228,7 @@ class _NodeDispatcher(Dispatcher):
 
     async def _http(
         self, version: int, body: bytes, ctx: Context | None = None, min_head: str | None = None
-    ) -> tuple[int, bytes]:
+    ) -> tuple[int, Text]:
         """As the base class, but for a bad status."""
         await self._faults.wait_until_unmuted()
         status = self._faults.next_status()

@@ -5,7 +5,8 @@ anything behind the first value) goes through a slower reader. Writing: `<`, `>`
 separators are escaped, as Go's encoder does; ids come back as a float64 would.
 
 Nothing here keeps the event loop for long: the slower reader takes short bodies only, the number of values in a body is
-bounded before it is parsed, and large results are written piece by piece (`encode_pieces`).
+bounded before it is parsed, and large results are written piece by piece (`encode_pieces`). A long text stays in parts
+until it is sent (`JsonText`): to copy megabytes is one long step, for fresh memory costs more than what goes into it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from functools import cache
 from typing import Any, Final
@@ -35,6 +36,10 @@ MAX_TOLERANT_BODY: Final = 256 << 10
 _RECURSION_LIMIT: Final = 1000
 #: lists and objects of more entries are written in pieces of so many
 _PIECE: Final = 128
+#: texts up to this size are one piece
+SHORT_TEXT: Final = 64 << 10
+#: a part of a long text has at least so many bytes, but for its first and its last ones
+_PART: Final = 128 << 10
 
 _OPTIONS: Final = orjson.OPT_PASSTHROUGH_SUBCLASS
 _SAFE_INTEGER: Final = 1 << 53
@@ -141,12 +146,96 @@ def key_json(key: TipsetKey) -> list[dict[str, str]]:
 
 
 class JsonText:
-    """A result that is JSON in its last form: the encoder gives its bytes on, without a copy of what may be long."""
+    """JSON as it is sent, in parts that belong together. `len` is that of the whole; `bytes` joins it."""
 
-    __slots__ = ("text",)
+    __slots__ = ("_length", "parts")
 
-    def __init__(self, text: bytes) -> None:
-        self.text = text
+    def __init__(self, parts: Sequence[bytes]) -> None:
+        self.parts = parts
+        self._length = sum(map(len, parts))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self.parts)
+
+
+#: an answer or a result: a short one is `bytes`
+Text = bytes | JsonText
+
+
+def as_text(text: Text) -> Text:
+    """The same text: a short one in one piece, a long one in parts."""
+    if len(text) <= SHORT_TEXT:
+        return bytes(text)
+    return text if isinstance(text, JsonText) else JsonText((text,))
+
+
+def parts_of(text: Text) -> Sequence[bytes]:
+    """The parts of a text, of which a short one has one."""
+    return text.parts if isinstance(text, JsonText) else (text,)
+
+
+def text_between(start: bytes, text: Text, end: bytes) -> Text:
+    """A text with something before it and behind it."""
+    if isinstance(text, JsonText):
+        return JsonText((start, *text.parts, end))
+    return b"".join((start, text, end))
+
+
+class TextBuilder:
+    """Makes a text of many pieces. `size`: bytes so far."""
+
+    __slots__ = ("_parts", "_pieces", "_pieces_size", "size")
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._parts: list[bytes] = []
+        #: what becomes the next part
+        self._pieces: list[bytes] = []
+        self._pieces_size = 0
+
+    def write(self, piece: bytes) -> None:
+        """Add a piece."""
+        self._pieces.append(piece)
+        self.size += len(piece)
+        self._pieces_size += len(piece)
+        if self._pieces_size >= _PART:
+            self._end_part()
+
+    def _end_part(self) -> None:
+        pieces = self._pieces
+        self._parts.append(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        self._pieces = []
+        self._pieces_size = 0
+
+    def text(self) -> JsonText:
+        """All of it."""
+        if self._pieces:
+            self._end_part()
+        return JsonText(self._parts)
+
+
+class ArrayBuilder:
+    """Makes the text of an array of its items' texts, none of which has a character that Go escapes."""
+
+    __slots__ = ("_builder", "_start")
+
+    def __init__(self) -> None:
+        self._builder = TextBuilder()
+        self._start = b"["
+
+    def add(self, items: Sequence[bytes]) -> None:
+        """Add some items."""
+        if items:
+            self._builder.write(self._start + b",".join(items))
+            self._start = b","
+
+    def text(self) -> JsonText:
+        """The array."""
+        self._builder.write(b"[]" if self._start == b"[" else b"]")
+        return self._builder.text()
 
 
 @cache
@@ -173,7 +262,7 @@ def encoder(address_prefix: str) -> Callable[[Any], bytes]:
         if isinstance(value, float):
             return float(value)
         if isinstance(value, JsonText):
-            return orjson.Fragment(value.text)
+            return orjson.Fragment(bytes(value))
         if isinstance(value, dict):
             return dict(value)
         if isinstance(value, list | tuple):
@@ -184,7 +273,7 @@ def encoder(address_prefix: str) -> Callable[[Any], bytes]:
 
     def encode(value: Any) -> bytes:
         if type(value) is JsonText:
-            return value.text
+            return bytes(value)
         try:
             return escape(dumps(value, default, _OPTIONS))
         except TypeError:

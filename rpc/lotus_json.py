@@ -141,6 +141,8 @@ class JsonCache:
         self._texts: OrderedDict[bytes, tuple[orjson.Fragment, int]] = OrderedDict()
         self._encode = encoder(address_prefix)
         self.limit = cache_bytes
+        #: the longest text that is kept: a longer one would push out too much else
+        self.most = cache_bytes // 16
         #: bytes held, with what the entries cost beside their texts
         self.size = 0
         self._ancestors: OrderedDict[tuple[bytes, int, bool], TipsetKey] = OrderedDict()
@@ -154,11 +156,11 @@ class JsonCache:
         return found[0]
 
     def keep(self, key: bytes, value: Any) -> orjson.Fragment:
-        """The text of a value, kept unless it would push out too much else."""
+        """The text of a value, kept unless it is too long."""
         text = self._encode(value)
         fragment = orjson.Fragment(text)
         size = len(text) + len(key) + self._OVERHEAD
-        if size <= self.limit // 16:
+        if len(text) <= self.most:
             old = self._texts.pop(key, None)
             self.size += size - (0 if old is None else old[1])
             self._texts[key] = (fragment, size)

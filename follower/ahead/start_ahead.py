@@ -30,6 +30,7 @@ from follower.ahead.peer_questions import ask_peers
 from follower.ahead.rows_ahead import read_rows_ahead
 from follower.object_tier.peers import PeerSource
 from rpc.errors import RpcError
+from rpc.json_wire import Text
 from rpc.registry import V0, V1, V2, Cache, Cost
 from rpc.server.dispatch import Dispatcher
 from rpc.server.limits import READ_ONLY
@@ -143,11 +144,11 @@ class StartAhead:
         # what makes something, as a filter, is no question
         return method.perm in READ_ONLY and method.cache not in (None, Cache.NEVER)
 
-    async def _answer(self, version: int, body: bytes) -> bytes:
+    async def _answer(self, version: int, body: bytes) -> Text:
         """The answer to a question of nobody: what may be read is read, whatever clients without a token may."""
         ctx = self._dispatcher.context(version, READ_ONLY)
         try:
-            return (await self._dispatcher.http(version, body, ctx))[1]
+            return (await self._dispatcher.answer_http(version, body, ctx))[1]
         finally:
             ctx.release()
 
@@ -177,13 +178,13 @@ class StartAhead:
     async def _read_block(self, height: int) -> None:
         await self._ask_one("eth_getBlockByNumber", hex(height), True)
         answer = await self._ask_one("eth_getBlockByNumber", hex(height), False)
-        block = orjson.loads(answer).get("result")
+        block = orjson.loads(bytes(answer)).get("result")
         # a null round has none
         if block:
             await self._ask_one("eth_getLogs", {"blockHash": block["hash"]})
         self.blocks += 1
 
-    async def _ask_one(self, method: str, *params: object) -> bytes:
+    async def _ask_one(self, method: str, *params: object) -> Text:
         body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
         return await self._answer(_V1, body)
 

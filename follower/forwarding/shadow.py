@@ -14,7 +14,7 @@ from chain.errors import ChainError
 from chain.tipset import Tipset, TipsetKey
 from rpc.context import Context
 from rpc.errors import RpcError
-from rpc.json_wire import key_json
+from rpc.json_wire import Text, key_json
 from rpc.lookup.eth.block_parameter import BlockParameter, node_block_parameter, select
 from rpc.node_errors import NodeError
 from rpc.registry import Cache, Method
@@ -55,7 +55,7 @@ class Shadow:
         #: the node did not answer, or answered with an error
         self.unanswered = 0
 
-    def look(self, ctx: Context, call: AnsweredCall, params: Any, text: bytes) -> None:
+    def look(self, ctx: Context, call: AnsweredCall, params: Any, text: Text) -> None:
         """Compare this answer by chance. `params`: as they came; `text`: the result's JSON."""
         if self._chance.random() >= self._share or len(self._tasks) >= _AT_ONCE or len(text) > _LARGEST:
             return
@@ -69,7 +69,7 @@ class Shadow:
         """Wait until no comparison is under way."""
         await asyncio.gather(*self._tasks)
 
-    async def _compare(self, ctx: Context, call: AnsweredCall, params: list[Any], text: bytes) -> None:
+    async def _compare(self, ctx: Context, call: AnsweredCall, params: list[Any], text: Text) -> None:
         name = call.method.name
         try:
             pinned, at = await _pinned(ctx, call, params)
@@ -79,7 +79,7 @@ class Shadow:
             log.debug("%s was not compared: %s", name, error)
             return
         self.compared += 1
-        ours = orjson.loads(text)
+        ours = orjson.loads(bytes(text))
         if ours == theirs:
             return
         self.different += 1

@@ -16,7 +16,6 @@ from blockstore.errors import BadCid, Missing
 from rpc.admission import Admission, Lane
 from rpc.context import Context
 from rpc.errors import (
-    InternalError,
     InvalidRequest,
     MethodError,
     MethodNotFound,
@@ -30,10 +29,14 @@ from rpc.errors import (
     wire_error,
 )
 from rpc.json_wire import (
+    SHORT_TEXT,
     SMALL_BODY,
+    JsonText,
+    Text,
+    TextBuilder,
+    as_text,
     check_values,
     encode_error,
-    encode_id,
     encode_pieces,
     encoder,
     is_large,
@@ -43,6 +46,7 @@ from rpc.known import known_methods
 from rpc.missing_objects import is_named, not_held
 from rpc.params import UNDEFINED_CID
 from rpc.registry import REGISTRY, V0, V1, V2, Method, Registry, Versions
+from rpc.server.answer_text import answer_of, answer_to_batch, answer_with, refused_answer
 from rpc.server.answers.flight import Flight
 from rpc.server.answers.kept_answers import Answers, Kept
 from rpc.server.gate.gate import Gate
@@ -56,12 +60,9 @@ from rpc.services import Services
 from rpc.session import Session
 
 _VERSIONS: Final = (V0, V1, V2)
-_RESULT: Final = b',"jsonrpc":"2.0","result":'
 #: names of the methods' counters for what reached no method
 _UNKNOWN: Final = "unknown"
 
-#: answers up to this size are not counted as memory
-UNCOUNTED_BYTES: Final = 64 << 10
 #: memory that a parsed JSON value takes, about
 BYTES_PER_VALUE: Final = 64
 #: calls of a batch that are begun before others go on, where none has a checkpoint of its own
@@ -125,7 +126,7 @@ class Dispatcher:
         #: whether an answer may be found by a request's bytes alone: nobody looks at each call
         self.finds_raw = self.answers is not None and self.gate is None and observer is None
         #: how one HTTP request, and one call, is answered; and how a call's answer is looked up among those kept
-        self.http = self._http if observer is None else observer.around_http(self._http)
+        self.answer_http = self._http if observer is None else observer.around_http(self._http)
         self._answer_call = self._one if observer is None else observer.around_call(self._one)
         if self.answers is not None:
             self._ask_kept = self.answers.ask if observer is None else observer.around_ask(self.answers.ask)
@@ -157,9 +158,16 @@ class Dispatcher:
 
     # --- HTTP ----------------------------------------------------------------------------------------
 
-    async def _http(
+    async def http(
         self, version: int, body: bytes, ctx: Context | None = None, min_head: str | None = None
     ) -> tuple[int, bytes]:
+        """As `answer_http`, with the whole text in one piece."""
+        status, text = await self.answer_http(version, body, ctx, min_head)
+        return status, bytes(text)
+
+    async def _http(
+        self, version: int, body: bytes, ctx: Context | None = None, min_head: str | None = None
+    ) -> tuple[int, Text]:
         """(HTTP status, body) of the answer. Raises nothing but what cancels it.
 
         `min_head` is a sequence number: the answer waits, bounded, for this head or a later one. Who gives `ctx`
@@ -180,7 +188,7 @@ class Dispatcher:
                     return fault
             body = body.strip()
             if not body:
-                return _refused(InvalidRequest(), None)
+                return refused_answer(InvalidRequest(), None)
             is_batch = body[:1] == b"[" and body[-1:] == b"]"
             try:
                 if len(body) > SMALL_BODY:
@@ -196,7 +204,7 @@ class Dispatcher:
             except RpcError as error:
                 self._unknown.add(now(), error.code)
                 whose = error.request_id if isinstance(error, BrokenRequest) and not is_batch else None
-                return _refused(error, whose)
+                return refused_answer(error, whose)
             return await self._answer_call(ctx, request, body)
         finally:
             working.give(ctx.account)
@@ -231,11 +239,11 @@ class Dispatcher:
         except Exception as raised:
             error = wire_error(raised)
             forget_frames(raised)
-            status, answer = _refused(error, None)
+            status, answer = refused_answer(error, None)
             return (503 if isinstance(error, Unavailable) else status), answer
         return None
 
-    async def _one(self, ctx: Context, request: Request, body: bytes | None = None) -> tuple[int, bytes]:
+    async def _one(self, ctx: Context, request: Request, body: bytes | None = None) -> tuple[int, Text]:
         """`body`: the request's own bytes, where it came alone."""
         started = now()
         request_id = request.id
@@ -256,12 +264,12 @@ class Dispatcher:
                 found = await self._ask_kept(ctx, route[0], route[1], request.params)
                 if type(found) is Kept:
                     stats = route[1]
-                    if len(found.text) > UNCOUNTED_BYTES:
+                    if len(found.text) > SHORT_TEXT:
                         self._reserve_answer(ctx, len(found.text), len(found.text))
                     stats.add(started, 0)
                     if ctx.stages is not None:
                         ctx.stages.append(("cache", now()))
-                    return 200, b"".join((b'{"id":', encode_id(request_id), found.text))
+                    return 200, answer_with(request_id, found.text)
                 flight = found  # type: ignore[assignment]
             if ctx.stages is not None:
                 ctx.stages.append(("cache", now()))
@@ -287,24 +295,21 @@ class Dispatcher:
             kind = type(result)
             if (kind is dict or kind is list) and is_large(result):
                 text = await self._encode_large(ctx, result)
-                # freeing, and each copy of a long text, takes a turn of its own
+                # freeing takes a turn of its own
                 result = None
                 await ctx.checkpoint()
             else:
-                text = self.encode(result)
-                if len(text) > UNCOUNTED_BYTES:
+                text = as_text(result if kind is JsonText else self.encode(result))
+                if len(text) > SHORT_TEXT:
                     self._reserve_answer(ctx, len(text), len(text))
                     result = None
                     await ctx.checkpoint()
             if self.shadow is not None:
                 self.shadow.look(ctx, call, request.params, text)
             if flight is not None and self.answers is not None:
-                text = self.answers.land(flight, ctx, text, request, body)
-                if len(text) > UNCOUNTED_BYTES:
-                    await ctx.checkpoint()
-                answer = b"".join((b'{"id":', encode_id(request_id), text))
+                answer = answer_with(request_id, self.answers.land(flight, ctx, text, request, body))
             else:
-                answer = b"".join((b'{"id":', encode_id(request_id), _RESULT, text, b"}\n"))
+                answer = answer_of(request_id, text)
             stats.add(started, 0)
             if ctx.stages is not None:
                 ctx.stages.append(("encode", now()))
@@ -325,7 +330,7 @@ class Dispatcher:
         stats.add(started, error.code)
         if request_id is None and not error.protocol:
             return 200, b""
-        return _refused(error, request_id)
+        return refused_answer(error, request_id)
 
     async def _result(self, ctx: Context, call: Call) -> Any:
         """What a call's method returns, in the lane of its cost class. Errors: the method's; Refused."""
@@ -368,20 +373,16 @@ class Dispatcher:
             raise answer_too_big(limit)
         ctx.reserve(more)
 
-    async def _encode_large(self, ctx: Context, result: Any) -> bytes:
+    async def _encode_large(self, ctx: Context, result: Any) -> Text:
         """The text of a large result, written piece by piece. Errors: LimitExceeded, Refused, TimeBudgetExceeded."""
-        pieces: list[bytes] = []
-        size = 0
+        builder = TextBuilder()
         for piece in encode_pieces(result, self.encode):
-            pieces.append(piece)
-            size += len(piece)
-            self._reserve_answer(ctx, size, len(piece))
+            builder.write(piece)
+            self._reserve_answer(ctx, builder.size, len(piece))
             await ctx.checkpoint()
-        text = b"".join(pieces)
-        await ctx.checkpoint()
-        return text
+        return as_text(builder.text())
 
-    async def _batch(self, ctx: Context, values: Any) -> tuple[int, bytes]:
+    async def _batch(self, ctx: Context, values: Any) -> tuple[int, Text]:
         if type(values) is not list:
             raise ParseError
         if not values:
@@ -392,7 +393,7 @@ class Dispatcher:
         ctx.stages = None
         ctx.time_budget_seconds, ctx.deadline = self.settings.batch_seconds, None
         ctx.lane_places = {}
-        answers: list[bytes] = []
+        answers: list[Text] = []
         size = checked = 0
         reserved = ctx.reserved_bytes
         refused: RpcError | None = None
@@ -409,7 +410,7 @@ class Dispatcher:
             if size > self.settings.max_batch_answer_bytes:
                 refused = batch_answer_too_big(self.settings.max_batch_answer_bytes)
             if refused is not None:
-                answers += [_refused(refused, request.id)[1] for request in part if request.id is not None]
+                answers += [refused_answer(refused, request.id)[1] for request in part if request.id is not None]
                 continue
             for _, answer in await together(self._answer_call(ctx, request) for request in part):
                 if answer:
@@ -417,7 +418,7 @@ class Dispatcher:
                     size += len(answer)
             # large answers have been counted one by one
             uncounted = size - (ctx.reserved_bytes - reserved)
-            if uncounted > UNCOUNTED_BYTES:
+            if uncounted > SHORT_TEXT:
                 try:
                     ctx.reserve(uncounted)
                 except Refused as error:
@@ -426,7 +427,7 @@ class Dispatcher:
         ctx.cache_status = None
         if not answers:
             return 200, b""
-        return 200, b"[" + b",".join(answers) + b"]"
+        return 200, answer_to_batch(answers, size)
 
     # --- both ----------------------------------------------------------------------------------------
 
@@ -469,7 +470,7 @@ class Dispatcher:
 
     # --- WebSocket -----------------------------------------------------------------------------------
 
-    async def answer(self, ctx: Context, request: Request) -> bytes | None:
+    async def answer(self, ctx: Context, request: Request) -> Text | None:
         """The answer to one WebSocket call of a method without a channel; None for a notification."""
         _, answer = await self._answer_call(ctx, request)
         return None if request.id is None else answer
@@ -477,22 +478,6 @@ class Dispatcher:
     def channel(self, ctx: Context, call: Call) -> AsyncIterator[Any]:
         """What a channel method pushes."""
         return call.method.handler(ctx, *call.arguments)  # type: ignore[no-any-return]
-
-
-def _refused(error: RpcError, request_id: Any) -> tuple[int, bytes]:
-    status = 200
-    if isinstance(error, Refused):
-        status = error.http_status
-    elif error.protocol:
-        status = 400 if isinstance(error, InvalidRequest) else 500
-    try:
-        shown = encode_id(request_id)
-    except (TypeError, ValueError):
-        shown = b"null"
-    try:
-        return status, encode_error(error, shown)
-    except Exception as fault:
-        return 500, encode_error(wire_error(fault) if isinstance(fault, RpcError) else InternalError(), shown)
 
 
 def versions_of(path: str) -> Versions | None:

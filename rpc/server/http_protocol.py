@@ -21,7 +21,7 @@ import httptools
 
 from rpc.context import Context
 from rpc.errors import InvalidRequest, ParseError, Refused, RpcError
-from rpc.json_wire import encode_error
+from rpc.json_wire import Text, encode_error
 from rpc.server.gate.tenants import account_of
 from rpc.server.http_head import CLOSE, HEAD_END, RPC_BEGINNINGS, RPC_PATHS, STAY_OPEN, RequestHead
 from rpc.server.limits import body_too_big, head_too_long
@@ -70,7 +70,7 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
         self._keep = False
         self._writable = True
         self._reading = True
-        self._running: Running[tuple[int, bytes]] | None = None
+        self._running: Running[tuple[int, Text]] | None = None
         self.deadline = 0.0
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
 
@@ -386,7 +386,7 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
         ctx.find_client = self._client
         self._state = _RUN
         self.deadline = 0.0
-        answer = dispatcher.http(version, body, ctx, self.min_head)
+        answer = dispatcher.answer_http(version, body, ctx, self.min_head)
         try:
             running = run_until_blocked(shared.loop, answer)
         except Exception:
@@ -404,15 +404,14 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
     def _find_account(self) -> None:
         """Say whose shares the request uses: a balancer's connection carries many clients."""
         if self.forwarded:
-            forwarded = self.forwarded.decode("latin-1")
-            self._account = self._shared.clients.account_of_transport(self.transport, forwarded)
+            self._account = self._shared.clients.account_of_transport(self.transport, self.forwarded.decode("latin-1"))
         else:
             self._account = self._peer_account
 
     def _client(self) -> str:
         return self._shared.clients.of_transport(self.transport, self.forwarded.decode("latin-1"))
 
-    def _later(self, ctx: Context, task: asyncio.Task[tuple[int, bytes]]) -> None:
+    def _later(self, ctx: Context, task: asyncio.Task[tuple[int, Text]]) -> None:
         self._running = None
         if self._state == _GONE:
             ctx.release()
@@ -426,7 +425,7 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
         self._answered(*task.result(), ctx)
         self._work()
 
-    def _answered(self, status: int, body: bytes, ctx: Context | None) -> None:
+    def _answered(self, status: int, body: Text, ctx: Context | None) -> None:
         """Write an answer."""
         self._release()
         self._state = _HEAD
@@ -443,7 +442,7 @@ class HttpProtocol(RequestHead, asyncio.Protocol):
             self._state = _GONE
             self._shared.send(self.transport, None)
 
-    def _write(self, status: int, body: bytes, close: bool, ctx: Context | None = None, lines: bytes = b"") -> None:
+    def _write(self, status: int, body: Text, close: bool, ctx: Context | None = None, lines: bytes = b"") -> None:
         """Write an answer. `lines`: header lines, each with its line end before it."""
         last_lines = CLOSE if close else STAY_OPEN if self.has_connection_header else HEAD_END
         self._shared.send_made(self.transport, status, body, last_lines, self.gzip, ctx, lines)

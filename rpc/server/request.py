@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 from rpc.admission import Lane
 from rpc.context import Context
 from rpc.errors import InvalidParams, ParseError, RpcError
-from rpc.json_wire import NumberOverflow
+from rpc.json_wire import NumberOverflow, Text
 from rpc.params import ABSENT, json_kind
 from rpc.registry import Method
 from rpc.server.metrics import MethodStats
@@ -54,7 +54,7 @@ Run = Callable[[Context, Call], Awaitable[Any]]
 class Shadow(Protocol):
     """Compares answers. `follower/forwarding/shadow.py` has the real one."""
 
-    def look(self, ctx: Context, call: Call, params: Any, text: bytes) -> None:
+    def look(self, ctx: Context, call: Call, params: Any, text: Text) -> None:
         """Note an answer; never raises, never waits. `params`: as they came; `text`: the result's JSON."""
 
 

@@ -15,6 +15,8 @@ from wsgiref.handlers import format_date_time
 from rpc.admission import RETRY_AFTER_SECONDS
 from rpc.context import Context
 from rpc.errors import RpcError
+from rpc.json_wire import JsonText, Text
+from rpc.server.answer_text import BEFORE_ID
 from rpc.server.answers.kept_answers import HIT
 from rpc.server.answers.packed import GZIP, MOST_PACKED, VARY, Packed, pack
 from rpc.server.client_address import Clients
@@ -26,8 +28,6 @@ from rpc.services import Head
 
 #: bytes of answers that wait for the end of a turn of the loop
 _OUTBOX: Final = 256 << 10
-#: what every kept answer begins with
-_BEFORE_ID: Final = b'{"id":'
 #: bodies from this size on are sent as they are, in a system call of their own, which costs as much as copying them
 _UNCOPIED: Final = 96 << 10
 #: requests that are begun in one turn of the loop, and beyond them of one client
@@ -75,7 +75,7 @@ class ServerState:
     known_heads: KnownHeads = field(default_factory=KnownHeads)
     draining: bool = False
     #: what leaves when this turn of the loop is over; None behind it closes the connection
-    _outbox: list[tuple[asyncio.Transport, bytes | None]] = field(default_factory=list)
+    _outbox: list[tuple[asyncio.Transport, Text | None]] = field(default_factory=list)
     _outbox_bytes: int = 0
     #: requests begun in this turn of the loop, and by client once there are many
     turn_total: int = 0
@@ -127,7 +127,7 @@ class ServerState:
             self._empty = asyncio.Event()
             await self._empty.wait()
 
-    def send(self, transport: asyncio.Transport, data: bytes | None) -> None:
+    def send(self, transport: asyncio.Transport, data: Text | None) -> None:
         """Write, or close for None, together with all that this turn of the loop answers.
 
         One system call an answer stays; what is saved is waking the peers one by one (twice the answers
@@ -146,7 +146,7 @@ class ServerState:
         self,
         transport: asyncio.Transport,
         status: int,
-        body: bytes,
+        body: Text,
         last_lines: bytes,
         gzip: bool,
         ctx: Context | None,
@@ -166,9 +166,11 @@ class ServerState:
         self._gzip_answers += 1
         self._gzip_saved += max(0, plain_length - length)
 
-    def _send(self, transport: asyncio.Transport, start: bytes, body: bytes) -> None:
+    def _send(self, transport: asyncio.Transport, start: bytes, body: Text) -> None:
         """Write a body behind its `start`."""
-        if len(body) < _UNCOPIED:
+        if isinstance(body, JsonText):
+            self.send(transport, JsonText((start, *body.parts)))
+        elif len(body) < _UNCOPIED:
             self.send(transport, start + body)
         else:
             self.send(transport, start)
@@ -213,7 +215,7 @@ class ServerState:
                 transport.close()
             elif not transport.is_closing():
                 # a peer that is gone by now: uvloop raises at a write, and the others' answers would be lost
-                transport.write(data)
+                transport.writelines(data.parts) if isinstance(data, JsonText) else transport.write(data)
 
     def start(self, status: int) -> bytes:
         """The status line and the header lines that every answer has; made anew once a second."""
@@ -275,20 +277,19 @@ class ServerState:
         if self.settings.server_timing:
             lines += b"\r\nServer-Timing: cache;dur=%.3f" % ((perf_counter() - started) * 1e3)
         if isinstance(text, Packed):
-            whole = text.behind(_BEFORE_ID + request_id)
+            whole = text.behind(BEFORE_ID + request_id)
             self._count_packed(text.plain_length, len(whole))
             self._send(transport, b"%b%d%b%b" % (self._start, len(whole), lines + VARY + GZIP, last_lines), whole)
             return True if counted is None else counted
         if len(text) >= self.gzip_from:
             lines += VARY
-        length = len(_BEFORE_ID) + len(request_id) + len(text)
-        if len(text) < _UNCOPIED:
+        length = len(BEFORE_ID) + len(request_id) + len(text)
+        if type(text) is bytes:
             values = self._start, length, lines, last_lines, request_id, text
             self.send(transport, b'%b%d%b%b{"id":%b%b' % values)
         else:
-            # a long text leaves as it is kept
-            self.send(transport, b'%b%d%b%b{"id":%b' % (self._start, length, lines, last_lines, request_id))
-            self.send(transport, text)
+            start = b'%b%d%b%b{"id":%b' % (self._start, length, lines, last_lines, request_id)
+            self._send(transport, start, text)
         return True if counted is None else counted
 
     def _begin_second(self) -> None:

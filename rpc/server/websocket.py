@@ -18,8 +18,8 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from rpc.admission import RETRY_AFTER_SECONDS
 from rpc.context import Context
 from rpc.errors import ClientLimit, ParseError, Refused, RpcError, limit_data, wire_error
-from rpc.json_wire import check_values, encode_error, encode_id, parse
-from rpc.server.dispatch import UNCOUNTED_BYTES, Dispatcher
+from rpc.json_wire import SHORT_TEXT, check_values, encode_error, encode_id, parse
+from rpc.server.dispatch import Dispatcher
 from rpc.server.metrics import now
 from rpc.server.push.channels import Channel, Pipe, Subscription
 from rpc.server.push.outbox import Outbox
@@ -327,7 +327,7 @@ class WebSocketSession:
         is_working = True
         self._begin()
         try:
-            if size > UNCOUNTED_BYTES:
+            if size > SHORT_TEXT:
                 ctx.reserve(size)
             call: Call | None = None
             with contextlib.suppress(RpcError):
@@ -341,7 +341,7 @@ class WebSocketSession:
                     await self._refuse(request, wire_error(error))
                     return
                 if answer is not None:
-                    await self.send(answer)
+                    await self.send(bytes(answer))
                 if ctx in self._opening:
                     self._open(self._opening.pop(ctx))
                 return

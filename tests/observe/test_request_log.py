@@ -213,7 +213,7 @@ async def test_nothing_observes_where_the_level_is_off(lines: Lines) -> None:
         dispatcher = server.dispatcher
         assert dispatcher.observer is None
         assert dispatcher.finds_raw
-        assert dispatcher.http == dispatcher._http
+        assert dispatcher.answer_http == dispatcher._http
         assert dispatcher._answer_call == dispatcher._one
         await soon(post(server.port, ECHO % (1, 1)))
         assert not lines.all

@@ -200,13 +200,13 @@ async def test_a_peer_makes_a_new_machine_do_nothing_but_read(devnet: Path) -> N
     async with peers(saying(sent)) as some, machine(devnet) as (_, dispatcher):
         ahead = StartAhead(dispatcher, 0, some)
         met: list[bytes] = []
-        http = dispatcher.http
+        http = dispatcher.answer_http
 
         async def noting(version: int, body: bytes, *more: Any) -> Any:
             met.append(body)
             return await http(version, body, *more)
 
-        dispatcher.http = noting  # type: ignore[method-assign,assignment]
+        dispatcher.answer_http = noting
         await ahead.run(LONG, [(1, asked[0])])
         assert sorted(met[:2]) == sorted(asked)
         assert not {*met} & {*refused}

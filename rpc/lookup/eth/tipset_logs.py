@@ -26,7 +26,7 @@ from rpc.missing_objects import not_held
 _OVERHEAD: Final = 600
 #: events that are looked at between two checkpoints
 _RUN: Final = 64
-#: events whose size is added up between two checkpoints
+#: events that are counted, or get their message, between two checkpoints
 _SIZED: Final = 2048
 
 
@@ -66,7 +66,14 @@ async def load_indexed_events(ctx: Context, tipset: Tipset, post: PostRoots) -> 
     for at in {event.message for event in events}:
         await ctx.checkpoint()
         hashes[at] = hash_or_none(found.messages[at], chain_id)
-    return [IndexedEvent(event, found.messages[event.message].cid, hashes[event.message]) for event in events]
+    cids = {at: found.messages[at].cid for at in hashes}
+    indexed: list[IndexedEvent] = []
+    for at in range(0, len(events), _SIZED):
+        await ctx.checkpoint()
+        indexed += [
+            IndexedEvent(event, cids[event.message], hashes[event.message]) for event in events[at : at + _SIZED]
+        ]
+    return indexed
 
 
 async def tipset_bloom(ctx: Context, events: Iterable[TipsetEvent]) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +15,6 @@ from chain.index.event_rows import IndexedEvent
 from chain.message import EventEntry
 from chain.state.tipset_events import INDEXED, TipsetEvent
 from rpc import eth_json
-from rpc.json_wire import JsonText
 from rpc.lookup.eth.tipset_logs import raw_entries, to_log
 
 #: (key, codec, value) of an indexed entry
@@ -117,8 +116,3 @@ class Hit:
             log = to_log(event, self.entries, place, self.found.tx_hash, False)
             self._log = b"" if log is None else orjson.dumps(eth_json.log(log))
         return (self._log.replace(_NOT_REMOVED, _REMOVED, 1) if removed else self._log) or None
-
-
-def join_json(logs: Iterable[bytes]) -> JsonText:
-    """A JSON array of encoded values, of which none has a character that Go escapes."""
-    return JsonText(b"[%b]" % b",".join(logs))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -17,7 +17,7 @@ from rpc.context import Context
 from rpc.lookup.eth.block_parameter import is_canonical
 from rpc.lookup.events.criteria import Hit
 from rpc.lookup.events.event_search import event_search
-from rpc.lookup.events.find_events import collect_hits, tipset_by_hash
+from rpc.lookup.events.find_events import collect_hits, take_hits, tipset_by_hash
 from rpc.lookup.events.head_change_events import EventCondition, find_hits_in
 from rpc.lookup.events.log_filter import LogFilter, log_criteria
 from rpc.lookup.filters.installed_filters import LOGS, Filters, FilterState, LogQuery
@@ -34,17 +34,17 @@ def filter_condition(query: LogQuery) -> EventCondition:
     return EventCondition.of(conditions, query.low, query.high, query.block_hash)
 
 
-async def encode_logs(ctx: Context, hits: Iterable[Hit], removed: bool) -> list[bytes]:
-    """Hits as logs, JSON. Left out: events without an Ethereum transaction or emitter address."""
+async def encode_logs(ctx: Context, hits: list[Hit], removed: bool) -> list[bytes]:
+    """Hits as logs, JSON. Left out: events without an Ethereum transaction or emitter address. Takes the hits."""
     found: list[bytes] = []
-    for hit in hits:
-        await ctx.checkpoint()
-        try:
-            log = hit.log(removed)
-        except (NotEthTx, EthAddressError):
-            continue
-        if log is not None:
-            found.append(log)
+    async for some in take_hits(ctx, hits):
+        for hit in some:
+            try:
+                log = hit.log(removed)
+            except (NotEthTx, EthAddressError):
+                continue
+            if log is not None:
+                found.append(log)
     return found
 
 
@@ -113,7 +113,8 @@ async def _add_logs(ctx: Context, condition: EventCondition, steps: list[Step], 
             steps = steps[half:]
             continue
         for step, place in zip(steps, parents, strict=True):
-            logs = [] if place is None else await encode_logs(ctx, found.get(place.block_hash, ()), step.reverted)
+            hits = [] if place is None else list(found.get(place.block_hash, ()))
+            logs = await encode_logs(ctx, hits, step.reverted)
             if not result.add(step, logs):
                 return
         return

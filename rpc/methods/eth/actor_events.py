@@ -16,6 +16,7 @@ from rpc.lookup.events.actor_events import actor_event_json, event_entries_json,
 from rpc.lookup.events.criteria import Hit, make_criteria
 from rpc.lookup.events.head_change_events import EventCondition, find_hits_of_entry
 from rpc.lookup.head_changes import context_at_entry
+from rpc.lookup.long_answers import list_of
 from rpc.registry import V0, V1, Cache, Cost, method
 from rpc.services import head_entries
 from rpc.session import Burst
@@ -38,8 +39,9 @@ async def subscribe_actor_events_raw(ctx: Context, wanted: ActorEventFilterParam
         low, high = actor_event_range(head.tipset, wanted)
     except BadRequest as error:
         raise MethodError(str(error)) from None
-    if low != -1 and low < head.tipset.height and (found := await find_actor_events(ctx, wanted, low, high)):
-        yield Burst(found)  # type: ignore[misc]
+    if low != -1 and low < head.tipset.height:
+        async for found in find_actor_events(ctx, wanted, low, high):
+            yield Burst(found)  # type: ignore[misc]
     conditions = make_criteria(wanted.addresses, wanted.keys)
     condition = EventCondition.of(conditions, low, high, wanted.key.block_hash if wanted.key else None)
     # a key of which no value is wanted counts for what comes, and not for what is there
@@ -66,4 +68,4 @@ async def get_actor_events_raw(ctx: Context, wanted: ActorEventFilterParam) -> l
     low, high = actor_event_range(head, wanted)
     if low == -1 or low >= head.height:
         return None
-    return await find_actor_events(ctx, wanted, low, high) or None
+    return await list_of(ctx, find_actor_events(ctx, wanted, low, high), lambda event: event) or None

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import orjson
-
 from chain.errors import BadRequest
 from chain.tipset import Tipset
 from rpc.context import Context
-from rpc.json_wire import encoder
+from rpc.json_wire import ArrayBuilder, encoder
 from rpc.lookup.ahead.recent_questions import Question, note_question
 from rpc.lookup.eth.block_parameter import (
     BlockParam,
@@ -124,12 +122,13 @@ async def _receipts(ctx: Context, block: BlockParam, limit: int) -> Any:
     transactions = await to_transactions(ctx, found)
     logs = await load_logs_by_message(ctx, found, {at: tx.hash for at, tx in enumerate(transactions)})
     encode = encoder(ctx.network.address_prefix)
-    receipts: list[Any] = []
+    receipts = ArrayBuilder()
     for at, tx in enumerate(transactions):
         await ctx.checkpoint()
         # written and freed one by one: all at once, those of a large block would keep the loop
-        receipts.append(orjson.Fragment(encode(receipt_json(found, at, tx, logs.pop(at, ())))))
-    return cache.keep(key, receipts)
+        receipts.add((encode(receipt_json(found, at, tx, logs.pop(at, ()))),))
+    text = receipts.text()
+    return cache.keep(key, text) if len(text) <= cache.most else text
 
 
 @method(

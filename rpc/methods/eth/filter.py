@@ -8,6 +8,7 @@ As in Lotus a new filter of logs begins with what its range holds already, `eth_
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -17,8 +18,7 @@ from chain.errors import BadRequest, NotFound
 from rpc import eth_json
 from rpc.context import Context
 from rpc.errors import MethodError, Unavailable, limit_data
-from rpc.json_wire import JsonText
-from rpc.lookup.events.criteria import join_json
+from rpc.json_wire import ArrayBuilder, JsonText
 from rpc.lookup.events.log_filter import LogFilterParam, log_criteria, parse_block_range
 from rpc.lookup.filters.filter_changes import find_filter_changes, load_history
 from rpc.lookup.filters.installed_filters import (
@@ -37,6 +37,8 @@ from rpc.registry import EVERY_VERSION, Cache, Cost, method
 
 #: how often a poll begins again because another was first
 _TRIES: Final = 8
+#: values that are joined between two checkpoints
+_RUN: Final = 256
 
 
 async def _poll(ctx: Context, filter_id: bytes, kinds: tuple[str, ...]) -> JsonText:
@@ -56,11 +58,21 @@ async def _poll(ctx: Context, filter_id: bytes, kinds: tuple[str, ...]) -> JsonT
             after = replace(state, cursor=cursor_at(told)) if values or missed else state
         else:
             values, after = await find_filter_changes(ctx, state, filters)
+        # before the filter forgets them: a request may run out of time
+        answer = await _array(ctx, values)
         if await filters.advance(filter_id, raw, state, after):
             if missed:
                 raise MethodError(MISSED)
-            return join_json(values)
+            return answer
     raise Unavailable("the filter is polled by others at the same time")
+
+
+async def _array(ctx: Context, values: Sequence[bytes]) -> JsonText:
+    array = ArrayBuilder()
+    for at in range(0, len(values), _RUN):
+        await ctx.checkpoint()
+        array.add(values[at : at + _RUN])
+    return array.text()
 
 
 # --- methods -------------------------------------------------------------------------------------------

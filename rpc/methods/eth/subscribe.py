@@ -64,7 +64,7 @@ def new_logs(condition: EventCondition) -> Make:
             async for entry in entries:
                 view = await context_at_entry(ctx, entry)
                 async for removed, hits in find_hits_of_entry(view, entry, condition):
-                    yield Shown(entry.seq, [pushed_log(one) for one in await encode_logs(view, hits, removed)])
+                    yield Shown(entry.seq, [pushed_log(one) for one in await encode_logs(view, list(hits), removed)])
 
     return made
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from rpc.context import Context
 from rpc.errors import TimeBudgetExceeded
+from rpc.json_wire import Text
 from rpc.registry import Method
 from rpc.server.metrics import MethodStats
 from rpc.services import Head
@@ -27,11 +28,11 @@ class Flight:
         self.stats = stats
         self.head = head
         self._ended = False
-        self._waiters: list[asyncio.Future[bytes | None]] = []
+        self._waiters: list[asyncio.Future[Text | None]] = []
 
-    async def wait(self, ctx: Context) -> bytes | None:
+    async def wait(self, ctx: Context) -> Text | None:
         """The text that the call brings; `FAILED`, or None where it was given up. Errors: TimeBudgetExceeded."""
-        future: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Text | None] = asyncio.get_running_loop().create_future()
         self._waiters.append(future)
         budget = ctx.time_budget_seconds
         left = budget if budget is None or ctx.deadline is None else max(0.0, ctx.deadline - perf_counter())
@@ -42,7 +43,7 @@ class Flight:
             assert budget is not None
             raise TimeBudgetExceeded(budget, ctx.time_budget_name) from None
 
-    def end(self, found: bytes | None) -> None:
+    def end(self, found: Text | None) -> None:
         """Tell those who wait. Only the first call counts."""
         if self._ended:
             return

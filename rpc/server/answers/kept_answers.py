@@ -26,7 +26,9 @@ from chain.state.state_tree import StateTree
 from rpc.admission import Admission
 from rpc.context import NOTHING, WHOLE_HEAD, Context, SeenActor, StateView
 from rpc.errors import Refused, RpcError
+from rpc.json_wire import SHORT_TEXT, Text
 from rpc.registry import Cache, Method
+from rpc.server.answer_text import behind_id
 from rpc.server.answers.flight import FAILED, Flight
 from rpc.server.answers.head_changes import common_epoch
 from rpc.server.answers.packed import MOST_PACKED, Packed
@@ -47,8 +49,6 @@ _SEEN_BYTES: Final = 800
 #: the share of all bytes that requests' bytes may take, and the most that one answer may
 _RAW_SHARE: Final = 4
 _ANSWER_SHARE: Final = 16
-#: answers above this are counted as a client's memory until they have left
-_COUNTED: Final = 64 << 10
 #: what stands for the id in the key of a request's bytes, by API version: bytes that no JSON text has in it
 _ID_OF: Final = (b"\0", b"\1", b"\2")
 _NO_TREE: Final[tuple[int, StateTree | None]] = (0, None)
@@ -69,7 +69,7 @@ class Kept:
 
     def __init__(
         self,
-        text: bytes,
+        text: Text,
         epoch: int,
         head_number: int,
         perm: str,
@@ -105,7 +105,7 @@ class Answers:
         self._most = limit // _ANSWER_SHARE
         #: the shortest text that is packed, and the shortest that needs more than a look
         self._gzip_from = gzip_from
-        self._long = min(gzip_from, _COUNTED + 1)
+        self._long = min(gzip_from, SHORT_TEXT + 1)
         raw = limit // _RAW_SHARE
         self._entries: LRUCache[bytes, Kept] = LRUCache(limit - raw, getsizeof=lambda kept: kept.size)
         #: (key of an entry, bytes in use) by the bytes of requests
@@ -155,7 +155,7 @@ class Answers:
 
     def find_raw(
         self, version: int, body: bytes, permissions: frozenset[str] | None, account: str, gzip: bool = False
-    ) -> tuple[bytes, bytes | Packed, Head | None, float, Context | None, bytes] | None:
+    ) -> tuple[bytes, Text | Packed, Head | None, float, Context | None, bytes] | None:
         """The answer to a request with these bytes: `{"id":`, then the id (the first item), then the kept text. Beside
         them its head, when the search began, of a large answer what counts its memory, and its own header lines. None
         where none is kept.
@@ -187,12 +187,12 @@ class Answers:
             head = None if self._peek is None else self._peek()
             if head is None or head is not self._head or not self._stands(kept):
                 return None
-        text: bytes | Packed = kept.text
+        text: Text | Packed = kept.text
         counted = None
         if len(text) >= self._long:
             if gzip and self._gzip_from <= len(text) <= MOST_PACKED:
                 text = kept.packed or self._pack(key, kept)
-            if len(text) > _COUNTED:
+            if len(text) > SHORT_TEXT:
                 counted = Context(self._services, version=version)
                 counted.admission, counted.account = self._admission, account
                 try:
@@ -330,10 +330,9 @@ class Answers:
 
     # --- keeping -------------------------------------------------------------------------------------
 
-    def land(self, flight: Flight, ctx: Context, result: bytes, request: Request, body: bytes | None) -> bytes:
+    def land(self, flight: Flight, ctx: Context, result: Text, request: Request, body: bytes | None) -> Text:
         """Keep what a flight has brought, and give it to those who wait: the text behind the id. `body`: as it came."""
-        # one copy of what may be long
-        text = b"".join((b',"jsonrpc":"2.0","result":', result, b"}\n"))
+        text = behind_id(result)
         epoch = ctx.depends_on
         # who waits has headers of its own; those of a batch are all calls'
         if ctx.asked_node or ctx.headers is not None:

@@ -7,10 +7,13 @@ are one stream of DEFLATE (RFC 1951), whose first block is stored, and whose che
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from struct import Struct
 from typing import Final
 
 from isal import isal_zlib
+
+from rpc.json_wire import Text, parts_of
 
 #: header lines of an answer that has two forms, and of one in gzip's form; each with its line end before it
 VARY: Final = b"\r\nVary: Accept-Encoding"
@@ -44,9 +47,17 @@ def accepts_gzip(value: bytes) -> bool:
     return takes_any
 
 
-def pack(text: bytes) -> bytes:
+def pack(text: Text) -> bytes:
     """A text in gzip's form."""
-    return isal_zlib.compress(text, _LEVEL, _WITH_HEAD)
+    return _compress(parts_of(text), _WITH_HEAD)
+
+
+def _compress(parts: Sequence[bytes], form: int) -> bytes:
+    if len(parts) == 1:
+        return isal_zlib.compress(parts[0], _LEVEL, form)
+    packer = isal_zlib.compressobj(_LEVEL, isal_zlib.DEFLATED, form)
+    packed = [packer.compress(part) for part in parts]
+    return b"".join((*packed, packer.flush()))
 
 
 class Packed:
@@ -54,10 +65,13 @@ class Packed:
 
     __slots__ = ("_checksum", "_data", "plain_length")
 
-    def __init__(self, text: bytes) -> None:
+    def __init__(self, text: Text) -> None:
         self.plain_length = len(text)
-        self._checksum = isal_zlib.crc32(text)
-        self._data = isal_zlib.compress(text, _LEVEL, _RAW_DEFLATE)
+        parts = parts_of(text)
+        self._checksum = 0
+        for part in parts:
+            self._checksum = isal_zlib.crc32(part, self._checksum)
+        self._data = _compress(parts, _RAW_DEFLATE)
 
     def __len__(self) -> int:
         """Its bytes, without what `behind` adds."""

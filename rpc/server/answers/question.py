@@ -7,6 +7,7 @@ from typing import Any, Final
 import orjson
 
 from chain.tipset import TipsetKey
+from rpc.json_wire import Text
 from rpc.params import ABSENT, param_of
 from rpc.registry import Cache, Method
 
@@ -18,7 +19,7 @@ _ABSENCES: Final = frozenset({b"null", b"false", b"[]", b"{}", b'""', b'"0x"'})
 _LONGEST_ABSENCE: Final = max(map(len, _ABSENCES))
 
 
-def is_absence(result: bytes) -> bool:
+def is_absence(result: Text) -> bool:
     """Whether a result says that there is nothing. A long one is not looked up: its hash would take milliseconds."""
     return len(result) <= _LONGEST_ABSENCE and result in _ABSENCES
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from rpc.context import Context
+from rpc.json_wire import Text
 from rpc.observe.call_record import LOCAL
 from rpc.server.gate.tenants import tenant_of
 from rpc.services import Head
@@ -18,8 +19,10 @@ _MAX_ID: Final = 36
 _ERROR: Final = re.compile(rb'\{"error":\{"code":(-?\d+)')
 
 
-def error_code(answer: bytes) -> int:
+def error_code(answer: Text) -> int:
     """The JSON-RPC error code of an answer that `rpc.json_wire.encode_error` has written; 0 for a result."""
+    if not isinstance(answer, bytes):
+        return 0  # an error is short
     found = _ERROR.match(answer)
     return 0 if found is None else int(found[1])
 

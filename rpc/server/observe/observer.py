@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 
 from rpc.context import Context
 from rpc.errors import RpcError
+from rpc.json_wire import Text
 from rpc.observe.call_record import CURRENT_CALL, CallRecord, CallSpans
 from rpc.server.metrics import now
 from rpc.server.observe.answered import CLIENT_GONE, Answered, error_code
@@ -18,13 +19,14 @@ from rpc.server.observe.request_log import RequestLog
 from rpc.server.request import Request
 
 #: answers one call: (context, request, the request's own bytes where it came alone)
-AnswerCall = Callable[..., Coroutine[Any, Any, tuple[int, bytes]]]
+AnswerCall = Callable[..., Coroutine[Any, Any, tuple[int, Text]]]
 #: answers one HTTP request: (version, body, context, the least head)
-AnswerHttp = Callable[..., Coroutine[Any, Any, tuple[int, bytes]]]
+AnswerHttp = Callable[..., Coroutine[Any, Any, tuple[int, Text]]]
 #: looks a call up among those that are kept: (context, …)
 AskKept = Callable[..., Awaitable[Any]]
 
 _UNKNOWN: Final = "unknown"
+_NOTHING: Final[Text] = b""
 
 
 class TracedCall(CallSpans, Protocol):
@@ -74,7 +76,7 @@ class Observer:
 
         async def answer(
             version: int, body: bytes, ctx: Context | None = None, min_head: str | None = None
-        ) -> tuple[int, bytes]:
+        ) -> tuple[int, Text]:
             if ctx is None:
                 return await answer_http(version, body, ctx, min_head)
             started = now()
@@ -83,7 +85,7 @@ class Observer:
             context.run(_CURRENT_HTTP.set, request)
             is_batch = self._tracer is not None and body.lstrip()[:1] == b"["
             traced = self._begin("batch", context) if is_batch else None
-            status, text = CLIENT_GONE, b""
+            status, text = CLIENT_GONE, _NOTHING
             try:
                 status, text = await InContext(context, answer_http(version, body, ctx, min_head))
             finally:
@@ -102,7 +104,7 @@ class Observer:
     def around_call(self, answer_call: AnswerCall) -> AnswerCall:
         """`answer_call`, with a line for each call."""
 
-        async def answer(ctx: Context, request: Request, body: bytes | None = None) -> tuple[int, bytes]:
+        async def answer(ctx: Context, request: Request, body: bytes | None = None) -> tuple[int, Text]:
             whole = _CURRENT_HTTP.get()
             if whole is not None:
                 whole.calls += 1
@@ -114,7 +116,7 @@ class Observer:
             record = CallRecord()
             record.spans = traced
             context.run(CURRENT_CALL.set, record)
-            status, text = CLIENT_GONE, b""
+            status, text = CLIENT_GONE, _NOTHING
             try:
                 status, text = await InContext(context, answer_call(ctx, request, body))
             except asyncio.CancelledError:
@@ -146,7 +148,7 @@ class Observer:
         traced: TracedCall | None,
         started: float,
         status: int,
-        text: bytes,
+        text: Text,
     ) -> None:
         told = Answered.of(ctx)
         told.method = self._method_name(ctx.version, request.method)
