@@ -240,13 +240,13 @@ async def ask(dispatcher: Dispatcher, method: Method, params: Any, watch: Watch)
     began = time.perf_counter()
     try:
         async with asyncio.timeout(_CALL_SECONDS):
-            answer = (await dispatcher.http(version, body))[1]
+            _, answer = await dispatcher.answer_http(version, body)
     except TimeoutError:
         answer = b""
     took = time.perf_counter() - began
     await asyncio.sleep(0)
     watching.cancel()
-    return watch.cpu, watch.wall, took, answer
+    return watch.cpu, watch.wall, took, bytes(answer)
 
 
 def line(row: Found) -> str:

@@ -34,7 +34,7 @@ class Follower:
         checks = server._services.checks
         checks.ready["head"] = self._whole
         checks.fresh["node"] = self._fresh
-        original = server.dispatcher.http
+        original = server.dispatcher.answer_http
 
         def counting(*arguments):  # type: ignore[no-untyped-def]
             self.calls += 1
@@ -42,7 +42,7 @@ class Follower:
 
         # kept answers do not come so far
         server.dispatcher.answers = None
-        server.dispatcher.http = counting  # type: ignore[method-assign]
+        server.dispatcher.answer_http = counting
 
     async def _whole(self) -> CheckResult:
         return CheckResult(self.is_whole, "told by the test")

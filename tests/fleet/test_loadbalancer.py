@@ -102,7 +102,7 @@ async def test_followers_are_asked_in_turn_over_http_and_websocket(kind: str, st
         session = await stack.enter_async_context(aiohttp.ClientSession())
         asked: collections.Counter[int] = collections.Counter()
         for server in servers:
-            original = server.dispatcher.http
+            original = server.dispatcher.answer_http
 
             def counting(*arguments, port=server.port, original=original):  # type: ignore[no-untyped-def]
                 asked[port] += 1
@@ -110,7 +110,7 @@ async def test_followers_are_asked_in_turn_over_http_and_websocket(kind: str, st
 
             # kept answers do not come so far
             server.dispatcher.answers = None
-            server.dispatcher.http = counting  # type: ignore[method-assign]
+            server.dispatcher.answer_http = counting
         for _ in range(30):
             async with session.post(proxy.url, data=HEAD) as response:
                 assert response.status == 200
