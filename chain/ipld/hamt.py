@@ -229,7 +229,7 @@ class _Frame:
         return found
 
 
-async def _read_nodes(
+async def read_nodes(
     reader: ObjectReader, cids: Sequence[bytes], bit_width: int, cache: NodeCache | None
 ) -> list[Node]:
     """Many nodes in one round trip, by the cache where there is one. Errors: BadObject, Missing."""
@@ -270,7 +270,7 @@ async def get_each(
         if shift < 0:
             raise BadObject("attempted to traverse HAMT beyond max-depth")
         below: dict[bytes, list[int]] = {}
-        nodes = await _read_nodes(reader, list(level), bit_width, cache)
+        nodes = await read_nodes(reader, list(level), bit_width, cache)
         for (bits, pointers), here in zip(nodes, level.values(), strict=True):
             for at in here:
                 place = hashes[at] >> shift & mask

@@ -23,7 +23,9 @@ from blockstore.cid import DAG_CBOR, Cid
 from blockstore.errors import StoreError
 from chain.errors import ChainError
 from chain.ipld.dag_cbor import links
+from chain.ipld.hamt_ahead import read_upper_nodes
 from chain.ipld.objects import Objects
+from chain.state.state_tree import StateTree
 from chain.tipset import Tipset
 from follower.ahead.asked_before import AskedBefore, Question
 from follower.ahead.peer_questions import ask_peers
@@ -31,6 +33,7 @@ from follower.ahead.rows_ahead import read_rows_ahead
 from follower.object_tier.peers import PeerSource
 from rpc.errors import RpcError
 from rpc.json_wire import Text
+from rpc.lookup.actor_states import node_cache
 from rpc.registry import V0, V1, V2, Cache, Cost
 from rpc.server.dispatch import Dispatcher
 from rpc.server.limits import READ_ONLY
@@ -163,7 +166,8 @@ class StartAhead:
         low = max(0, top - self._epochs)
         # older states are asked for less than older blocks
         newest = max(low, top - _PART + 1)
-        await asyncio.gather(self._read_blocks(low, top), self._read_states(newest, top))
+        # the state that the head itself names is that before its execution
+        await asyncio.gather(self._read_blocks(low, top), self._read_states(newest, head.head.height))
         await self._read_states(low, newest - 1)
 
     async def _read_blocks(self, low: int, high: int) -> None:
@@ -205,12 +209,29 @@ class StartAhead:
         """The upper objects of the states before some epochs, the newest first, a level of several at a time."""
         try:
             for part in _parts(low, high):
-                roots = [tipset.parent_state_root for tipset in await self._tipsets(part)]
-                async for count in self._read_levels(roots):
+                tipsets = await self._tipsets(part)
+                async for count in self._read_maps(tipsets):
+                    self.states += count
+                async for count in self._read_levels([tipset.parent_state_root for tipset in tipsets]):
                     self.states += count
         except (StoreError, ChainError) as error:
             # older states are held no more
             log.debug("no more states are read ahead: %s", error)
+
+    async def _read_maps(self, tipsets: Sequence[Tipset]) -> AsyncIterator[int]:
+        """The upper nodes of the maps that lead to an actor: by ID, of each state, and by other addresses, of the
+        newest. What actors point at comes behind them: there is far more of it than is read."""
+        ctx = self._dispatcher.context(_V1, READ_ONLY)
+        objects, cache = self._services.objects, node_cache(ctx)
+        await objects.get_many([tipset.parent_state_root for tipset in tipsets])
+        trees = [await StateTree.load(objects, tipset.parent_state_root, cache) for tipset in tipsets]
+        maps = [tree.actors.root for tree in trees]
+        async for count in read_upper_nodes(objects, maps, _LEVELS, _LEVEL_OBJECTS, cache=cache):
+            yield count
+        if trees:
+            addresses = (await trees[0].init_state()).addresses.root
+            async for count in read_upper_nodes(objects, [addresses], _LEVELS, _LEVEL_OBJECTS, cache=cache):
+                yield count
 
     async def _tipsets(self, heights: Sequence[int]) -> Sequence[Tipset]:
         """Those of the head's chain at these epochs; none where they are held no more, or no head may be served yet."""

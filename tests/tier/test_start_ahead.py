@@ -106,6 +106,24 @@ async def test_on_a_new_machine_the_newest_epochs_need_no_read(devnet: Path, tmp
         assert not far.reads
 
 
+async def test_on_a_new_machine_any_actor_of_the_newest_states_needs_no_read(devnet: Path, tmp_path: Path) -> None:
+    """By its ID and by its other addresses: both maps are read from above, before what actors point at."""
+    async with follower(devnet, tmp_path, 0.0) as (_, dispatcher):
+        actors = await ask(dispatcher, "Filecoin.StateListActors", [])
+        created = [actor for actor in actors if len(actor) > len("f0100")]
+        robust = [await ask(dispatcher, "Filecoin.StateLookupRobustAddress", actor, []) for actor in created]
+        older = (await ask(dispatcher, "Filecoin.ChainGetTipSetByHeight", 1080, []))["Cids"]
+        before = await ask(dispatcher, "Filecoin.StateListActors", older)
+    assert len(robust) > 200
+    async with follower(devnet, tmp_path / "new", 120.0, 100) as (far, dispatcher):
+        far.reads.clear()
+        for actor in (*actors, *robust):
+            assert await ask(dispatcher, "Filecoin.StateGetActor", actor, [])
+        for actor in before:
+            assert await ask(dispatcher, "Filecoin.StateGetActor", actor, older)
+        assert not far.reads
+
+
 async def test_the_objects_of_many_epochs_are_read_together(devnet: Path, tmp_path: Path) -> None:
     async with follower(devnet, tmp_path, 120.0, 96) as (far, _):
         reads = sum(read.startswith("get") for read in far.reads)

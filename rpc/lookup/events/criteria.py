@@ -40,13 +40,11 @@ class EventCriteria:
 
     def matches_emitter(self, event: TipsetEvent) -> bool:
         """Whether the event's emitter matches."""
-        if self.ids and event.emitter not in self.ids:
-            return False
-        return not self.delegated or event.address in self.delegated
+        return (not self.ids or event.emitter in self.ids) and (not self.delegated or event.address in self.delegated)
 
     def matches_values(self, values: frozenset[Value]) -> bool:
         """Whether an event with these indexed entries matches."""
-        return not any(one.isdisjoint(values) for one in self.values)
+        return not any(map(values.isdisjoint, self.values))
 
     def shown_entries(self, event: TipsetEvent) -> Sequence[EventEntry]:
         """The entries to show of an event whose emitter and values match. None: it does not match."""
