@@ -239,12 +239,6 @@ class EventSearch:
         events = sum(marks[block_hash].events for block_hash in places)
         if events <= _NARROW:
             return None  # fewer events than a posting list may have rows
-        if events <= _IN_MEMORY and all(
-            (block_hash, chunk, _ALL) in self._groups
-            for block_hash in places
-            for chunk in range(marks[block_hash].chunks)
-        ):
-            return None
         # a condition of more terms than there are events is looked for in the events themselves
         conditions = [terms for terms in await self._terms_by_condition(ctx, criteria) if len(terms) <= events]
         if not conditions:
@@ -329,6 +323,11 @@ class EventSearch:
         """The hits in these tipsets (rising), those of one at a time. Errors: as `search_epochs`."""
         ahead: _RowsAhead = {}
         marks = await self.read_marks(ctx, places, ahead)
+        at_once = self._search_memory(places, marks, criteria)
+        if at_once is not None:
+            for hits in at_once:
+                yield hits
+            return
         indexed = {place.block_hash: place for place in places if place.block_hash in marks}
         refs = await self._find_groups(ctx, criteria, indexed, marks)
         slices: list[Ancestor] = []
@@ -354,6 +353,28 @@ class EventSearch:
                 slices, count = [], 0
         async for hits in self._search_slice(ctx, slices, refs, marks, criteria, ahead):
             yield hits
+
+    def _search_memory(
+        self, places: Sequence[Ancestor], marks: dict[bytes, _Mark], criteria: EventCriteria
+    ) -> list[list[Hit]] | None:
+        """The hits, those of one tipset at a time; None where not all events are in memory, or they are many."""
+        found: list[list[Hit]] = []
+        left = _IN_MEMORY
+        try:
+            for place in places:
+                mark = marks[place.block_hash]
+                left -= mark.events
+                if left < 0:
+                    return None
+                hits: list[Hit] = []
+                for chunk in range(mark.chunks):
+                    for group in self._groups[place.block_hash, chunk, _ALL][0]:
+                        hits += group.hits(criteria)
+                if hits:
+                    found.append(_ordered(hits))
+        except KeyError:
+            return None
+        return found
 
     async def _search_slice(
         self,
