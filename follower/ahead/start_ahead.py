@@ -210,28 +210,32 @@ class StartAhead:
         try:
             for part in _parts(low, high):
                 tipsets = await self._tipsets(part)
-                async for count in self._read_maps(tipsets):
-                    self.states += count
+                await self._read_maps(tipsets)
                 async for count in self._read_levels([tipset.parent_state_root for tipset in tipsets]):
                     self.states += count
         except (StoreError, ChainError) as error:
             # older states are held no more
             log.debug("no more states are read ahead: %s", error)
 
-    async def _read_maps(self, tipsets: Sequence[Tipset]) -> AsyncIterator[int]:
+    async def _read_maps(self, tipsets: Sequence[Tipset]) -> None:
         """The upper nodes of the maps that lead to an actor: by ID, of each state, and by other addresses, of the
-        newest. What actors point at comes behind them: there is far more of it than is read."""
-        ctx = self._dispatcher.context(_V1, READ_ONLY)
-        objects, cache = self._services.objects, node_cache(ctx)
-        await objects.get_many([tipset.parent_state_root for tipset in tipsets])
-        trees = [await StateTree.load(objects, tipset.parent_state_root, cache) for tipset in tipsets]
-        maps = [tree.actors.root for tree in trees]
-        async for count in read_upper_nodes(objects, maps, _LEVELS, _LEVEL_OBJECTS, cache=cache):
-            yield count
-        if trees:
-            addresses = (await trees[0].init_state()).addresses.root
-            async for count in read_upper_nodes(objects, [addresses], _LEVELS, _LEVEL_OBJECTS, cache=cache):
-                yield count
+        newest. What actors point at comes behind them: there is far more of it than is read. Errors: StoreError."""
+        objects, cache = self._services.objects, node_cache(self._dispatcher.context(_V1, READ_ONLY))
+        # decoded nodes of older states do not push out those of newer ones
+        room = cache if cache.used_bytes < cache.max_bytes // 2 else None
+        roots = [tipset.parent_state_root for tipset in tipsets]
+        try:
+            await objects.get_many(roots)
+            trees = [await StateTree.load(objects, root) for root in roots]
+            maps = [[tree.actors.root for tree in trees]]
+            if trees:
+                maps.append([(await trees[0].init_state()).addresses.root])
+            for some in maps:
+                async for count in read_upper_nodes(objects, some, _LEVELS, _LEVEL_OBJECTS, cache=room):
+                    self.states += count
+        except ChainError as error:
+            # a form of state that this release does not read: its objects are read as they are
+            log.debug("the maps of a state are not read ahead: %s", error)
 
     async def _tipsets(self, heights: Sequence[int]) -> Sequence[Tipset]:
         """Those of the head's chain at these epochs; none where they are held no more, or no head may be served yet."""

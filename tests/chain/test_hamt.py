@@ -13,6 +13,7 @@ from blockstore.errors import Missing
 from chain.errors import BadObject
 from chain.ipld.dag_cbor import encode
 from chain.ipld.hamt import DELETED, UNREAD, Hamt, decode_node, diff, hamt_build, hamt_set
+from chain.ipld.hamt_ahead import read_upper_nodes
 from chain.ipld.tree_nodes import NodeCache, Raw
 from tests.chain.tree_tools import TREES, Heap, dag_cbor_values, expand, plain
 
@@ -160,6 +161,25 @@ async def test_a_cache_of_nodes_spares_reads_and_stays_in_bounds() -> None:
     assert 0 < cache.used_bytes <= 200_000
     with pytest.raises(BadObject):
         await Hamt.load(heap, root, 3, cache=cache).get(b"1")
+
+
+async def test_upper_nodes_are_read_once_and_no_more_than_asked_for() -> None:
+    heap = Heap()
+    items = {b"%d" % number: number for number in range(3000)}
+    root = hamt_build(heap.put, items)
+    other = await hamt_set(heap, heap.put, root, {b"7": 8})
+    cache = NodeCache(64 << 20)
+    heap.trips = 0
+    counts = [count async for count in read_upper_nodes(heap, [root, other], 9, 10_000, cache=cache)]
+    # the roots, then what they share, and the one node that they do not
+    assert counts[:2] == [2, 33]
+    assert heap.trips == len(counts)
+    # nothing is left to read for any key
+    for one, key in ((root, b"7"), (other, b"7"), (root, b"2999")):
+        assert Hamt.load(heap, one, cache=cache).peek(key) is not UNREAD
+    few = [count async for count in read_upper_nodes(heap, [root], 2, 5)]
+    assert few == [1, 5]
+    assert [count async for count in read_upper_nodes(heap, [], 9, 5)] == []
 
 
 async def test_pointers_of_old_chains() -> None:

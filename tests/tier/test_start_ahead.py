@@ -13,8 +13,10 @@ import pytest
 
 from benches.chain_methods import services_over
 from blockstore.lmdb.store import LmdbStore
+from chain.errors import NotHeld
+from chain.state.state_tree import StateTree
 from follower.ahead.asked_before import AskedBefore
-from follower.ahead.start_ahead import read_levels, start_ahead
+from follower.ahead.start_ahead import StartAhead, read_levels, start_ahead
 from rpc.errors import Unavailable
 from rpc.methods import register_all
 from rpc.server.dispatch import Dispatcher
@@ -122,6 +124,18 @@ async def test_on_a_new_machine_any_actor_of_the_newest_states_needs_no_read(dev
         for actor in before:
             assert await ask(dispatcher, "Filecoin.StateGetActor", actor, older)
         assert not far.reads
+
+
+async def test_a_state_of_an_unknown_form_is_read_as_objects(devnet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unknown(*_: object) -> StateTree:
+        raise NotHeld("state tree version 9")
+
+    monkeypatch.setattr(StateTree, "load", unknown)
+    store = await LmdbStore.open(devnet)
+    ahead = StartAhead(Dispatcher(await services_over(store)), 3)
+    await ahead.run(60.0, [])
+    assert ahead.states > 100
+    await store.close()
 
 
 async def test_the_objects_of_many_epochs_are_read_together(devnet: Path, tmp_path: Path) -> None:
