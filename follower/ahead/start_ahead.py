@@ -13,7 +13,6 @@ import contextlib
 import gc
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -23,7 +22,7 @@ from blockstore.cid import DAG_CBOR, Cid
 from blockstore.errors import StoreError
 from chain.errors import ChainError
 from chain.ipld.dag_cbor import links
-from chain.ipld.hamt_ahead import read_upper_nodes
+from chain.ipld.level_walk import read_upper_nodes, walk_levels
 from chain.ipld.objects import Objects
 from chain.state.state_tree import StateTree
 from chain.tipset import Tipset
@@ -271,22 +270,17 @@ def _parts(low: int, high: int) -> Iterator[range]:
         yield range(top, max(low, top - _PART + 1) - 1, -1)
 
 
-async def read_levels(objects: Objects, roots: Sequence[Cid], levels: int, most: int) -> AsyncIterator[int]:
-    """Read what is below some roots: of each level at most so many objects. Yields how many, level by level."""
-    met: set[Cid] = set()
-    level: Sequence[Cid] = roots
-    for _ in range(levels):
-        fresh = dict.fromkeys(cid for cid in level if cid.codec == DAG_CBOR and cid not in met)
-        wanted = list(islice(fresh, most))
-        if not wanted:
-            return
-        met.update(wanted)
-        found = await objects.get_many(wanted)
-        yield len(found)
-        level = []
-        for data in found:
-            level += links(data)
+def read_levels(objects: Objects, roots: Iterable[Cid], levels: int, most: int) -> AsyncIterator[int]:
+    """Read whatever is below some roots (`walk_levels`)."""
+
+    async def read(wanted: list[Cid]) -> list[Cid]:
+        below: list[Cid] = []
+        for data in await objects.get_many(wanted):
+            below += (cid for cid in links(data) if cid.codec == DAG_CBOR)
             await asyncio.sleep(0)
+        return below
+
+    return walk_levels((cid for cid in roots if cid.codec == DAG_CBOR), levels, most, read)
 
 
 async def start_ahead(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from rpc.errors import InternalError, InvalidRequest, Refused, RpcError, wire_error
-from rpc.json_wire import SHORT_TEXT, JsonText, Text, encode_error, encode_id, text_between
+from rpc.json_wire import SHORT_TEXT, JsonText, Text, encode_error, encode_id, parts_of, text_between
 
 #: what every answer with a result begins with
 BEFORE_ID: Final = b'{"id":'
@@ -36,10 +36,7 @@ def answer_to_batch(answers: Sequence[Text], size: int) -> Text:
     parts: list[bytes] = []
     for answer in answers:
         parts.append(b"," if parts else b"[")
-        if isinstance(answer, JsonText):
-            parts += answer.parts
-        else:
-            parts.append(answer)
+        parts += parts_of(answer)
     parts.append(b"]")
     return JsonText(parts)
 

@@ -13,7 +13,7 @@ from blockstore.errors import Missing
 from chain.errors import BadObject
 from chain.ipld.dag_cbor import encode
 from chain.ipld.hamt import DELETED, UNREAD, Hamt, decode_node, diff, hamt_build, hamt_set
-from chain.ipld.hamt_ahead import read_upper_nodes
+from chain.ipld.level_walk import read_upper_nodes
 from chain.ipld.tree_nodes import NodeCache, Raw
 from tests.chain.tree_tools import TREES, Heap, dag_cbor_values, expand, plain
 

@@ -85,7 +85,7 @@ class _Group:
 
     def hits(self, criteria: EventCriteria) -> Sequence[Hit]:
         """Those that match."""
-        if (criteria.ids or criteria.delegated) and not criteria.matches_emitter(self._first):
+        if not criteria.matches_emitter(self._first):
             return ()
         if criteria.values or not criteria.is_raw_only:
             if self._values is not None and not criteria.matches_values(self._values):
@@ -390,8 +390,7 @@ class EventSearch:
         asked: list[_GroupsOf] = []
         for place in places:
             if refs is None:
-                for chunk in range(marks[place.block_hash].chunks):
-                    asked.append((place, chunk, None))
+                asked += [(place, chunk, None) for chunk in range(marks[place.block_hash].chunks)]
                 continue
             by_chunk: dict[int, list[int]] = {}
             for chunk, at in sorted(refs[place.block_hash]):
@@ -436,8 +435,7 @@ class EventSearch:
 
 
 def _ordered(hits: list[Hit]) -> list[Hit]:
-    if len(hits) > 1:
-        hits.sort(key=lambda hit: hit.found.event.index)
+    hits.sort(key=lambda hit: hit.found.event.index)
     return hits
 
 
