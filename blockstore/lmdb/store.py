@@ -370,13 +370,17 @@ class LmdbStore:
 
     def newest_seq(self) -> int:
         """The sequence number of the newest visible entry, read at once; 0 in a store that was never published to."""
-        with self._begin() as txn:
+        # of each kept answer that follows the head this is the only read, so it takes no call that it can do without
+        txn = self._begin()
+        try:
             # nothing was written since the last look where the number of the newest transaction is the same
             number = txn.id()
             if number != self._seen[0]:
                 with txn.cursor(self._tables[HEAD_LOG.name]) as cursor:
                     self._seen = number, int.from_bytes(cursor.key()[-8:], "big") if cursor.last() else 0
-            return self._seen[1]
+        finally:
+            txn.abort()
+        return self._seen[1]
 
     async def head_entries(self, after: int, limit: int = 1000) -> list[HeadEntry]:
         rows = await self.scan(HEAD_LOG, b"", start=seq_key(after + 1), limit=limit)

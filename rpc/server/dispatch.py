@@ -47,8 +47,9 @@ from rpc.missing_objects import is_named, not_held
 from rpc.params import UNDEFINED_CID
 from rpc.registry import REGISTRY, V0, V1, V2, Method, Registry, Versions
 from rpc.server.answer_text import answer_of, answer_to_batch, answer_with, refused_answer
+from rpc.server.answers.answer_lru import Kept
 from rpc.server.answers.flight import Flight
-from rpc.server.answers.kept_answers import Answers, Kept
+from rpc.server.answers.kept_answers import Answers
 from rpc.server.gate.gate import Gate
 from rpc.server.limits import ServerSettings, answer_too_big, batch_answer_too_big, batch_too_big, make_admission
 from rpc.server.metrics import MethodStats, Metrics, now
@@ -266,6 +267,9 @@ class Dispatcher:
                     stats = route[1]
                     if len(found.text) > SHORT_TEXT:
                         self._reserve_answer(ctx, len(found.text), len(found.text))
+                    if body is not None and self.finds_raw:
+                        # another way of writing a question that has been asked
+                        self.answers.keep_request(found, ctx.version, body, request)
                     stats.add(started, 0)
                     if ctx.stages is not None:
                         ctx.stages.append(("cache", now()))

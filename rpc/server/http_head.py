@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 import httptools
 
@@ -29,7 +30,8 @@ def header_lines(headers: Iterable[tuple[str, str]]) -> bytes:
     return "".join(f"\r\n{name}: {value}" for name, value in headers).encode()
 
 
-class KnownHead(NamedTuple):
+@dataclass(frozen=True, slots=True)  # no tuple: the names of its fields are slower to read
+class KnownHead:
     """What a head said that has come before. `keep`: whether the connection stays open behind its answer.
 
     `version`: the API's, where the URL is a path without a query, no certain head is asked for and the connection stays
@@ -93,7 +95,8 @@ class RequestHead:
 
     def take_head(self, head: KnownHead) -> None:
         """Be what this head says, as if it had been read."""
-        self.url, self.length, self.min_head, self.forwarded, self.has_connection_header, _, _, _, self.gzip = head
+        self.url, self.length, self.min_head = head.url, head.length, head.min_head
+        self.forwarded, self.has_connection_header, self.gzip = head.forwarded, head.has_connection_header, head.gzip
         self.is_special, self.authorization = False, None
 
     def read_head(self, parser: httptools.HttpRequestParser, head: bytes) -> KnownHead:

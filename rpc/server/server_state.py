@@ -215,10 +215,10 @@ class ServerState:
                 transport.close()
             elif not transport.is_closing():
                 # a peer that is gone by now: uvloop raises at a write, and the others' answers would be lost
-                if isinstance(data, JsonText):
-                    transport.writelines(data.parts)
-                else:
+                if isinstance(data, bytes):
                     transport.write(data)
+                else:
+                    transport.writelines(data.parts)
 
     def start(self, status: int) -> bytes:
         """The status line and the header lines that every answer has; made anew once a second."""

@@ -12,12 +12,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
-from itertools import islice
+from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any, Final
-
-from cachetools import LRUCache
 
 from blockstore.errors import StoreError
 from chain.errors import ChainError
@@ -29,12 +26,12 @@ from rpc.errors import Refused, RpcError
 from rpc.json_wire import SHORT_TEXT, Text
 from rpc.registry import Cache, Method
 from rpc.server.answer_text import behind_id
+from rpc.server.answers.answer_lru import AnswerLru, Kept
 from rpc.server.answers.flight import FAILED, Flight
 from rpc.server.answers.head_changes import common_epoch
 from rpc.server.answers.packed import MOST_PACKED, Packed
 from rpc.server.answers.question import is_absence, needs_head, question_key, tipset_places
 from rpc.server.answers.raw_request import ID, MAX_RAW, find_id, is_id
-from rpc.server.http_head import header_lines
 from rpc.server.metrics import MethodStats
 from rpc.server.request import Request
 from rpc.services import Head, Services
@@ -42,53 +39,11 @@ from rpc.services import Head, Services
 HIT: Final = b"HIT"
 MISS: Final = b"MISS"
 FETCHING: Final = b"FETCHING"
-#: what an entry, and a request's bytes that lead to one, take beside their text: measured with sys.getsizeof
-_ENTRY_BYTES: Final = 400
-#: what the actor takes that an answer is a function of, measured as above, and no header takes more
-_SEEN_BYTES: Final = 800
-#: the share of all bytes that requests' bytes may take, and the most that one answer may
-_RAW_SHARE: Final = 4
-_ANSWER_SHARE: Final = 16
 #: what stands for the id in the key of a request's bytes, by API version: bytes that no JSON text has in it
 _ID_OF: Final = (b"\0", b"\1", b"\2")
 _NO_TREE: Final[tuple[int, StateTree | None]] = (0, None)
-_NO_HEADERS: Final[Mapping[str, list[str]]] = {}
 #: head changes with reverts that are remembered; what was kept before them is dropped
 _MOST_FORKS: Final = 64
-
-
-class Kept:
-    """One answer. `text`: all of it behind the id. `epoch`: what it depends on of the chain, as of `head_number`.
-
-    `seen`: of an answer that depends on the head by one actor alone, that actor. `headers`: those that the method
-    added, `lines` the same as bytes, each with its line end before it. `packed`: the text for clients that take gzip,
-    made for the first of them.
-    """
-
-    __slots__ = ("epoch", "head_number", "headers", "lines", "packed", "perm", "seen", "size", "stats", "text")
-
-    def __init__(
-        self,
-        text: Text,
-        epoch: int,
-        head_number: int,
-        perm: str,
-        stats: MethodStats,
-        key_bytes: int = 0,
-        seen: SeenActor | None = None,
-        headers: Mapping[str, list[str]] = _NO_HEADERS,
-    ) -> None:
-        self.text = text
-        self.packed: Packed | None = None
-        self.epoch = epoch
-        self.head_number = head_number
-        self.perm = perm
-        self.stats = stats
-        self.seen = seen
-        self.headers = headers
-        self.lines = header_lines((name, ", ".join(values)) for name, values in headers.items())
-        more = len(headers) + (0 if seen is None else 1)
-        self.size = len(text) + key_bytes + _ENTRY_BYTES + more * _SEEN_BYTES
 
 
 class Answers:
@@ -101,15 +56,10 @@ class Answers:
         self._admission = admission
         self._working = admission.working
         self._permissions = permissions
-        self.limit = limit
-        self._most = limit // _ANSWER_SHARE
+        self._kept = AnswerLru(limit)
         #: the shortest text that is packed, and the shortest that needs more than a look
         self._gzip_from = gzip_from
         self._long = min(gzip_from, SHORT_TEXT + 1)
-        raw = limit // _RAW_SHARE
-        self._entries: LRUCache[bytes, Kept] = LRUCache(limit - raw, getsizeof=lambda kept: kept.size)
-        #: (key of an entry, bytes in use) by the bytes of requests
-        self._raw: LRUCache[bytes, tuple[bytes, int]] = LRUCache(raw, getsizeof=lambda pair: pair[1])
         self._places: dict[str, tuple[int, ...]] = {}
         self._flights: dict[tuple[bytes, bytes], Flight] = {}
         #: the newest head that was seen, and how many there were
@@ -129,23 +79,21 @@ class Answers:
     @property
     def size(self) -> int:
         """Bytes in use."""
-        return int(self._entries.currsize + self._raw.currsize)
+        return self._kept.size
 
     @property
     def count(self) -> int:
         """Answers held, those that no request gets any more included."""
-        return len(self._entries)
+        return len(self._kept)
 
     def clear(self) -> None:
         """Drop everything."""
-        self._entries.clear()
-        self._raw.clear()
+        self._kept.clear()
 
     def questions(self, most: int) -> list[tuple[int, bytes]]:
         """(API version, request) of at most so many questions whose answers were kept, the newest first."""
         found: list[tuple[int, bytes]] = []
-        # keys alone: to look at an entry would be a use of it
-        for raw in islice(reversed(list(self._raw)), most):
+        for raw in self._kept.newest_requests(most):
             for version, mark in enumerate(_ID_OF):
                 if mark in raw:
                     found.append((version, raw.replace(mark, b"0")))
@@ -171,12 +119,8 @@ class Answers:
         if match is None:
             return None
         start, end = match.span(1)
-        try:
-            key = self._raw[body[:start] + _ID_OF[version] + body[end:]][0]
-            kept = self._entries[key]
-        except KeyError:
-            return None
-        if kept.perm not in (self._permissions if permissions is None else permissions):
+        kept = self._kept.by_request.get(body[:start] + _ID_OF[version] + body[end:])
+        if kept is None or kept.perm not in (self._permissions if permissions is None else permissions):
             return None
         working = self._working
         used = working.used
@@ -185,13 +129,15 @@ class Answers:
         head = None
         if kept.epoch != NOTHING:
             head = None if self._peek is None else self._peek()
-            if head is None or head is not self._head or not self._stands(kept):
+            if head is None or head is not self._head:
+                return None
+            if kept.head_number != self._head_number and not self._stands(kept):
                 return None
         text: Text | Packed = kept.text
         counted = None
         if len(text) >= self._long:
             if gzip and self._gzip_from <= len(text) <= MOST_PACKED:
-                text = kept.packed or self._pack(key, kept)
+                text = kept.packed or self._pack(kept)
             if len(text) > SHORT_TEXT:
                 counted = Context(self._services, version=version)
                 counted.admission, counted.account = self._admission, account
@@ -199,14 +145,14 @@ class Answers:
                     counted.reserve(len(text))
                 except Refused:
                     return None
+        kept.found = True
         kept.stats.add_hit(started)
         return body[start:end], text, head, started, counted, kept.lines
 
-    def _pack(self, key: bytes, kept: Kept) -> Packed:
+    def _pack(self, kept: Kept) -> Packed:
         """Pack an entry's text, and count what that takes."""
         packed = kept.packed = Packed(kept.text)
-        kept.size += len(packed)
-        self._entries[key] = kept
+        self._kept.grow(kept, len(packed))
         return packed
 
     async def ask(self, ctx: Context, method: Method, stats: MethodStats, params: Any) -> Kept | Flight | None:
@@ -233,7 +179,7 @@ class Answers:
             if head is not self._head:
                 await self.follow(head)
         while True:
-            kept = self._entries.get(key)
+            kept = self._kept.get(key)
             if kept is not None and (kept.epoch == NOTHING or (self._is_newest(head) and self._stands(kept))):
                 ctx.cache_status = HIT
                 stats.hits += 1
@@ -351,24 +297,21 @@ class Answers:
             seen, tree = ctx.seen
             self._trees[seen.view] = self._head_number, tree
         key = flight.place[0]
-        kept = Kept(text, epoch, self._head_number, flight.method.perm, flight.stats, len(key), seen, ctx.headers or {})
-        if kept.size <= self._most:
-            self._entries[key] = kept
-            if body is not None:
-                self._keep_raw(ctx.version, body, request, key)
+        kept = Kept(text, epoch, self._head_number, flight.method.perm, flight.stats, key, seen, ctx.headers or {})
+        if self._kept.put(kept) and body is not None:
+            self.keep_request(kept, ctx.version, body, request)
         return text
 
-    def _keep_raw(self, version: int, body: bytes, request: Request, key: bytes) -> None:
-        """Let a request's bytes lead to an entry."""
+    def keep_request(self, kept: Kept, version: int, body: bytes, request: Request) -> None:
+        """Let a request's bytes lead to an answer."""
         if len(body) > MAX_RAW:
             return
         place = find_id(body)
-        if place is None or not is_id(body, *place, request):
+        if place is None:
             return
         raw = body[: place[0]] + _ID_OF[version] + body[place[1] :]
-        size = len(raw) + _ENTRY_BYTES
-        if size <= self._raw.maxsize:
-            self._raw[raw] = key, size
+        if raw not in self._kept.by_request and is_id(body, *place, request):
+            self._kept.add_request(kept, raw)
 
     def give_up(self, flight: Flight, *, failed: bool) -> None:
         """The flight is over. Those who still wait compute for themselves where it `failed`; else one of them does."""

@@ -301,6 +301,23 @@ async def test_bytes_are_bounded() -> None:
         assert answers.size <= 1 << 20
 
 
+async def test_another_way_of_writing_a_question_is_found_by_its_bytes_too() -> None:
+    ask, _, _ = await made()
+    answers = ask.dispatcher.answers
+    assert answers is not None
+    ways = [
+        b'{"jsonrpc":"2.0","id":1,"method":"T.Constant","params":[]}',
+        b'{"id":1,"jsonrpc":"2.0","method":"T.Constant","params":[]}',
+        b'{"method": "T.Constant", "params": [], "id": 1, "jsonrpc": "2.0"}',
+    ]
+    for body in ways:
+        assert answers.find_raw(1, body, None, "") is None
+        assert b'"result":7' in await ask.raw(body)
+        assert answers.find_raw(1, body, None, "") is not None
+    assert ask.counted.runs["T.Constant"] == 1
+    assert answers.count == 1
+
+
 async def test_identical_calls_are_joined() -> None:
     ask, _, _ = await made()
     ask.counted.blocked.clear()
