@@ -83,6 +83,22 @@ def test_an_answer_that_is_asked_for_outlives_those_that_are_not() -> None:
     assert lru.get(b"1") is None
 
 
+def test_requests_lead_to_the_newer_answer_to_their_question() -> None:
+    lru = AnswerLru(_LIMIT)
+    older, newer = answer(0), answer(0, 200)
+    lru.put(older)
+    for raw in (b"one way", b"another"):
+        lru.add_request(older, raw)
+    lru.put(newer)
+    assert lru.by_request == {b"one way": newer, b"another": newer}
+    # the older one is gone: it gets no more of them, and what it would take is not counted
+    size = lru.size
+    lru.add_request(older, b"a third")
+    lru.grow(older, 1_000)
+    assert (lru.size, len(lru.by_request)) == (size, 2)
+    check(lru)
+
+
 def test_an_answer_that_was_asked_for_once_leaves_in_its_turn() -> None:
     lru = AnswerLru(_LIMIT)
     lru.put(answer(0))
