@@ -15,7 +15,7 @@ from wsgiref.handlers import format_date_time
 from rpc.admission import RETRY_AFTER_SECONDS
 from rpc.context import Context
 from rpc.errors import RpcError
-from rpc.json_wire import JsonText, Text
+from rpc.json_wire import JsonText, Text, parts_of
 from rpc.server.answer_text import BEFORE_ID
 from rpc.server.answers.kept_answers import HIT
 from rpc.server.answers.packed import GZIP, MOST_PACKED, VARY, Packed, pack
@@ -28,8 +28,9 @@ from rpc.services import Head
 
 #: bytes of answers that wait for the end of a turn of the loop
 _OUTBOX: Final = 256 << 10
-#: bodies from this size on are sent as they are, in a system call of their own, which costs as much as copying them
-_UNCOPIED: Final = 96 << 10
+#: bodies from this size on are not copied behind their heads: fresh memory for them costs more than a system call that
+#: gathers parts
+_UNCOPIED: Final = 12 << 10
 #: requests that are begun in one turn of the loop, and beyond them of one client
 TURN_REQUESTS: Final = 64
 #: the header names of ours that a browser lets its page read
@@ -168,13 +169,10 @@ class ServerState:
 
     def _send(self, transport: asyncio.Transport, start: bytes, body: Text) -> None:
         """Write a body behind its `start`."""
-        if isinstance(body, JsonText):
-            self.send(transport, JsonText((start, *body.parts)))
-        elif len(body) < _UNCOPIED:
+        if isinstance(body, bytes) and len(body) < _UNCOPIED:
             self.send(transport, start + body)
         else:
-            self.send(transport, start)
-            self.send(transport, body)
+            self.send(transport, JsonText((start, *parts_of(body))))
 
     def end_of_turn(self) -> None:
         """See to it that `flush` is called when this turn of the loop is over."""
@@ -280,14 +278,14 @@ class ServerState:
         if self.settings.server_timing:
             lines += b"\r\nServer-Timing: cache;dur=%.3f" % ((perf_counter() - started) * 1e3)
         if isinstance(text, Packed):
-            whole = text.behind(BEFORE_ID + request_id)
-            self._count_packed(text.plain_length, len(whole))
-            self._send(transport, b"%b%d%b%b" % (self._start, len(whole), lines + VARY + GZIP, last_lines), whole)
+            packed = text.behind(BEFORE_ID + request_id)
+            self._count_packed(text.plain_length, len(packed))
+            self._send(transport, b"%b%d%b%b" % (self._start, len(packed), lines + VARY + GZIP, last_lines), packed)
             return True if counted is None else counted
         if len(text) >= self.gzip_from:
             lines += VARY
         length = len(BEFORE_ID) + len(request_id) + len(text)
-        if type(text) is bytes:
+        if type(text) is bytes and length < _UNCOPIED:
             values = self._start, length, lines, last_lines, request_id, text
             self.send(transport, b'%b%d%b%b{"id":%b%b' % values)
         else:

@@ -13,7 +13,7 @@ from typing import Final
 
 from isal import isal_zlib
 
-from rpc.json_wire import Text, parts_of
+from rpc.json_wire import JsonText, Text, parts_of
 
 #: header lines of an answer that has two forms, and of one in gzip's form; each with its line end before it
 VARY: Final = b"\r\nVary: Accept-Encoding"
@@ -77,16 +77,10 @@ class Packed:
         """Its bytes, without what `behind` adds."""
         return len(self._data)
 
-    def behind(self, start: bytes) -> bytes:
+    def behind(self, start: bytes) -> JsonText:
         """Gzip's form of `start`, which has less than 64 KiB, and the text behind it."""
         length = len(start)
         checksum = isal_zlib.crc32_combine(isal_zlib.crc32(start), self._checksum, self.plain_length)
-        return b"".join(
-            (
-                _GZIP_HEAD,
-                _BLOCK.pack(0, length, length ^ 0xFFFF),
-                start,
-                self._data,
-                _TRAILER.pack(checksum, (length + self.plain_length) & 0xFFFFFFFF),
-            )
-        )
+        block = b"%b%b%b" % (_GZIP_HEAD, _BLOCK.pack(0, length, length ^ 0xFFFF), start)
+        trailer = _TRAILER.pack(checksum, (length + self.plain_length) & 0xFFFFFFFF)
+        return JsonText((block, self._data, trailer))

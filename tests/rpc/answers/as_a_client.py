@@ -15,4 +15,4 @@ async def answer_of(dispatcher: Dispatcher, version: int, body: bytes, *, takes_
     if found is None:
         return (await dispatcher.http(version, body))[1]
     start = b'{"id":' + found[0]
-    return gzip.decompress(found[1].behind(start)) if isinstance(found[1], Packed) else start + bytes(found[1])
+    return gzip.decompress(bytes(found[1].behind(start))) if isinstance(found[1], Packed) else start + bytes(found[1])
