@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from rpc.context import NOTHING
 from rpc.server.answers.answer_lru import AnswerLru, Kept
+from rpc.server.answers.packed import Packed
 from rpc.server.metrics import MethodStats
 
 _STATS = MethodStats("T")
@@ -65,8 +66,10 @@ def test_requests_lead_to_the_newest_answer_and_to_none_that_has_left(steps: lis
             if find(lru, raw):
                 assert lru.by_request[raw] is newest[number]
         elif kind == "pack":
-            if number in newest:
-                lru.grow(newest[number], detail)
+            kept = newest.get(number)
+            if kept is not None and kept.packed is None:
+                kept.packed = Packed(b"x")
+                lru.grow(kept, detail)
         else:
             lru.clear()
         check(lru)
