@@ -273,7 +273,7 @@ class Dispatcher:
                     stats.add(started, 0)
                     if ctx.stages is not None:
                         ctx.stages.append(("cache", now()))
-                    return 200, answer_with(request_id, found.text)
+                    return 200, self.answers.whole(request_id, found)
                 flight = found  # type: ignore[assignment]
             if ctx.stages is not None:
                 ctx.stages.append(("cache", now()))

@@ -17,6 +17,7 @@ from rpc.context import Context
 from rpc.errors import RpcError
 from rpc.json_wire import JsonText, Text, parts_of
 from rpc.server.answer_text import BEFORE_ID
+from rpc.server.answers.answer_lru import KeptText
 from rpc.server.answers.kept_answers import HIT
 from rpc.server.answers.packed import GZIP, MOST_PACKED, VARY, Packed, pack
 from rpc.server.client_address import Clients
@@ -159,9 +160,14 @@ class ServerState:
             if gzip and len(body) <= MOST_PACKED:
                 lines += GZIP
                 plain_length = len(body)
-                body = pack(body)
+                body = self._packed(body)
                 self._count_packed(plain_length, len(body))
         self._send(transport, self.head(status, len(body), last_lines, ctx, lines), body)
+
+    def _packed(self, body: Text) -> Text:
+        if isinstance(body, KeptText) and self.dispatcher.answers is not None:
+            return self.dispatcher.answers.packed(body.kept).behind(body.start)
+        return pack(body)
 
     def _count_packed(self, plain_length: int, length: int) -> None:
         self._gzip_answers += 1

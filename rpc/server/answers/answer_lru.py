@@ -14,7 +14,7 @@ from typing import Final
 from cachetools import LRUCache
 
 from rpc.context import SeenActor
-from rpc.json_wire import Text
+from rpc.json_wire import JsonText, Text, parts_of
 from rpc.server.answers.packed import Packed
 from rpc.server.http_head import header_lines
 from rpc.server.metrics import MethodStats
@@ -72,6 +72,17 @@ class Kept:
         more = len(headers) + (0 if seen is None else 1)
         #: memory that it takes, about
         self.size = len(text) + len(key) + _ENTRY_BYTES + more * _SEEN_BYTES
+
+
+class KeptText(JsonText):
+    """A whole answer: `start`, and the text of what is kept behind it, whose gzip form need not be made each time."""
+
+    __slots__ = ("kept", "start")
+
+    def __init__(self, start: bytes, kept: Kept) -> None:
+        super().__init__((start, *parts_of(kept.text)))
+        self.start = start
+        self.kept = kept
 
 
 class _Entries(LRUCache[bytes, Kept]):

@@ -23,10 +23,10 @@ from chain.state.state_tree import StateTree
 from rpc.admission import Admission
 from rpc.context import NOTHING, WHOLE_HEAD, Context, SeenActor, StateView
 from rpc.errors import Refused, RpcError
-from rpc.json_wire import SHORT_TEXT, Text
+from rpc.json_wire import SHORT_TEXT, Text, encode_id
 from rpc.registry import Cache, Method
-from rpc.server.answer_text import behind_id
-from rpc.server.answers.answer_lru import AnswerLru, Kept
+from rpc.server.answer_text import BEFORE_ID, answer_with, behind_id
+from rpc.server.answers.answer_lru import AnswerLru, Kept, KeptText
 from rpc.server.answers.flight import FAILED, Flight
 from rpc.server.answers.head_changes import common_epoch
 from rpc.server.answers.packed import MOST_PACKED, Packed
@@ -137,7 +137,7 @@ class Answers:
         counted = None
         if len(text) >= self._long:
             if gzip and self._gzip_from <= len(text) <= MOST_PACKED:
-                text = kept.packed or self._pack(kept)
+                text = self.packed(kept)
             if len(text) > SHORT_TEXT:
                 counted = Context(self._services, version=version)
                 counted.admission, counted.account = self._admission, account
@@ -149,10 +149,18 @@ class Answers:
         kept.stats.add_hit(started)
         return body[start:end], text, head, started, counted, kept.lines
 
-    def _pack(self, kept: Kept) -> Packed:
-        """Pack an entry's text, and count what that takes."""
-        packed = kept.packed = Packed(kept.text)
-        self._kept.grow(kept, len(packed))
+    def whole(self, request_id: Any, kept: Kept) -> Text:
+        """The whole answer to a request with this id."""
+        if len(kept.text) < self._gzip_from:
+            return answer_with(request_id, kept.text)
+        return KeptText(BEFORE_ID + encode_id(request_id), kept)
+
+    def packed(self, kept: Kept) -> Packed:
+        """What is kept, in gzip's form: made once, and counted as memory."""
+        packed = kept.packed
+        if packed is None:
+            packed = kept.packed = Packed(kept.text)
+            self._kept.grow(kept, len(packed))
         return packed
 
     async def ask(self, ctx: Context, method: Method, stats: MethodStats, params: Any) -> Kept | Flight | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import logging
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import aiohttp
 import orjson
@@ -14,8 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rpc.json_wire import Text
+from rpc.server.answers import kept_answers
 from rpc.server.answers.packed import MOST_PACKED, Packed, accepts_gzip, pack
+from rpc.server.gate.gate import GateSettings
 from rpc.server.limits import ServerSettings
+from rpc.server.observe.observer import Observer
+from rpc.server.observe.request_log import RequestLog
 from rpc.server.server import Server, serve
 from tests.rpc.answers.test_kept_answers import made
 
@@ -81,7 +88,7 @@ class _Client:
 
 
 @asynccontextmanager
-async def _client(**settings: int) -> AsyncIterator[_Client]:
+async def _client(**settings: Any) -> AsyncIterator[_Client]:
     counted, chain, _ = await made()
     registry = counted.counted.registry
     server = await serve(chain.services(), "127.0.0.1", 0, registry=registry, settings=ServerSettings(**settings))
@@ -142,6 +149,34 @@ async def test_what_packing_takes_is_counted() -> None:
             for request_id in (1, 2, 3):
                 await client.ask(100_000, "gzip", request_id, number)
             assert answers.size <= 2 << 20
+
+
+@pytest.mark.parametrize("who_looks", ["a gate", "an observer"])
+async def test_a_kept_answer_is_packed_once_where_each_call_is_looked_at(
+    who_looks: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packings = 0
+
+    class Counting(Packed):
+        def __init__(self, text: Text) -> None:
+            nonlocal packings
+            packings += 1
+            super().__init__(text)
+
+    monkeypatch.setattr(kept_answers, "Packed", Counting)
+    async with _client(gate=GateSettings() if who_looks == "a gate" else None) as client:
+        dispatcher = client.server.dispatcher
+        if who_looks == "an observer":
+            dispatcher.observe(Observer(RequestLog(logging.DEBUG), dispatcher.is_named))
+        assert not dispatcher.finds_raw
+        for size in (_FROM, 200_000):
+            packings = 0
+            for request_id in range(1, 6):
+                answer = await client.ask(size, "gzip", request_id)
+                assert answer.headers["Content-Encoding"] == "gzip"
+                await client.ask(size, "identity", request_id)
+            assert answer.headers["X-Cache"] == "HIT"
+            assert packings == 1
 
 
 async def test_packed_answers_free_their_memory() -> None:
