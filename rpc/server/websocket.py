@@ -18,10 +18,10 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from rpc.admission import RETRY_AFTER_SECONDS
 from rpc.context import Context
 from rpc.errors import ClientLimit, ParseError, Refused, RpcError, limit_data, wire_error
-from rpc.json_wire import SHORT_TEXT, check_values, encode_error, encode_id, parse
+from rpc.json_wire import SHORT_TEXT, Text, check_values, encode_error, encode_id, parse, parts_of
 from rpc.server.dispatch import Dispatcher
 from rpc.server.metrics import now
-from rpc.server.push.channels import Channel, Pipe, Subscription
+from rpc.server.push.channels import Channel, Pipe, Subscription, text_frame_head
 from rpc.server.push.outbox import Outbox
 from rpc.server.request import BrokenRequest, Call, Request, read_request
 from rpc.server.run_until_blocked import run_until_blocked
@@ -38,6 +38,10 @@ _CONTROL_FRAMES_BYTES: Final = 256
 _UNCOUNTED: Final = 16 << 10
 #: a server's frame that asks for a sign of life (RFC 6455, 5.5.2)
 _PING: Final = b"\x89\x00"
+#: messages from this size on are sent in two frames, and the second is larger than what aiohttp sends without a look
+#: whether the peer reads
+_TWO_FRAMES: Final = 512 << 10
+_SECOND_FRAME: Final = 64 << 10
 _CANCEL: Final = "xrpc.cancel"
 _OTHERS: Final = frozenset({"", "xrpc.ch.val", "xrpc.ch.close"})
 
@@ -104,10 +108,25 @@ class WebSocketSession:
         text = b'{"jsonrpc":"2.0","method":%s,"params":%s}\n'
         await self.send(text % (orjson.dumps(method), self._dispatcher.encode(params)))
 
-    async def send(self, frame: bytes) -> None:
-        """Send one text frame; waits while the peer does not read. Errors: ConnectionError."""
-        self._sent_bytes += len(frame)
-        await self._socket.send_frame(frame, WSMsgType.TEXT)
+    async def send(self, text: Text) -> None:
+        """Send one text message; waits while the peer does not read. Errors: ConnectionError."""
+        self._sent_bytes += len(text)
+        if isinstance(text, bytes) or len(text) < _TWO_FRAMES:
+            await self._socket.send_frame(bytes(text), WSMsgType.TEXT)
+            return
+        # aiohttp takes one piece, and to join a long text keeps the loop: so it gets the end of the message only
+        parts = parts_of(text)
+        at, size = len(parts), 0
+        while size <= _SECOND_FRAME:
+            at -= 1
+            size += len(parts[at])
+        begin, end = parts[:at], parts[at:]
+        transport = self._open_transport()
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the session has ended")
+        transport.writelines((text_frame_head(len(text) - size, is_whole=False), *begin))
+        # written before this waits, so that no other frame comes between the two
+        await self._socket.send_frame(b"".join(end), WSMsgType.CONTINUATION)
 
     # --- what the server watches ---------------------------------------------------------------------
 
@@ -341,7 +360,7 @@ class WebSocketSession:
                     await self._refuse(request, wire_error(error))
                     return
                 if answer is not None:
-                    await self.send(bytes(answer))
+                    await self.send(answer)
                 if ctx in self._opening:
                     self._open(self._opening.pop(ctx))
                 return

@@ -244,11 +244,15 @@ class Subscription(Channel):
         return f"subscription 0x{self.subscription.hex()}"
 
 
-def text_frame_head(size: int) -> bytes:
-    """The head of a server's whole text frame with a payload of `size` bytes (RFC 6455, 5.2)."""
+def text_frame_head(size: int, *, is_whole: bool = True) -> bytes:
+    """The head of a server's text frame with a payload of `size` bytes (RFC 6455, 5.2).
+
+    `is_whole`: whether that is all of a message; else continuation frames follow.
+    """
+    first = b"\x81" if is_whole else b"\x01"
     if size < 126:
-        return bytes((0x81, size))
-    return b"\x81\x7e" + size.to_bytes(2) if size < 1 << 16 else b"\x81\x7f" + size.to_bytes(8)
+        return first + bytes((size,))
+    return first + (b"\x7e" + size.to_bytes(2) if size < 1 << 16 else b"\x7f" + size.to_bytes(8))
 
 
 async def _end(task: asyncio.Task[Any]) -> None:

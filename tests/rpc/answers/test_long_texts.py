@@ -148,6 +148,59 @@ async def test_any_way_out_has_the_same_answer(method: str, count: int) -> None:
             await server.stop(0)
 
 
+async def test_messages_of_two_frames_are_not_mixed_up() -> None:
+    """Long and short answers to calls under way at once, and pings, on one WebSocket."""
+    server = await serve(services(), "127.0.0.1", 0, registry=long_registry())
+    counts = [20_000, 1, 700, 20_001, 2, 20_002] * 3
+    async with aiohttp.ClientSession() as session, asyncio.timeout(60):
+        try:
+            async with session.ws_connect(server.url, max_msg_size=0) as socket:
+                for request_id, count in enumerate(counts):
+                    await socket.send_bytes(orjson.dumps(question("T.List", count, request_id)))
+                    await socket.ping()
+                found = {}
+                for _ in counts:
+                    answer = orjson.loads((await socket.receive()).data)
+                    found[answer["id"]] = answer["result"]
+            assert found == {at: WANTED["T.List"](count) for at, count in enumerate(counts)}
+        finally:
+            await server.stop(0)
+
+
+async def _message(reader: asyncio.StreamReader) -> list[tuple[int, bytes]]:
+    """(first byte, payload) of the frames of one message."""
+    found = []
+    while not found or not found[-1][0] & 0x80:
+        first, size = await reader.readexactly(2)
+        if size >= 126:
+            size = int.from_bytes(await reader.readexactly(2 if size == 126 else 8))
+        found.append((first, await reader.readexactly(size)))
+    return found
+
+
+@pytest.mark.parametrize(("count", "frames"), [(3, 1), (4_000, 1), (20_000, 2)])
+async def test_a_long_message_has_a_second_frame_that_is_short(count: int, frames: int) -> None:
+    server = await serve(services(), "127.0.0.1", 0, registry=long_registry())
+    async with asyncio.timeout(30):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1 << 24)
+        writer.write(
+            b"GET /rpc/v1 HTTP/1.1\r\nHost: f\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        await reader.readuntil(b"\r\n\r\n")
+        body = orjson.dumps(question("T.List", count, 1))
+        # a mask of zeros
+        writer.write(bytes((0x81, 0x80 | len(body))) + bytes(4) + body)
+        found = await _message(reader)
+        writer.close()
+        await server.stop(0)
+    assert [first for first, _ in found] == ([0x81] if frames == 1 else [0x01, 0x80])
+    assert orjson.loads(b"".join(payload for _, payload in found))["result"] == WANTED["T.List"](count)
+    if frames == 2:
+        # so long that aiohttp looks whether the peer reads, and no longer than needed for that
+        assert 1 << 16 < len(found[1][1]) < 2 * MOST
+
+
 async def test_who_waits_for_a_long_answer_gets_it_whole() -> None:
     dispatcher = Dispatcher(services(), long_registry())
     bodies = [orjson.dumps(question("T.List", 20_000, at)) for at in range(5)]
