@@ -28,6 +28,9 @@ class _Rest:
 
     def __await__(self) -> Generator[Any, Any, Any]:
         waited = self.waited
+        if waited is not None:
+            # as `await` had left it: the task looks at that
+            waited._asyncio_future_blocking = True
         coroutine = self.coroutine
         try:
             while True:
@@ -118,6 +121,9 @@ def run_until_blocked(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any,
         _tasks._leave_task(loop, current)
         if outer is not None:
             _tasks._enter_task(loop, outer)
+    if waited is not None:
+        # others may await the same future before the task does
+        waited._asyncio_future_blocking = False
     running.task = loop.create_task(_finish(_Rest(coroutine, waited)))
     for _ in range(running._cancels):
         running.task.cancel()

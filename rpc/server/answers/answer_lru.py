@@ -138,13 +138,14 @@ class AnswerLru:
             return False
         old = self._entries.pop(kept.key, None)
         if old is not None:
-            for raw in old.requests:
-                del self.by_request[raw]
-        self._entries[kept.key] = kept
-        if old is not None:
             # they ask the same still
-            for raw in old.requests:
-                self.add_request(kept, raw)
+            kept.requests = old.requests
+            for raw in kept.requests:
+                kept.size += len(raw) + _ENTRY_BYTES
+                # taken out first, so that it is among the newest
+                del self.by_request[raw]
+                self.by_request[raw] = kept
+        self._entries[kept.key] = kept
         return True
 
     def add_request(self, kept: Kept, raw: bytes) -> None:

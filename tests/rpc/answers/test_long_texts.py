@@ -161,6 +161,7 @@ async def test_messages_of_two_frames_are_not_mixed_up() -> None:
                 found = {}
                 for _ in counts:
                     answer = orjson.loads((await socket.receive()).data)
+                    assert "result" in answer, answer
                     found[answer["id"]] = answer["result"]
             assert found == {at: WANTED["T.List"](count) for at, count in enumerate(counts)}
         finally:
