@@ -70,7 +70,7 @@ audit: $(READY)
 LOWEST := .venv-lowest
 test-lowest: $(LOWEST)/.ready
 	$(LOWEST)/bin/python -m pytest -m "not long" --numprocesses auto --dist loadfile \
-	  tests/chain tests/blockstore/test_car.py tests/blockstore/test_lmdb_store.py tests/rpc/test_server.py tests/rpc/test_websocket.py tests/rpc/test_wire.py \
+	  tests/chain tests/blockstore/test_car.py tests/blockstore/test_lmdb_store.py tests/rpc/test_server.py tests/rpc/sessions/test_websocket.py tests/rpc/test_wire.py \
 	  tests/rpc/test_admin.py tests/rpc/test_client.py tests/rpc/methods/test_chain_methods.py tests/follower/test_cli.py \
 	  tests/tables/test_places.py \
 	  --deselect tests/follower/test_cli.py::test_the_version_is_told

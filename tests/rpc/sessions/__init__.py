@@ -1,0 +1,1 @@
+"""Sessions over a WebSocket, and what is pushed to them."""
