@@ -115,12 +115,18 @@ class StoreClock:
         return self.is_accurate_at(self._now(), self._wall())
 
     def is_accurate_at(self, now: int, wall: int) -> bool:
-        """`is_accurate` where both clocks have just been read. Each request asks, so this makes no `Offset`."""
+        """`is_accurate` where both clocks have just been read. Many requests ask, so this makes no `Offset`."""
+        bounds = self.accurate_until(now)
+        return bounds is not None and bounds[0] <= wall - now <= bounds[1]
+
+    def accurate_until(self, now: int) -> tuple[float, float] | None:
+        """Between which bounds `wall` less `now` is accurate at each moment from the last measurement until `now`, as
+        long as nothing is measured; None where no measurement counts as long."""
         best = self._best
         if best is None or now - self._measured_at > MAX_AGE_MS:
-            return False
-        drift, ahead = (now - best.at) * _DRIFT, wall - now
-        return best.high + drift - ahead <= self.epsilon_ms and ahead - best.low + drift <= self.epsilon_ms
+            return None
+        drift = (now - best.at) * _DRIFT
+        return best.high + drift - self.epsilon_ms, best.low - drift + self.epsilon_ms
 
     @property
     def text(self) -> str:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from blockstore.cassandra.bounded_staleness import HeadWindow
@@ -62,6 +62,19 @@ class SharedStore(Protocol):
         """The store's own clock, milliseconds since 1970."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """A head that is servable, by what is known, until a moment, while our wall clock is between two moments and ahead
+    of the other one by so much: a look at both clocks tells that, where the rule itself takes four times as long."""
+
+    head: Head
+    until: int
+    wall_from: int
+    wall_until: float
+    ahead_from: float
+    ahead_until: float
+
+
 class SharedStoreHeads:
     """A HeadSource over a shared store. `start` begins reading, `close` ends it.
 
@@ -99,6 +112,8 @@ class SharedStoreHeads:
         self._lease_changed_at = self._lease_read_at = 0
         #: whether the clock was last found to be right; None before the first time
         self._was_accurate: bool | None = None
+        #: what `peek` may tell without asking the rule again
+        self._standing: _Standing | None = None
         #: whether a head was asked for since the last read was started, and until when this follower counts as busy
         self._asked = False
         self._busy_until = float("-inf")
@@ -128,22 +143,41 @@ class SharedStoreHeads:
 
     async def current(self) -> Head:
         """The head that may be served now. Errors: NotHeld (nothing published yet), Unavailable."""
-        self._asked = True
-        entry = self._servable()
-        if entry is None:
-            entry = await self._next_servable()
-        return await self.newest.of(entry)
+        return self.peek() or await self._checked()
 
     def peek(self) -> Head | None:
         """The head that may be served now, where it is known and nothing is to be waited for; None: ask `current`."""
+        self._asked = True
+        standing = self._standing
+        if standing is not None:
+            now, wall = self._now(), self._wall()
+            if (
+                now < standing.until
+                and standing.wall_from < wall < standing.wall_until
+                and standing.ahead_from <= wall - now <= standing.ahead_until
+            ):
+                return standing.head
         known = self.newest.known
         if known is None:
             return None
-        self._asked = True
         entry = self._servable()
         if entry is None or entry.seq != known.seq or entry.head.key != known.tipset.key:
             return None
+        self._standing = self._stands(known, entry)
         return known
+
+    def _stands(self, head: Head, served: HeadEntry) -> _Standing | None:
+        """How long a head that has just been found servable remains so, for certain."""
+        unchanged = self.window.unchanged_while(served)
+        if unchanged is None:
+            return None
+        # `_servable` asks for a millisecond later than it is
+        until = unchanged.until - 1
+        ahead = self.clock.accurate_until(until)
+        if ahead is None:
+            return None
+        wall_until = float("inf") if unchanged.wall_until is None else unchanged.wall_until
+        return _Standing(head, until, unchanged.wall_from, wall_until, *ahead)
 
     async def _checked(self) -> Head:
         """As `current`, for health checks: they do not make a follower busy."""
@@ -288,6 +322,7 @@ class SharedStoreHeads:
             self._failed = str(error)
             return
         self._failed = ""
+        self._standing = None
         if self.window.observe(began, self._now(), tail):
             self._start_over()
         self._was_read.set()
@@ -347,6 +382,7 @@ class SharedStoreHeads:
         try:
             await self.clock.measure()
         finally:
+            self._standing = None
             is_accurate = self.clock.is_accurate
             if not is_accurate and self._was_accurate:
                 log.error("out of service: %s", self.clock.text)

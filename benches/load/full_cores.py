@@ -1,12 +1,16 @@
 """CPU time a request of one follower, and of two and three on full cores, in turns; how often each waits for work.
 
     python -m benches.load.full_cores [--turns N] [--seconds N] [--connections N ...] [--batch] [--pin]
+        [--answer-cache-mb N] [--patient]
 
-Followers of one worker each over one LMDB store of the recorded chain, whose head stands still; no answer is kept; the
-usual mix (`follower bench` without a file). One process asks all of them. Started with `nice -n -20` from a shell
-whose `/proc/self/autogroup` has -20 too, other work of the machine takes next to nothing of the cores.
+Followers of one worker each over one LMDB store of the recorded chain, whose head stands still; no answer is kept
+(unless `--answer-cache-mb` says so); the usual mix (`follower bench` without a file). One process asks all of them.
+Started with `nice -n -20` from a shell whose `/proc/self/autogroup` has -20 too, other work of the machine takes next
+to nothing of the cores.
 
 `--pin`: the followers share the first core, the generator has the last. `--batch`: followers under SCHED_BATCH too.
+`--patient`: the generator under SCHED_BATCH, so that it takes no core from a follower each time that an answer comes.
+Clients on other machines do not either.
 `idle` is the share of all cores that nobody used meanwhile: where it is large, the cores were not full.
 """
 
@@ -103,6 +107,8 @@ async def run(args: argparse.Namespace) -> None:
     every = sorted(os.sched_getaffinity(0))
     ours, theirs = ({every[0]}, {every[-1]}) if args.pin else (set(every), set(every))
     os.sched_setaffinity(0, theirs)
+    if args.patient:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     found: dict[tuple[int, bool, int], list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         url = await import_chain(Path(folder))
@@ -141,8 +147,10 @@ def main() -> None:
     parser.add_argument("--connections", type=int, nargs="*", default=[32], help="of each follower (default 32)")
     parser.add_argument("--batch", action="store_true", help="followers under SCHED_BATCH too")
     parser.add_argument("--pin", action="store_true", help="the followers on one core, the generator on another")
+    parser.add_argument("--answer-cache-mb", type=int, default=0, help="of each follower (default 0: none is kept)")
+    parser.add_argument("--patient", action="store_true", help="the generator takes no core from a follower")
     args = parser.parse_args()
-    costs.SERVE[:] = ["--answer-cache-mb", "0"]
+    costs.SERVE[:] = ["--answer-cache-mb", str(args.answer_cache_mb)]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run(args))
 

@@ -7,13 +7,21 @@ Times are milliseconds. `began` and `now` come from a clock that only goes forwa
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from blockstore.cassandra.head import Tail
 from blockstore.store import HeadEntry
 
 #: reads in a row, each begun after the one before had ended, until a log that went back is believed
 _CONFIRMATIONS: Final = 3
+
+
+class Unchanged(NamedTuple):
+    """Bounds, none of them included: of `now`, and of `wall` (`wall_until` None: none)."""
+
+    until: int
+    wall_from: int
+    wall_until: int | None
 
 
 class HeadWindow:
@@ -124,6 +132,18 @@ class HeadWindow:
             for seq in [seq for seq in self.entries if seq < best.seq]:
                 del self.entries[seq]
         return best
+
+    def unchanged_while(self, served: HeadEntry) -> Unchanged | None:
+        """How long `head`, which has just told `served`, goes on to tell it; None where that is not known.
+
+        Only a log that goes back ends it before: what is news to a read is not visible before the horizon, and an entry
+        that is only prepared is not served before it either.
+        """
+        if self.horizon_ms is None:
+            return None
+        coming = [entry.visible_at for entry in self.entries.values() if entry is not served]
+        wall_until = min(coming) - self.epsilon_ms if coming else None
+        return Unchanged(self.horizon_ms, served.visible_at + self.epsilon_ms, wall_until)
 
     def _take_unstamped(self, now: int, wall: int) -> None:
         """Count a prepared entry as a visible one when it is. The horizon waits for a read that shows it the newest."""
