@@ -33,6 +33,8 @@ _MAX_VERSION: Final = 5
 #: bytes of an actor's encoded form, about
 _ACTOR_BYTES: Final = 100
 _BIT_WIDTH: Final = 5
+#: actors whose delegated address is their only robust one. A contract ("evm") has a second one, of its creation.
+_ONLY_DELEGATED: Final = frozenset({"ethaccount", "placeholder"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +255,34 @@ class StateTree:
                 raise BadObject("the init actor's state is [address map, next ID, network name]")
             self._init = InitState(Hamt(self.reader, addresses, _BIT_WIDTH, self.cache), next_id, name)
         return self._init
+
+    async def first_robust_address(self, address: Address) -> Address | None:
+        """The robust address of an ID address that comes first in the init actor's map, or None if it has none there.
+
+        An actor that can only have one tells it itself, and the map confirms it: a few reads. For all others, among
+        them contracts, which have two, the whole map is walked.
+        Errors: ActorNotFound (no init actor), BadObject, Missing.
+        """
+        told = await self._told_by_itself(address)
+        if told is not None and await (await self.init_state()).addresses.get(told) == address.id:
+            return told
+        async for found in self.robust_addresses(address):
+            return found
+        return None
+
+    async def _told_by_itself(self, address: Address) -> Address | None:
+        """The only robust address that an actor can have, as it tells it, or None. Errors: BadObject, Missing."""
+        try:
+            actor = await self.get(address, is_asked=False)
+            name = await self.code_name(actor.code)
+            if name in _ONLY_DELEGATED:
+                return actor.delegated
+            if name == "account" and actor.delegated is None:
+                return await self.account_key(address)
+        except (ActorNotFound, BadObject):
+            # an entry of the map can outlive its actor, and needs nothing of the actor's state
+            return None
+        return None
 
     async def robust_addresses(self, address: Address) -> AsyncIterator[Address]:
         """The robust addresses of an ID address. Walks the whole address map.

@@ -27,6 +27,14 @@ CODE = cid_of(b"code", 0x55)
 HEAD = cid_of(b"\x80")
 
 
+#: the actors of a test's manifest
+NAMES = ("account", "ethaccount", "evm", "init", "multisig", "placeholder", "system")
+
+
+def code_of(name: str) -> Cid:
+    return cid_of(name.encode(), 0x55)
+
+
 def actor_value(actor: Actor, version: int) -> list[Any]:
     value: list[Any] = [actor.code, actor.head, actor.nonce, encode_bigint(actor.balance)]
     return [*value, actor.delegated] if version >= 5 else value
@@ -42,7 +50,7 @@ def write(
         heap.put(cid_of(data), data)
         return cid_of(data)
 
-    names = {"account": cid_of(b"account", 0x55), "init": cid_of(b"init", 0x55), "system": cid_of(b"system", 0x55)}
+    names = {name: code_of(name) for name in NAMES}
     addresses = hamt_build(heap.put, {bytes(key): value for key, value in (robust or {}).items()})
     manifest = keep([[name, code] for name, code in names.items()])
     everyone = {

@@ -71,16 +71,17 @@ async def state_lookup_id(ctx: Context, address: Address, tipset_key: TipsetKey)
 
 @method("Filecoin.StateLookupRobustAddress", cost=Cost.HEAVY, cache=Cache.TIPSET)
 async def state_lookup_robust_address(ctx: Context, address: Address, tipset_key: TipsetKey) -> Address:
-    """A robust address with this ID, from the init actor's map: the first one found. Errors: no such address."""
+    """A robust address with this ID, from the init actor's map: the first one there. Errors: no such address."""
     tipset = await ctx.tipset(tipset_key)
     try:
         _ = address.id
     except BadAddress as error:
         raise MethodError(f"failed to decode provided address as id addr: {error}") from error
     tree = await load_tree(ctx, tipset.parent_state_root, tipset.height, walks=True)
-    async for found in tree.robust_addresses(address):
-        return found
-    raise NotFound(f"Address {in_prefix(ctx, address)} not found")
+    found = await tree.first_robust_address(address)
+    if found is None:
+        raise NotFound(f"Address {in_prefix(ctx, address)} not found")
+    return found
 
 
 @method("Filecoin.StateAccountKey", cost=Cost.STATE, cache=Cache.TIPSET)
