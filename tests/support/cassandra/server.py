@@ -27,6 +27,8 @@ from tests.support.paths import ROOT
 
 _HERE = ROOT / "tests" / "cassandra"
 _CACHE = ROOT / "data" / "cassandra"
+#: A test's server lives for seconds: code that is made better as it runs costs more than it saves.
+_SHORT_LIVED = "-XX:TieredStopAtLevel=1"
 _COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
 
 
@@ -127,6 +129,7 @@ class Node:
             "CASS_ADDR": address,
             "CASS_PORT": str(port),
             "CASS_STORAGE_PORT": str(storage),
+            "JDK_JAVA_OPTIONS": _SHORT_LIVED,
             **options,
         }
         self.process: subprocess.Popen[bytes] | None = None
@@ -179,7 +182,8 @@ def own_node() -> Iterator[Node]:
     lib, reason = jars()
     if reason:
         raise SystemExit(reason)
-    node = Node(lib, "127.0.0.1", _free_port(), _free_port())
+    # with Java's compilers as an operator has them
+    node = Node(lib, "127.0.0.1", _free_port(), _free_port(), JDK_JAVA_OPTIONS="")
     node.start()
     try:
         if reason := node.wait():
