@@ -13,9 +13,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 # with the tools for tests, and without them
 READY := $(VENV)/.ready
+RUNNABLE := $(VENV)/.runnable
+
 # the tests start hundreds of processes: each one would compile every module again
 unexport PYTHONDONTWRITEBYTECODE
-RUNNABLE := $(VENV)/.runnable
 
 .PHONY: docs test-store execution audit lock test-lowest docs-tables attack fuzz run test test-long check bench bench-fleet clean help
 
